@@ -1,0 +1,3 @@
+//! What the coordinators decide, and how they come to it.
+
+pub mod report;

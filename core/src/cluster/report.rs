@@ -1,0 +1,153 @@
+//! What data nodes and coordinators say to each other about partitions: orders
+//! down, reports up. Shared by replication, which answers them, and by the
+//! supervisor, which asks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, Index, MapVersion, Micros, NodeId, PartitionId, Position, ReplicaId};
+use crate::record::Member;
+
+/// What the coordinators ask of a replica.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// Say how you stand; changes nothing (rule 1: "first ask without effect").
+    Ask {
+        /// Which partition.
+        partition: PartitionId,
+        /// Comes back in the report.
+        round: u64,
+    },
+    /// Promise the epoch durably, then report.
+    Fence {
+        /// Which partition.
+        partition: PartitionId,
+        /// The raised epoch, committed in the coordinators' log.
+        epoch: Epoch,
+        /// Comes back in the report.
+        round: u64,
+    },
+    /// To a primary: stop serving, bring the successor up to your head, release
+    /// your grants, then report [`Wish::HandedOver`] (rule 11).
+    HandOver {
+        /// Which partition.
+        partition: PartitionId,
+        /// The epoch in which the receiver is primary.
+        epoch: Epoch,
+        /// Who is to follow.
+        to: Member,
+    },
+}
+
+/// How one replica stands: the answer to [`Order::Ask`] and [`Order::Fence`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReplicaReport {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Who reports.
+    pub member: Member,
+    /// From the order.
+    pub round: u64,
+    /// The promised epoch, durable.
+    pub promised: Epoch,
+    /// The last entry on disk.
+    pub head: Position,
+    /// The commit index that the replica knows.
+    pub commit: Index,
+    /// Whether it may count: a corrupt replica reports `false` and counts as absent.
+    pub whole: bool,
+    /// Whether it has granted, and not yet seen lapse, a lease to the primary of
+    /// the epoch that it had promised when asked.
+    pub lease_current: bool,
+    /// How much longer any grant that it gave for this partition lasts, of any
+    /// epoch and holder, counted from when the report was sent.
+    pub lease_remaining: Micros,
+}
+
+/// A data node's heartbeat. The first one of a stream lists every partition that
+/// has a replica on the node, later ones only those whose status changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Who.
+    pub node: NodeId,
+    /// Drawn when the process started: another number means that it restarted.
+    pub session: u64,
+    /// Counts up within a session.
+    pub sequence: u64,
+    /// The map that the node has.
+    pub map_version: MapVersion,
+    /// Peers whose ports the node gets no answer from, right now.
+    pub unreachable: Vec<NodeId>,
+    /// Whether the node refuses writes for want of disk space.
+    pub disk_full: bool,
+    /// Whether the process is draining: it wants to hand over what it leads.
+    pub draining: bool,
+    /// Whether `partitions` lists everything.
+    pub full: bool,
+    /// Statuses, see above.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// The role of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Role {
+    /// Receives the log and votes.
+    Replica,
+    /// Receives the log and counts nowhere.
+    Learner,
+    /// Named primary; its barrier has not committed yet.
+    Rising,
+    /// Serves.
+    Primary,
+    /// Named primary of its epoch, restarted since, and not resumed (rules 3, 14).
+    Suspended,
+}
+
+/// What a replica wants of the coordinators.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Wish {
+    /// Nothing.
+    None,
+    /// I am the primary of this epoch and cannot serve (restarted, or my flush,
+    /// barrier or probe is stuck): promote someone, me or another, now.
+    Promote,
+    /// I handed over to the successor that you named.
+    HandedOver,
+    /// I am corrupt: replace me.
+    Replace,
+}
+
+/// How one replica stands, in a heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// The promised epoch.
+    pub epoch: Epoch,
+    /// Its role.
+    pub role: Role,
+    /// The last entry on disk.
+    pub head: Position,
+    /// The commit index that it knows.
+    pub commit: Index,
+    /// The applied index.
+    pub applied: Index,
+    /// What it wants.
+    pub wish: Wish,
+    /// Only from a primary: its view of every other replica.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// A primary's view of one other replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FollowerStatus {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// The last index known to be matched and flushed there, in this epoch.
+    pub matched: Index,
+    /// Whether it is within reach of the head: a learner that may become a member.
+    pub caught_up: bool,
+    /// Whether it answered lately. A silent one with W=N stops writes (rule 10).
+    pub answering: bool,
+}

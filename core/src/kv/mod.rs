@@ -1,0 +1,3 @@
+//! What a write means.
+
+pub mod request;

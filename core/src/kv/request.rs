@@ -1,0 +1,192 @@
+//! What a client may ask of one partition, and what it is told.
+//!
+//! These types stand between the protocols (RESP, gRPC) and the partition: both
+//! are translated into them, so that each meaning is decided in one place.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, Index, PartitionId, Position};
+use crate::record::Member;
+
+/// A native client's name for one of its writes (rule 8).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Sequenced {
+    /// The client's UUID, drawn when it started.
+    pub client: u128,
+    /// The write, counted from 1, never reused by this client.
+    pub sequence: u64,
+    /// A log index of the partition that the client knew before its first try.
+    pub known: Index,
+}
+
+/// What must hold for a write to happen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    Always,
+    /// The key does not exist.
+    Absent,
+    /// The key exists.
+    Present,
+    /// The key's value has exactly this version.
+    Version(Position),
+}
+
+/// What becomes of a key's expiry when it is set.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Expiry {
+    /// The key does not expire.
+    #[default]
+    Never,
+    /// It keeps what it had.
+    Keep,
+    /// At this time: milliseconds since the Unix epoch, by the primary's clock.
+    AtMillis(u64),
+}
+
+/// One write.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum WriteOp {
+    /// Sets a key.
+    Set {
+        /// The key.
+        key: Bytes,
+        /// Its new value.
+        value: Bytes,
+        /// When it may.
+        condition: Condition,
+        /// Its expiry.
+        expiry: Expiry,
+        /// Whether the old value is wanted in the answer.
+        return_previous: bool,
+    },
+    /// Deletes keys, all of one partition.
+    Delete {
+        /// The keys.
+        keys: Vec<Bytes>,
+        /// Applies to each of them alone.
+        condition: Condition,
+    },
+    /// Adds to a decimal integer; a missing key counts as 0.
+    Increment {
+        /// The key.
+        key: Bytes,
+        /// How much; may be negative.
+        delta: i64,
+    },
+}
+
+impl WriteOp {
+    /// The keys that it touches.
+    pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        match self {
+            Self::Set { key, .. } | Self::Increment { key, .. } => std::slice::from_ref(key).iter(),
+            Self::Delete { keys, .. } => keys.iter(),
+        }
+    }
+}
+
+/// A write and how it is to be treated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WriteRequest {
+    /// What.
+    pub op: WriteOp,
+    /// Its name, from a native client.
+    pub sequenced: Option<Sequenced>,
+}
+
+/// What came of a write that was judged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum WriteOutcome {
+    /// The key was set.
+    Set {
+        /// The value before, where it was asked for and existed.
+        previous: Option<Bytes>,
+    },
+    /// The condition did not hold; nothing was changed.
+    ConditionFailed {
+        /// The version that the key has, if it exists.
+        version: Option<Position>,
+        /// The value, where `return_previous` asked for it.
+        previous: Option<Bytes>,
+    },
+    /// So many keys existed and are gone.
+    Deleted {
+        /// How many.
+        count: u64,
+    },
+    /// The integer after the increment.
+    Integer(i64),
+    /// The value is not a decimal integer of 64 bits; nothing was changed.
+    NotAnInteger,
+    /// The increment would leave 64 bits; nothing was changed.
+    Overflow,
+}
+
+/// An answered write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WriteReply {
+    /// What came of it.
+    pub outcome: WriteOutcome,
+    /// The version that it gave to what it changed, or, for a refusal, the
+    /// position that it was judged against. The client may use its index as
+    /// [`Sequenced::known`] from here on.
+    pub position: Position,
+}
+
+/// A stored value as a read returns it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Value {
+    /// The bytes.
+    pub data: Bytes,
+    /// Its version.
+    pub version: Position,
+    /// When it expires: milliseconds since the Unix epoch.
+    pub expires_at: Option<u64>,
+}
+
+/// Why a request was not answered.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Another node is primary, or none is known. Nothing was done.
+    #[error("partition {partition} is served by another node")]
+    Moved {
+        /// Which partition.
+        partition: PartitionId,
+        /// Its epoch here.
+        epoch: Epoch,
+        /// The primary, as far as known.
+        primary: Option<Member>,
+    },
+    /// This is the primary and it cannot serve just now: its barrier has not
+    /// committed, or its lease lapsed and was not renewed in time. Nothing was done.
+    #[error("the primary of partition {partition} is not ready")]
+    NotReady {
+        /// Which partition.
+        partition: PartitionId,
+    },
+    /// The write may or may not have happened, and may still.
+    #[error("the outcome of the write is unknown")]
+    Unknown,
+    /// A retry that the idempotence table cannot judge: if this was the write's
+    /// first try it was not applied, else its outcome is unknown (rule 8).
+    #[error("the idempotence table no longer reaches back to this write")]
+    Unjudged {
+        /// A committed position that the client may know from here on.
+        position: Position,
+    },
+    /// Too few replicas have disk room. Nothing was done.
+    #[error("too few replicas have disk room for a write")]
+    DiskFull,
+    /// Too much is waiting. Nothing was done.
+    #[error("the node has too many writes waiting")]
+    Overloaded,
+    /// The keys of one request belong to several partitions.
+    #[error("the keys belong to different partitions")]
+    CrossPartition,
+    /// There is no map yet: the cluster has not been made.
+    #[error("the cluster is not ready: no map yet")]
+    NoMap,
+}

@@ -1,0 +1,19 @@
+//! The decisions of Cairn, without a clock, a socket, a disk or a random source.
+//!
+//! - [`replication`]: one partition's log on its replicas: primaries, fences,
+//!   barriers, leases, joint configurations.
+//! - [`kv`]: what a write means: evaluation, the idempotence table, encoding.
+//! - [`cluster`]: what the coordinators decide: ring, placement, the state machine
+//!   behind their Raft log, failure detection, promotion.
+//! - [`slots`], [`ids`], [`record`]: the words that all of them share.
+//!
+//! Nothing here does I/O or reads the time: `clippy.toml` forbids it.
+
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod ids;
+pub mod kv;
+pub mod record;
+pub mod replication;
+pub mod slots;

@@ -1,0 +1,161 @@
+//! What the data nodes say to each other. Every message may be lost, delayed,
+//! repeated or reordered: none relies on the stream that carries it.
+
+use std::sync::Arc;
+
+use super::entry::LogEntry;
+use crate::ids::{Epoch, Index, MapVersion, Mark, Micros, PartitionId, Position, ReplicaId};
+use crate::record::PartitionRecord;
+
+/// One message from a node to another. Many travel in one frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerMessage {
+    /// From a primary: entries, or a probe where there are none.
+    Append(Append),
+    /// The answer.
+    AppendReply(AppendReply),
+    /// From a node that is primary of something: renew my leases (rules 5, 16).
+    LeaseRenew(LeaseRenew),
+    /// The answer.
+    LeaseReply(LeaseReply),
+    /// From a primary that hands over: my grants of this epoch are void (rule 11).
+    Release {
+        /// Which partition.
+        partition: PartitionId,
+        /// The epoch in which the sender was primary.
+        epoch: Epoch,
+    },
+    /// From a primary that restarted while the coordinators are away (rule 14).
+    Confirm(Confirm),
+    /// The answer.
+    ConfirmReply(ConfirmReply),
+    /// From a primary: your log cannot be caught up from mine, fetch a snapshot.
+    NeedSnapshot {
+        /// Which partition.
+        partition: PartitionId,
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// The replica that is meant.
+        to: ReplicaId,
+    },
+    /// A committed record that the sender saw the receiver to lack (rule 15).
+    Record(Arc<PartitionRecord>),
+    /// The version of the sender's map, so that the other side can ask for it.
+    MapVersion(MapVersion),
+}
+
+/// Entries from the primary of `epoch`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Append {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The epoch of the primary that sends it.
+    pub epoch: Epoch,
+    /// The replica that is meant: another one on the same node ignores it.
+    pub to: ReplicaId,
+    /// The sender's replica.
+    pub from: ReplicaId,
+    /// The last entry before `entries` in the primary's log.
+    pub previous: Mark,
+    /// The entries, ascending, without gaps; already flushed by the primary.
+    pub entries: Vec<LogEntry>,
+    /// The primary's commit index.
+    pub commit: Index,
+}
+
+/// A follower's answer to an [`Append`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppendReply {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The epoch of the [`Append`], or the higher one that the sender promised.
+    pub epoch: Epoch,
+    /// The replica that answers.
+    pub from: ReplicaId,
+    /// What became of it.
+    pub outcome: AppendOutcome,
+}
+
+/// What became of an [`Append`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AppendOutcome {
+    /// Everything up to here is the primary's log, and flushed.
+    Matched {
+        /// The last such index.
+        index: Index,
+    },
+    /// `previous` is not in my log.
+    Diverged {
+        /// My last entry.
+        head: Position,
+        /// The last mark of each epoch in my log, oldest first, the newest 32.
+        lineage: Vec<Mark>,
+    },
+    /// I promised a higher epoch (`AppendReply::epoch`).
+    Refused,
+    /// I have no room for data (rule 15 keeps room for barriers alone).
+    DiskFull,
+}
+
+/// Renews the leases of every partition in a set that both ends know by version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseRenew {
+    /// Drawn when the holder's process started.
+    pub session: u64,
+    /// Counts the rounds of this session.
+    pub round: u64,
+    /// The version of the set.
+    pub version: u64,
+    /// How long a grant is to last, counted by the grantor from receipt.
+    pub span: Micros,
+    /// The set itself, until the grantor has confirmed its version.
+    pub set: Option<Vec<(PartitionId, Epoch)>>,
+    /// Commit indexes that moved since they were last told.
+    pub commits: Vec<(PartitionId, Epoch, Index)>,
+}
+
+/// The grant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseReply {
+    /// As in the request.
+    pub session: u64,
+    /// As in the request.
+    pub round: u64,
+    /// The version of the set that was granted. Another version than the
+    /// request's means that nothing was granted and the set is to be sent.
+    pub version: u64,
+    /// Partitions of the set that were not granted.
+    pub excluded: Vec<PartitionId>,
+    /// The grantor has no room for data.
+    pub disk_full: bool,
+}
+
+/// Asks whether the sender may resume as primary of its own epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Confirm {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The sender's epoch.
+    pub epoch: Epoch,
+    /// The replica that is meant.
+    pub to: ReplicaId,
+    /// The sender's process, so that an older process's answer counts nothing.
+    pub session: u64,
+}
+
+/// The answer: what the replica promised and holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfirmReply {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The epoch of the question.
+    pub epoch: Epoch,
+    /// Who answers.
+    pub from: ReplicaId,
+    /// As in the question.
+    pub session: u64,
+    /// The promised epoch of the replica.
+    pub promised: Epoch,
+    /// Its last entry on disk.
+    pub head: Position,
+}

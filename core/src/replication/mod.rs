@@ -1,0 +1,17 @@
+//! The replication protocol of a partition, as a state machine.
+//!
+//! [`NodeCore`] holds every replica of a node and is the only door: the edge feeds
+//! it [`Event`]s and carries out its [`Effect`]s. `docs/replication.md` tells the
+//! protocol in prose; the rule numbers in comments are those of that page.
+
+pub mod durable;
+pub mod entry;
+pub mod event;
+pub mod message;
+mod node;
+
+pub use durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
+pub use entry::{EntryKind, LogEntry};
+pub use event::{Effect, Event};
+pub use message::PeerMessage;
+pub use node::{NodeCore, ProposeError, Standing, Timing};
