@@ -1,1 +1,8 @@
-//! placeholder
+//! The processes of Cairn, as a library: data nodes and coordinators.
+
+pub mod agent;
+pub mod coordinator;
+pub mod http;
+pub mod listener;
+pub mod resp;
+pub mod settings;
