@@ -1,0 +1,37 @@
+# What people and CI call. `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test fmt lint docs unit process-tests bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the release binary, target/release/cairn
+	cargo build --release --locked
+
+run: ## run a whole cluster on this machine until Ctrl-C
+	cargo run --release --locked -- dev
+
+test: ## everything that must hold before a change lands
+	ci/run-tests
+
+fmt: ## format the sources
+	cargo fmt --all
+
+lint: ## format check, dependency rules, determinism lint, tree rules, clippy
+	ci/run-tests format dependencies "determinism lint" tree scripts clippy
+
+docs: ## build the API documentation, warnings denied
+	ci/run-tests docs
+
+unit: ## unit and property tests
+	ci/run-tests "unit tests"
+
+process-tests: ## kill, stop, wipe and corrupt real processes
+	ci/run-tests tools build "process tests"
+
+bench: ## measure a cluster that `make run` started
+	cargo run --release --locked -- bench
+
+clean: ## remove what was built
+	cargo clean
