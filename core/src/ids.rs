@@ -132,6 +132,12 @@ impl Mark {
     pub fn epoch(&self) -> Epoch {
         self.position.epoch
     }
+
+    /// The one that is further along the log.
+    #[must_use]
+    pub fn max_by_index(self, other: Self) -> Self {
+        if other.index() > self.index() { other } else { self }
+    }
 }
 
 /// Microseconds on a clock that counts suspended time too (`CLOCK_BOOTTIME`).

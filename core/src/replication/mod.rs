@@ -4,11 +4,19 @@
 //! it [`Event`]s and carries out its [`Effect`]s. `docs/replication.md` tells the
 //! protocol in prose; the rule numbers in comments are those of that page.
 
+mod context;
 pub mod durable;
 pub mod entry;
 pub mod event;
+mod lease;
+mod log;
 pub mod message;
 mod node;
+mod primary;
+mod progress;
+mod quorum;
+mod replica;
+mod suspended;
 
 pub use durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
 pub use entry::{EntryKind, LogEntry};

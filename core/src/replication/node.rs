@@ -1,12 +1,19 @@
 //! The door of replication: every replica of one node behind one `step`.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{Effect, Event, RecoveredPartition};
-use crate::cluster::report::PartitionStatus;
-use crate::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position, ReplicaId};
-use crate::record::Member;
-use crate::replication::durable::{Generation, PartitionMeta};
+use super::context::{Changed, Context, Numbers};
+use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
+use super::event::{Effect, Event};
+use super::lease::{Grants, Holdings};
+use super::message::PeerMessage;
+use super::replica::{Part, Replica};
+use crate::cluster::report::{Order, PartitionStatus};
+use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, Position, ReplicaId};
+use crate::record::{Member, PartitionRecord};
 
 /// The timings and bounds of replication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +28,8 @@ pub struct Timing {
     pub tick: Micros,
     /// When an unanswered append is sent again.
     pub resend: Micros,
+    /// When a flush that does not return counts as stuck (rule 1).
+    pub stuck: Micros,
     /// The most unacknowledged bytes in flight to one replica of one partition.
     pub window_bytes: usize,
     /// The most log bytes that a node keeps in memory for replicas that lag.
@@ -64,7 +73,32 @@ pub enum ProposeError {
 
 /// Every replica of one node.
 #[derive(Debug)]
-pub struct NodeCore {}
+pub struct NodeCore {
+    node: NodeId,
+    session: u64,
+    timing: Timing,
+    seats: BTreeMap<PartitionId, Seat>,
+    holdings: Holdings,
+    grants: Grants,
+    numbers: Numbers,
+    changed: Changed,
+    disk_full: bool,
+    coordinators: Option<bool>,
+    reported: BTreeMap<PartitionId, PartitionStatus>,
+    next_housekeeping: Micros,
+}
+
+/// The place of a partition on this node, with or without a replica.
+#[derive(Debug, Default)]
+struct Seat {
+    replica: Option<Replica>,
+    /// What a deleted replica, or a promise without one, leaves behind.
+    promised: Epoch,
+    deleted_at: Option<(Epoch, u64)>,
+}
+
+/// How often logs are trimmed and reclaimable indexes told.
+const HOUSEKEEPING: Micros = Micros::from_millis(500);
 
 impl NodeCore {
     /// Starts from what recovery found.
@@ -81,13 +115,143 @@ impl NodeCore {
         recovered: Vec<RecoveredPartition>,
         now: Micros,
     ) -> Self {
-        let _ = (node, session, timing, next_generation, recovered, now);
-        Self {}
+        let seats = recovered
+            .into_iter()
+            .map(|found| {
+                let seat = (
+                    found.meta.partition,
+                    found.meta.promised,
+                    found.meta.deleted_at,
+                );
+                let replica = Replica::recover(node, found);
+                (
+                    seat.0,
+                    Seat {
+                        replica,
+                        promised: seat.1,
+                        deleted_at: seat.2,
+                    },
+                )
+            })
+            .collect();
+        Self {
+            node,
+            session,
+            timing,
+            seats,
+            holdings: Holdings::new(session),
+            grants: Grants::new(now.plus(timing.lease_longest.max(timing.lease))),
+            numbers: Numbers {
+                appended: 0,
+                flushed: 0,
+                next_generation,
+                waiting: VecDeque::new(),
+            },
+            changed: Changed::default(),
+            disk_full: false,
+            coordinators: None,
+            reported: BTreeMap::new(),
+            next_housekeeping: Micros(0),
+        }
+    }
+
+    /// The timings in force.
+    #[must_use]
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Replaces the timings. A longer lease takes effect on grants given from now on.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
     }
 
     /// Takes one event and appends what is to be done to `effects`.
     pub fn step(&mut self, now: Micros, event: Event, effects: &mut Vec<Effect>) {
-        let _ = (now, event, effects);
+        match event {
+            Event::Tick => self.tick(now, effects),
+            Event::Flushed { number } => self.flushed(now, number, effects),
+            Event::Peer { from, message } => self.peer(now, from, message, effects),
+            Event::PeerConnected { peer } => {
+                self.holdings.reconnected(peer);
+                self.each(now, effects, |replica, ctx| {
+                    replica.on_peer_connected(ctx, peer)
+                });
+            }
+            Event::Record { record } => self.record(now, record, effects),
+            Event::Order { order } => {
+                let partition = match order {
+                    Order::Ask { partition, .. }
+                    | Order::Fence { partition, .. }
+                    | Order::HandOver { partition, .. } => partition,
+                };
+                self.with(now, effects, partition, |replica, ctx| {
+                    replica.order(ctx, &order)
+                });
+            }
+            Event::Coordinators { reachable } => self.coordinators = Some(reachable),
+            Event::Applied {
+                partition,
+                generation,
+                index,
+            } => {
+                self.with(now, effects, partition, |replica, ctx| {
+                    replica.on_applied(ctx, generation, index);
+                });
+            }
+            Event::SnapshotFetched {
+                partition,
+                generation,
+                mark,
+                lineage,
+            } => {
+                let known = self.with(now, effects, partition, |replica, ctx| {
+                    replica.on_snapshot(ctx, generation, mark, lineage);
+                });
+                if known.is_none() {
+                    effects.push(Effect::DropGeneration {
+                        partition,
+                        generation,
+                    });
+                }
+            }
+            Event::SnapshotFailed {
+                partition,
+                generation,
+            } => {
+                self.with(now, effects, partition, |replica, _| {
+                    replica.on_snapshot_failed(generation);
+                });
+            }
+            Event::SnapshotServing { partition, from } => {
+                self.with(now, effects, partition, |replica, _| {
+                    replica.serving_snapshots.push(from);
+                });
+            }
+            Event::SnapshotServed { partition } => {
+                self.with(now, effects, partition, |replica, _| {
+                    // Streams end in any order; the oldest mark is the safe one to
+                    // keep, and it goes with the last stream.
+                    replica.serving_snapshots.sort_unstable();
+                    replica.serving_snapshots.pop();
+                });
+            }
+            Event::Corrupt { partitions } => {
+                for partition in partitions {
+                    self.with(now, effects, partition, |replica, ctx| {
+                        replica.found_corrupt(ctx)
+                    });
+                }
+            }
+            Event::DiskRoom { full } => {
+                self.disk_full = full;
+                self.each(now, effects, |replica, ctx| {
+                    ctx.standing_changed(replica.partition);
+                });
+            }
+            Event::Drain => {}
+        }
+        self.finish(effects);
     }
 
     /// Proposes an entry, as primary. Its position is returned at once;
@@ -102,36 +266,412 @@ impl NodeCore {
         body: Bytes,
         effects: &mut Vec<Effect>,
     ) -> Result<Position, ProposeError> {
-        let _ = (now, partition, body, effects);
-        Err(ProposeError::NotPrimary)
+        self.with(now, effects, partition, |replica, ctx| {
+            replica.propose(ctx, body)
+        })
+        .unwrap_or(Err(ProposeError::NotPrimary))
+    }
+
+    /// Asks for a round to the lease's quorum now: a read found the lease lapsed
+    /// (rule 5).
+    pub fn hurry_lease(&mut self, now: Micros, partition: PartitionId, effects: &mut Vec<Effect>) {
+        self.holdings.hurry(partition);
+        self.renew_leases(now, effects);
+        self.finish(effects);
     }
 
     /// How the replica of a partition stands, if there is one here.
     #[must_use]
     pub fn standing(&self, partition: PartitionId) -> Option<Standing> {
-        let _ = partition;
-        None
+        let replica = self.seats.get(&partition)?.replica.as_ref()?;
+        let serving = matches!(
+            &replica.part,
+            Part::Primary(l) if l.serving && l.handover.is_none() && !replica.corrupt
+        );
+        let primary = (replica.record.epoch == replica.promised)
+            .then_some(replica.record.primary)
+            .flatten();
+        Some(Standing {
+            replica: replica.me.replica,
+            epoch: replica.promised,
+            generation: replica.generation,
+            serving,
+            lease_until: replica.lease_until(&self.holdings, &self.timing),
+            commit: replica.commit,
+            head: replica.log.head().index(),
+            write_blocked_by_disk: replica.blocked_by_disk(&self.holdings, self.disk_full),
+            primary,
+        })
+    }
+
+    /// The partitions that have a replica here.
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        self.seats
+            .iter()
+            .filter(|(_, s)| s.replica.is_some())
+            .map(|(p, _)| *p)
     }
 
     /// The entries past `after` that are in memory: what a newly serving primary's
     /// evaluator must know of the log that the store has not applied.
     #[must_use]
     pub fn log_after(&self, partition: PartitionId, after: Index) -> Vec<super::LogEntry> {
-        let _ = (partition, after);
-        Vec::new()
+        let Some(replica) = self.seats.get(&partition).and_then(|s| s.replica.as_ref()) else {
+            return Vec::new();
+        };
+        let first = after.next().max(replica.log.base().index().next());
+        replica
+            .log
+            .slice(first, replica.log.head().index(), usize::MAX)
+    }
+
+    /// The last marks of a partition's epochs up to `index`: what a snapshot of the
+    /// state at `index` carries.
+    #[must_use]
+    pub fn lineage_up_to(&self, partition: PartitionId, mark: Mark) -> Vec<Mark> {
+        let Some(replica) = self.seats.get(&partition).and_then(|s| s.replica.as_ref()) else {
+            return vec![mark];
+        };
+        let mut lineage: Vec<Mark> = replica
+            .log
+            .lineage()
+            .iter()
+            .copied()
+            .filter(|m| m.epoch() < mark.epoch())
+            .collect();
+        lineage.push(mark);
+        lineage
     }
 
     /// For heartbeats: the status of every replica, or of those whose status
     /// changed since the last call.
     pub fn statuses(&mut self, now: Micros, full: bool) -> Vec<PartitionStatus> {
-        let _ = (now, full);
-        Vec::new()
+        if full {
+            self.reported.clear();
+        }
+        let mut changed = Vec::new();
+        for (&partition, seat) in &self.seats {
+            let Some(replica) = &seat.replica else {
+                self.reported.remove(&partition);
+                continue;
+            };
+            let status = replica.status(now, &self.holdings, &self.timing, self.coordinators);
+            if self.reported.get(&partition) != Some(&status) {
+                self.reported.insert(partition, status.clone());
+                changed.push(status);
+            }
+        }
+        changed
     }
 
     /// What a new WAL segment begins with (rule 17). `PartitionMeta::base` is the
     /// mark before the first entry that the log must still hold.
     #[must_use]
     pub fn metas(&self) -> Vec<PartitionMeta> {
-        Vec::new()
+        self.seats
+            .iter()
+            .map(|(&partition, seat)| seat.meta(partition))
+            .collect()
+    }
+
+    fn context<'a>(
+        &'a mut self,
+        now: Micros,
+        effects: &'a mut Vec<Effect>,
+    ) -> (&'a mut BTreeMap<PartitionId, Seat>, Context<'a>) {
+        let ctx = Context {
+            now,
+            session: self.session,
+            timing: &self.timing,
+            effects,
+            numbers: &mut self.numbers,
+            holdings: &mut self.holdings,
+            grants: &mut self.grants,
+            changed: &mut self.changed,
+            disk_full: self.disk_full,
+            coordinators: self.coordinators,
+        };
+        (&mut self.seats, ctx)
+    }
+
+    fn with<T>(
+        &mut self,
+        now: Micros,
+        effects: &mut Vec<Effect>,
+        partition: PartitionId,
+        act: impl FnOnce(&mut Replica, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let (seats, mut ctx) = self.context(now, effects);
+        let replica = seats.get_mut(&partition)?.replica.as_mut()?;
+        let result = act(replica, &mut ctx);
+        replica.validate();
+        Some(result)
+    }
+
+    fn each(
+        &mut self,
+        now: Micros,
+        effects: &mut Vec<Effect>,
+        mut act: impl FnMut(&mut Replica, &mut Context<'_>),
+    ) {
+        let (seats, mut ctx) = self.context(now, effects);
+        for replica in seats.values_mut().filter_map(|s| s.replica.as_mut()) {
+            act(replica, &mut ctx);
+            replica.validate();
+        }
+    }
+
+    fn finish(&mut self, effects: &mut Vec<Effect>) {
+        let mut changed = std::mem::take(&mut self.changed.0);
+        changed.sort_unstable();
+        changed.dedup();
+        for partition in changed.drain(..) {
+            effects.push(Effect::Standing { partition });
+        }
+        self.changed.0 = changed;
+    }
+
+    fn flushed(&mut self, now: Micros, number: u64, effects: &mut Vec<Effect>) {
+        self.numbers.flushed = self.numbers.flushed.max(number);
+        let mut woken = Vec::new();
+        while self
+            .numbers
+            .waiting
+            .front()
+            .is_some_and(|(n, _)| *n <= number)
+        {
+            woken.extend(
+                self.numbers
+                    .waiting
+                    .pop_front()
+                    .map(|(_, partition)| partition),
+            );
+        }
+        woken.sort_unstable();
+        woken.dedup();
+        for partition in woken {
+            self.with(now, effects, partition, |replica, ctx| {
+                replica.on_flushed(ctx, number)
+            });
+        }
+    }
+
+    fn peer(&mut self, now: Micros, from: NodeId, message: PeerMessage, effects: &mut Vec<Effect>) {
+        match message {
+            PeerMessage::Append(append) => {
+                self.with(now, effects, append.partition, |r, ctx| {
+                    r.on_append(ctx, from, append)
+                });
+            }
+            PeerMessage::AppendReply(reply) => {
+                self.with(now, effects, reply.partition, |r, ctx| {
+                    r.on_append_reply(ctx, from, reply);
+                });
+            }
+            PeerMessage::LeaseRenew(request) => self.grant(now, from, &request, effects),
+            PeerMessage::LeaseReply(reply) => {
+                let was_full = self.holdings.disk_full(from);
+                let prolonged = self.holdings.answered(from, now, &reply);
+                if prolonged || was_full != reply.disk_full {
+                    let led: Vec<PartitionId> = self.holdings.partitions_of(from).collect();
+                    for partition in led {
+                        self.with(now, effects, partition, |replica, ctx| {
+                            replica.release_answers(ctx);
+                            ctx.standing_changed(partition);
+                        });
+                    }
+                }
+            }
+            PeerMessage::Release { partition, epoch } => {
+                self.grants.release(from, partition, epoch);
+            }
+            PeerMessage::Confirm(confirm) => {
+                self.with(now, effects, confirm.partition, |r, ctx| {
+                    r.on_confirm(ctx, from, &confirm);
+                });
+            }
+            PeerMessage::ConfirmReply(reply) => {
+                self.with(now, effects, reply.partition, |r, ctx| {
+                    r.on_confirm_reply(ctx, &reply);
+                });
+            }
+            PeerMessage::NeedSnapshot {
+                partition,
+                epoch,
+                to,
+            } => {
+                self.with(now, effects, partition, |r, ctx| {
+                    r.on_need_snapshot(ctx, from, epoch, to);
+                });
+            }
+            PeerMessage::Record(record) => self.record(now, record, effects),
+            PeerMessage::MapVersion(_) => {}
+        }
+    }
+
+    fn grant(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        request: &super::message::LeaseRenew,
+        effects: &mut Vec<Effect>,
+    ) {
+        let seats = &self.seats;
+        let promised = |partition: PartitionId| {
+            let replica = seats.get(&partition)?.replica.as_ref()?;
+            (!replica.corrupt && matches!(replica.part, Part::Follower)).then_some(replica.promised)
+        };
+        let reply = self
+            .grants
+            .renew(from, now, request, promised, self.disk_full);
+        for &(partition, epoch, commit) in &request.commits {
+            self.with(now, effects, partition, |replica, ctx| {
+                if replica.promised == epoch && matches!(replica.part, Part::Follower) {
+                    replica.learn_commit(ctx, commit);
+                }
+            });
+        }
+        effects.push(Effect::Send {
+            to: from,
+            message: PeerMessage::LeaseReply(reply),
+        });
+    }
+
+    /// A committed record: creates, configures or removes the replica here.
+    fn record(&mut self, now: Micros, record: Arc<PartitionRecord>, effects: &mut Vec<Effect>) {
+        let partition = record.id;
+        let node = self.node;
+        // Where a damaged replica is replaced on its own seat, the record lists both
+        // for a while: the newer one lives here.
+        let mine = record
+            .config
+            .replicas()
+            .into_iter()
+            .filter(|m| m.node == node)
+            .max_by_key(|m| m.replica);
+        let exists = self.seats.contains_key(&partition);
+        if mine.is_none() && !exists {
+            return;
+        }
+        self.seats.entry(partition).or_default();
+        let (seats, mut ctx) = self.context(now, effects);
+        let Some(seat) = seats.get_mut(&partition) else {
+            return;
+        };
+        if let Some(replica) = &mut seat.replica {
+            if record.order() <= replica.record.order() {
+                return;
+            }
+            if mine == Some(replica.me) {
+                replica.on_record(&mut ctx, record);
+                replica.validate();
+                return;
+            }
+            replica.remove(&mut ctx);
+            seat.promised = seat.promised.max(replica.promised);
+            seat.deleted_at = Some(record.order());
+            ctx.grants.fence(partition);
+            ctx.append(DurableRecord::Configure {
+                record: record.clone(),
+            });
+            ctx.append(DurableRecord::Delete {
+                partition,
+                order: record.order(),
+            });
+            seat.replica = None;
+        } else if seat.deleted_at.is_some_and(|at| record.order() <= at) {
+            return;
+        }
+        let Some(me) = mine else { return };
+        let named = record.primary == Some(me);
+        let epoch = record.epoch;
+        ctx.append(DurableRecord::Configure {
+            record: record.clone(),
+        });
+        let mut replica = Replica::create(&mut ctx, record, me, seat.promised);
+        ctx.standing_changed(partition);
+        if named && epoch >= replica.promised {
+            replica.rise(&mut ctx, epoch);
+        } else if epoch > replica.promised {
+            replica.promise(&mut ctx, epoch);
+        }
+        replica.validate();
+        seat.replica = Some(replica);
+    }
+
+    fn tick(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+        self.each(now, effects, |replica, ctx| match &replica.part {
+            Part::Primary(_) => replica.tick_primary(ctx),
+            Part::Suspended(_) => replica.tick_suspended(ctx),
+            Part::Follower => {}
+        });
+        self.renew_leases(now, effects);
+        if now >= self.next_housekeeping {
+            self.next_housekeeping = now.plus(HOUSEKEEPING);
+            self.trim(effects);
+        }
+    }
+
+    fn renew_leases(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+        let interval = Micros(self.timing.lease.0 / 4);
+        let spacing = Micros(self.timing.tick.0 / 4);
+        let seats = &mut self.seats;
+        let requests = self
+            .holdings
+            .due(now, interval, spacing, self.timing.lease, |peer, p| {
+                seats.get_mut(&p)?.replica.as_mut()?.commit_to_tell(peer)
+            });
+        for (to, request) in requests {
+            effects.push(Effect::Send {
+                to,
+                message: PeerMessage::LeaseRenew(request),
+            });
+        }
+    }
+
+    /// Drops log entries from memory where the node holds too many, and tells which
+    /// the WAL may reclaim (rule 17).
+    fn trim(&mut self, effects: &mut Vec<Effect>) {
+        let replicas = || self.seats.values().filter_map(|s| s.replica.as_ref());
+        let total: usize = replicas().map(|r| r.log.bytes()).sum();
+        let budget = self.timing.log_bytes / replicas().count().max(1);
+        let over = total > self.timing.log_bytes;
+        for replica in self.seats.values_mut().filter_map(|s| s.replica.as_mut()) {
+            let index = replica.trim(over.then_some(budget));
+            if index > replica.reclaimable_told {
+                replica.reclaimable_told = index;
+                effects.push(Effect::Reclaimable {
+                    partition: replica.partition,
+                    index,
+                });
+            }
+        }
+    }
+}
+
+impl Seat {
+    fn meta(&self, partition: PartitionId) -> PartitionMeta {
+        match &self.replica {
+            Some(replica) => PartitionMeta {
+                partition,
+                replica: Some(replica.me.replica),
+                generation: replica.generation,
+                promised: replica.promised,
+                record: Some(replica.record.clone()),
+                deleted_at: self.deleted_at,
+                base: replica.log.base(),
+                lineage: replica.log.lineage().to_vec(),
+            },
+            None => PartitionMeta {
+                partition,
+                replica: None,
+                generation: Generation(0),
+                promised: self.promised,
+                record: None,
+                deleted_at: self.deleted_at,
+                base: Mark::ZERO,
+                lineage: Vec::new(),
+            },
+        }
     }
 }

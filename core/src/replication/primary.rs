@@ -1,0 +1,590 @@
+//! What a replica does as the primary of its epoch: barrier, replication, commit,
+//! handing over.
+//!
+//! Invariants: only flushed entries are sent (rule 7); the commit index moves only
+//! to entries of this epoch at or past the barrier (rule 3); W counts in each set
+//! in force, the primary only in sets that it belongs to (rule 11).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::context::Context;
+use super::durable::DurableRecord;
+use super::entry::{EntryKind, LogEntry};
+use super::event::Effect;
+use super::lease::Holdings;
+use super::message::{Append, AppendOutcome, AppendReply, PeerMessage};
+use super::node::{ProposeError, Timing};
+use super::progress::{Flow, Progress};
+use super::quorum;
+use super::replica::{Part, Pending, Replica};
+use crate::cluster::report::{FollowerStatus, Role, Wish};
+use crate::ids::{Epoch, Index, Mark, Micros, NodeId, Position, ReplicaId};
+use crate::record::{Member, ReplicaSet};
+
+/// The most bytes of entries in one append.
+const APPEND_BYTES: usize = 512 * 1024;
+/// The most bytes of entries in a probe, which may be sent in vain.
+const PROBE_BYTES: usize = 64 * 1024;
+/// So often may a replica refuse what the lineages say it has.
+const DISAGREEMENTS_MAX: u32 = 3;
+/// A learner this close to the head counts as caught up.
+const CAUGHT_UP: u64 = 256;
+
+/// The state of a primary in one epoch.
+#[derive(Debug)]
+pub(super) struct Leadership {
+    pub(super) epoch: Epoch,
+    /// The barrier that must commit before anything is served (rule 3).
+    pub(super) barrier: Index,
+    /// The barrier has committed.
+    pub(super) serving: bool,
+    pub(super) followers: BTreeMap<ReplicaId, Progress>,
+    /// Up to here the edge was told that it may answer.
+    acknowledged: Index,
+    pub(super) handover: Option<HandOver>,
+    /// The own flush is stuck: leases are not renewed, someone is to be promoted.
+    pub(super) stuck: bool,
+}
+
+/// A hand-over under way (rule 11).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HandOver {
+    pub(super) to: Member,
+    pub(super) since: Micros,
+    /// The grants were given back: there is no way back in this epoch.
+    pub(super) released: bool,
+}
+
+impl Replica {
+    /// Becomes primary of `epoch`: writes the barrier and finds out what the others
+    /// hold. Also called for an epoch that was promised before, by a fence or before
+    /// a restart.
+    pub(super) fn rise(&mut self, ctx: &mut Context<'_>, epoch: Epoch) {
+        ctx.holdings.remove(self.partition);
+        let was_leading = matches!(self.part, Part::Primary(_));
+        if !was_leading {
+            self.depose(ctx);
+        }
+        if epoch > self.promised {
+            self.promised = epoch;
+            self.matched = Index::ZERO;
+            ctx.grants.fence(self.partition);
+            self.append_promise(ctx, epoch);
+        }
+        // A fetched snapshot would replace the log that was just chosen.
+        self.fetching = None;
+        let acknowledged = match &self.part {
+            Part::Primary(before) => before.acknowledged,
+            _ => self.commit,
+        };
+        let barrier = self.log.head().index().next();
+        let followers = self
+            .record
+            .config
+            .replicas()
+            .into_iter()
+            .filter(|m| *m != self.me)
+            .map(|m| (m.replica, Progress::new(m, barrier)))
+            .collect();
+        self.part = Part::Primary(Box::new(Leadership {
+            epoch,
+            barrier,
+            serving: false,
+            followers,
+            acknowledged,
+            handover: None,
+            stuck: false,
+        }));
+        self.append_entry(ctx, EntryKind::Barrier, Bytes::new());
+        ctx.standing_changed(self.partition);
+    }
+
+    /// The record changed within the epoch: only learners may have.
+    pub(super) fn reconfigure_in_epoch(&mut self) {
+        let wanted = self.record.config.replicas();
+        let next = self.log.head().index().next();
+        let me = self.me;
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        leadership
+            .followers
+            .retain(|_, p| wanted.contains(&p.member));
+        for member in wanted.into_iter().filter(|m| *m != me) {
+            leadership
+                .followers
+                .entry(member.replica)
+                .or_insert_with(|| Progress::new(member, next));
+        }
+    }
+
+    fn append_entry(&mut self, ctx: &mut Context<'_>, kind: EntryKind, body: Bytes) -> Mark {
+        let entry = LogEntry::after(self.log.head(), self.promised, kind, body);
+        let mark = entry.mark();
+        self.log.push(entry.clone());
+        self.waiting_from(ctx.now);
+        let number = ctx.append(DurableRecord::Entry {
+            partition: self.partition,
+            entry,
+        });
+        self.pending.push_back((number, Pending::Head(mark)));
+        mark
+    }
+
+    /// See [`super::NodeCore::propose`].
+    pub(super) fn propose(
+        &mut self,
+        ctx: &mut Context<'_>,
+        body: Bytes,
+    ) -> Result<Position, ProposeError> {
+        match &self.part {
+            Part::Primary(l) if l.serving && l.handover.is_none() => {}
+            _ => return Err(ProposeError::NotPrimary),
+        }
+        if self.blocked_by_disk(ctx.holdings, ctx.disk_full) {
+            return Err(ProposeError::DiskFull);
+        }
+        Ok(self.append_entry(ctx, EntryKind::Write, body).position)
+    }
+
+    /// Whether data cannot commit for want of disk room.
+    pub(super) fn blocked_by_disk(&self, holdings: &Holdings, own: bool) -> bool {
+        let has_room = |m: &Member| {
+            if *m == self.me {
+                !own
+            } else {
+                !holdings.disk_full(m.node)
+            }
+        };
+        own || !quorum::can_write(&self.record.config, has_room)
+    }
+
+    /// Sends what may be sent to everyone.
+    pub(super) fn replicate(&mut self, ctx: &mut Context<'_>) {
+        let Part::Primary(leadership) = &self.part else {
+            return;
+        };
+        let ids: Vec<ReplicaId> = leadership.followers.keys().copied().collect();
+        for id in ids {
+            self.replicate_to(ctx, id);
+        }
+    }
+
+    /// Sends what may be sent to one replica: flushed entries only.
+    fn replicate_to(&mut self, ctx: &mut Context<'_>, id: ReplicaId) {
+        let (partition, me, commit) = (self.partition, self.me, self.commit);
+        let durable = self.durable.index();
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        let epoch = leadership.epoch;
+        let Some(progress) = leadership.followers.get_mut(&id) else {
+            return;
+        };
+        while progress.may_send(ctx.timing.window_bytes) {
+            let first = progress.next;
+            if progress.flow == Flow::Stream && first > durable {
+                return;
+            }
+            let Some(previous) = self.log.mark_at(Index(first.0 - 1)) else {
+                return self.ask_for_snapshot(ctx, id);
+            };
+            let bytes = if progress.flow == Flow::Probe {
+                PROBE_BYTES
+            } else {
+                APPEND_BYTES
+            };
+            let entries = self.log.slice(first, durable, bytes);
+            let last = entries
+                .last()
+                .map_or(previous.index(), |e| e.position.index);
+            let size = entries.iter().map(|e| e.body.len() + 64).sum();
+            progress.sent(last, size, ctx.now);
+            progress.commit_told = commit;
+            ctx.send(
+                progress.member.node,
+                PeerMessage::Append(Append {
+                    partition,
+                    epoch,
+                    to: id,
+                    from: me.replica,
+                    previous,
+                    entries,
+                    commit,
+                }),
+            );
+        }
+    }
+
+    /// The log no longer reaches back to that replica's.
+    fn ask_for_snapshot(&mut self, ctx: &mut Context<'_>, id: ReplicaId) {
+        let partition = self.partition;
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        let epoch = leadership.epoch;
+        let Some(progress) = leadership.followers.get_mut(&id) else {
+            return;
+        };
+        progress.wait_for_snapshot(ctx.now);
+        ctx.send(
+            progress.member.node,
+            PeerMessage::NeedSnapshot {
+                partition,
+                epoch,
+                to: id,
+            },
+        );
+    }
+
+    /// A replica answers.
+    pub(super) fn on_append_reply(
+        &mut self,
+        ctx: &mut Context<'_>,
+        from: NodeId,
+        reply: AppendReply,
+    ) {
+        let voter = self.record.config.is_voter(reply.from);
+        let (head, base) = (self.log.head().index(), self.log.base().index());
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        let epoch = leadership.epoch;
+        let Some(progress) = leadership.followers.get_mut(&reply.from) else {
+            return;
+        };
+        if progress.member.node != from {
+            return;
+        }
+        if reply.epoch != epoch {
+            // Someone promised a higher epoch. The coordinators that raised it will
+            // name a primary; until this node is fenced it may go on with the others.
+            progress.heard = Some(ctx.now);
+            return;
+        }
+        match reply.outcome {
+            AppendOutcome::Matched { index } if index <= head => {
+                progress.matched_to(index, ctx.now);
+                if voter && !leadership.stuck && leadership.handover.is_none() {
+                    // It promised this epoch: it can grant a lease on it.
+                    ctx.holdings.add(from, self.partition, epoch);
+                }
+                self.advance_commit(ctx);
+                self.replicate_to(ctx, reply.from);
+                self.continue_hand_over(ctx);
+            }
+            AppendOutcome::Matched { .. } => {}
+            AppendOutcome::Diverged {
+                head: theirs,
+                lineage,
+            } => {
+                progress.heard = Some(ctx.now);
+                let shared = self.log.shared_with(theirs.index, &lineage);
+                match shared.map(|s| s.max(progress.matched)) {
+                    Some(shared) if shared >= base => {
+                        let next = shared.next();
+                        let repeated = progress.flow == Flow::Probe
+                            && progress.next == next
+                            && progress.awaiting_since.is_some();
+                        progress.disagreements += u32::from(repeated);
+                        if progress.disagreements > DISAGREEMENTS_MAX {
+                            // Its log is damaged, or a lineage too short to tell.
+                            progress.disagreements = 0;
+                            self.ask_for_snapshot(ctx, reply.from);
+                        } else {
+                            progress.probe_from(next);
+                            self.replicate_to(ctx, reply.from);
+                        }
+                    }
+                    _ => {
+                        if progress.flow != Flow::Snapshot
+                            || progress.overdue(ctx.now, ctx.timing.resend)
+                        {
+                            self.ask_for_snapshot(ctx, reply.from);
+                        }
+                    }
+                }
+            }
+            AppendOutcome::Refused => progress.heard = Some(ctx.now),
+            AppendOutcome::DiskFull => {
+                progress.heard = Some(ctx.now);
+                ctx.holdings.set_disk_full(from, true);
+                ctx.standing_changed(self.partition);
+            }
+        }
+    }
+
+    /// Moves the commit index to what W of each set have flushed, if that is of
+    /// this epoch and at or past the barrier.
+    pub(super) fn advance_commit(&mut self, ctx: &mut Context<'_>) {
+        let own = self.durable.index();
+        let me = self.me;
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        let reached = quorum::written(&self.record.config, |m| {
+            if *m == me {
+                own
+            } else {
+                leadership
+                    .followers
+                    .get(&m.replica)
+                    .map_or(Index::ZERO, |p| p.matched)
+            }
+        });
+        if reached >= leadership.barrier && reached > self.commit {
+            self.commit = reached;
+            if !leadership.serving {
+                leadership.serving = true;
+                ctx.standing_changed(self.partition);
+            }
+        }
+        self.release_answers(ctx);
+        self.apply_committed(ctx);
+    }
+
+    /// Lets the edge answer for what has committed; with W=1 only under the lease
+    /// (rule 7).
+    pub(super) fn release_answers(&mut self, ctx: &mut Context<'_>) {
+        let alone = |s: &ReplicaSet| s.write_quorum() == 1 && s.len() > 1;
+        let needs_lease = self.record.config.sets().any(alone);
+        if needs_lease && self.lease_until(ctx.holdings, ctx.timing) <= ctx.now {
+            return;
+        }
+        let commit = self.commit;
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        if leadership.serving && commit > leadership.acknowledged {
+            leadership.acknowledged = commit;
+            ctx.effects.push(Effect::Committed {
+                partition: self.partition,
+                index: commit,
+            });
+        }
+    }
+
+    /// Until when this primary holds the lease (rule 5).
+    pub(super) fn lease_until(&self, holdings: &Holdings, timing: &Timing) -> Micros {
+        let Part::Primary(leadership) = &self.part else {
+            return Micros(0);
+        };
+        if leadership.handover.is_some() {
+            return Micros(0);
+        }
+        quorum::leased(&self.record.config, |m| {
+            if *m == self.me {
+                Micros(u64::MAX)
+            } else {
+                holdings.until(
+                    m.node,
+                    self.partition,
+                    leadership.epoch,
+                    timing.lease,
+                    timing.lease_margin,
+                )
+            }
+        })
+    }
+
+    /// The commit index for a peer that has not been told it.
+    pub(super) fn commit_to_tell(&mut self, peer: NodeId) -> Option<(Epoch, Index)> {
+        let commit = self.commit;
+        let Part::Primary(leadership) = &mut self.part else {
+            return None;
+        };
+        let progress = leadership
+            .followers
+            .values_mut()
+            .find(|p| p.member.node == peer)?;
+        if progress.commit_told >= commit || progress.matched < commit {
+            return None;
+        }
+        progress.commit_told = commit;
+        Some((leadership.epoch, commit))
+    }
+
+    /// A connection is new: whatever was in flight to that node is sent again.
+    pub(super) fn on_peer_connected(&mut self, ctx: &mut Context<'_>, peer: NodeId) {
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        let Some((&id, progress)) = leadership
+            .followers
+            .iter_mut()
+            .find(|(_, p)| p.member.node == peer)
+        else {
+            return;
+        };
+        progress.retries = 0;
+        let next = if progress.matched == Index::ZERO {
+            leadership.barrier
+        } else {
+            progress.matched.next()
+        };
+        progress.commit_told = Index::ZERO;
+        progress.probe_from(next);
+        self.replicate_to(ctx, id);
+    }
+
+    /// Sends again what is overdue, notices a stuck flush, gives up a hand-over
+    /// that does not come to an end.
+    pub(super) fn tick_primary(&mut self, ctx: &mut Context<'_>) {
+        let (now, timing) = (ctx.now, *ctx.timing);
+        let commit = self.commit;
+        let stuck = self
+            .unflushed_since
+            .is_some_and(|since| now >= since.plus(timing.stuck));
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        if stuck != leadership.stuck {
+            leadership.stuck = stuck;
+            if stuck {
+                // A primary does not renew what it cannot serve (rule 1).
+                ctx.holdings.remove(self.partition);
+            }
+            ctx.standing_changed(self.partition);
+        }
+        if !stuck && leadership.handover.is_none() {
+            for progress in leadership.followers.values() {
+                if progress.matched > Index::ZERO
+                    && self.record.config.is_voter(progress.member.replica)
+                {
+                    ctx.holdings
+                        .add(progress.member.node, self.partition, leadership.epoch);
+                }
+            }
+        }
+        let mut overdue = Vec::new();
+        for (&id, progress) in &mut leadership.followers {
+            let silent = progress.awaiting_since.is_none()
+                && progress.heard.is_none_or(|at| now >= at.plus(timing.lease))
+                && ctx
+                    .holdings
+                    .last_answer(progress.member.node)
+                    .is_none_or(|at| now >= at.plus(timing.lease));
+            // Voters learn the commit index with the leases, learners only like this.
+            let untold = progress.awaiting_since.is_none()
+                && progress.commit_told < commit
+                && !self.record.config.is_voter(id);
+            if progress.overdue(now, timing.resend) || silent || untold {
+                progress.retries = progress.retries.saturating_add(1);
+                let next = progress.next.min(progress.matched.next());
+                let next = if progress.matched == Index::ZERO {
+                    progress.next
+                } else {
+                    next
+                };
+                progress.probe_from(next);
+                overdue.push(id);
+            }
+        }
+        if let Some(handover) = leadership.handover
+            && !handover.released
+            && now >= handover.since.plus(timing.stuck)
+        {
+            // Nothing was given back yet: serve on.
+            leadership.handover = None;
+            ctx.standing_changed(self.partition);
+        }
+        for id in overdue {
+            self.replicate_to(ctx, id);
+        }
+    }
+
+    /// The coordinators ask the primary to hand over.
+    pub(super) fn hand_over(&mut self, ctx: &mut Context<'_>, epoch: Epoch, to: Member) {
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        if leadership.epoch != epoch
+            || !leadership.serving
+            || leadership.handover.is_some()
+            || !leadership.followers.contains_key(&to.replica)
+            || !self.record.config.is_voter(to.replica)
+        {
+            return;
+        }
+        leadership.handover = Some(HandOver {
+            to,
+            since: ctx.now,
+            released: false,
+        });
+        ctx.holdings.remove(self.partition);
+        ctx.standing_changed(self.partition);
+        self.continue_hand_over(ctx);
+    }
+
+    /// Once the successor has the whole log: gives the grants back.
+    fn continue_hand_over(&mut self, ctx: &mut Context<'_>) {
+        let head = self.log.head().index();
+        let me = self.me;
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        let Some(handover) = &mut leadership.handover else {
+            return;
+        };
+        let there = leadership
+            .followers
+            .get(&handover.to.replica)
+            .is_some_and(|p| p.matched >= head);
+        if handover.released || !there {
+            return;
+        }
+        handover.released = true;
+        let epoch = leadership.epoch;
+        for voter in self.record.config.voters().into_iter().filter(|m| *m != me) {
+            ctx.send(
+                voter.node,
+                PeerMessage::Release {
+                    partition: self.partition,
+                    epoch,
+                },
+            );
+        }
+        ctx.standing_changed(self.partition);
+    }
+
+    /// The primary's part of a heartbeat.
+    pub(super) fn primary_status(
+        &self,
+        now: Micros,
+        holdings: &Holdings,
+        timing: &Timing,
+    ) -> Option<(Role, Wish, Vec<FollowerStatus>)> {
+        let Part::Primary(leadership) = &self.part else {
+            return None;
+        };
+        let role = if leadership.serving && leadership.handover.is_none() {
+            Role::Primary
+        } else {
+            Role::Rising
+        };
+        let wish = match leadership.handover {
+            Some(h) if h.released => Wish::HandedOver,
+            _ if leadership.stuck => Wish::Promote,
+            _ => Wish::None,
+        };
+        let head = self.log.head().index();
+        let patience = Micros(timing.lease.0.saturating_mul(2));
+        let followers = leadership
+            .followers
+            .values()
+            .map(|p| {
+                let answered = p.heard.max(holdings.last_answer(p.member.node));
+                let answering = answered.is_some_and(|at| now < at.plus(patience));
+                FollowerStatus {
+                    replica: p.member.replica,
+                    matched: p.matched,
+                    caught_up: p.matched > Index::ZERO && head.0 - p.matched.0 <= CAUGHT_UP,
+                    answering,
+                }
+            })
+            .collect();
+        Some((role, wish, followers))
+    }
+}

@@ -1,0 +1,127 @@
+//! What a primary knows of one other replica, and how much it may send it.
+
+use std::collections::VecDeque;
+
+use crate::ids::{Index, Micros};
+use crate::record::Member;
+
+/// How the primary sends to a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// One append at a time, until the logs are known to share `next - 1`.
+    Probe,
+    /// Appends follow each other within the window.
+    Stream,
+    /// It was told to fetch a snapshot.
+    Snapshot,
+}
+
+/// One replica, as its primary sees it. Lives for one epoch.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    pub(super) member: Member,
+    pub(super) flow: Flow,
+    /// The last index known to be matched and flushed there, in this epoch.
+    pub(super) matched: Index,
+    /// The next index to send.
+    pub(super) next: Index,
+    /// The newest commit index that it was told.
+    pub(super) commit_told: Index,
+    /// When something was sent that awaits an answer.
+    pub(super) awaiting_since: Option<Micros>,
+    /// When it last answered.
+    pub(super) heard: Option<Micros>,
+    /// How often the same was sent again without an answer.
+    pub(super) retries: u32,
+    /// How often it refused where the lineages said that the logs agree.
+    pub(super) disagreements: u32,
+    in_flight: VecDeque<(Index, usize)>,
+    in_flight_bytes: usize,
+}
+
+impl Progress {
+    pub(super) fn new(member: Member, next: Index) -> Self {
+        Self {
+            member,
+            flow: Flow::Probe,
+            matched: Index::ZERO,
+            next,
+            commit_told: Index::ZERO,
+            awaiting_since: None,
+            heard: None,
+            retries: 0,
+            disagreements: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+        }
+    }
+
+    /// Whether another append may be sent now.
+    pub(super) fn may_send(&self, window_bytes: usize) -> bool {
+        match self.flow {
+            Flow::Probe => self.awaiting_since.is_none(),
+            Flow::Stream => self.in_flight_bytes < window_bytes,
+            Flow::Snapshot => false,
+        }
+    }
+
+    /// Notes an append up to `last` of so many bytes.
+    pub(super) fn sent(&mut self, last: Index, bytes: usize, now: Micros) {
+        self.awaiting_since.get_or_insert(now);
+        if self.flow == Flow::Stream {
+            self.next = last.next();
+            self.in_flight.push_back((last, bytes));
+            self.in_flight_bytes += bytes;
+        }
+    }
+
+    /// Everything up to `index` is matched and flushed there.
+    pub(super) fn matched_to(&mut self, index: Index, now: Micros) {
+        self.heard = Some(now);
+        self.retries = 0;
+        self.disagreements = 0;
+        self.matched = self.matched.max(index);
+        if self.flow != Flow::Stream {
+            self.flow = Flow::Stream;
+            self.clear_flight();
+            self.next = self.matched.next();
+        }
+        self.next = self.next.max(self.matched.next());
+        while let Some(&(last, bytes)) = self.in_flight.front() {
+            if last > self.matched {
+                break;
+            }
+            self.in_flight.pop_front();
+            self.in_flight_bytes -= bytes;
+        }
+        self.awaiting_since = (!self.in_flight.is_empty()).then_some(now);
+    }
+
+    /// Sends from `next` on, one at a time, until it matches.
+    pub(super) fn probe_from(&mut self, next: Index) {
+        self.flow = Flow::Probe;
+        self.next = next.max(self.matched.next());
+        self.clear_flight();
+    }
+
+    /// It must fetch a snapshot.
+    pub(super) fn wait_for_snapshot(&mut self, now: Micros) {
+        self.flow = Flow::Snapshot;
+        self.clear_flight();
+        self.awaiting_since = Some(now);
+    }
+
+    /// Whether the answer is overdue: what was sent may be lost. The wait doubles
+    /// with each retry, up to eight times.
+    pub(super) fn overdue(&self, now: Micros, resend: Micros) -> bool {
+        let wait = Micros(resend.0 << self.retries.min(3));
+        self.awaiting_since
+            .is_some_and(|since| now >= since.plus(wait))
+    }
+
+    fn clear_flight(&mut self) {
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.awaiting_since = None;
+    }
+}
