@@ -2,7 +2,10 @@
 
 pub mod agent;
 pub mod coordinator;
+pub mod disk;
 pub mod http;
 pub mod listener;
+pub mod partition;
 pub mod resp;
 pub mod settings;
+pub mod store;

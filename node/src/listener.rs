@@ -1,0 +1,214 @@
+//! The accept loop that every plain-socket listener of a node shares: a bounded
+//! number of connections, `TCP_NODELAY`, optional TLS, and an end within a bound.
+//!
+//! What a connection speaks is the business of a [`ConnectionHandler`]. The loop
+//! never waits for a handler, a TLS handshake or a client.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Gives the TLS configuration for each new connection, so that certificates that
+/// were reloaded serve from the next connection on.
+pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+
+/// How a listener treats connections.
+#[derive(Clone)]
+pub struct ListenerConfig {
+    /// A word for the logs and metrics: `resp`, `http`.
+    pub name: &'static str,
+    /// The most connections at a time, those in their TLS handshake included.
+    pub connections_max: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long connections may take to finish what is in flight at shutdown.
+    pub drain_timeout: Duration,
+    /// TLS, where it is wanted.
+    pub tls: Option<TlsSource>,
+}
+
+impl std::fmt::Debug for ListenerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            name,
+            connections_max,
+            handshake_timeout,
+            drain_timeout,
+            tls,
+        } = self;
+        f.debug_struct("ListenerConfig")
+            .field("name", name)
+            .field("connections_max", connections_max)
+            .field("handshake_timeout", handshake_timeout)
+            .field("drain_timeout", drain_timeout)
+            .field("tls", &tls.is_some())
+            .finish()
+    }
+}
+
+/// The two ends of an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The client's address.
+    pub remote: SocketAddr,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+}
+
+/// What speaks on the connections of a listener.
+pub trait ConnectionHandler: Send + Sync + 'static {
+    /// Serves one connection to its end. It ends by itself soon after the
+    /// listener's shutdown token was cancelled, or it is aborted after the drain
+    /// bound.
+    fn handle<S>(self: Arc<Self>, stream: S, ends: Ends) -> impl Future<Output = ()> + Send
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// What a client beyond the connection cap is told before it is closed. Sent
+    /// only on connections without TLS, and only as far as it fits into the
+    /// socket's buffer at once.
+    fn refusal(&self) -> &'static [u8];
+}
+
+/// Accepts until `shutdown` is cancelled, then waits for the connections to end,
+/// at most as long as the configuration says.
+///
+/// # Errors
+/// None at present: failures to accept are logged, and accepting goes on.
+pub async fn serve<H: ConnectionHandler>(
+    listener: TcpListener,
+    handler: Arc<H>,
+    config: ListenerConfig,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let permits = Arc::new(Semaphore::new(
+        config.connections_max.min(Semaphore::MAX_PERMITS),
+    ));
+    let refused = metrics::counter!("cairn_connections_refused_total", "listener" => config.name);
+    let accepted = metrics::counter!("cairn_connections_accepted_total", "listener" => config.name);
+    let mut connections = JoinSet::new();
+    loop {
+        let result = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(joined) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = joined && error.is_panic() {
+                    tracing::error!(listener = config.name, %error, "connection task panicked");
+                }
+                continue;
+            }
+            result = listener.accept() => result,
+        };
+        match result {
+            Ok((stream, remote)) => {
+                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                    refused.increment(1);
+                    refuse(&stream, config.tls.is_none(), handler.refusal());
+                    continue;
+                };
+                accepted.increment(1);
+                connections.spawn(run_connection(
+                    stream,
+                    remote,
+                    Arc::clone(&handler),
+                    config.clone(),
+                    permit,
+                ));
+            }
+            Err(error) => {
+                // Out of descriptors, or the client is gone already. Accepting again
+                // at once would spin on the former.
+                warn!(listener = config.name, %error, "accept connection");
+                if !is_per_connection(&error) {
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = sleep(Duration::from_millis(50)) => {}
+                    }
+                }
+            }
+        }
+    }
+    drop(listener);
+    let open = connections.len();
+    let drained = timeout(config.drain_timeout, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+    if drained.is_err() {
+        warn!(
+            listener = config.name,
+            open,
+            left = connections.len(),
+            "connections did not finish within the drain bound and are closed"
+        );
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+async fn run_connection<H: ConnectionHandler>(
+    stream: TcpStream,
+    remote: SocketAddr,
+    handler: Arc<H>,
+    config: ListenerConfig,
+    _permit: OwnedSemaphorePermit,
+) {
+    let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
+        Ok(local) => local,
+        Err(error) => {
+            debug!(listener = config.name, %error, "prepare connection");
+            return;
+        }
+    };
+    let ends = Ends { remote, local };
+    let Some(source) = &config.tls else {
+        return handler.handle(stream, ends).await;
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(source());
+    match timeout(config.handshake_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => handler.handle(stream, ends).await,
+        Ok(Err(error)) => {
+            metrics::counter!("cairn_tls_handshakes_failed_total", "listener" => config.name)
+                .increment(1);
+            debug!(listener = config.name, %remote, %error, "TLS handshake");
+        }
+        Err(_) => {
+            metrics::counter!("cairn_tls_handshakes_failed_total", "listener" => config.name)
+                .increment(1);
+            debug!(listener = config.name, %remote, "TLS handshake timed out");
+        }
+    }
+}
+
+/// Says why and closes, without waiting for the client.
+fn refuse(stream: &TcpStream, plain: bool, words: &[u8]) {
+    if plain && !words.is_empty() {
+        // A fresh socket has room for a line. Where it has not, the client sees the
+        // close alone.
+        let _ = stream.try_write(words);
+    }
+}
+
+fn is_per_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Closes the writing side so that the client reads everything before the end.
+pub async fn finish<S: AsyncWrite + Unpin>(stream: &mut S, bound: Duration) {
+    let _ = timeout(bound, stream.shutdown()).await;
+}
