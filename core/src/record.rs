@@ -112,13 +112,17 @@ impl Configuration {
         all
     }
 
-    /// The replica of this partition on `node`, if any.
+    /// The replica of this partition that `node` is to hold, if any.
+    ///
+    /// Where a damaged replica is replaced on its own node, both are listed for a
+    /// while: the newer one is meant, the older one counts as absent (rule 12).
     #[must_use]
     pub fn on_node(&self, node: NodeId) -> Option<Member> {
         self.sets()
             .flat_map(|s| s.members.iter())
             .chain(self.learners.iter())
-            .find(|m| m.node == node)
+            .filter(|m| m.node == node)
+            .max_by_key(|m| m.replica)
             .copied()
     }
 

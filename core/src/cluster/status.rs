@@ -1,0 +1,1 @@
+//! What people are shown: the status page and the command line.
