@@ -1,1 +1,686 @@
-//! Conversions.
+//! What data nodes say to each other.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_core::ids::{
+    Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId, Position, ReplicaId,
+};
+use cairn_core::record::PartitionRecord;
+use cairn_core::replication::entry::{EntryKind, LogEntry};
+use cairn_core::replication::message::{
+    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, LeaseRenew, LeaseReply, PeerMessage,
+};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::limits;
+use crate::malformed::{Malformed, bounded, list, name, narrow, required, text};
+use crate::map::{lineage, partition};
+use crate::pb::peer::v1 as pb;
+
+/// Who is speaking. Opens every exchange.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Handshake {
+    /// The sender's wire format.
+    pub format: u32,
+    /// The cluster that it belongs to.
+    pub cluster_id: String,
+    /// Its number.
+    pub node: NodeId,
+    /// Its UUID.
+    pub uuid: String,
+    /// Its incarnation.
+    pub incarnation: String,
+    /// Whom it means to speak to; empty where it does not know.
+    pub expected_uuid: String,
+    /// What it understands.
+    pub features: u64,
+    /// Drawn when its process started.
+    pub session: u64,
+}
+
+impl From<Handshake> for pb::Handshake {
+    fn from(
+        Handshake {
+            format,
+            cluster_id,
+            node,
+            uuid,
+            incarnation,
+            expected_uuid,
+            features,
+            session,
+        }: Handshake,
+    ) -> Self {
+        Self {
+            format,
+            cluster_id,
+            node: node.0,
+            uuid,
+            incarnation,
+            expected_uuid,
+            features,
+            session,
+        }
+    }
+}
+
+impl TryFrom<pb::Handshake> for Handshake {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::Handshake {
+            format,
+            cluster_id,
+            node,
+            uuid,
+            incarnation,
+            expected_uuid,
+            features,
+            session,
+        }: pb::Handshake,
+    ) -> Result<Self, Malformed> {
+        if node == 0 {
+            return Err(Malformed::missing("node"));
+        }
+        Ok(Self {
+            format,
+            cluster_id: name(cluster_id, limits::LABEL_BYTES, "cluster_id")?,
+            node: NodeId(node),
+            uuid: name(uuid, limits::LABEL_BYTES, "uuid")?,
+            incarnation: name(incarnation, limits::LABEL_BYTES, "incarnation")?,
+            expected_uuid: text(expected_uuid, limits::LABEL_BYTES, "expected_uuid")?,
+            features,
+            session,
+        })
+    }
+}
+
+impl From<LogEntry> for pb::LogEntry {
+    fn from(
+        LogEntry {
+            position,
+            kind,
+            body,
+            chain,
+        }: LogEntry,
+    ) -> Self {
+        Self {
+            epoch: position.epoch.0,
+            index: position.index.0,
+            kind: kind as u32,
+            body,
+            chain,
+        }
+    }
+}
+
+impl TryFrom<pb::LogEntry> for LogEntry {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::LogEntry {
+            epoch,
+            index,
+            kind,
+            body,
+            chain,
+        }: pb::LogEntry,
+    ) -> Result<Self, Malformed> {
+        let number: u8 = narrow(kind, "kind")?;
+        Ok(Self {
+            position: Position {
+                epoch: Epoch(epoch),
+                index: Index(index),
+            },
+            kind: EntryKind::from_number(number)
+                .ok_or_else(|| Malformed::new("kind", format!("{kind} is unknown")))?,
+            body,
+            chain,
+        })
+    }
+}
+
+impl From<Append> for pb::Append {
+    fn from(
+        Append {
+            partition,
+            epoch,
+            to,
+            from,
+            previous,
+            entries,
+            commit,
+        }: Append,
+    ) -> Self {
+        Self {
+            partition: partition.0,
+            epoch: epoch.0,
+            to: to.0,
+            from: from.0,
+            previous_epoch: previous.position.epoch.0,
+            previous_index: previous.position.index.0,
+            previous_chain: previous.chain,
+            entries: entries.into_iter().map(Into::into).collect(),
+            commit: commit.0,
+        }
+    }
+}
+
+impl TryFrom<pb::Append> for Append {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::Append {
+            partition: id,
+            epoch,
+            to,
+            from,
+            previous_epoch,
+            previous_index,
+            previous_chain,
+            entries,
+            commit,
+        }: pb::Append,
+    ) -> Result<Self, Malformed> {
+        let entries: Vec<LogEntry> = list(entries, limits::APPEND_ENTRIES, "entries")?;
+        let ascending = entries
+            .iter()
+            .zip(1u64..)
+            .all(|(e, n)| Some(e.position.index.0) == previous_index.checked_add(n));
+        if !ascending {
+            return Err(Malformed::new(
+                "entries",
+                format!("do not count up from index {previous_index}"),
+            ));
+        }
+        Ok(Self {
+            partition: partition(id, "partition")?,
+            epoch: Epoch(epoch),
+            to: ReplicaId(to),
+            from: ReplicaId(from),
+            previous: Mark {
+                position: Position {
+                    epoch: Epoch(previous_epoch),
+                    index: Index(previous_index),
+                },
+                chain: previous_chain,
+            },
+            entries,
+            commit: Index(commit),
+        })
+    }
+}
+
+impl From<AppendReply> for pb::AppendReply {
+    fn from(
+        AppendReply {
+            partition,
+            epoch,
+            from,
+            outcome,
+        }: AppendReply,
+    ) -> Self {
+        use pb::append_reply::Outcome;
+        let outcome = match outcome {
+            AppendOutcome::Matched { index } => Outcome::Matched(index.0),
+            AppendOutcome::Diverged { head, lineage } => Outcome::Diverged(pb::Diverged {
+                head_epoch: head.epoch.0,
+                head_index: head.index.0,
+                lineage: lineage.into_iter().map(Into::into).collect(),
+            }),
+            AppendOutcome::Refused => Outcome::Refused(pb::Empty {}),
+            AppendOutcome::DiskFull => Outcome::DiskFull(pb::Empty {}),
+        };
+        Self {
+            partition: partition.0,
+            epoch: epoch.0,
+            from: from.0,
+            outcome: Some(outcome),
+        }
+    }
+}
+
+impl TryFrom<pb::AppendReply> for AppendReply {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::AppendReply {
+            partition: id,
+            epoch,
+            from,
+            outcome,
+        }: pb::AppendReply,
+    ) -> Result<Self, Malformed> {
+        use pb::append_reply::Outcome;
+        let outcome = match outcome.ok_or_else(|| Malformed::missing("outcome"))? {
+            Outcome::Matched(index) => AppendOutcome::Matched {
+                index: Index(index),
+            },
+            Outcome::Diverged(pb::Diverged {
+                head_epoch,
+                head_index,
+                lineage: marks,
+            }) => AppendOutcome::Diverged {
+                head: Position {
+                    epoch: Epoch(head_epoch),
+                    index: Index(head_index),
+                },
+                lineage: lineage(marks, "diverged.lineage")?,
+            },
+            Outcome::Refused(pb::Empty {}) => AppendOutcome::Refused,
+            Outcome::DiskFull(pb::Empty {}) => AppendOutcome::DiskFull,
+        };
+        Ok(Self {
+            partition: partition(id, "partition")?,
+            epoch: Epoch(epoch),
+            from: ReplicaId(from),
+            outcome,
+        })
+    }
+}
+
+impl From<LeaseRenew> for pb::LeaseRenew {
+    fn from(
+        LeaseRenew {
+            session,
+            round,
+            version,
+            span,
+            set,
+            commits,
+        }: LeaseRenew,
+    ) -> Self {
+        Self {
+            session,
+            round,
+            version,
+            span_us: span.0,
+            set: set.map(|set| pb::LeaseSet {
+                partitions: set
+                    .into_iter()
+                    .map(|(partition, epoch)| pb::PartitionEpoch {
+                        partition: partition.0,
+                        epoch: epoch.0,
+                    })
+                    .collect(),
+            }),
+            commits: commits
+                .into_iter()
+                .map(|(partition, epoch, index)| pb::PartitionCommit {
+                    partition: partition.0,
+                    epoch: epoch.0,
+                    index: index.0,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::LeaseRenew> for LeaseRenew {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::LeaseRenew {
+            session,
+            round,
+            version,
+            span_us,
+            set,
+            commits,
+        }: pb::LeaseRenew,
+    ) -> Result<Self, Malformed> {
+        let set = match set {
+            None => None,
+            Some(pb::LeaseSet { partitions }) => {
+                bounded(partitions.len(), limits::PARTITIONS, "set.partitions")?;
+                let set: Result<Vec<(PartitionId, Epoch)>, Malformed> = partitions
+                    .into_iter()
+                    .map(|p| Ok((partition(p.partition, "set.partitions")?, Epoch(p.epoch))))
+                    .collect();
+                Some(set?)
+            }
+        };
+        bounded(commits.len(), limits::PARTITIONS, "commits")?;
+        let commits: Result<Vec<(PartitionId, Epoch, Index)>, Malformed> = commits
+            .into_iter()
+            .map(|c| {
+                let id = partition(c.partition, "commits")?;
+                Ok((id, Epoch(c.epoch), Index(c.index)))
+            })
+            .collect();
+        Ok(Self {
+            session,
+            round,
+            version,
+            span: Micros(span_us),
+            set,
+            commits: commits?,
+        })
+    }
+}
+
+impl From<LeaseReply> for pb::LeaseReply {
+    fn from(
+        LeaseReply {
+            session,
+            round,
+            version,
+            excluded,
+            disk_full,
+        }: LeaseReply,
+    ) -> Self {
+        Self {
+            session,
+            round,
+            version,
+            excluded: excluded.into_iter().map(|p| p.0).collect(),
+            disk_full,
+        }
+    }
+}
+
+impl TryFrom<pb::LeaseReply> for LeaseReply {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::LeaseReply {
+            session,
+            round,
+            version,
+            excluded,
+            disk_full,
+        }: pb::LeaseReply,
+    ) -> Result<Self, Malformed> {
+        bounded(excluded.len(), limits::PARTITIONS, "excluded")?;
+        let excluded: Result<Vec<PartitionId>, Malformed> = excluded
+            .into_iter()
+            .map(|p| partition(p, "excluded"))
+            .collect();
+        Ok(Self {
+            session,
+            round,
+            version,
+            excluded: excluded?,
+            disk_full,
+        })
+    }
+}
+
+impl From<PeerMessage> for pb::Message {
+    fn from(message: PeerMessage) -> Self {
+        use pb::message::Body;
+        let body = match message {
+            PeerMessage::Append(append) => Body::Append(append.into()),
+            PeerMessage::AppendReply(reply) => Body::AppendReply(reply.into()),
+            PeerMessage::LeaseRenew(renew) => Body::LeaseRenew(renew.into()),
+            PeerMessage::LeaseReply(reply) => Body::LeaseReply(reply.into()),
+            PeerMessage::Release { partition, epoch } => Body::Release(pb::Release {
+                partition: partition.0,
+                epoch: epoch.0,
+            }),
+            PeerMessage::Confirm(Confirm {
+                partition,
+                epoch,
+                to,
+                session,
+            }) => Body::Confirm(pb::Confirm {
+                partition: partition.0,
+                epoch: epoch.0,
+                to: to.0,
+                session,
+            }),
+            PeerMessage::ConfirmReply(ConfirmReply {
+                partition,
+                epoch,
+                from,
+                session,
+                promised,
+                head,
+            }) => Body::ConfirmReply(pb::ConfirmReply {
+                partition: partition.0,
+                epoch: epoch.0,
+                from: from.0,
+                session,
+                promised: promised.0,
+                head_epoch: head.epoch.0,
+                head_index: head.index.0,
+            }),
+            PeerMessage::NeedSnapshot {
+                partition,
+                epoch,
+                to,
+            } => Body::NeedSnapshot(pb::NeedSnapshot {
+                partition: partition.0,
+                epoch: epoch.0,
+                to: to.0,
+            }),
+            PeerMessage::Record(record) => Body::Record(record.as_ref().into()),
+            PeerMessage::MapVersion(version) => Body::MapVersion(version.0),
+        };
+        Self { body: Some(body) }
+    }
+}
+
+impl TryFrom<pb::Message> for PeerMessage {
+    type Error = Malformed;
+
+    fn try_from(pb::Message { body }: pb::Message) -> Result<Self, Malformed> {
+        use pb::message::Body;
+        Ok(match body {
+            None => return Err(Malformed::missing("body")),
+            Some(Body::Append(append)) => Self::Append(required(Some(append), "append")?),
+            Some(Body::AppendReply(reply)) => {
+                Self::AppendReply(required(Some(reply), "append_reply")?)
+            }
+            Some(Body::LeaseRenew(renew)) => {
+                Self::LeaseRenew(required(Some(renew), "lease_renew")?)
+            }
+            Some(Body::LeaseReply(reply)) => {
+                Self::LeaseReply(required(Some(reply), "lease_reply")?)
+            }
+            Some(Body::Release(pb::Release {
+                partition: id,
+                epoch,
+            })) => Self::Release {
+                partition: partition(id, "release.partition")?,
+                epoch: Epoch(epoch),
+            },
+            Some(Body::Confirm(pb::Confirm {
+                partition: id,
+                epoch,
+                to,
+                session,
+            })) => Self::Confirm(Confirm {
+                partition: partition(id, "confirm.partition")?,
+                epoch: Epoch(epoch),
+                to: ReplicaId(to),
+                session,
+            }),
+            Some(Body::ConfirmReply(pb::ConfirmReply {
+                partition: id,
+                epoch,
+                from,
+                session,
+                promised,
+                head_epoch,
+                head_index,
+            })) => Self::ConfirmReply(ConfirmReply {
+                partition: partition(id, "confirm_reply.partition")?,
+                epoch: Epoch(epoch),
+                from: ReplicaId(from),
+                session,
+                promised: Epoch(promised),
+                head: Position {
+                    epoch: Epoch(head_epoch),
+                    index: Index(head_index),
+                },
+            }),
+            Some(Body::NeedSnapshot(pb::NeedSnapshot {
+                partition: id,
+                epoch,
+                to,
+            })) => Self::NeedSnapshot {
+                partition: partition(id, "need_snapshot.partition")?,
+                epoch: Epoch(epoch),
+                to: ReplicaId(to),
+            },
+            Some(Body::Record(record)) => Self::Record(Arc::new(
+                PartitionRecord::try_from(record).map_err(|e| e.within("record"))?,
+            )),
+            Some(Body::MapVersion(version)) => Self::MapVersion(MapVersion(version)),
+        })
+    }
+}
+
+/// One row of the store in a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotRow {
+    /// What the row is; the store's own number.
+    pub kind: u8,
+    /// Its key, without the prefix of the generation that it was read from.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+}
+
+/// What ends a whole snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotEnd {
+    /// The last entry that the copy holds.
+    pub mark: Mark,
+    /// The last mark of each epoch up to it, oldest first.
+    pub lineage: Vec<Mark>,
+    /// How many rows were sent.
+    pub rows: u64,
+    /// [`SnapshotSum::finish`] over all rows in the order sent.
+    pub checksum: u64,
+}
+
+/// One message of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SnapshotChunk {
+    /// Rows, ascending by key.
+    Rows(Vec<SnapshotRow>),
+    /// The end.
+    End(SnapshotEnd),
+}
+
+impl From<SnapshotChunk> for pb::SnapshotChunk {
+    fn from(chunk: SnapshotChunk) -> Self {
+        use pb::snapshot_chunk::Chunk;
+        let chunk = match chunk {
+            SnapshotChunk::Rows(rows) => Chunk::Rows(pb::SnapshotRows {
+                rows: rows
+                    .into_iter()
+                    .map(|SnapshotRow { kind, key, value }| pb::SnapshotRow {
+                        kind: u32::from(kind),
+                        key,
+                        value,
+                    })
+                    .collect(),
+            }),
+            SnapshotChunk::End(SnapshotEnd {
+                mark,
+                lineage,
+                rows,
+                checksum,
+            }) => Chunk::End(pb::SnapshotEnd {
+                mark: Some(mark.into()),
+                lineage: lineage.into_iter().map(Into::into).collect(),
+                rows,
+                checksum,
+            }),
+        };
+        Self { chunk: Some(chunk) }
+    }
+}
+
+impl TryFrom<pb::SnapshotRow> for SnapshotRow {
+    type Error = Malformed;
+
+    fn try_from(pb::SnapshotRow { kind, key, value }: pb::SnapshotRow) -> Result<Self, Malformed> {
+        Ok(Self {
+            kind: narrow(kind, "kind")?,
+            key,
+            value,
+        })
+    }
+}
+
+impl TryFrom<pb::SnapshotChunk> for SnapshotChunk {
+    type Error = Malformed;
+
+    fn try_from(pb::SnapshotChunk { chunk }: pb::SnapshotChunk) -> Result<Self, Malformed> {
+        use pb::snapshot_chunk::Chunk;
+        Ok(match chunk.ok_or_else(|| Malformed::missing("chunk"))? {
+            Chunk::Rows(pb::SnapshotRows { rows }) => {
+                Self::Rows(list(rows, limits::SNAPSHOT_ROWS, "rows")?)
+            }
+            Chunk::End(pb::SnapshotEnd {
+                mark,
+                lineage: marks,
+                rows,
+                checksum,
+            }) => Self::End(SnapshotEnd {
+                mark: mark
+                    .map(Mark::from)
+                    .ok_or_else(|| Malformed::missing("end.mark"))?,
+                lineage: lineage(marks, "end.lineage")?,
+                rows,
+                checksum,
+            }),
+        })
+    }
+}
+
+/// The checksum of a snapshot: XXH3-64 over each row's kind, the length of its
+/// key, its key, the length of its value and its value; lengths are 32 bits,
+/// little-endian.
+#[derive(Clone)]
+pub struct SnapshotSum {
+    hash: Xxh3,
+    rows: u64,
+}
+
+impl std::fmt::Debug for SnapshotSum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotSum")
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for SnapshotSum {
+    fn default() -> Self {
+        Self {
+            hash: Xxh3::with_seed(0),
+            rows: 0,
+        }
+    }
+}
+
+impl SnapshotSum {
+    /// Takes the next row.
+    pub fn add(&mut self, row: &SnapshotRow) {
+        // Keys and values are far below 4 GiB: the limits of a message see to it.
+        self.hash.update(&[row.kind]);
+        self.hash.update(&(row.key.len() as u32).to_le_bytes());
+        self.hash.update(&row.key);
+        self.hash.update(&(row.value.len() as u32).to_le_bytes());
+        self.hash.update(&row.value);
+        self.rows += 1;
+    }
+
+    /// How many rows it took.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The checksum so far.
+    #[must_use]
+    pub fn finish(&self) -> u64 {
+        self.hash.digest()
+    }
+}
