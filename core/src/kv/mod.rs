@@ -1,11 +1,19 @@
 //! What a write means.
 //!
 //! - [`request`]: what a client may ask, and what it is told.
-//! - [`body`]: what a log entry carries of it, and what the store keeps.
+//! - [`evaluate`]: from an operation to its results, on the primary.
+//! - [`body`]: what a log entry carries of them, and what the store keeps.
+//! - [`table`]: which sequenced writes a partition remembers (rule 8).
+//! - [`integer`]: numbers as Redis spells them.
 
 pub mod body;
+pub mod evaluate;
+pub mod integer;
 pub mod request;
+pub mod table;
 mod wire;
 
 pub use body::{EntryBody, SequencedRecord, StoredValue, VersionedValue};
+pub use evaluate::{Bases, Evaluation, Evaluator};
+pub use table::{Judgement, Table};
 pub use wire::DecodeError;

@@ -86,6 +86,17 @@ impl WriteOp {
             Self::Delete { keys, .. } => keys.iter(),
         }
     }
+
+    /// Roughly how many bytes it keeps in memory while it waits.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const EACH: usize = 128;
+        match self {
+            Self::Set { key, value, .. } => EACH + key.len() + value.len(),
+            Self::Increment { key, .. } => EACH + key.len(),
+            Self::Delete { keys, .. } => keys.iter().map(|k| EACH + k.len()).sum(),
+        }
+    }
 }
 
 /// A write and how it is to be treated.
