@@ -281,7 +281,9 @@ impl Replica {
                 lineage,
             } => {
                 progress.heard = Some(ctx.now);
-                let shared = self.log.shared_with(theirs.index, &lineage);
+                // Lineages without a common epoch part before the first of them:
+                // the base is the lowest place from which the log can be sent.
+                let shared = self.log.shared_with(theirs.index, &lineage).or(Some(base));
                 match shared.map(|s| s.max(progress.matched)) {
                     Some(shared) if shared >= base => {
                         let next = shared.next();

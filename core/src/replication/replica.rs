@@ -620,6 +620,10 @@ impl Replica {
         if useless || !matches!(self.part, Part::Follower) || self.corrupt {
             return self.drop_generation(ctx, generation);
         }
+        if mark.epoch() > self.promised {
+            // What committed in that epoch came after it was raised.
+            self.promise(ctx, mark.epoch());
+        }
         self.switch_to(ctx, generation, mark, lineage, held, Some(from));
     }
 

@@ -1,1 +1,14 @@
-//! placeholder
+//! A seeded simulation of one partition's replicas: the shipped replication core,
+//! many nodes in one thread, on simulated time, disk and network.
+//!
+//! One run is a function of its seed alone. [`run`] returns what took place, or the
+//! first broken invariant. What is modelled and what is not: `docs/testing.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod coordinators;
+pub mod invariants;
+pub mod node;
+pub mod world;
+
+pub use world::{Coverage, Failure, run};

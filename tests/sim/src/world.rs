@@ -1,0 +1,722 @@
+//! The world: a queue of events in simulated time, the faults, the clients.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_core::cluster::report::{Order, PartitionStatus, ReplicaReport};
+use cairn_core::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId};
+use cairn_core::record::PartitionRecord;
+use cairn_core::replication::{Effect, Event, Generation, PeerMessage, Timing};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::coordinators::{Act, Coordinators, Doing};
+use crate::invariants::Ledger;
+use crate::node::{Copy, Node};
+
+const PARTITION: PartitionId = PartitionId(0);
+const TICK: Micros = Micros::from_millis(10);
+
+/// What took place in a run: each must be above zero over a set of seeds.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage(pub BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    fn count(&mut self, what: &'static str) {
+        if !what.is_empty() {
+            *self.0.entry(what).or_default() += 1;
+        }
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            *self.0.entry(what).or_default() += count;
+        }
+    }
+}
+
+/// A broken invariant, with the end of the trace.
+#[derive(Debug)]
+pub struct Failure {
+    /// The seed that shows it.
+    pub seed: u64,
+    /// What broke.
+    pub what: String,
+    /// The last steps.
+    pub trace: String,
+}
+
+#[derive(Debug)]
+enum Happening {
+    Tick(NodeId, u64),
+    Flushed(NodeId, u64, usize),
+    Deliver {
+        from: NodeId,
+        to: NodeId,
+        message: PeerMessage,
+    },
+    Record(NodeId, Arc<PartitionRecord>),
+    Order(NodeId, Order),
+    Report(ReplicaReport),
+    Status(NodeId, Vec<PartitionStatus>),
+    Applied(NodeId, u64, Generation, Index),
+    Fetched {
+        node: NodeId,
+        session: u64,
+        from: NodeId,
+        generation: Generation,
+    },
+    Client,
+    Coordinators,
+    Fault,
+    Start(NodeId, bool),
+}
+
+struct World {
+    seed: u64,
+    rng: StdRng,
+    now: Micros,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    happenings: BTreeMap<u64, Happening>,
+    sequence: u64,
+    nodes: Vec<Node>,
+    timing: Timing,
+    coordinators: Coordinators,
+    coordinators_away_until: Micros,
+    cut: BTreeMap<(u64, u64), Micros>,
+    ledger: Ledger,
+    pending: BTreeMap<(u64, u64), BTreeMap<Index, Mark>>,
+    coverage: Coverage,
+    trace: Vec<String>,
+    healing: bool,
+    last_acknowledged: Micros,
+    written: u64,
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// The first broken invariant.
+pub fn run(seed: u64) -> Result<Coverage, Box<Failure>> {
+    let mut world = World::new(seed);
+    // A panic is the core's own assertion: an invariant like the others.
+    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play()));
+    match played {
+        Ok(Ok(())) => Ok(world.coverage),
+        Ok(Err(what)) => Err(Box::new(Failure {
+            seed,
+            what,
+            trace: world.tail(),
+        })),
+        Err(panic) => {
+            let what = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .unwrap_or_else(|| "a panic without words".into());
+            Err(Box::new(Failure {
+                seed,
+                what,
+                trace: world.tail(),
+            }))
+        }
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let replicas = rng.random_range(2..=5u64);
+        let nodes = replicas + rng.random_range(0..=2u64);
+        // W=1 may lose writes by rule 9: it has a ledger of its own, later.
+        let write_quorum = rng.random_range(2..=replicas) as u8;
+        let lease = Micros::from_millis(rng.random_range(60..400));
+        let timing = Timing {
+            lease,
+            lease_longest: lease,
+            lease_margin: Micros(lease.0 / 10),
+            tick: TICK,
+            resend: Micros::from_millis(rng.random_range(30..150)),
+            stuck: Micros::from_millis(1500),
+            window_bytes: 4096,
+            log_bytes: if rng.random_bool(0.5) { 2_000 } else { 1 << 20 },
+        };
+        let nodes = (1..=nodes)
+            .map(|n| Node::new(NodeId(n), &mut rng))
+            .collect();
+        Self {
+            seed,
+            rng,
+            now: Micros(1_000_000),
+            queue: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            sequence: 0,
+            nodes,
+            timing,
+            coordinators: Coordinators::new(replicas, write_quorum),
+            coordinators_away_until: Micros(0),
+            cut: BTreeMap::new(),
+            ledger: Ledger::default(),
+            pending: BTreeMap::new(),
+            coverage: Coverage::default(),
+            trace: Vec::new(),
+            healing: false,
+            last_acknowledged: Micros(0),
+            written: 0,
+        }
+    }
+
+    fn at(&mut self, after: u64, happening: Happening) {
+        self.sequence += 1;
+        self.queue
+            .push(Reverse((self.now.0 + after, self.sequence)));
+        self.happenings.insert(self.sequence, happening);
+    }
+
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        if self.trace.len() > 20_000 {
+            self.trace.drain(..10_000);
+        }
+        let line = format!("{:>9.3} {}", (self.now.0 as f64 - 1e6) / 1000.0, text());
+        self.trace.push(line);
+    }
+
+    fn tail(&self) -> String {
+        let from = self.trace.len().saturating_sub(4_000);
+        let mut text = String::new();
+        for line in &self.trace[from..] {
+            let _ = writeln!(text, "{line}");
+        }
+        text
+    }
+
+    fn play(&mut self) -> Result<(), String> {
+        let config = self.coordinators.record.config.current.clone();
+        self.say(|| format!("RF {} W {} ", config.len(), config.write_quorum));
+        for node in 1..=self.nodes.len() as u64 {
+            self.start(NodeId(node), false)?;
+        }
+        self.at(1_000, Happening::Client);
+        self.at(1_000, Happening::Coordinators);
+        self.at(200_000, Happening::Fault);
+        let faults_end = self.now.plus(Micros::from_millis(6_000));
+        let end = faults_end.plus(Micros::from_millis(8_000));
+        while let Some(Reverse((at, sequence))) = self.queue.pop() {
+            if at > end.0 {
+                break;
+            }
+            self.now = Micros(at);
+            if !self.healing && self.now >= faults_end {
+                self.heal()?;
+            }
+            if let Some(happening) = self.happenings.remove(&sequence) {
+                self.happen(happening)?;
+            }
+        }
+        if self.last_acknowledged < end.minus(Micros::from_millis(1_500)) {
+            return Err(format!(
+                "not live: the last write was acknowledged at {:.1} ms of {:.1}",
+                (self.last_acknowledged.0 as f64 - 1e6) / 1000.0,
+                (end.0 as f64 - 1e6) / 1000.0
+            ));
+        }
+        Ok(())
+    }
+
+    fn heal(&mut self) -> Result<(), String> {
+        self.healing = true;
+        self.cut.clear();
+        self.coordinators_away_until = Micros(0);
+        self.say(|| "-- healing".into());
+        for n in 0..self.nodes.len() {
+            self.nodes[n].paused_until = Micros(0);
+            if self.nodes[n].core.is_none() {
+                let id = self.nodes[n].id;
+                self.start(id, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, id: NodeId, dropped: bool) -> Result<(), String> {
+        let n = (id.0 - 1) as usize;
+        if self.nodes[n].core.is_some() {
+            return Ok(());
+        }
+        let (now, timing) = (self.now, self.timing);
+        self.nodes[n].start(now, timing, dropped);
+        let session = self.nodes[n].session;
+        self.say(|| format!("{id} starts, session {session}"));
+        self.at(0, Happening::Tick(id, session));
+        let record = self.coordinators.published();
+        if now >= self.coordinators_away_until {
+            self.at(2_000, Happening::Record(id, record));
+        }
+        for other in 1..=self.nodes.len() as u64 {
+            if other != id.0 {
+                self.step(NodeId(other), Event::PeerConnected { peer: id })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), String> {
+        if let Some(id) = happening.node() {
+            let until = self.nodes[(id.0 - 1) as usize].paused_until;
+            if until > self.now {
+                let after = until.0 - self.now.0;
+                self.at(after, happening);
+                return Ok(());
+            }
+        }
+        match happening {
+            Happening::Tick(id, session) => {
+                if self.alive(id, session) {
+                    self.at(TICK.0, Happening::Tick(id, session));
+                    let away = self.now < self.coordinators_away_until;
+                    self.step(id, Event::Coordinators { reachable: !away })?;
+                    self.step(id, Event::Tick)?;
+                    if self.rng.random_bool(0.2) && !away {
+                        let now = self.now;
+                        let clock = self.node(id).clock(now);
+                        if let Some(core) = &mut self.node(id).core {
+                            let statuses = core.statuses(clock, true);
+                            self.at(1_000, Happening::Status(id, statuses));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Happening::Flushed(id, session, upto) => {
+                if !self.alive(id, session) {
+                    return Ok(());
+                }
+                let node = self.node(id);
+                node.flushed = node.flushed.max(upto);
+                node.flushing = None;
+                let number = (upto - node.at_start) as u64;
+                self.step(id, Event::Flushed { number })?;
+                self.flush(id);
+                Ok(())
+            }
+            Happening::Deliver { from, to, message } => {
+                self.step(to, Event::Peer { from, message })
+            }
+            Happening::Record(id, record) => self.step(id, Event::Record { record }),
+            Happening::Order(id, order) => self.step(id, Event::Order { order }),
+            Happening::Report(report) => {
+                self.say(|| format!("report {report:?}"));
+                let now = self.now;
+                self.coordinators.report(now, report);
+                Ok(())
+            }
+            Happening::Status(id, statuses) => {
+                for status in statuses {
+                    self.coordinators.status(id, status);
+                }
+                Ok(())
+            }
+            Happening::Applied(id, session, generation, index) => {
+                if !self.alive(id, session) {
+                    return Ok(());
+                }
+                if self.rng.random_bool(0.1) {
+                    let node = self.node(id);
+                    node.persisted = node.store.clone();
+                }
+                self.step(
+                    id,
+                    Event::Applied {
+                        partition: PARTITION,
+                        generation,
+                        index,
+                    },
+                )
+            }
+            Happening::Fetched {
+                node,
+                session,
+                from,
+                generation,
+            } => self.fetched(node, session, from, generation),
+            Happening::Client => self.client(),
+            Happening::Coordinators => self.coordinate(),
+            Happening::Fault => self.fault(),
+            Happening::Start(id, dropped) => self.start(id, dropped),
+        }
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[(id.0 - 1) as usize]
+    }
+
+    fn alive(&self, id: NodeId, session: u64) -> bool {
+        let node = &self.nodes[(id.0 - 1) as usize];
+        node.core.is_some() && node.session == session
+    }
+
+    fn step(&mut self, id: NodeId, event: Event) -> Result<(), String> {
+        let mut effects = Vec::new();
+        let now = self.now;
+        let quiet = matches!(event, Event::Tick | Event::Coordinators { .. });
+        let node = self.node(id);
+        let clock = node.clock(now);
+        let Some(core) = &mut node.core else {
+            return Ok(());
+        };
+        let told = (!quiet).then(|| format!("{id} <- {event:?}"));
+        core.step(clock, event, &mut effects);
+        if let Some(told) = told {
+            self.say(|| told);
+        }
+        self.carry_out(id, effects)
+    }
+
+    fn carry_out(&mut self, id: NodeId, effects: Vec<Effect>) -> Result<(), String> {
+        for effect in effects {
+            match effect {
+                Effect::Append(record) => {
+                    self.say(|| format!("    {id} wal {record:?}"));
+                    self.node(id).wal.push(record);
+                }
+                Effect::Send { to, message } => self.send(id, to, message),
+                Effect::Apply {
+                    generation,
+                    entries,
+                    ..
+                } => {
+                    for entry in &entries {
+                        self.ledger.applied(id, entry.mark())?;
+                    }
+                    let node = self.node(id);
+                    let session = node.session;
+                    if let Some(index) = node.apply(generation, &entries) {
+                        let after = self.rng.random_range(50..3_000);
+                        self.at(after, Happening::Applied(id, session, generation, index));
+                    }
+                }
+                Effect::Committed { index, .. } => self.committed(id, index)?,
+                Effect::Deposed { epoch, .. } => {
+                    self.say(|| format!("    {id} deposed of {epoch}"));
+                    self.coverage.count("deposed");
+                    let session = self.node(id).session;
+                    self.pending.remove(&(id.0, session));
+                }
+                Effect::Report(report) => {
+                    if self.now >= self.coordinators_away_until {
+                        let after = self.rng.random_range(200..5_000);
+                        self.at(after, Happening::Report(report));
+                    }
+                }
+                Effect::FetchSnapshot {
+                    from, generation, ..
+                } => {
+                    self.coverage.count("snapshot");
+                    let session = self.node(id).session;
+                    let after = self.rng.random_range(2_000..60_000);
+                    self.at(
+                        after,
+                        Happening::Fetched {
+                            node: id,
+                            session,
+                            from,
+                            generation,
+                        },
+                    );
+                }
+                Effect::DropGeneration { generation, .. } => {
+                    self.node(id).store.remove(&generation);
+                    self.node(id).persisted.remove(&generation);
+                }
+                Effect::Standing { .. } | Effect::Reclaimable { .. } => {}
+            }
+        }
+        self.flush(id);
+        let now = self.now;
+        self.ledger.check(&self.nodes, PARTITION, now)
+    }
+
+    fn flush(&mut self, id: NodeId) {
+        let slow = self.rng.random_bool(0.02);
+        let after = if slow && !self.healing {
+            self.rng.random_range(20_000..400_000)
+        } else {
+            self.rng.random_range(100..1_500)
+        };
+        let node = self.node(id);
+        if node.core.is_none() || node.flushing.is_some() || node.flushed == node.wal.len() {
+            return;
+        }
+        let upto = node.wal.len();
+        node.flushing = Some(upto);
+        let session = node.session;
+        self.at(after, Happening::Flushed(id, session, upto));
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) {
+        let cut = self
+            .cut
+            .get(&(from.0, to.0))
+            .is_some_and(|until| *until > self.now);
+        if cut {
+            return;
+        }
+        let faulty = !self.healing;
+        if faulty && self.rng.random_bool(0.01) {
+            self.coverage.count("drop");
+            return;
+        }
+        let mut after = self.rng.random_range(50..800);
+        if faulty && self.rng.random_bool(0.02) {
+            after += self.rng.random_range(1_000..200_000);
+            self.coverage.count("delay");
+        }
+        if faulty && self.rng.random_bool(0.01) {
+            self.coverage.count("duplicate");
+            let late = after + self.rng.random_range(100..50_000);
+            self.at(
+                late,
+                Happening::Deliver {
+                    from,
+                    to,
+                    message: message.clone(),
+                },
+            );
+        }
+        self.at(after, Happening::Deliver { from, to, message });
+    }
+
+    fn committed(&mut self, id: NodeId, index: Index) -> Result<(), String> {
+        let session = self.node(id).session;
+        let Some(pending) = self.pending.get_mut(&(id.0, session)) else {
+            return Ok(());
+        };
+        let later = pending.split_off(&index.next());
+        let done = std::mem::replace(pending, later);
+        for (_, mark) in done {
+            self.ledger.acknowledge(mark)?;
+            self.coverage.count("write acknowledged");
+            self.last_acknowledged = self.now;
+        }
+        Ok(())
+    }
+
+    fn client(&mut self) -> Result<(), String> {
+        let after = self.rng.random_range(500..8_000);
+        self.at(after, Happening::Client);
+        let now = self.now;
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].paused_until > now {
+                continue;
+            }
+            let id = self.nodes[n].id;
+            let clock = self.nodes[n].clock(now);
+            self.written += 1;
+            let body = Bytes::from(format!("write {} with some bytes", self.written));
+            let mut effects = Vec::new();
+            let node = &mut self.nodes[n];
+            let Some(core) = &mut node.core else { continue };
+            let Ok(position) = core.propose(clock, PARTITION, body, &mut effects) else {
+                continue;
+            };
+            let mark = effects.iter().find_map(|e| match e {
+                Effect::Append(cairn_core::replication::DurableRecord::Entry { entry, .. }) => {
+                    Some(entry.mark())
+                }
+                _ => None,
+            });
+            let session = node.session;
+            if let Some(mark) = mark {
+                self.pending
+                    .entry((id.0, session))
+                    .or_default()
+                    .insert(position.index, mark);
+            }
+            self.carry_out(id, effects)?;
+        }
+        Ok(())
+    }
+
+    fn coordinate(&mut self) -> Result<(), String> {
+        self.at(10_000, Happening::Coordinators);
+        if self.now < self.coordinators_away_until {
+            return Ok(());
+        }
+        let now = self.now;
+        let mut acts = Vec::new();
+        self.coordinators.tick(now, &mut acts);
+        let nodes = self.nodes.len() as u64;
+        let done = self
+            .coordinators
+            .reconfigure(now, nodes, &mut self.rng, &mut acts);
+        self.coverage.count(done);
+        let served = self.serving();
+        let restless = !self.healing && self.rng.random_bool(0.01);
+        if matches!(self.coordinators.doing, Doing::Idle)
+            && (restless || (!served && self.rng.random_bool(0.05)))
+        {
+            self.coverage.count("promotion");
+            self.coordinators.promote(now, &mut acts);
+        }
+        if self.rng.random_bool(0.05) {
+            acts.push(Act::Publish);
+        }
+        for act in acts {
+            match act {
+                Act::Publish => {
+                    let record = self.coordinators.published();
+                    self.say(|| format!("record {record:?}"));
+                    for n in 1..=nodes {
+                        if self.healing || self.rng.random_bool(0.9) {
+                            let after = self.rng.random_range(200..20_000);
+                            self.at(after, Happening::Record(NodeId(n), record.clone()));
+                        }
+                    }
+                }
+                Act::Fence(node, epoch, round) => {
+                    let order = Order::Fence {
+                        partition: PARTITION,
+                        epoch,
+                        round,
+                    };
+                    if self.healing || self.rng.random_bool(0.9) {
+                        let after = self.rng.random_range(200..5_000);
+                        self.at(after, Happening::Order(node, order));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serving(&self) -> bool {
+        self.nodes
+            .iter()
+            .filter_map(|n| n.core.as_ref())
+            .any(|core| {
+                core.standing(PARTITION)
+                    .is_some_and(|s| s.serving && s.epoch == self.epoch())
+            })
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.coordinators.record.epoch
+    }
+
+    fn fault(&mut self) -> Result<(), String> {
+        if self.healing {
+            return Ok(());
+        }
+        let after = self.rng.random_range(10_000..300_000);
+        self.at(after, Happening::Fault);
+        let n = self.rng.random_range(0..self.nodes.len());
+        let id = self.nodes[n].id;
+        match self.rng.random_range(0..10) {
+            0..=3 => {
+                let power_loss = self.rng.random_bool(0.5);
+                if self.nodes[n].core.is_some() {
+                    let mut rng = StdRng::seed_from_u64(self.rng.random());
+                    let dropped = self.nodes[n].crash(&mut rng, power_loss);
+                    self.say(|| format!("{id} crashes, power loss {power_loss}, lost {dropped}"));
+                    self.coverage
+                        .count(if dropped { "tail lost" } else { "crash" });
+                    let after = self.rng.random_range(1_000..800_000);
+                    self.at(after, Happening::Start(id, dropped));
+                }
+            }
+            4 | 5 => {
+                let until = self
+                    .now
+                    .plus(Micros(self.rng.random_range(1_000..1_000_000)));
+                self.nodes[n].paused_until = until;
+                self.say(|| format!("{id} is paused until {until:?}"));
+                self.coverage.count("pause");
+            }
+            6..=8 => {
+                let until = self
+                    .now
+                    .plus(Micros(self.rng.random_range(10_000..1_500_000)));
+                let one_way = self.rng.random_bool(0.4);
+                self.coverage
+                    .count(if one_way { "one-way cut" } else { "partition" });
+                for other in 1..=self.nodes.len() as u64 {
+                    if other != id.0 && self.rng.random_bool(0.7) {
+                        self.cut.insert((id.0, other), until);
+                        if !one_way {
+                            self.cut.insert((other, id.0), until);
+                        }
+                    }
+                }
+                self.say(|| format!("{id} is cut off until {until:?}, one way {one_way}"));
+            }
+            _ => {
+                self.coordinators_away_until = self
+                    .now
+                    .plus(Micros(self.rng.random_range(100_000..1_500_000)));
+                self.say(|| "the coordinators are away".into());
+                self.coverage.count("coordinators away");
+            }
+        }
+        Ok(())
+    }
+
+    fn fetched(
+        &mut self,
+        id: NodeId,
+        session: u64,
+        from: NodeId,
+        generation: Generation,
+    ) -> Result<(), String> {
+        if !self.alive(id, session) {
+            return Ok(());
+        }
+        let source = &self.nodes[(from.0 - 1) as usize];
+        let copy: Option<(Copy, Vec<Mark>)> = source.core.as_ref().and_then(|core| {
+            let standing = core.standing(PARTITION)?;
+            let copy = source.store.get(&standing.generation)?.clone();
+            let lineage = core.lineage_up_to(PARTITION, copy.applied);
+            Some((copy, lineage))
+        });
+        match copy {
+            Some((copy, lineage)) if copy.applied.index() > Index::ZERO => {
+                let mark = copy.applied;
+                let node = self.node(id);
+                node.store.insert(generation, copy.clone());
+                node.persisted.insert(generation, copy);
+                self.coverage.count("snapshot installed");
+                let event = Event::SnapshotFetched {
+                    partition: PARTITION,
+                    generation,
+                    mark,
+                    lineage,
+                };
+                self.step(id, event)
+            }
+            _ => self.step(
+                id,
+                Event::SnapshotFailed {
+                    partition: PARTITION,
+                    generation,
+                },
+            ),
+        }
+    }
+}
+
+impl Happening {
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Tick(id, _)
+            | Self::Flushed(id, ..)
+            | Self::Record(id, _)
+            | Self::Order(id, _)
+            | Self::Applied(id, ..)
+            | Self::Fetched { node: id, .. }
+            | Self::Deliver { to: id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+}
