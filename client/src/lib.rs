@@ -1,1 +1,5 @@
-//! placeholder
+//! The Rust client of Cairn.
+
+#![forbid(unsafe_code)]
+
+pub mod transport;

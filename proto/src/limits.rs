@@ -31,8 +31,6 @@ pub const LINEAGE: usize = 65_536;
 pub const FRAME_MESSAGES: usize = 65_536;
 /// The most entries of one append.
 pub const APPEND_ENTRIES: usize = 65_536;
-/// The most rows of one chunk of a snapshot.
-pub const SNAPSHOT_ROWS: usize = 65_536;
 /// The most calls of one message of a pipeline.
 pub const PIPELINE_CALLS: usize = 16_384;
 /// The most orders or reports of one message.

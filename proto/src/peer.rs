@@ -533,17 +533,6 @@ impl TryFrom<pb::Message> for PeerMessage {
     }
 }
 
-/// One row of the store in a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SnapshotRow {
-    /// What the row is; the store's own number.
-    pub kind: u8,
-    /// Its key, without the prefix of the generation that it was read from.
-    pub key: Bytes,
-    /// Its value.
-    pub value: Bytes,
-}
-
 /// What ends a whole snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotEnd {
@@ -551,17 +540,17 @@ pub struct SnapshotEnd {
     pub mark: Mark,
     /// The last mark of each epoch up to it, oldest first.
     pub lineage: Vec<Mark>,
-    /// How many rows were sent.
-    pub rows: u64,
-    /// [`SnapshotSum::finish`] over all rows in the order sent.
+    /// How many chunks of rows were sent.
+    pub chunks: u64,
+    /// [`SnapshotSum::finish`] over all chunks in the order sent.
     pub checksum: u64,
 }
 
 /// One message of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SnapshotChunk {
-    /// Rows, ascending by key.
-    Rows(Vec<SnapshotRow>),
+    /// Rows, in the store's own encoding.
+    Rows(Bytes),
     /// The end.
     End(SnapshotEnd),
 }
@@ -570,41 +559,20 @@ impl From<SnapshotChunk> for pb::SnapshotChunk {
     fn from(chunk: SnapshotChunk) -> Self {
         use pb::snapshot_chunk::Chunk;
         let chunk = match chunk {
-            SnapshotChunk::Rows(rows) => Chunk::Rows(pb::SnapshotRows {
-                rows: rows
-                    .into_iter()
-                    .map(|SnapshotRow { kind, key, value }| pb::SnapshotRow {
-                        kind: u32::from(kind),
-                        key,
-                        value,
-                    })
-                    .collect(),
-            }),
+            SnapshotChunk::Rows(rows) => Chunk::Rows(rows),
             SnapshotChunk::End(SnapshotEnd {
                 mark,
                 lineage,
-                rows,
+                chunks,
                 checksum,
             }) => Chunk::End(pb::SnapshotEnd {
                 mark: Some(mark.into()),
                 lineage: lineage.into_iter().map(Into::into).collect(),
-                rows,
+                chunks,
                 checksum,
             }),
         };
         Self { chunk: Some(chunk) }
-    }
-}
-
-impl TryFrom<pb::SnapshotRow> for SnapshotRow {
-    type Error = Malformed;
-
-    fn try_from(pb::SnapshotRow { kind, key, value }: pb::SnapshotRow) -> Result<Self, Malformed> {
-        Ok(Self {
-            kind: narrow(kind, "kind")?,
-            key,
-            value,
-        })
     }
 }
 
@@ -614,39 +582,41 @@ impl TryFrom<pb::SnapshotChunk> for SnapshotChunk {
     fn try_from(pb::SnapshotChunk { chunk }: pb::SnapshotChunk) -> Result<Self, Malformed> {
         use pb::snapshot_chunk::Chunk;
         Ok(match chunk.ok_or_else(|| Malformed::missing("chunk"))? {
-            Chunk::Rows(pb::SnapshotRows { rows }) => {
-                Self::Rows(list(rows, limits::SNAPSHOT_ROWS, "rows")?)
+            Chunk::Rows(rows) => {
+                if rows.is_empty() {
+                    return Err(Malformed::new("rows", "is empty"));
+                }
+                Self::Rows(rows)
             }
             Chunk::End(pb::SnapshotEnd {
                 mark,
                 lineage: marks,
-                rows,
+                chunks,
                 checksum,
             }) => Self::End(SnapshotEnd {
                 mark: mark
                     .map(Mark::from)
                     .ok_or_else(|| Malformed::missing("end.mark"))?,
                 lineage: lineage(marks, "end.lineage")?,
-                rows,
+                chunks,
                 checksum,
             }),
         })
     }
 }
 
-/// The checksum of a snapshot: XXH3-64 over each row's kind, the length of its
-/// key, its key, the length of its value and its value; lengths are 32 bits,
-/// little-endian.
+/// The checksum of a snapshot: XXH3-64 over the length of each chunk, 64 bits,
+/// little-endian, followed by the chunk.
 #[derive(Clone)]
 pub struct SnapshotSum {
     hash: Xxh3,
-    rows: u64,
+    chunks: u64,
 }
 
 impl std::fmt::Debug for SnapshotSum {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SnapshotSum")
-            .field("rows", &self.rows)
+            .field("chunks", &self.chunks)
             .finish_non_exhaustive()
     }
 }
@@ -655,27 +625,23 @@ impl Default for SnapshotSum {
     fn default() -> Self {
         Self {
             hash: Xxh3::with_seed(0),
-            rows: 0,
+            chunks: 0,
         }
     }
 }
 
 impl SnapshotSum {
-    /// Takes the next row.
-    pub fn add(&mut self, row: &SnapshotRow) {
-        // Keys and values are far below 4 GiB: the limits of a message see to it.
-        self.hash.update(&[row.kind]);
-        self.hash.update(&(row.key.len() as u32).to_le_bytes());
-        self.hash.update(&row.key);
-        self.hash.update(&(row.value.len() as u32).to_le_bytes());
-        self.hash.update(&row.value);
-        self.rows += 1;
+    /// Takes the next chunk.
+    pub fn add(&mut self, chunk: &[u8]) {
+        self.hash.update(&(chunk.len() as u64).to_le_bytes());
+        self.hash.update(chunk);
+        self.chunks += 1;
     }
 
-    /// How many rows it took.
+    /// How many chunks it took.
     #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.rows
+    pub fn chunks(&self) -> u64 {
+        self.chunks
     }
 
     /// The checksum so far.

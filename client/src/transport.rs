@@ -1,0 +1,204 @@
+//! Dialling: TCP with or without TLS, under gRPC's HTTP/2. Nodes dial each other
+//! with it too.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+use tonic::codegen::http::Uri;
+use tonic::transport::{Channel, Endpoint};
+
+/// Gives the TLS configuration for each new connection, so that certificates that
+/// were reloaded serve from the next connection on.
+pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
+
+/// Where each side's flow control begins: enough for a batch of large values.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How connections are made.
+#[derive(Clone)]
+pub struct Dialer {
+    /// How long a connection, its TLS handshake included, may take.
+    pub connect_timeout: Duration,
+    /// How often an idle connection is probed.
+    pub keepalive_interval: Duration,
+    /// How long a probe may go unanswered before the connection counts as lost.
+    pub keepalive_timeout: Duration,
+    /// TLS, where it is wanted.
+    pub tls: Option<TlsSource>,
+}
+
+impl Default for Dialer {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_millis(500),
+            keepalive_interval: Duration::from_secs(1),
+            keepalive_timeout: Duration::from_secs(2),
+            tls: None,
+        }
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connect_timeout,
+            keepalive_interval,
+            keepalive_timeout,
+            tls,
+        } = self;
+        f.debug_struct("Dialer")
+            .field("connect_timeout", connect_timeout)
+            .field("keepalive_interval", keepalive_interval)
+            .field("keepalive_timeout", keepalive_timeout)
+            .field("tls", &tls.is_some())
+            .finish()
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The text cannot be an address.
+    #[error("`{address}` is not of the form host:port")]
+    Address {
+        /// The text.
+        address: String,
+    },
+    /// The connection was refused or broke.
+    #[error("connect to {address}: {reason}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// There was no answer in time.
+    #[error("connect to {address}: no answer within {after:?}")]
+    Timeout {
+        /// Where to.
+        address: String,
+        /// How long it took.
+        after: Duration,
+    },
+}
+
+impl Dialer {
+    fn endpoint(&self, address: &str) -> Result<Endpoint, DialError> {
+        let bad = || DialError::Address {
+            address: address.to_owned(),
+        };
+        // A bare `host:port` is what every setting and every map holds.
+        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(bad());
+        }
+        Ok(Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|_| bad())?
+            .http2_keep_alive_interval(self.keepalive_interval)
+            .keep_alive_timeout(self.keepalive_timeout)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW))
+    }
+
+    fn connector(&self) -> Connector {
+        Connector {
+            tls: self.tls.clone(),
+            timeout: self.connect_timeout,
+        }
+    }
+
+    /// Makes a connection now.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial(&self, address: &str) -> Result<Channel, DialError> {
+        let endpoint = self.endpoint(address)?;
+        let connecting = endpoint.connect_with_connector(self.connector());
+        match tokio::time::timeout(self.connect_timeout, connecting).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(DialError::Connect {
+                address: address.to_owned(),
+                reason: innermost(&error),
+            }),
+            Err(_) => Err(DialError::Timeout {
+                address: address.to_owned(),
+                after: self.connect_timeout,
+            }),
+        }
+    }
+
+    /// Makes a connection when it is first used, and again whenever it broke.
+    ///
+    /// # Errors
+    /// [`DialError::Address`].
+    pub fn lazy(&self, address: &str) -> Result<Channel, DialError> {
+        Ok(self
+            .endpoint(address)?
+            .connect_with_connector_lazy(self.connector()))
+    }
+}
+
+/// The first cause: what the layers above it say is only where it happened.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+type Stream = TokioIo<Either<TcpStream, TlsStream<TcpStream>>>;
+
+#[derive(Clone)]
+struct Connector {
+    tls: Option<TlsSource>,
+    timeout: Duration,
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { tls, timeout } = self.clone();
+        Box::pin(async move {
+            tokio::time::timeout(timeout, connect(uri, tls))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        })
+    }
+}
+
+async fn connect(uri: Uri, tls: Option<TlsSource>) -> io::Result<Stream> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+    let host = uri.host().ok_or_else(|| invalid("no host"))?;
+    // IPv6 addresses stand in brackets in a URI and without them elsewhere.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = uri.port_u16().ok_or_else(|| invalid("no port"))?;
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let Some(source) = tls else {
+        return Ok(TokioIo::new(Either::Left(stream)));
+    };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("no server name"))?;
+    let stream = TlsConnector::from(source()).connect(name, stream).await?;
+    Ok(TokioIo::new(Either::Right(stream)))
+}
