@@ -1,1 +1,513 @@
-//! Which nodes hold a partition.
+//! Which nodes hold a partition: consistent hashing with bounded loads.
+//!
+//! Each partition walks the ring clockwise from its position and takes the nodes
+//! that it meets, passing over a node that already holds its fair share, one that
+//! holds the partition already, and one whose zone holds enough of it. Where the
+//! last partitions find nobody left, replicas are pushed along shortest chains of
+//! moves, so that the bounds hold all the same.
+//!
+//! What this module keeps to:
+//! - a node holds a partition once, and a partition has RF nodes;
+//! - the replicas of a partition are spread over zones as evenly as the zones' sizes
+//!   permit: never two in a zone while another zone that could hold one has none;
+//! - no node holds more than 1.05 of its fair share, rounded up; a fair share follows
+//!   the weights, as far as zones and one replica per partition and node permit;
+//! - given the placement before, a join or a leave moves next to nothing but what the
+//!   joining node is to hold, or the leaving one held.
+//!
+//! It plans; nothing moves here. The result travels in a command, so it need not be
+//! the same for every version of this code.
+
+mod primaries;
+mod quota;
+mod repair;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use crate::ids::{NodeId, PartitionId};
+
+use super::ring::{self, Ring, RingNode};
+
+/// How much more than its fair share a node may hold, rounded up to a whole replica.
+pub const LOAD_BOUND: f64 = 1.05;
+
+/// A node that may hold replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacementNode {
+    /// Its number.
+    pub id: NodeId,
+    /// Its UUID, by which it has its place on the ring.
+    pub uuid: String,
+    /// Its zone. Nodes without one share the zone of the empty name.
+    pub zone: String,
+    /// Its share; 100 is usual.
+    pub weight: u32,
+}
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub struct PlacementRequest<'a> {
+    /// The nodes that there are.
+    pub nodes: &'a [PlacementNode],
+    /// RF.
+    pub replication_factor: usize,
+    /// How many partitions.
+    pub partitions: u32,
+    /// Virtual nodes of a node of weight 100.
+    pub virtual_nodes: u32,
+    /// The placement before; empty for the first one. Nodes in it that are no longer
+    /// among `nodes` have left.
+    pub previous: &'a [Vec<NodeId>],
+}
+
+/// Why nothing can be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// RF > nodes.
+    #[error("{replication_factor} replicas need as many nodes, there are {nodes}")]
+    TooFewNodes {
+        /// RF.
+        replication_factor: usize,
+        /// How many nodes.
+        nodes: usize,
+    },
+    /// RF of zero.
+    #[error("a partition needs at least one replica")]
+    NoReplicas,
+}
+
+/// Places every partition: its nodes, preferred primary first.
+///
+/// # Errors
+/// See [`PlacementError`].
+pub fn place(request: &PlacementRequest<'_>) -> Result<Vec<Vec<NodeId>>, PlacementError> {
+    let PlacementRequest {
+        nodes,
+        replication_factor,
+        partitions: _,
+        virtual_nodes: _,
+        previous: _,
+    } = *request;
+    if replication_factor == 0 {
+        return Err(PlacementError::NoReplicas);
+    }
+    if nodes.len() < replication_factor {
+        return Err(PlacementError::TooFewNodes {
+            replication_factor,
+            nodes: nodes.len(),
+        });
+    }
+    let mut plan = Plan::new(request);
+    plan.trim();
+    plan.set_quotas();
+    plan.fill_by_walking();
+    plan.feed_by_distance();
+    if !request.previous.is_empty() {
+        // A chain of moves copies more than one replica; where there is a placement
+        // already, quotas are traded for fewer copies first.
+        plan.feed_by_trading();
+        plan.fill_by_trading();
+    }
+    plan.repair();
+    Ok(plan.into_seats(request.previous))
+}
+
+/// How many replicas would have to be copied to get from one placement to another.
+#[must_use]
+pub fn copies_between(before: &[Vec<NodeId>], after: &[Vec<NodeId>]) -> usize {
+    let none = Vec::new();
+    after
+        .iter()
+        .enumerate()
+        .map(|(at, seats)| {
+            let old = before.get(at).unwrap_or(&none);
+            seats.iter().filter(|n| !old.contains(n)).count()
+        })
+        .sum()
+}
+
+/// A node by its place in the request.
+type NodeAt = usize;
+/// A partition by its number.
+type PartitionAt = usize;
+
+#[derive(Debug)]
+struct Zone {
+    /// Between these, both included, lies the number of replicas that any partition
+    /// has in the zone; they differ by one at most.
+    least: usize,
+    most: usize,
+    nodes: Vec<NodeAt>,
+}
+
+#[derive(Debug)]
+struct Node {
+    id: NodeId,
+    zone: usize,
+    weight: f64,
+    positions: Vec<u64>,
+    /// What it should hold, in replicas.
+    share: f64,
+    /// What it is to hold.
+    quota: usize,
+    /// The most that it may hold.
+    most: usize,
+    holds: Vec<PartitionAt>,
+}
+
+#[derive(Debug)]
+struct Plan {
+    replication_factor: usize,
+    nodes: Vec<Node>,
+    zones: Vec<Zone>,
+    ring: Ring,
+    at: BTreeMap<NodeId, NodeAt>,
+    /// Who holds each partition, in no order that means anything.
+    holders: Vec<Vec<NodeAt>>,
+}
+
+impl Plan {
+    fn new(request: &PlacementRequest<'_>) -> Self {
+        let mut zone_names: BTreeMap<&str, Vec<NodeAt>> = BTreeMap::new();
+        for (at, node) in request.nodes.iter().enumerate() {
+            zone_names.entry(&node.zone).or_default().push(at);
+        }
+        let zones = zone_bounds(
+            zone_names.into_values().collect(),
+            request.replication_factor,
+        );
+        let mut zone_of = vec![0; request.nodes.len()];
+        for (zone, members) in zones.iter().enumerate() {
+            for &node in &members.nodes {
+                zone_of[node] = zone;
+            }
+        }
+        let ring_nodes: Vec<RingNode<'_>> = request
+            .nodes
+            .iter()
+            .map(|n| RingNode {
+                id: n.id,
+                uuid: &n.uuid,
+                weight: n.weight,
+            })
+            .collect();
+        let nodes: Vec<Node> = request
+            .nodes
+            .iter()
+            .zip(&ring_nodes)
+            .zip(&zone_of)
+            .map(|((node, ring_node), &zone)| Node {
+                id: node.id,
+                zone,
+                weight: f64::from(node.weight.max(1)),
+                positions: ring::positions_of(ring_node, request.virtual_nodes),
+                share: 0.0,
+                quota: 0,
+                most: 0,
+                holds: Vec::new(),
+            })
+            .collect();
+        let at: BTreeMap<NodeId, NodeAt> =
+            nodes.iter().enumerate().map(|(at, n)| (n.id, at)).collect();
+        let mut plan = Self {
+            replication_factor: request.replication_factor,
+            ring: Ring::new(&ring_nodes, request.virtual_nodes),
+            zones,
+            at,
+            holders: vec![Vec::new(); request.partitions as usize],
+            nodes,
+        };
+        for partition in 0..plan.holders.len() {
+            for id in request.previous.get(partition).into_iter().flatten() {
+                if let Some(&node) = plan.at.get(id)
+                    && !plan.holders[partition].contains(&node)
+                {
+                    plan.hold(partition, node);
+                }
+            }
+        }
+        plan
+    }
+
+    fn load(&self, node: NodeAt) -> usize {
+        self.nodes[node].holds.len()
+    }
+
+    fn hold(&mut self, partition: PartitionAt, node: NodeAt) {
+        self.holders[partition].push(node);
+        self.nodes[node].holds.push(partition);
+    }
+
+    fn drop_from(&mut self, partition: PartitionAt, node: NodeAt) {
+        self.holders[partition].retain(|n| *n != node);
+        self.nodes[node].holds.retain(|p| *p != partition);
+    }
+
+    fn replace(&mut self, partition: PartitionAt, from: NodeAt, to: NodeAt) {
+        self.drop_from(partition, from);
+        self.hold(partition, to);
+    }
+
+    fn in_zone(&self, partition: PartitionAt, zone: usize) -> usize {
+        self.holders[partition]
+            .iter()
+            .filter(|n| self.nodes[**n].zone == zone)
+            .count()
+    }
+
+    /// How many replicas the partition lacks in zones that must have more.
+    fn zones_lack(&self, partition: PartitionAt) -> usize {
+        (0..self.zones.len())
+            .map(|z| {
+                self.zones[z]
+                    .least
+                    .saturating_sub(self.in_zone(partition, z))
+            })
+            .sum()
+    }
+
+    fn missing(&self, partition: PartitionAt) -> usize {
+        self.replication_factor
+            .saturating_sub(self.holders[partition].len())
+    }
+
+    /// Whether the partition may have one more replica, on `node`.
+    fn may_add(&self, partition: PartitionAt, node: NodeAt) -> bool {
+        if self.holders[partition].contains(&node) {
+            return false;
+        }
+        let zone = self.nodes[node].zone;
+        let there = self.in_zone(partition, zone);
+        if self.zones_lack(partition) >= self.missing(partition) {
+            // Every replica that is missing is owed to a zone that has too few.
+            there < self.zones[zone].least
+        } else {
+            there < self.zones[zone].most
+        }
+    }
+
+    /// Whether the partition may have its replica on `from` moved to `to`.
+    fn may_replace(&self, partition: PartitionAt, from: NodeAt, to: NodeAt) -> bool {
+        if self.holders[partition].contains(&to) {
+            return false;
+        }
+        let (zone_from, zone_to) = (self.nodes[from].zone, self.nodes[to].zone);
+        zone_from == zone_to
+            || (self.in_zone(partition, zone_to) < self.zones[zone_to].most
+                && self.in_zone(partition, zone_from) > self.zones[zone_from].least)
+    }
+
+    /// Drops replicas that no valid placement has: too many, or too many in a zone.
+    fn trim(&mut self) {
+        for partition in 0..self.holders.len() {
+            loop {
+                let crowded = |plan: &Self, node: NodeAt| {
+                    let zone = plan.nodes[node].zone;
+                    plan.in_zone(partition, zone) > plan.zones[zone].most
+                };
+                let spare = |plan: &Self, node: NodeAt| {
+                    let zone = plan.nodes[node].zone;
+                    plan.in_zone(partition, zone) > plan.zones[zone].least
+                };
+                let holders = &self.holders[partition];
+                let over = holders.len() > self.replication_factor;
+                let starved = self.zones_lack(partition) > self.missing(partition);
+                let candidates: Vec<NodeAt> = if holders.iter().any(|n| crowded(self, *n)) {
+                    holders
+                        .iter()
+                        .copied()
+                        .filter(|n| crowded(self, *n))
+                        .collect()
+                } else if over || starved {
+                    holders
+                        .iter()
+                        .copied()
+                        .filter(|n| spare(self, *n))
+                        .collect()
+                } else {
+                    break;
+                };
+                let Some(victim) = candidates.into_iter().max_by(|a, b| {
+                    let relative = |n: NodeAt| self.load(n) as f64 / self.nodes[n].weight;
+                    relative(*a).total_cmp(&relative(*b)).then(b.cmp(a))
+                }) else {
+                    break;
+                };
+                self.drop_from(partition, victim);
+            }
+        }
+    }
+
+    /// The walk of the brief: clockwise from the partition's position, passing over
+    /// nodes that hold their share.
+    fn fill_by_walking(&mut self) {
+        for partition in 0..self.holders.len() {
+            if self.missing(partition) == 0 {
+                continue;
+            }
+            let mut passed = vec![false; self.nodes.len()];
+            let from = position(partition);
+            let walk: Vec<NodeAt> = self
+                .ring
+                .clockwise(from)
+                .map(|point| self.at[&point.node])
+                .filter(|node| {
+                    let first = !passed[*node];
+                    passed[*node] = true;
+                    first
+                })
+                .take(self.nodes.len())
+                .collect();
+            // A zone may be owed a replica only later in the walk, so it is walked
+            // again until it gives nothing more.
+            while self.missing(partition) > 0 {
+                let Some(&node) = walk.iter().find(|node| {
+                    self.load(**node) < self.nodes[**node].quota && self.may_add(partition, **node)
+                }) else {
+                    break;
+                };
+                self.hold(partition, node);
+            }
+        }
+    }
+
+    /// Gives a node that holds too little, as one that just joined, the partitions
+    /// that come to it first on their walk, from nodes that hold too much.
+    fn feed_by_distance(&mut self) {
+        for to in 0..self.nodes.len() {
+            if self.load(to) >= self.nodes[to].quota {
+                continue;
+            }
+            for partition in self.by_distance(to) {
+                if self.load(to) >= self.nodes[to].quota {
+                    break;
+                }
+                let from = self.holders[partition]
+                    .iter()
+                    .copied()
+                    .filter(|from| self.load(*from) > self.nodes[*from].quota)
+                    .filter(|from| self.may_replace(partition, *from, to))
+                    .max_by_key(|from| (self.load(*from) - self.nodes[*from].quota, *from));
+                if let Some(from) = from {
+                    self.replace(partition, from, to);
+                }
+            }
+        }
+    }
+
+    /// As before, but from any node that can spare one, if a node that holds too much
+    /// may keep one more instead.
+    fn feed_by_trading(&mut self) {
+        for to in 0..self.nodes.len() {
+            if self.load(to) >= self.nodes[to].quota {
+                continue;
+            }
+            for partition in self.by_distance(to) {
+                if self.load(to) >= self.nodes[to].quota {
+                    break;
+                }
+                let Some(keeper) = (0..self.nodes.len()).find(|n| {
+                    let node = &self.nodes[*n];
+                    self.load(*n) > node.quota && node.quota < node.most
+                }) else {
+                    return;
+                };
+                let from = self.holders[partition]
+                    .iter()
+                    .copied()
+                    .filter(|from| {
+                        let spare = quota::floor(self.nodes[*from].share * (2.0 - LOAD_BOUND));
+                        self.load(*from) > spare
+                            && self.load(*from) <= self.nodes[*from].quota
+                            && self.nodes[*from].quota > 0
+                    })
+                    .filter(|from| self.may_replace(partition, *from, to))
+                    .max_by(|a, b| self.fill(*a).total_cmp(&self.fill(*b)).then(b.cmp(a)));
+                if let Some(from) = from {
+                    self.nodes[keeper].quota += 1;
+                    self.nodes[from].quota -= 1;
+                    self.replace(partition, from, to);
+                }
+            }
+        }
+    }
+
+    /// Places what is missing on a node that has its quota but may hold more, if a
+    /// node that lacks some can do with less.
+    fn fill_by_trading(&mut self) {
+        for partition in 0..self.holders.len() {
+            while self.missing(partition) > 0 {
+                let Some(lender) =
+                    (0..self.nodes.len()).find(|n| self.load(*n) < self.nodes[*n].quota)
+                else {
+                    return;
+                };
+                let taker = (0..self.nodes.len())
+                    .filter(|n| {
+                        self.nodes[*n].quota < self.nodes[*n].most && self.may_add(partition, *n)
+                    })
+                    .min_by(|a, b| self.fill(*a).total_cmp(&self.fill(*b)).then(a.cmp(b)));
+                let Some(taker) = taker else {
+                    break;
+                };
+                self.nodes[lender].quota -= 1;
+                self.nodes[taker].quota += 1;
+                self.hold(partition, taker);
+            }
+        }
+    }
+
+    /// Every partition, those that meet the node soonest on their walk first.
+    fn by_distance(&self, node: NodeAt) -> Vec<PartitionAt> {
+        let mut order: Vec<(u64, PartitionAt)> = (0..self.holders.len())
+            .map(|p| (self.distance(p, node), p))
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, partition)| partition).collect()
+    }
+
+    /// How much the node holds of what it should.
+    fn fill(&self, node: NodeAt) -> f64 {
+        self.load(node) as f64 / self.nodes[node].share.max(1e-9)
+    }
+
+    /// How far the partition walks until it meets the node.
+    fn distance(&self, partition: PartitionAt, node: NodeAt) -> u64 {
+        ring::clockwise_distance(&self.nodes[node].positions, position(partition))
+    }
+
+    fn into_seats(self, previous: &[Vec<NodeId>]) -> Vec<Vec<NodeId>> {
+        let first = self.choose_primaries(previous);
+        (0..self.holders.len())
+            .map(|partition| {
+                let mut order = self.holders[partition].clone();
+                order.sort_by_key(|n| (*n != first[partition], self.distance(partition, *n), *n));
+                order.into_iter().map(|n| self.nodes[n].id).collect()
+            })
+            .collect()
+    }
+}
+
+fn position(partition: PartitionAt) -> u64 {
+    ring::partition_position(PartitionId(u32::try_from(partition).unwrap_or(u32::MAX)))
+}
+
+/// How many replicas of a partition each zone may and must have: spread as evenly as
+/// the sizes of the zones permit.
+fn zone_bounds(zones: Vec<Vec<NodeAt>>, replication_factor: usize) -> Vec<Zone> {
+    let fits = |level: usize| zones.iter().map(|z| z.len().min(level)).sum::<usize>();
+    let mut level = 1;
+    while fits(level) < replication_factor && level < replication_factor {
+        level += 1;
+    }
+    zones
+        .into_iter()
+        .map(|nodes| Zone {
+            least: nodes.len().min(level - 1),
+            most: nodes.len().min(level),
+            nodes,
+        })
+        .collect()
+}
