@@ -1,0 +1,192 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::bench::BenchArgs;
+use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
+use crate::dev::DevArgs;
+use crate::endpoints::Endpoints;
+use crate::failure::Failure;
+use crate::inspect::PartitionsArgs;
+use crate::output::Format;
+use crate::{bench, data, dev, inspect, node};
+
+/// A durable, replicated key-value store
+///
+/// Exit codes: 0 done; 1 no such key, or a condition did not hold; 2 wrong usage or
+/// settings; 3 the cluster cannot be reached or cannot serve, nothing was done; 4 the
+/// outcome of a write is unknown; 5 refused; 6 anything else.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "cairn", version, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// gRPC addresses of any nodes of the cluster [default: the cluster of `cairn dev`]
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,..."
+    )]
+    endpoints: Vec<String>,
+    /// How to print
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
+    output: Format,
+    /// Seconds after which a command gives up
+    #[arg(long, global = true, default_value_t = 10.0, value_parser = timeout)]
+    timeout: f64,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    Dev(DevArgs),
+    /// Set a key
+    Put(PutArgs),
+    /// Print the value of a key
+    Get(GetArgs),
+    /// Delete a key
+    Del(DeleteArgs),
+    /// Add to the integer of a key
+    Incr(IncrementArgs),
+    /// How the cluster is
+    Status,
+    /// The ring of virtual nodes, and how much of it each node has
+    Ring,
+    /// The data nodes and coordinators
+    Nodes,
+    /// The partitions: primary, replicas, epoch, lag
+    Partitions(PartitionsArgs),
+    /// Measure the cluster under load
+    Bench(BenchArgs),
+    /// List the settings of a node
+    Settings {
+        /// As the page in the docs
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+fn timeout(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| (0.1..=86_400.0).contains(seconds))
+        .ok_or_else(|| "give seconds from 0.1 to 86400".to_owned())
+}
+
+/// The whole command line, with `node`, whose flags are made of the table of
+/// settings.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().subcommand(node::command())
+}
+
+/// Carries a command out.
+pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli {
+        endpoints,
+        output,
+        timeout,
+        command,
+    } = cli;
+    let endpoints = Endpoints::new(endpoints, std::time::Duration::from_secs_f64(timeout));
+    match command {
+        Command::Dev(args) => dev::run(&args),
+        Command::Put(args) => data::put(&args, &endpoints, output),
+        Command::Get(args) => data::get(&args, &endpoints, output),
+        Command::Del(args) => data::delete(&args, &endpoints, output),
+        Command::Incr(args) => data::increment(&args, &endpoints, output),
+        Command::Status => inspect::status(&endpoints, output),
+        Command::Ring => inspect::ring(&endpoints, output),
+        Command::Nodes => inspect::nodes(&endpoints, output),
+        Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
+        Command::Bench(args) => bench::run(&args, &endpoints, output),
+        Command::Settings { markdown } => settings(markdown, output),
+    }
+}
+
+fn settings(markdown: bool, format: Format) -> Result<(), Failure> {
+    use cairn_node::settings::SETTINGS;
+    if markdown {
+        return crate::output::text(&cairn_node::settings::markdown());
+    }
+    if format == Format::Json {
+        let rows: Vec<_> = SETTINGS
+            .iter()
+            .map(|setting| {
+                serde_json::json!({
+                    "name": setting.name,
+                    "flag": format!("--{}", setting.flag()),
+                    "roles": setting.roles.label(),
+                    "default": setting.default,
+                    "value": setting.unit,
+                    "purpose": setting.purpose,
+                })
+            })
+            .collect();
+        return crate::output::json(&rows);
+    }
+    crate::output::table(
+        &["VARIABLE", "ROLE", "DEFAULT", "VALUE", "WHAT FOR"],
+        SETTINGS.iter().map(|setting| {
+            [
+                setting.name,
+                setting.roles.label(),
+                setting.default,
+                setting.unit,
+                setting.purpose,
+            ]
+            .map(|cell| cell.replace('`', ""))
+            .to_vec()
+        }),
+    )
+}
+
+/// A file to read a value from, or `-` for standard input.
+pub(crate) type FileArgument = PathBuf;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        for line in [
+            "cairn dev",
+            "cairn dev --coordinators 1 --data-nodes 3 --replication-factor 2 --write-quorum 2 --data-dir /x --resp-port 7000",
+            "cairn dev reset --yes --data-dir /x",
+            "cairn put key value",
+            "cairn put key --file -",
+            "cairn get key -o json",
+            "cairn del a b c",
+            "cairn incr key",
+            "cairn incr key --by=-3",
+            "cairn status --endpoints a:1,b:2",
+            "cairn partitions --degraded",
+            "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
+            "cairn bench --mode read --requests 1000",
+        ] {
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+        for line in [
+            "cairn",
+            "cairn dev --coordinators 9",
+            "cairn dev reset --coordinators 3",
+            "cairn put key",
+            "cairn put key value --file x",
+            "cairn incr key --by x",
+            "cairn bench --mix scan=1",
+            "cairn bench --duration 5 --requests 5",
+            "cairn status --timeout 0",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

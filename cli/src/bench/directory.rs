@@ -1,0 +1,127 @@
+//! Which node owns which slot, shared by the threads of the generator.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::resp::fetch_slots;
+
+/// How long one server may take to tell its slots.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the slots are fetched at most.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The owner of each slot, by number, and the addresses of these numbers. Numbers
+/// keep their meaning over refreshes.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    /// By slot.
+    pub(super) owner: Vec<u16>,
+    /// By number.
+    pub(super) addresses: Vec<String>,
+}
+
+/// The table, and the wish for a newer one.
+#[derive(Debug)]
+pub(super) struct Directory {
+    seeds: Vec<String>,
+    current: Mutex<Arc<Table>>,
+    version: AtomicU64,
+    wanted: AtomicBool,
+}
+
+impl Directory {
+    /// Fetches the first table from whichever seed answers first.
+    pub(super) fn open(seeds: Vec<String>) -> io::Result<Self> {
+        let empty = Table {
+            owner: vec![0; 16_384],
+            addresses: Vec::new(),
+        };
+        let table = fetch(&seeds, &empty)?;
+        Ok(Self {
+            seeds,
+            current: Mutex::new(Arc::new(table)),
+            version: AtomicU64::new(1),
+            wanted: AtomicBool::new(false),
+        })
+    }
+
+    /// Grows with each new table.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The newest table.
+    pub(super) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks for a newer one, without waiting for it.
+    pub(super) fn want_refresh(&self) {
+        self.wanted.store(true, Ordering::Release);
+    }
+
+    /// Fetches when asked to, until `stop`.
+    pub(super) fn keep_fresh(&self, stop: &AtomicBool) {
+        let mut last = Instant::now();
+        while !stop.load(Ordering::Acquire) {
+            std::thread::sleep(REFRESH_INTERVAL.saturating_sub(last.elapsed()).max(
+                // A short nap between two looks at the wish keeps this thread cheap.
+                Duration::from_millis(5),
+            ));
+            last = Instant::now();
+            if !self.wanted.swap(false, Ordering::AcqRel) {
+                continue;
+            }
+            let old = self.table();
+            let mut asked = old.addresses.clone();
+            asked.extend(self.seeds.iter().cloned());
+            if let Ok(table) = fetch(&asked, &old) {
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+                self.version.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+}
+
+/// Asks one after the other; slots that nobody owns stay with whom they were.
+fn fetch(asked: &[String], old: &Table) -> io::Result<Table> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no server was named");
+    for address in asked {
+        let owners = match fetch_slots(address, FETCH_TIMEOUT) {
+            Ok(owners) if !owners.is_empty() => owners,
+            Ok(_) => {
+                last = io::Error::other(format!("{address} knows no owner of any slot yet"));
+                continue;
+            }
+            Err(error) => {
+                last = io::Error::new(error.kind(), format!("{address}: {error}"));
+                continue;
+            }
+        };
+        let mut table = old.clone();
+        let mut numbers: HashMap<String, u16> = table
+            .addresses
+            .iter()
+            .zip(0u16..)
+            .map(|(address, number)| (address.clone(), number))
+            .collect();
+        for range in owners {
+            let number = match numbers.get(&range.primary) {
+                Some(number) => *number,
+                None => {
+                    let number = u16::try_from(table.addresses.len())
+                        .map_err(|_| io::Error::other("more than 65536 servers"))?;
+                    table.addresses.push(range.primary.clone());
+                    numbers.insert(range.primary, number);
+                    number
+                }
+            };
+            table.owner[usize::from(range.first)..=usize::from(range.last)].fill(number);
+        }
+        return Ok(table);
+    }
+    Err(last)
+}

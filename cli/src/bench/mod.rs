@@ -1,0 +1,279 @@
+//! `cairn bench`: a closed-loop load generator. Each connection has one request
+//! under way at a time; keys are drawn uniformly and so spread over every slot.
+//!
+//! Over the Redis protocol it is written for little processor time ([`load`]); its
+//! own share is part of the report, so that a figure that measures the generator
+//! rather than the servers is seen as such. `--native` goes through the Rust client.
+
+mod directory;
+mod load;
+mod native;
+mod report;
+
+mod workload;
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use self::directory::Directory;
+use self::load::{Tally, Task};
+use self::report::Report;
+use self::workload::{Mix, Plan, Window};
+use crate::endpoints;
+use crate::failure::Failure;
+use crate::output::Format;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// What to ask for
+    #[arg(long, value_enum, default_value_t = Mode::Write)]
+    mode: Mode,
+    /// Shares of the operations where the mode is `mix`
+    #[arg(long, value_name = "set=N,get=N,incr=N", default_value = "set=45,get=45,incr=10")]
+    mix: Mix,
+    /// How many connections, each with one request at a time
+    #[arg(long, short = 'c', default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    connections: u32,
+    /// How many keys
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    keys: u64,
+    /// Bytes per value
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=8_388_608))]
+    value_size: u32,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 10.0, value_parser = seconds, conflicts_with = "requests")]
+    duration: f64,
+    /// Operations to measure, instead of a duration
+    #[arg(long)]
+    requests: Option<u64>,
+    /// Seconds before the measurement whose operations are not counted
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    warmup: f64,
+    /// Threads of the generator (default: one per four processors)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: Option<u32>,
+    /// The seed of keys and operations
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Do not write every key first where the mode reads
+    #[arg(long)]
+    no_preload: bool,
+    /// Redis addresses of data nodes (default: asked of the cluster)
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
+    resp: Vec<String>,
+    /// Go through the Rust client (gRPC) instead of the Redis protocol
+    #[arg(long, conflicts_with = "resp")]
+    native: bool,
+}
+
+/// What to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// SET
+    Write,
+    /// GET
+    Read,
+    /// SET, GET and INCR
+    Mix,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| seconds.is_finite() && (0.0..=86_400.0).contains(seconds))
+        .ok_or_else(|| "give seconds from 0 to 86400".to_owned())
+}
+
+impl BenchArgs {
+    fn mix(&self) -> Mix {
+        match self.mode {
+            Mode::Write => Mix {
+                set: 1,
+                get: 0,
+                incr: 0,
+            },
+            Mode::Read => Mix {
+                set: 0,
+                get: 1,
+                incr: 0,
+            },
+            Mode::Mix => self.mix,
+        }
+    }
+
+    fn preloads(&self) -> bool {
+        self.mix().get > 0 && !self.no_preload
+    }
+
+    fn threads(&self) -> usize {
+        let most = self.connections as usize;
+        self.threads
+            .map_or_else(
+                || (cairn_node::settings::allowed_cpus() / 4).max(1),
+                |threads| threads as usize,
+            )
+            .clamp(1, most)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.duration)
+    }
+
+    fn warmup(&self) -> Duration {
+        // A count of requests is measured from the first one.
+        if self.requests.is_some() {
+            Duration::ZERO
+        } else {
+            Duration::from_secs_f64(self.warmup)
+        }
+    }
+}
+
+/// Runs the measurement and prints its report.
+pub(crate) fn run(
+    args: &BenchArgs,
+    endpoints: &endpoints::Endpoints,
+    format: Format,
+) -> Result<(), Failure> {
+    let report = if args.native {
+        native::run(args, endpoints)?
+    } else {
+        run_resp(args, endpoints)?
+    };
+    report.print(format)
+}
+
+fn run_resp(args: &BenchArgs, endpoints: &endpoints::Endpoints) -> Result<Report, Failure> {
+    let seeds = if args.resp.is_empty() {
+        endpoints.resp_addresses()?
+    } else {
+        args.resp.clone()
+    };
+    let directory = Directory::open(seeds).map_err(|error| {
+        Failure::unavailable(format!("no data node told its slots: {error}"))
+            .with_remedy("is the cluster up? `cairn status` shows it; --resp names its Redis addresses")
+    })?;
+    if args.preloads() {
+        let (tally, _) = phase(args, &directory, Phase::Preload)?;
+        if !tally.errors.is_empty() {
+            eprintln!("while keys were preloaded: {:?}", tally.errors);
+        }
+    }
+    let cpu_before = cpu_time();
+    let (tally, elapsed) = phase(args, &directory, Phase::Measure)?;
+    let cpu = cpu_time().saturating_sub(cpu_before);
+    Ok(Report::new(args, "resp", &tally, elapsed, cpu))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Preload,
+    Measure,
+}
+
+/// Runs one phase on every thread.
+fn phase(args: &BenchArgs, directory: &Directory, phase: Phase) -> anyhow::Result<(Tally, Duration)> {
+    let threads = args.threads() as u64;
+    let share = |total: u64, at: u64| total * (at + 1) / threads - total * at / threads;
+    let start = Instant::now();
+    let window = (phase == Phase::Measure && args.requests.is_none()).then(|| Window {
+        from: start + args.warmup(),
+        until: start + args.warmup() + args.duration(),
+    });
+    let progress = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let mut tally = Tally::new();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let workers: Vec<_> = (0..threads)
+            .map(|at| {
+                let plan = match phase {
+                    Phase::Preload => Plan::Preload {
+                        next: args.keys * at / threads,
+                        end: args.keys * (at + 1) / threads,
+                    },
+                    Phase::Measure => Plan::Random {
+                        mix: args.mix(),
+                        keys: args.keys,
+                        left: args.requests.map(|requests| share(requests, at)),
+                    },
+                };
+                let task = Task {
+                    directory,
+                    connections: share(u64::from(args.connections), at) as usize,
+                    plan,
+                    window,
+                    seed: args.seed.wrapping_add(at.wrapping_mul(0x51_7C_C1)),
+                    value_size: args.value_size as usize,
+                    progress: &progress,
+                };
+                scope.spawn(move || load::run(task))
+            })
+            .collect();
+        scope.spawn(|| directory.keep_fresh(&stop));
+        scope.spawn(|| show_progress(args, phase, &progress, &stop));
+        let mut result = Ok(());
+        for worker in workers {
+            match worker.join() {
+                Ok(Ok(part)) => tally.add(&part),
+                Ok(Err(error)) => result = Err(error).context("drive connections"),
+                Err(_) => result = Err(anyhow::anyhow!("a thread of the generator panicked")),
+            }
+        }
+        stop.store(true, Ordering::Release);
+        result
+    })?;
+    let elapsed = match window {
+        Some(window) => window.until - window.from,
+        None => start.elapsed(),
+    };
+    Ok((tally, elapsed))
+}
+
+/// Shows operations per second on a terminal until `stop`.
+fn show_progress(args: &BenchArgs, phase: Phase, progress: &AtomicU64, stop: &AtomicBool) {
+    let (total, label) = match phase {
+        Phase::Preload => (args.keys, "preload"),
+        Phase::Measure => (args.requests.unwrap_or(0), "measure"),
+    };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr_with_hz(4)
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target((total > 0).then_some(total), target);
+    let template = if total > 0 {
+        "{msg} {bar:30} {pos}/{len} {elapsed_precise}"
+    } else {
+        "{msg} {spinner} {elapsed_precise}"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    let mut last = (Instant::now(), 0u64);
+    while !stop.load(Ordering::Acquire) {
+        std::thread::sleep(Duration::from_millis(50));
+        let (at, done) = (Instant::now(), progress.load(Ordering::Relaxed));
+        let since = at.duration_since(last.0);
+        if since >= Duration::from_millis(500) {
+            let rate = (done - last.1) as f64 / since.as_secs_f64();
+            bar.set_message(format!("{label}: {rate:>9.0} ops/s"));
+            bar.set_position(if total > 0 { done } else { 0 });
+            last = (at, done);
+        }
+    }
+    bar.finish_and_clear();
+}
+
+/// The processor time that this process has used.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}

@@ -1,0 +1,424 @@
+//! What a development cluster is made of: its nodes, their ports, where its files
+//! are, and what `dev.json` remembers of it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// The port of the first data node's Redis listener where nobody says otherwise.
+pub(crate) const RESP_PORT_DEFAULT: u16 = 6379;
+/// From the first Redis port to the first gRPC port for clients: 6379 and 7400.
+const CLIENT_OFFSET: u16 = 1021;
+/// To the first port between nodes: 7500.
+const PEER_OFFSET: u16 = 1121;
+/// To the first HTTP port: 7600.
+const HTTP_OFFSET: u16 = 1221;
+/// How many nodes fit between two of these.
+pub(super) const NODES_MAX: u16 = 100;
+/// The highest first Redis port for which every other one exists.
+pub(super) const RESP_PORT_MAX: u16 = u16::MAX - HTTP_OFFSET - NODES_MAX;
+
+/// The form of `dev.json`.
+const FORMAT: u32 = 1;
+
+/// What the cluster was made with, as `dev.json` keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Recorded {
+    format: u32,
+    pub(crate) coordinators: u16,
+    pub(crate) data_nodes: u16,
+    pub(crate) replication_factor: u8,
+    pub(crate) write_quorum: u8,
+    pub(crate) partitions: u32,
+    /// The port may change from one run to the next; the last one is kept so that
+    /// the other commands find the cluster.
+    pub(crate) resp_port: u16,
+}
+
+/// What was asked for on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) coordinators: Option<u16>,
+    pub(super) data_nodes: Option<u16>,
+    pub(super) replication_factor: Option<u8>,
+    pub(super) write_quorum: Option<u8>,
+    pub(super) partitions: Option<u32>,
+    pub(super) resp_port: Option<u16>,
+}
+
+impl Recorded {
+    /// A new cluster: what was asked for, and defaults.
+    pub(super) fn new(asked: Asked) -> Result<Self, Failure> {
+        let data_nodes = asked.data_nodes.unwrap_or(5);
+        let coordinators = asked.coordinators.unwrap_or(3);
+        // The same judgement as a coordinator's own, before anything is made.
+        let resolved = cairn_core::cluster::settings::SettingsRequest {
+            replication_factor: asked.replication_factor,
+            write_quorum: asked.write_quorum,
+            partitions: asked.partitions,
+            coordinators: Some(u32::from(coordinators)),
+            data_nodes: Some(u32::from(data_nodes)),
+            ..Default::default()
+        }
+        .resolve()
+        .map_err(|reasons| {
+            let reasons: Vec<_> = reasons.iter().map(|r| format!("  - {r}")).collect();
+            Failure::usage(format!(
+                "such a cluster cannot keep its promises:\n{}",
+                reasons.join("\n")
+            ))
+        })?;
+        if coordinators + data_nodes > NODES_MAX {
+            return Err(Failure::usage(format!(
+                "{coordinators} coordinators and {data_nodes} data nodes are more than {NODES_MAX} processes"
+            )));
+        }
+        Ok(Self {
+            format: FORMAT,
+            coordinators,
+            data_nodes,
+            replication_factor: resolved.settings.replication_factor,
+            write_quorum: resolved.settings.write_quorum,
+            partitions: resolved.settings.partitions,
+            resp_port: asked.resp_port.unwrap_or(RESP_PORT_DEFAULT),
+        })
+    }
+
+    /// The cluster as it is, if nothing else was asked for.
+    pub(super) fn again(&self, asked: Asked, directory: &Path) -> Result<Self, Failure> {
+        let mut differences = Vec::new();
+        let mut compare = |flag: &str, asked: Option<u64>, made: u64| {
+            if let Some(asked) = asked
+                && asked != made
+            {
+                differences.push(format!("  - --{flag} is {asked}, it was made with {made}"));
+            }
+        };
+        compare(
+            "coordinators",
+            asked.coordinators.map(u64::from),
+            self.coordinators.into(),
+        );
+        compare(
+            "data-nodes",
+            asked.data_nodes.map(u64::from),
+            self.data_nodes.into(),
+        );
+        compare(
+            "replication-factor",
+            asked.replication_factor.map(u64::from),
+            self.replication_factor.into(),
+        );
+        compare(
+            "write-quorum",
+            asked.write_quorum.map(u64::from),
+            self.write_quorum.into(),
+        );
+        compare(
+            "partitions",
+            asked.partitions.map(u64::from),
+            self.partitions.into(),
+        );
+        if differences.is_empty() {
+            return Ok(Self {
+                resp_port: asked.resp_port.unwrap_or(self.resp_port),
+                ..self.clone()
+            });
+        }
+        Err(Failure::refused(format!(
+            "the cluster in {} was made otherwise:\n{}",
+            directory.display(),
+            differences.join("\n")
+        ))
+        .with_remedy(format!(
+            "Leave the flags out to start it as it is, `cairn dev reset{}` to delete it with its \
+             data, or choose another --data-dir",
+            reset_flag(directory)
+        )))
+    }
+
+    /// Every node with its ports, coordinators first.
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        let coordinators = (0..self.coordinators).map(|at| (Role::Coordinator, at, at));
+        let data = (0..self.data_nodes).map(|at| (Role::Data, at, self.coordinators + at));
+        coordinators
+            .chain(data)
+            .map(|(role, ordinal, place)| Node {
+                name: format!("{}-{}", role.word(), ordinal + 1),
+                role,
+                resp: (role == Role::Data).then(|| self.resp_port + ordinal),
+                client: self.resp_port + CLIENT_OFFSET + place,
+                peer: self.resp_port + PEER_OFFSET + place,
+                http: self.resp_port + HTTP_OFFSET + place,
+            })
+            .collect()
+    }
+
+    /// Reads `dev.json`; none if the directory holds no cluster.
+    pub(crate) fn load(directory: &Path) -> anyhow::Result<Option<Self>> {
+        let path = directory.join("dev.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let recorded: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what `cairn dev` wrote", path.display()))?;
+        anyhow::ensure!(
+            recorded.format == FORMAT,
+            "{} has format {}, this build knows {FORMAT}",
+            path.display(),
+            recorded.format
+        );
+        Ok(Some(recorded))
+    }
+
+    /// Writes `dev.json`.
+    pub(super) fn save(&self, directory: &Path) -> anyhow::Result<()> {
+        write_json(&directory.join("dev.json"), self)
+    }
+}
+
+/// Writes a file whole or not at all.
+pub(super) fn write_json<T: Serialize + ?Sized>(path: &Path, value: &T) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value).context("encode as JSON")?;
+    text.push(b'\n');
+    let fresh = path.with_extension("json.new");
+    fs::write(&fresh, text).with_context(|| format!("write {}", fresh.display()))?;
+    fs::rename(&fresh, path).with_context(|| format!("rename to {}", path.display()))
+}
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// Owns the metadata.
+    Coordinator,
+    /// Owns data.
+    Data,
+}
+
+impl Role {
+    /// As `CAIRN_ROLE` has it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Data => "data",
+        }
+    }
+}
+
+/// One process and its ports on the loopback address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) resp: Option<u16>,
+    pub(crate) client: u16,
+    pub(crate) peer: u16,
+    pub(crate) http: u16,
+}
+
+impl Node {
+    /// Every port with what it is for.
+    pub(super) fn ports(&self) -> Vec<(&'static str, u16)> {
+        let mut ports = vec![
+            ("gRPC for clients", self.client),
+            ("gRPC between nodes", self.peer),
+            ("HTTP", self.http),
+        ];
+        if let Some(resp) = self.resp {
+            ports.insert(0, ("Redis", resp));
+        }
+        ports
+    }
+
+    /// Where its log goes.
+    pub(super) fn log_file(&self, directory: &Path) -> PathBuf {
+        directory.join("logs").join(format!("{}.log", self.name))
+    }
+}
+
+/// Where the cluster's files are: what was asked for, else below the user's data
+/// directory.
+pub(crate) fn directory(asked: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(asked) = asked {
+        return std::path::absolute(asked)
+            .map_err(|error| Failure::usage(format!("{}: {error}", asked.display())));
+    }
+    default_directory(
+        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from),
+        std::env::var_os("HOME").map(PathBuf::from),
+    )
+    .ok_or_else(|| {
+        Failure::usage("there is no user's data directory: neither XDG_DATA_HOME nor HOME is set")
+            .with_remedy("Give --data-dir")
+    })
+}
+
+fn default_directory(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    // The base directory specification says that relative paths are to be ignored.
+    xdg.filter(|path| path.is_absolute())
+        .or_else(|| {
+            home.filter(|path| path.is_absolute())
+                .map(|home| home.join(".local/share"))
+        })
+        .map(|base| base.join("cairn/dev"))
+}
+
+/// The `--data-dir` that `cairn dev reset` needs to find the directory.
+pub(super) fn reset_flag(directory: &Path) -> String {
+    match self::directory(None) {
+        Ok(default) if default == directory => String::new(),
+        Ok(_) | Err(_) => format!(" --data-dir {}", directory.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::failure::Kind;
+
+    fn made() -> Recorded {
+        Recorded::new(Asked::default()).expect("the defaults are valid")
+    }
+
+    #[test]
+    fn the_default_cluster_is_the_documented_one() {
+        let made = made();
+        assert_eq!(
+            (
+                made.coordinators,
+                made.data_nodes,
+                made.replication_factor,
+                made.write_quorum
+            ),
+            (3, 5, 3, 2)
+        );
+        let nodes = made.nodes();
+        assert_eq!(nodes.len(), 8);
+        let resp: Vec<_> = nodes.iter().filter_map(|n| n.resp).collect();
+        assert_eq!(resp, [6379, 6380, 6381, 6382, 6383]);
+        assert_eq!(nodes[0].client, 7400);
+        assert_eq!(nodes[0].name, "coordinator-1");
+        assert_eq!(nodes[7].name, "data-5");
+    }
+
+    #[test]
+    fn ports_never_collide() {
+        for (coordinators, data_nodes, resp_port) in
+            [(1, 3, 6379), (5, 95, 1024), (3, 5, RESP_PORT_MAX)]
+        {
+            let nodes = Recorded::new(Asked {
+                coordinators: Some(coordinators),
+                data_nodes: Some(data_nodes),
+                resp_port: Some(resp_port),
+                ..Asked::default()
+            })
+            .expect("valid")
+            .nodes();
+            let ports: Vec<_> = nodes.iter().flat_map(Node::ports).map(|p| p.1).collect();
+            let distinct: BTreeSet<_> = ports.iter().collect();
+            assert_eq!(ports.len(), distinct.len());
+        }
+    }
+
+    #[test]
+    fn the_same_cluster_is_started_again_without_flags() {
+        let made = Recorded::new(Asked {
+            data_nodes: Some(4),
+            resp_port: Some(7000),
+            ..Asked::default()
+        })
+        .expect("valid");
+        let again = made
+            .again(Asked::default(), Path::new("/x"))
+            .expect("nothing differs");
+        assert_eq!(again, made);
+        let moved = made
+            .again(
+                Asked {
+                    data_nodes: Some(4),
+                    resp_port: Some(9000),
+                    ..Asked::default()
+                },
+                Path::new("/x"),
+            )
+            .expect("a port is not part of what it was made with");
+        assert_eq!(moved.resp_port, 9000);
+    }
+
+    #[test]
+    fn other_counts_are_refused_and_every_difference_is_named() {
+        let failure = made()
+            .again(
+                Asked {
+                    data_nodes: Some(7),
+                    replication_factor: Some(5),
+                    ..Asked::default()
+                },
+                Path::new("/x/dev"),
+            )
+            .expect_err("it differs");
+        assert_eq!(failure.kind(), Kind::Refused);
+        let text = failure.to_string();
+        assert!(text.contains("--data-nodes is 7, it was made with 5"), "{text}");
+        assert!(text.contains("--replication-factor is 5, it was made with 3"), "{text}");
+        assert!(text.contains("cairn dev reset --data-dir /x/dev"), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_that_cannot_keep_its_promise_is_not_made() {
+        for asked in [
+            Asked {
+                data_nodes: Some(2),
+                ..Asked::default()
+            },
+            Asked {
+                coordinators: Some(2),
+                ..Asked::default()
+            },
+            Asked {
+                write_quorum: Some(4),
+                ..Asked::default()
+            },
+            Asked {
+                data_nodes: Some(200),
+                ..Asked::default()
+            },
+        ] {
+            let failure = Recorded::new(asked).expect_err("refused");
+            assert_eq!(failure.kind(), Kind::Usage, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn the_data_directory_is_the_users() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(
+            default_directory(path("/data"), path("/home/a")),
+            path("/data/cairn/dev")
+        );
+        assert_eq!(
+            default_directory(path("relative"), path("/home/a")),
+            path("/home/a/.local/share/cairn/dev")
+        );
+        assert_eq!(default_directory(None, None), None);
+    }
+
+    #[test]
+    fn what_is_recorded_is_read_back() {
+        let made = made();
+        let text = serde_json::to_vec(&made).expect("JSON");
+        let read: Recorded = serde_json::from_slice(&text).expect("the same form");
+        assert_eq!(read, made);
+    }
+}

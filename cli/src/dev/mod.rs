@@ -1,0 +1,139 @@
+//! `cairn dev`: a whole cluster on this machine, every node a process of its own.
+//!
+//! - [`layout`]: which nodes and ports, where the files are, what is remembered.
+//! - [`lock`] and [`holder`]: one at a time, and who has what is taken.
+//! - [`child`]: how a node is started and how it ended.
+//! - [`supervise`]: keeps the nodes running and stops them.
+//! - [`ready`]: whether everything serves.
+//! - [`reset`]: deletes it all.
+
+mod child;
+mod holder;
+pub(crate) mod layout;
+mod lock;
+mod ready;
+mod reset;
+mod supervise;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use self::holder::Holder;
+use self::layout::{Asked, Node, RESP_PORT_MAX, Recorded};
+use self::lock::DirectoryLock;
+use crate::failure::Failure;
+
+/// A cluster on this machine
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    command: Option<DevCommand>,
+    /// How many coordinators: 1, 3 or 5 [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=5))]
+    coordinators: Option<u16>,
+    /// How many data nodes [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=95))]
+    data_nodes: Option<u16>,
+    /// Copies of each partition [default: 3]
+    #[arg(long, value_name = "N")]
+    replication_factor: Option<u8>,
+    /// Copies that a write is flushed on before it is acknowledged [default: a majority]
+    #[arg(long, value_name = "N")]
+    write_quorum: Option<u8>,
+    /// How many partitions [default: 128]
+    #[arg(long, value_name = "N")]
+    partitions: Option<u32>,
+    /// Where the data is kept [default: cairn/dev in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Redis port of the first data node; the others follow it. gRPC for clients
+    /// begins 1021 above it, between nodes 1121, HTTP 1221 [default: 6379]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=i64::from(RESP_PORT_MAX)))]
+    resp_port: Option<u16>,
+    /// Leave a node that died dead
+    #[arg(long)]
+    no_restart: bool,
+    /// How long after its death a node is started again
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    restart_delay_ms: u64,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum DevCommand {
+    /// Delete the cluster with all its data
+    Reset(reset::ResetArgs),
+}
+
+impl DevArgs {
+    fn asked(&self) -> Asked {
+        Asked {
+            coordinators: self.coordinators,
+            data_nodes: self.data_nodes,
+            replication_factor: self.replication_factor,
+            write_quorum: self.write_quorum,
+            partitions: self.partitions,
+            resp_port: self.resp_port,
+        }
+    }
+}
+
+/// Runs a cluster until a signal ends it, or deletes one.
+pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
+    if let Some(DevCommand::Reset(reset)) = &args.command {
+        return reset::run(reset);
+    }
+    let directory = layout::directory(args.data_dir.as_deref())?;
+    // Judged before anything is made, and again once nobody else can change it.
+    decide(args.asked(), &directory)?;
+    fs::create_dir_all(directory.join("logs"))
+        .with_context(|| format!("create {}", directory.display()))?;
+    let lock = DirectoryLock::take(&directory)?;
+    let cluster = decide(args.asked(), &directory)?;
+    check_ports(&cluster.nodes())?;
+    cluster.save(&directory)?;
+    let restart = (!args.no_restart).then(|| Duration::from_millis(args.restart_delay_ms));
+    let outcome = supervise::run(&cluster, &directory, restart);
+    drop(lock);
+    outcome
+}
+
+fn decide(asked: Asked, directory: &Path) -> Result<Recorded, Failure> {
+    match Recorded::load(directory)? {
+        Some(made) => made.again(asked, directory),
+        None => Recorded::new(asked),
+    }
+}
+
+/// Refuses ports that are taken, all of them at once, and says who has them.
+fn check_ports(nodes: &[Node]) -> Result<(), Failure> {
+    let mut taken = Vec::new();
+    for node in nodes {
+        for (purpose, port) in node.ports() {
+            let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else {
+                continue;
+            };
+            let why = if error.kind() == ErrorKind::AddrInUse {
+                Holder::of_port(port).map_or_else(
+                    || "in use by a process that this user may not see".to_owned(),
+                    |holder| format!("in use by {holder}"),
+                )
+            } else {
+                error.to_string()
+            };
+            taken.push(format!("  - {port}, {purpose} of {}: {why}", node.name));
+        }
+    }
+    if taken.is_empty() {
+        return Ok(());
+    }
+    Err(
+        Failure::refused(format!("these ports cannot be had:\n{}", taken.join("\n")))
+            .with_remedy("Stop what has them, or choose other ports with --resp-port"),
+    )
+}

@@ -1,0 +1,370 @@
+//! Starts the nodes, says when they serve, starts again what died, and ends all of
+//! them with itself.
+//!
+//! Everything runs on the main thread, because the kernel ends a child with the
+//! thread that started it.
+
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tokio::process::ChildStdin;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::child;
+use super::layout::{self, Node, Recorded, Role};
+use super::ready;
+use crate::failure::{Failure, Kind};
+use crate::output;
+
+/// The children are the executable of this very process, also where the file was
+/// replaced by a newer build meanwhile.
+const EXECUTABLE: &str = "/proc/self/exe";
+/// How long children may take to stop before they are killed.
+const STOP_BOUND: Duration = Duration::from_secs(10);
+/// How often readiness is looked at.
+const READY_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a person is told what is still missing.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A node that dies so often before everything serves will not mend itself.
+const DEATHS_BEFORE_READY_MAX: u32 = 5;
+/// The exit code of a node whose settings are wrong.
+const EXIT_SETTINGS: i32 = 2;
+
+/// One node and its process.
+struct Slot {
+    node: Node,
+    env: BTreeMap<&'static str, String>,
+    pid: Option<Pid>,
+    /// Closed with this process: the child ends at the end of its input.
+    _stdin: Option<ChildStdin>,
+    restart_at: Option<tokio::time::Instant>,
+    deaths: u32,
+}
+
+/// What `pids.json` says of a node.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PidEntry<'a> {
+    #[serde(flatten)]
+    node: &'a Node,
+    /// None while it is dead.
+    pid: Option<i32>,
+    /// What makes the process this node: with it, another parent can start it.
+    env: &'a BTreeMap<&'static str, String>,
+    log: String,
+}
+
+struct Supervisor<'a> {
+    cluster: &'a Recorded,
+    directory: &'a Path,
+    restart: Option<Duration>,
+    slots: Vec<Slot>,
+    exits: JoinSet<(usize, std::io::Result<ExitStatus>)>,
+    ready: bool,
+}
+
+/// Runs the cluster until a signal comes, or until it cannot be started.
+pub(super) fn run(
+    cluster: &Recorded,
+    directory: &Path,
+    restart: Option<Duration>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        let mut supervisor = Supervisor::new(cluster, directory, restart);
+        let outcome = supervisor.supervise().await;
+        supervisor.stop().await;
+        outcome
+    })
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(cluster: &'a Recorded, directory: &'a Path, restart: Option<Duration>) -> Self {
+        let slots = cluster
+            .nodes()
+            .into_iter()
+            .map(|node| Slot {
+                env: child::environment(cluster, &node, directory),
+                node,
+                pid: None,
+                _stdin: None,
+                restart_at: None,
+                deaths: 0,
+            })
+            .collect();
+        Self {
+            cluster,
+            directory,
+            restart,
+            slots,
+            exits: JoinSet::new(),
+            ready: false,
+        }
+    }
+
+    async fn supervise(&mut self) -> Result<(), Failure> {
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+        for at in 0..self.slots.len() {
+            self.start(at)?;
+        }
+        self.write_pids()?;
+        self.print_table()?;
+        let mut readiness = self.watch_readiness();
+        let mut watching = true;
+        loop {
+            let restart_at = self.slots.iter().filter_map(|slot| slot.restart_at).min();
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hang_up.recv() => return Ok(()),
+                Some(exit) = self.exits.join_next() => {
+                    let (at, status) = exit.context("wait for a node")?;
+                    self.died(at, status.context("wait for a node")?)?;
+                }
+                result = &mut readiness, if watching => {
+                    watching = false;
+                    result.context("watch readiness")?;
+                    self.ready = true;
+                    output::text("ready\n")?;
+                }
+                () = sleep_until(restart_at), if restart_at.is_some() => self.restart_due()?,
+            }
+        }
+    }
+
+    fn start(&mut self, at: usize) -> Result<(), Failure> {
+        let slot = &mut self.slots[at];
+        let mut process = child::spawn(
+            Path::new(EXECUTABLE),
+            &slot.node,
+            &slot.env,
+            self.directory,
+        )?;
+        slot.pid = process
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
+        // Waiting for a child closes its standard input, which is to stay open.
+        slot._stdin = process.stdin.take();
+        slot.restart_at = None;
+        self.exits
+            .spawn(async move { (at, process.wait().await) });
+        Ok(())
+    }
+
+    fn died(&mut self, at: usize, status: ExitStatus) -> Result<(), Failure> {
+        let slot = &mut self.slots[at];
+        let pid = slot.pid.take().map_or(0, Pid::as_raw_pid);
+        slot._stdin = None;
+        slot.deaths += 1;
+        let how = child::describe_exit(status);
+        let name = &slot.node.name;
+        let log = slot.node.log_file(self.directory);
+        let hopeless = status.code() == Some(EXIT_SETTINGS)
+            || (!self.ready && slot.deaths >= DEATHS_BEFORE_READY_MAX);
+        if hopeless {
+            return Err(Failure::new(
+                Kind::Other,
+                format!(
+                    "{name} {how} and would again; its log ends with:\n{}",
+                    child::log_tail(&log, 12)
+                ),
+            )
+            .with_remedy(format!("The whole log is {}", log.display())));
+        }
+        let next = match self.restart {
+            Some(delay) => {
+                slot.restart_at = Some(tokio::time::Instant::now() + delay);
+                format!("starting it again in {} ms", delay.as_millis())
+            }
+            None => "it stays dead (--no-restart)".to_owned(),
+        };
+        eprintln!("{name} (pid {pid}) {how}; {next}; log: {}", log.display());
+        if !self.ready {
+            eprint!("{}", child::log_tail(&log, 6));
+        }
+        self.write_pids()?;
+        Ok(())
+    }
+
+    fn restart_due(&mut self) -> Result<(), Failure> {
+        let now = tokio::time::Instant::now();
+        for at in 0..self.slots.len() {
+            if self.slots[at].restart_at.is_some_and(|due| due <= now) {
+                self.start(at)?;
+                let slot = &self.slots[at];
+                eprintln!(
+                    "{} runs again (pid {})",
+                    slot.node.name,
+                    slot.pid.map_or(0, Pid::as_raw_pid)
+                );
+            }
+        }
+        self.write_pids()?;
+        Ok(())
+    }
+
+    /// Looks until everything serves; on threads that start no children.
+    fn watch_readiness(&self) -> tokio::task::JoinHandle<()> {
+        let nodes: Vec<Node> = self.slots.iter().map(|slot| slot.node.clone()).collect();
+        let partitions = self.cluster.partitions;
+        tokio::spawn(async move {
+            let mut told = Instant::now();
+            loop {
+                let nodes = nodes.clone();
+                let looked =
+                    tokio::task::spawn_blocking(move || ready::first_obstacle(&nodes, partitions))
+                        .await;
+                match looked {
+                    Ok(Ok(())) => return,
+                    Ok(Err(obstacle)) if told.elapsed() > PATIENCE => {
+                        eprintln!("still waiting: {obstacle}");
+                        told = Instant::now();
+                    }
+                    Ok(Err(_)) => {}
+                    Err(error) => eprintln!("looking whether everything serves: {error}"),
+                }
+                tokio::time::sleep(READY_INTERVAL).await;
+            }
+        })
+    }
+
+    fn write_pids(&self) -> anyhow::Result<()> {
+        let entries: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| PidEntry {
+                node: &slot.node,
+                pid: slot.pid.map(Pid::as_raw_pid),
+                env: &slot.env,
+                log: slot.node.log_file(self.directory).display().to_string(),
+            })
+            .collect();
+        layout::write_json(&self.directory.join("pids.json"), &entries)
+    }
+
+    fn print_table(&self) -> Result<(), Failure> {
+        let Recorded {
+            coordinators,
+            data_nodes,
+            replication_factor,
+            write_quorum,
+            partitions,
+            resp_port,
+            ..
+        } = self.cluster;
+        let rows = self.slots.iter().map(|slot| {
+            let node = &slot.node;
+            vec![
+                node.name.clone(),
+                slot.pid.map_or(0, Pid::as_raw_pid).to_string(),
+                node.resp.map_or("-".to_owned(), |port| port.to_string()),
+                node.client.to_string(),
+                node.peer.to_string(),
+                node.http.to_string(),
+                match node.role {
+                    Role::Coordinator => "decides: membership, placement, promotion".to_owned(),
+                    Role::Data => "stores and serves data".to_owned(),
+                },
+            ]
+        });
+        let table = output::render_table(
+            &["NODE", "PID", "REDIS", "GRPC", "PEER", "HTTP", "WHAT IT DOES"],
+            rows,
+        );
+        output::text(&format!(
+            "{coordinators} coordinators, {data_nodes} data nodes, {partitions} partitions, \
+             replication factor {replication_factor}, write quorum {write_quorum}\n\
+             data, logs and process ids: {}\n\n\
+             {table}\n\
+             try:  redis-cli -c -p {resp_port} set greeting hello\n      \
+                   cairn get greeting{}\n      \
+                   cairn status{}\n\
+             All listen on 127.0.0.1. Ctrl-C stops them; the data stays.\n",
+            self.directory.display(),
+            self.endpoints_hint(),
+            self.endpoints_hint(),
+        ))
+    }
+
+    /// The flag by which the other commands find this cluster, where they would not
+    /// find it by themselves.
+    fn endpoints_hint(&self) -> String {
+        let found = layout::directory(None).is_ok_and(|default| default == self.directory);
+        match self.slots.first() {
+            Some(slot) if !found => format!(" --endpoints 127.0.0.1:{}", slot.node.client),
+            _ => String::new(),
+        }
+    }
+
+    /// Asks every child to stop, and kills what has not after a bound or when a
+    /// second signal comes.
+    async fn stop(&mut self) {
+        for slot in &mut self.slots {
+            slot.restart_at = None;
+        }
+        self.signal_all(Signal::TERM);
+        let second = async {
+            match (
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::terminate()),
+            ) {
+                (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                },
+                _ => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            () = Self::wait_all(&mut self.exits, &mut self.slots) => true,
+            () = tokio::time::sleep(STOP_BOUND) => false,
+            () = second => false,
+        };
+        if !ended {
+            for slot in self.slots.iter().filter(|slot| slot.pid.is_some()) {
+                eprintln!("{} did not stop in time and is killed", slot.node.name);
+            }
+            self.signal_all(Signal::KILL);
+            Self::wait_all(&mut self.exits, &mut self.slots).await;
+        }
+        // It would name processes that are gone.
+        let _ = std::fs::remove_file(self.directory.join("pids.json"));
+    }
+
+    async fn wait_all(
+        exits: &mut JoinSet<(usize, std::io::Result<ExitStatus>)>,
+        slots: &mut [Slot],
+    ) {
+        while let Some(exit) = exits.join_next().await {
+            if let Ok((at, _)) = exit {
+                slots[at].pid = None;
+            }
+        }
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        for pid in self.slots.iter().filter_map(|slot| slot.pid) {
+            // One that ended just now needs no signal.
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

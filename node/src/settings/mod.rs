@@ -1,0 +1,26 @@
+//! The settings of a node process: `CAIRN_*` variables and flags of the same names.
+//!
+//! [`SETTINGS`] lists every one of them; [`Values`] is what was given, [`read`]
+//! judges all of it at once and returns one typed struct per role. What the
+//! cluster as a whole agrees on is judged by `cairn_core::cluster::settings`, so
+//! that the coordinators and this edge refuse the same things for the same reasons.
+//!
+//! Nothing here opens a file or a socket.
+
+mod cluster;
+mod docs;
+mod process;
+mod reader;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use docs::markdown;
+pub use process::{
+    CoordinatorAddress, CoordinatorSettings, DataSettings, LogFormat, NodeSettings,
+    ProcessSettings, TlsFiles, allowed_cpus, read,
+};
+pub use reader::{Problem, SettingsError};
+pub use table::{Group, Roles, SETTINGS, Setting, flag_of, setting};
+pub use values::{Values, with_flags};

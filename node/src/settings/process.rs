@@ -1,0 +1,538 @@
+//! The typed settings of a node process, one struct per role, and how they are
+//! read. Nothing here opens, binds or resolves anything.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cairn_core::record::{Addresses, ClusterSettings};
+
+use super::cluster;
+use super::reader::{Reader, SettingsError, check_host_port};
+use super::table::flag_of;
+use super::values::Values;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The settings of a node, by its role.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeSettings {
+    /// A coordinator.
+    Coordinator(Box<CoordinatorSettings>),
+    /// A data node.
+    Data(Box<DataSettings>),
+}
+
+impl NodeSettings {
+    /// What both roles have.
+    #[must_use]
+    pub fn process(&self) -> &ProcessSettings {
+        match self {
+            Self::Coordinator(settings) => &settings.process,
+            Self::Data(settings) => &settings.process,
+        }
+    }
+}
+
+/// What both roles have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// The node's name.
+    pub name: String,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// Where gRPC clients connect.
+    pub client_listen: SocketAddr,
+    /// Where other nodes connect.
+    pub peer_listen: SocketAddr,
+    /// Where health and metrics are.
+    pub http_listen: SocketAddr,
+    /// What others dial. `resp` is empty for a coordinator.
+    pub advertised: Addresses,
+    /// Every coordinator.
+    pub coordinators: Vec<CoordinatorAddress>,
+    /// TLS, if the cluster has it.
+    pub tls: Option<TlsFiles>,
+    /// The log filter.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Threads that serve connections.
+    pub network_threads: usize,
+    /// How long stopping may take.
+    pub drain_timeout: Duration,
+    /// Whether the process ends when standard input is closed.
+    pub exit_with_stdin: bool,
+    /// Things to warn about once logs are there.
+    pub warnings: Vec<String>,
+}
+
+/// One coordinator of `CAIRN_COORDINATORS`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CoordinatorAddress {
+    /// Its name.
+    pub name: String,
+    /// Its peer address, `host:port`.
+    pub peer: String,
+}
+
+/// The files of this node's TLS identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs the other nodes.
+    pub ca: PathBuf,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The settings of a coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CoordinatorSettings {
+    /// What both roles have.
+    pub process: ProcessSettings,
+    /// What the cluster is made with.
+    pub cluster: ClusterSettings,
+    /// How often the Raft leader shows that it is there.
+    pub raft_heartbeat: Duration,
+    /// The base of this coordinator's election time-out.
+    pub raft_election: Duration,
+}
+
+/// The settings of a data node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataSettings {
+    /// What both roles have.
+    pub process: ProcessSettings,
+    /// Where Redis clients connect.
+    pub resp_listen: SocketAddr,
+    /// The failure zone, empty where unknown.
+    pub zone: String,
+    /// The share of the data, 100 is usual.
+    pub weight: u32,
+    /// The most Redis connections.
+    pub max_connections: usize,
+    /// The largest value.
+    pub max_value_bytes: usize,
+    /// The most bytes of writes that wait.
+    pub pending_write_bytes: usize,
+    /// The most log in memory.
+    pub log_memory_bytes: usize,
+    /// The most bytes in flight to one replica of one partition.
+    pub window_bytes: usize,
+    /// The value cache.
+    pub value_cache_bytes: u64,
+    /// The store's block cache.
+    pub store_cache_bytes: u64,
+    /// The store's memtable.
+    pub store_memtable_bytes: u64,
+    /// The size of a WAL segment.
+    pub wal_segment_bytes: u64,
+    /// The most WAL kept for lagging replicas.
+    pub wal_retain_bytes: u64,
+    /// Free space below which writes are refused.
+    pub disk_reserve_bytes: u64,
+    /// How often the node reports.
+    pub heartbeat: Duration,
+    /// How often replication looks at its timers.
+    pub tick: Duration,
+    /// When an unanswered append is sent again.
+    pub resend: Duration,
+    /// What a primary subtracts from its lease; `None` leaves it to the lease's length.
+    pub lease_margin: Option<Duration>,
+    /// How long a request may wait.
+    pub request_timeout: Duration,
+}
+
+/// Judges every given value and returns the settings of the role, or every
+/// problem there is.
+///
+/// # Errors
+/// See [`SettingsError`].
+pub fn read(values: &Values) -> Result<NodeSettings, SettingsError> {
+    let reader = Reader::new(values);
+    let settings = match reader.required("CAIRN_ROLE") {
+        Some("coordinator") => {
+            read_coordinator(&reader).map(|settings| NodeSettings::Coordinator(Box::new(settings)))
+        }
+        Some("data") => read_data(&reader).map(|settings| NodeSettings::Data(Box::new(settings))),
+        Some(_) => {
+            reader.problem(
+                "CAIRN_ROLE",
+                "there is no such role",
+                "Give coordinator or data",
+            );
+            None
+        }
+        None => None,
+    };
+    reader.finish(settings)
+}
+
+pub(super) fn read_coordinator(reader: &Reader<'_>) -> Option<CoordinatorSettings> {
+    let process = read_process(reader, None);
+    let cluster = cluster::read(reader);
+    let raft_heartbeat = reader.millis("CAIRN_RAFT_HEARTBEAT_MS", 100, 10..=10_000);
+    let raft_election = reader.millis("CAIRN_RAFT_ELECTION_MS", 500, 50..=60_000);
+    if raft_election < raft_heartbeat * 3 {
+        reader.problem(
+            "CAIRN_RAFT_ELECTION_MS",
+            "it is less than three Raft heartbeats, so that one late heartbeat would unseat the leader",
+            "Raise it, or lower CAIRN_RAFT_HEARTBEAT_MS",
+        );
+    }
+    let process = process?;
+    if !process.coordinators.iter().any(|c| c.name == process.name) {
+        reader.problem(
+            "CAIRN_COORDINATORS",
+            format!("this coordinator's name, {}, is not in it", process.name),
+            "Set CAIRN_NAME to one of the listed names, or add it",
+        );
+    }
+    let (cluster, warnings) = cluster?;
+    let mut process = process;
+    process.warnings.extend(warnings);
+    Some(CoordinatorSettings {
+        process,
+        cluster,
+        raft_heartbeat,
+        raft_election,
+    })
+}
+
+pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
+    let resp_listen = reader.listen("CAIRN_RESP_LISTEN", "0.0.0.0:6379");
+    let process = read_process(reader, resp_listen);
+    let zone = reader.text("CAIRN_ZONE").unwrap_or_default().to_owned();
+    let bounded = |name, default, range| to_usize(reader.bytes(name, default, range));
+    let max_value_bytes = bounded("CAIRN_MAX_VALUE_BYTES", 8 * MIB, KIB..=512 * MIB);
+    let pending_write_bytes = bounded("CAIRN_PENDING_WRITE_BYTES", 64 * MIB, MIB..=64 * GIB);
+    let wal_segment_bytes = reader.bytes("CAIRN_WAL_SEGMENT_BYTES", 64 * MIB, MIB..=4 * GIB);
+    let wal_retain_bytes = reader.bytes("CAIRN_WAL_RETAIN_BYTES", GIB, 2 * MIB..=1024 * GIB);
+    if pending_write_bytes < 2 * max_value_bytes {
+        reader.problem(
+            "CAIRN_PENDING_WRITE_BYTES",
+            "it is less than two of the largest values",
+            "Raise it, or lower CAIRN_MAX_VALUE_BYTES",
+        );
+    }
+    if wal_segment_bytes < 2 * max_value_bytes as u64 {
+        reader.problem(
+            "CAIRN_WAL_SEGMENT_BYTES",
+            "it is less than two of the largest values",
+            "Raise it, or lower CAIRN_MAX_VALUE_BYTES",
+        );
+    }
+    if wal_retain_bytes < 2 * wal_segment_bytes {
+        reader.problem(
+            "CAIRN_WAL_RETAIN_BYTES",
+            "it is less than two segments",
+            "Raise it, or lower CAIRN_WAL_SEGMENT_BYTES",
+        );
+    }
+    Some(DataSettings {
+        zone,
+        weight: reader.number("CAIRN_WEIGHT", 1..=10_000).unwrap_or(100),
+        max_connections: reader
+            .number("CAIRN_MAX_CONNECTIONS", 1..=1_000_000)
+            .unwrap_or(10_000),
+        max_value_bytes,
+        pending_write_bytes,
+        log_memory_bytes: bounded("CAIRN_LOG_MEMORY_BYTES", 128 * MIB, MIB..=256 * GIB),
+        window_bytes: bounded("CAIRN_WINDOW_BYTES", 4 * MIB, 64 * KIB..=GIB),
+        value_cache_bytes: reader.bytes("CAIRN_VALUE_CACHE_BYTES", 64 * MIB, 0..=1024 * GIB),
+        store_cache_bytes: reader.bytes("CAIRN_STORE_CACHE_BYTES", 64 * MIB, MIB..=1024 * GIB),
+        store_memtable_bytes: reader.bytes("CAIRN_STORE_MEMTABLE_BYTES", 64 * MIB, MIB..=4 * GIB),
+        wal_segment_bytes,
+        wal_retain_bytes,
+        disk_reserve_bytes: reader.bytes(
+            "CAIRN_DISK_RESERVE_BYTES",
+            256 * MIB,
+            16 * MIB..=1024 * GIB,
+        ),
+        heartbeat: reader.millis("CAIRN_HEARTBEAT_MS", 100, 10..=10_000),
+        tick: reader.millis("CAIRN_TICK_MS", 10, 1..=1_000),
+        resend: reader.millis("CAIRN_RESEND_MS", 200, 10..=60_000),
+        lease_margin: reader
+            .number("CAIRN_LEASE_MARGIN_MS", 1..=60_000)
+            .map(Duration::from_millis),
+        request_timeout: reader.millis("CAIRN_REQUEST_TIMEOUT_MS", 5_000, 100..=600_000),
+        // Last, so that everything above was judged as well.
+        process: process?,
+        resp_listen: resp_listen?,
+    })
+}
+
+fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<ProcessSettings> {
+    let name = read_name(reader);
+    let data_dir = PathBuf::from(reader.text("CAIRN_DATA_DIR").unwrap_or("/var/lib/cairn"));
+    if !data_dir.is_absolute() {
+        reader.problem(
+            "CAIRN_DATA_DIR",
+            "it is not an absolute path, so that it would depend on where the process starts",
+            "Give one that begins with /",
+        );
+    }
+    let client_listen = reader.listen("CAIRN_CLIENT_LISTEN", "0.0.0.0:7400");
+    let peer_listen = reader.listen("CAIRN_PEER_LISTEN", "0.0.0.0:7401");
+    let http_listen = reader.listen("CAIRN_HTTP_LISTEN", "0.0.0.0:7402");
+    let host = reader.text("CAIRN_ADVERTISE_HOST");
+    if let Some(host) = host
+        && check_host_port(&format!("{host}:1")).is_err()
+    {
+        reader.problem(
+            "CAIRN_ADVERTISE_HOST",
+            "it is neither a name nor an address",
+            "Give a host without a port; an IPv6 address stands in brackets",
+        );
+    }
+    let advertise = |name: &'static str, listen: Option<SocketAddr>| {
+        let given = reader.advertised(name);
+        let listen = listen?;
+        if listen.port() == 0 && given.is_none() {
+            reader.problem(
+                name,
+                "the listening port is drawn by the system (0), so that it cannot be derived",
+                format!("Set {name}, or listen on a fixed port"),
+            );
+        }
+        Some(given.unwrap_or_else(|| derive_address(host, listen)))
+    };
+    let client = advertise("CAIRN_CLIENT_ADVERTISE", client_listen);
+    let peer = advertise("CAIRN_PEER_ADVERTISE", peer_listen);
+    let http = advertise("CAIRN_HTTP_ADVERTISE", http_listen);
+    let resp = match resp_listen {
+        Some(_) => advertise("CAIRN_RESP_ADVERTISE", resp_listen),
+        None => Some(String::new()),
+    };
+    let coordinators = read_coordinators(reader);
+    let tls = read_tls(reader);
+    let log_format = match reader.text("CAIRN_LOG_FORMAT") {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(_) => {
+            reader.problem(
+                "CAIRN_LOG_FORMAT",
+                "there is no such format",
+                "Give text or json",
+            );
+            LogFormat::Text
+        }
+    };
+    let log = reader.text("CAIRN_LOG").unwrap_or("info");
+    if let Err(error) = log.parse::<tracing_subscriber::filter::Targets>() {
+        reader.problem(
+            "CAIRN_LOG",
+            format!("it is not a filter: {error}"),
+            "Give a level (error, warn, info, debug, trace) or target=level,...",
+        );
+    }
+    let network_threads = reader
+        .number("CAIRN_NETWORK_THREADS", 1..=256)
+        .unwrap_or_else(allowed_cpus);
+    let drain_timeout = reader.millis("CAIRN_DRAIN_TIMEOUT_MS", 20_000, 0..=3_600_000);
+    let exit_with_stdin = reader.flag("CAIRN_EXIT_WITH_STDIN", false);
+    check_distinct(
+        reader,
+        &[
+            ("CAIRN_RESP_LISTEN", resp_listen),
+            ("CAIRN_CLIENT_LISTEN", client_listen),
+            ("CAIRN_PEER_LISTEN", peer_listen),
+            ("CAIRN_HTTP_LISTEN", http_listen),
+        ],
+    );
+    Some(ProcessSettings {
+        name: name?,
+        data_dir,
+        client_listen: client_listen?,
+        peer_listen: peer_listen?,
+        http_listen: http_listen?,
+        advertised: Addresses {
+            resp: resp?,
+            client: client?,
+            peer: peer?,
+            http: http?,
+        },
+        coordinators: coordinators?,
+        tls,
+        log: log.to_owned(),
+        log_format,
+        network_threads,
+        drain_timeout,
+        exit_with_stdin,
+        warnings: Vec::new(),
+    })
+}
+
+fn read_name(reader: &Reader<'_>) -> Option<String> {
+    let Some(name) = reader
+        .text("CAIRN_NAME")
+        .map(str::to_owned)
+        .or_else(host_name)
+    else {
+        reader.problem(
+            "CAIRN_NAME",
+            "it was not given, and this machine's host name cannot be read",
+            "Set CAIRN_NAME",
+        );
+        return None;
+    };
+    let fits = name.len() <= 253
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if fits {
+        return Some(name);
+    }
+    reader.problem(
+        "CAIRN_NAME",
+        "a name has letters, digits, dots, dashes and underscores, 253 of them at most",
+        "Choose such a name",
+    );
+    None
+}
+
+fn read_coordinators(reader: &Reader<'_>) -> Option<Vec<CoordinatorAddress>> {
+    const NAME: &str = "CAIRN_COORDINATORS";
+    let text = reader.required(NAME)?;
+    let mut coordinators = Vec::new();
+    for item in text
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+    {
+        let Some((name, peer)) = item.split_once('=') else {
+            reader.problem(
+                NAME,
+                format!("{item} is not name=host:port"),
+                "Write every coordinator as name=host:port, separated by commas",
+            );
+            return None;
+        };
+        if let Err(reason) = check_host_port(peer) {
+            reader.problem(
+                NAME,
+                format!("of {name}'s address {peer}, {reason}"),
+                "Write every coordinator as name=host:port, separated by commas",
+            );
+            return None;
+        }
+        coordinators.push(CoordinatorAddress {
+            name: name.to_owned(),
+            peer: peer.to_owned(),
+        });
+    }
+    let names: BTreeSet<_> = coordinators.iter().map(|c| &c.name).collect();
+    let peers: BTreeSet<_> = coordinators.iter().map(|c| &c.peer).collect();
+    if names.len() < coordinators.len() || peers.len() < coordinators.len() {
+        reader.problem(
+            NAME,
+            "a name or an address is in it twice",
+            "List every coordinator once",
+        );
+        return None;
+    }
+    if !matches!(coordinators.len(), 1 | 3 | 5) {
+        reader.problem(
+            NAME,
+            format!(
+                "it lists {} coordinators; an even number survives no more losses than one fewer, \
+                 and more than five only slow each other down",
+                coordinators.len()
+            ),
+            "List 1, 3 or 5",
+        );
+        return None;
+    }
+    Some(coordinators)
+}
+
+fn read_tls(reader: &Reader<'_>) -> Option<TlsFiles> {
+    const NAMES: [&str; 3] = [
+        "CAIRN_TLS_CERT_FILE",
+        "CAIRN_TLS_KEY_FILE",
+        "CAIRN_TLS_CA_FILE",
+    ];
+    match NAMES.map(|name| reader.text(name)) {
+        [None, None, None] => None,
+        [Some(cert), Some(key), Some(ca)] => Some(TlsFiles {
+            cert: cert.into(),
+            key: key.into(),
+            ca: ca.into(),
+        }),
+        given => {
+            for (name, given) in NAMES.iter().zip(given) {
+                if given.is_none() {
+                    reader.problem(
+                        name,
+                        "TLS needs the certificate, the key and the CA together",
+                        format!("Set {name} or --{} too", flag_of(name)),
+                    );
+                }
+            }
+            None
+        }
+    }
+}
+
+fn check_distinct(reader: &Reader<'_>, listens: &[(&'static str, Option<SocketAddr>)]) {
+    for (at, (name, address)) in listens.iter().enumerate() {
+        for (other, other_address) in &listens[..at] {
+            if let (Some(a), Some(b)) = (address, other_address)
+                && a.port() == b.port()
+                && a.port() != 0
+                && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+            {
+                reader.problem(
+                    name,
+                    format!("it takes the same port as {other}"),
+                    "Give every listener a port of its own",
+                );
+            }
+        }
+    }
+}
+
+fn derive_address(host: Option<&str>, listen: SocketAddr) -> String {
+    match host {
+        Some(host) => format!("{host}:{}", listen.port()),
+        None if listen.ip().is_unspecified() => {
+            let host = host_name().unwrap_or_else(|| match listen.ip() {
+                IpAddr::V4(_) => "127.0.0.1".to_owned(),
+                IpAddr::V6(_) => "[::1]".to_owned(),
+            });
+            format!("{host}:{}", listen.port())
+        }
+        None => listen.to_string(),
+    }
+}
+
+fn host_name() -> Option<String> {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_str().ok()?;
+    (!name.is_empty() && name != "(none)").then(|| name.to_owned())
+}
+
+/// The CPUs that this process may use: what the cgroup's quota and the affinity
+/// mask leave of the machine's.
+#[must_use]
+pub fn allowed_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,563 @@
+//! The one table of settings: what the flags, the variables and `docs/settings.md`
+//! are made of. A test holds that every row is read and that nothing else is.
+
+/// Which processes read a setting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Roles {
+    /// Coordinators and data nodes.
+    Both,
+    /// Coordinators.
+    Coordinator,
+    /// Data nodes.
+    Data,
+}
+
+impl Roles {
+    /// As the docs write it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Coordinator => "coordinator",
+            Self::Data => "data",
+        }
+    }
+}
+
+/// A heading under which settings stand in the docs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// Who the process is.
+    Identity,
+    /// Where it listens and what it tells others.
+    Network,
+    /// What the whole cluster agrees on.
+    Cluster,
+    /// Bounds on memory, disk and connections.
+    Bounds,
+    /// Intervals and time-outs of this process.
+    Timings,
+    /// Logs and the process itself.
+    Process,
+}
+
+impl Group {
+    /// Every group, in the order of the docs.
+    pub const ALL: [Self; 6] = [
+        Self::Identity,
+        Self::Network,
+        Self::Cluster,
+        Self::Bounds,
+        Self::Timings,
+        Self::Process,
+    ];
+
+    /// The heading.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Identity => "Identity",
+            Self::Network => "Network",
+            Self::Cluster => "Cluster",
+            Self::Bounds => "Bounds",
+            Self::Timings => "Timings",
+            Self::Process => "Process",
+        }
+    }
+
+    /// What is said under the heading.
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Identity => "Who this process is.",
+            Self::Network => {
+                "Where it listens, what it tells others to dial, and whom it trusts. An \
+                 `ADVERTISE` setting that is not given is the advertised host with the port \
+                 of the matching `LISTEN` setting."
+            }
+            Self::Cluster => {
+                "Read by coordinators when the cluster is made, then agreed on through Raft: \
+                 a coordinator that starts later with other values warns and keeps what was agreed."
+            }
+            Self::Bounds => "Memory, disk and connections are bounded by these.",
+            Self::Timings => {
+                "Intervals and time-outs of this process alone. The lease and the node time-out \
+                 belong to the cluster."
+            }
+            Self::Process => "Logs, threads and the way out.",
+        }
+    }
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// Which processes read it.
+    pub roles: Roles,
+    /// Under which heading it stands.
+    pub group: Group,
+    /// What holds where it is not given, as the docs say it.
+    pub default: &'static str,
+    /// The unit or the form of the value.
+    pub unit: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+}
+
+impl Setting {
+    /// The flag without its dashes: `CAIRN_WRITE_QUORUM` is `write-quorum`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        flag_of(self.name)
+    }
+}
+
+/// The flag of a variable, without its dashes.
+#[must_use]
+pub fn flag_of(name: &str) -> String {
+    name.strip_prefix("CAIRN_")
+        .unwrap_or(name)
+        .to_ascii_lowercase()
+        .replace('_', "-")
+}
+
+/// The row of a variable.
+#[must_use]
+pub fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.name == name)
+}
+
+const fn row(
+    name: &'static str,
+    roles: Roles,
+    group: Group,
+    default: &'static str,
+    unit: &'static str,
+    purpose: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        roles,
+        group,
+        default,
+        unit,
+        purpose,
+    }
+}
+
+use Group::{Bounds, Cluster, Identity, Network, Process, Timings};
+use Roles::{Both, Coordinator, Data};
+
+/// Every setting of a node process.
+pub const SETTINGS: &[Setting] = &[
+    row(
+        "CAIRN_ROLE",
+        Both,
+        Identity,
+        "required",
+        "`coordinator` or `data`",
+        "Makes the process a node of this role; without it the binary is the `cairn` command.",
+    ),
+    row(
+        "CAIRN_NAME",
+        Both,
+        Identity,
+        "the host name",
+        "name",
+        "The node's name, for people and for Kubernetes. One live identity is admitted per name.",
+    ),
+    row(
+        "CAIRN_DATA_DIR",
+        Both,
+        Identity,
+        "/var/lib/cairn",
+        "directory",
+        "Where the node keeps everything. One process at a time holds it.",
+    ),
+    row(
+        "CAIRN_ZONE",
+        Data,
+        Identity,
+        "none",
+        "name",
+        "The failure zone: replicas of a partition are spread over zones.",
+    ),
+    row(
+        "CAIRN_WEIGHT",
+        Data,
+        Identity,
+        "100",
+        "1 to 10000",
+        "The node's share of the data relative to the others.",
+    ),
+    row(
+        "CAIRN_COORDINATORS",
+        Both,
+        Network,
+        "required",
+        "`name=host:port,...`",
+        "Every coordinator by name with its peer address. An odd number: 1, 3 or 5.",
+    ),
+    row(
+        "CAIRN_RESP_LISTEN",
+        Data,
+        Network,
+        "0.0.0.0:6379",
+        "ip:port",
+        "Where Redis clients connect.",
+    ),
+    row(
+        "CAIRN_CLIENT_LISTEN",
+        Both,
+        Network,
+        "0.0.0.0:7400",
+        "ip:port",
+        "Where gRPC clients connect.",
+    ),
+    row(
+        "CAIRN_PEER_LISTEN",
+        Both,
+        Network,
+        "0.0.0.0:7401",
+        "ip:port",
+        "Where other nodes connect.",
+    ),
+    row(
+        "CAIRN_HTTP_LISTEN",
+        Both,
+        Network,
+        "0.0.0.0:7402",
+        "ip:port",
+        "Health (`/livez`, `/readyz`) and Prometheus (`/metrics`).",
+    ),
+    row(
+        "CAIRN_ADVERTISE_HOST",
+        Both,
+        Network,
+        "the listening address, or the host name where that is a wildcard",
+        "host",
+        "The host under which others reach this node.",
+    ),
+    row(
+        "CAIRN_RESP_ADVERTISE",
+        Data,
+        Network,
+        "see above",
+        "host:port",
+        "The address that `MOVED` and `CLUSTER SLOTS` tell Redis clients.",
+    ),
+    row(
+        "CAIRN_CLIENT_ADVERTISE",
+        Both,
+        Network,
+        "see above",
+        "host:port",
+        "The address that the map tells gRPC clients.",
+    ),
+    row(
+        "CAIRN_PEER_ADVERTISE",
+        Both,
+        Network,
+        "see above",
+        "host:port",
+        "The address that other nodes dial.",
+    ),
+    row(
+        "CAIRN_HTTP_ADVERTISE",
+        Both,
+        Network,
+        "see above",
+        "host:port",
+        "The address under which health and metrics are reached.",
+    ),
+    row(
+        "CAIRN_TLS_CERT_FILE",
+        Both,
+        Network,
+        "none: plain text",
+        "PEM file",
+        "This node's certificate chain. Given together with the key and the CA; read again when the files change.",
+    ),
+    row(
+        "CAIRN_TLS_KEY_FILE",
+        Both,
+        Network,
+        "none",
+        "PEM file",
+        "The private key of the certificate.",
+    ),
+    row(
+        "CAIRN_TLS_CA_FILE",
+        Both,
+        Network,
+        "none",
+        "PEM file",
+        "The CA whose certificates other nodes must show.",
+    ),
+    row(
+        "CAIRN_PRESET",
+        Coordinator,
+        Cluster,
+        "none",
+        "`strong` or `eventual`",
+        "Supplies the default of the write quorum; an explicit one wins. `strong` refuses one below a majority.",
+    ),
+    row(
+        "CAIRN_REPLICATION_FACTOR",
+        Coordinator,
+        Cluster,
+        "3",
+        "1 to 7",
+        "How many replicas a partition has, the primary included.",
+    ),
+    row(
+        "CAIRN_WRITE_QUORUM",
+        Coordinator,
+        Cluster,
+        "RF/2 rounded down, plus 1; 1 where the preset is `eventual`",
+        "1 to RF",
+        "On how many replicas a write is flushed before it is acknowledged.",
+    ),
+    row(
+        "CAIRN_MIN_IN_SYNC",
+        Coordinator,
+        Cluster,
+        "the smaller of the write quorum and RF/2 rounded up",
+        "1 to W",
+        "The fewest members that a configuration may shrink to where the write quorum is all of them.",
+    ),
+    row(
+        "CAIRN_PARTITIONS",
+        Coordinator,
+        Cluster,
+        "128",
+        "1 to 16384",
+        "How many ranges the slots are cut into. Fixed when the cluster is made.",
+    ),
+    row(
+        "CAIRN_VIRTUAL_NODES",
+        Coordinator,
+        Cluster,
+        "64",
+        "1 to 1024",
+        "Virtual nodes on the ring of a data node of weight 100.",
+    ),
+    row(
+        "CAIRN_INITIAL_DATA_NODES",
+        Coordinator,
+        Cluster,
+        "the replication factor",
+        "count",
+        "How many data nodes must have registered before the partitions are placed.",
+    ),
+    row(
+        "CAIRN_LEASE_MS",
+        Coordinator,
+        Cluster,
+        "400",
+        "ms",
+        "How long a replica's grant to its primary lasts: the least time that a failover takes.",
+    ),
+    row(
+        "CAIRN_NODE_TIMEOUT_MS",
+        Coordinator,
+        Cluster,
+        "1500",
+        "ms",
+        "How long a data node may be silent before it counts as down.",
+    ),
+    row(
+        "CAIRN_IDEMPOTENCE_WINDOW",
+        Coordinator,
+        Cluster,
+        "65536",
+        "16 to 16777216",
+        "How many sequenced writes a partition remembers, so that a retry is applied once.",
+    ),
+    row(
+        "CAIRN_MAX_CONNECTIONS",
+        Data,
+        Bounds,
+        "10000",
+        "count",
+        "The most Redis connections at a time; more are refused with an error.",
+    ),
+    row(
+        "CAIRN_MAX_VALUE_BYTES",
+        Data,
+        Bounds,
+        "8MiB",
+        "bytes",
+        "The largest value; larger ones are refused.",
+    ),
+    row(
+        "CAIRN_PENDING_WRITE_BYTES",
+        Data,
+        Bounds,
+        "64MiB",
+        "bytes",
+        "The most bytes of writes that wait for their commit; more are refused as overloaded.",
+    ),
+    row(
+        "CAIRN_LOG_MEMORY_BYTES",
+        Data,
+        Bounds,
+        "128MiB",
+        "bytes",
+        "The most log bytes kept in memory for replicas that lag; one further behind gets a snapshot.",
+    ),
+    row(
+        "CAIRN_WINDOW_BYTES",
+        Data,
+        Bounds,
+        "4MiB",
+        "bytes",
+        "The most unacknowledged bytes in flight to one replica of one partition.",
+    ),
+    row(
+        "CAIRN_VALUE_CACHE_BYTES",
+        Data,
+        Bounds,
+        "64MiB",
+        "bytes",
+        "The cache of values in front of the store.",
+    ),
+    row(
+        "CAIRN_STORE_CACHE_BYTES",
+        Data,
+        Bounds,
+        "64MiB",
+        "bytes",
+        "The store's block cache.",
+    ),
+    row(
+        "CAIRN_STORE_MEMTABLE_BYTES",
+        Data,
+        Bounds,
+        "64MiB",
+        "bytes",
+        "How much the store collects in memory before it writes a table.",
+    ),
+    row(
+        "CAIRN_WAL_SEGMENT_BYTES",
+        Data,
+        Bounds,
+        "64MiB",
+        "bytes",
+        "The size of one segment of the write-ahead log, allocated ahead.",
+    ),
+    row(
+        "CAIRN_WAL_RETAIN_BYTES",
+        Data,
+        Bounds,
+        "1GiB",
+        "bytes",
+        "The most log that is kept on disk for replicas that lag.",
+    ),
+    row(
+        "CAIRN_DISK_RESERVE_BYTES",
+        Data,
+        Bounds,
+        "256MiB",
+        "bytes",
+        "Free disk space below which writes are refused while reads go on.",
+    ),
+    row(
+        "CAIRN_HEARTBEAT_MS",
+        Data,
+        Timings,
+        "100",
+        "ms",
+        "How often a data node tells the coordinators how it stands.",
+    ),
+    row(
+        "CAIRN_TICK_MS",
+        Data,
+        Timings,
+        "10",
+        "ms",
+        "How often replication looks at its timers.",
+    ),
+    row(
+        "CAIRN_RESEND_MS",
+        Data,
+        Timings,
+        "200",
+        "ms",
+        "When an append without an answer is sent again.",
+    ),
+    row(
+        "CAIRN_LEASE_MARGIN_MS",
+        Data,
+        Timings,
+        "a tenth of the lease",
+        "ms",
+        "What a primary subtracts from its lease for clocks that drift.",
+    ),
+    row(
+        "CAIRN_REQUEST_TIMEOUT_MS",
+        Data,
+        Timings,
+        "5000",
+        "ms",
+        "How long a request may wait on the node before its outcome is reported as unknown.",
+    ),
+    row(
+        "CAIRN_RAFT_HEARTBEAT_MS",
+        Coordinator,
+        Timings,
+        "100",
+        "ms",
+        "How often the leading coordinator shows the others that it is there.",
+    ),
+    row(
+        "CAIRN_RAFT_ELECTION_MS",
+        Coordinator,
+        Timings,
+        "500",
+        "ms",
+        "How long coordinators do without their leader before they elect another: the base of each one's own range.",
+    ),
+    row(
+        "CAIRN_DRAIN_TIMEOUT_MS",
+        Both,
+        Timings,
+        "20000",
+        "ms",
+        "How long a node that was asked to stop may hand over and finish what runs. A second signal ends it at once.",
+    ),
+    row(
+        "CAIRN_LOG",
+        Both,
+        Process,
+        "info",
+        "filter",
+        "What is logged: a level, or `target=level,...`.",
+    ),
+    row(
+        "CAIRN_LOG_FORMAT",
+        Both,
+        Process,
+        "text",
+        "`text` or `json`",
+        "How log lines look. They go to standard error.",
+    ),
+    row(
+        "CAIRN_NETWORK_THREADS",
+        Both,
+        Process,
+        "the CPUs that the process is allowed",
+        "1 to 256",
+        "Threads that serve connections. The default follows cgroup quotas and CPU affinity.",
+    ),
+    row(
+        "CAIRN_EXIT_WITH_STDIN",
+        Both,
+        Process,
+        "false",
+        "`true` or `false`",
+        "Ends the process when standard input is closed: for a parent that must not leave it behind.",
+    ),
+];

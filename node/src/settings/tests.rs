@@ -1,0 +1,250 @@
+//! Settings as a person would get them wrong, and the table held to the code.
+
+use super::process::{read_coordinator, read_data};
+use super::reader::Reader;
+use super::*;
+
+fn values(pairs: &[(&str, &str)]) -> Values {
+    Values::from_variables(
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
+}
+
+const COORDINATOR: &[(&str, &str)] = &[
+    ("CAIRN_ROLE", "coordinator"),
+    ("CAIRN_NAME", "coordinator-1"),
+    (
+        "CAIRN_COORDINATORS",
+        "coordinator-1=a:7401,coordinator-2=b:7401,coordinator-3=c:7401",
+    ),
+];
+
+const DATA: &[(&str, &str)] = &[
+    ("CAIRN_ROLE", "data"),
+    ("CAIRN_NAME", "data-1"),
+    ("CAIRN_COORDINATORS", "coordinator-1=a:7401"),
+];
+
+fn with(base: &[(&'static str, &'static str)], more: &[(&'static str, &'static str)]) -> Values {
+    let mut all = base.to_vec();
+    all.extend_from_slice(more);
+    values(&all)
+}
+
+fn problems(values: &Values) -> Vec<String> {
+    match read(values) {
+        Ok(_) => Vec::new(),
+        Err(error) => error.problems.into_iter().map(|p| p.setting).collect(),
+    }
+}
+
+#[test]
+fn defaults_are_enough() {
+    let Ok(NodeSettings::Coordinator(coordinator)) = read(&values(COORDINATOR)) else {
+        panic!("a coordinator with three variables is valid");
+    };
+    assert_eq!(coordinator.cluster.replication_factor, 3);
+    assert_eq!(coordinator.cluster.write_quorum, 2);
+    assert_eq!(coordinator.cluster.min_in_sync, 2);
+    assert_eq!(coordinator.cluster.partitions, 128);
+    assert_eq!(coordinator.process.coordinators.len(), 3);
+
+    let Ok(NodeSettings::Data(data)) = read(&values(DATA)) else {
+        panic!("a data node with three variables is valid");
+    };
+    assert_eq!(data.resp_listen.port(), 6379);
+    assert_eq!(data.weight, 100);
+    assert!(data.process.advertised.peer.ends_with(":7401"));
+}
+
+#[test]
+fn addresses_are_derived_from_what_is_listened_on() {
+    let Ok(NodeSettings::Data(data)) = read(&with(
+        DATA,
+        &[
+            ("CAIRN_RESP_LISTEN", "127.0.0.1:6400"),
+            ("CAIRN_PEER_LISTEN", "0.0.0.0:9000"),
+            ("CAIRN_ADVERTISE_HOST", "data-1.cairn"),
+            ("CAIRN_HTTP_ADVERTISE", "elsewhere:80"),
+        ],
+    )) else {
+        panic!("valid");
+    };
+    assert_eq!(data.process.advertised.resp, "data-1.cairn:6400");
+    assert_eq!(data.process.advertised.peer, "data-1.cairn:9000");
+    assert_eq!(data.process.advertised.http, "elsewhere:80");
+
+    let Ok(NodeSettings::Data(data)) =
+        read(&with(DATA, &[("CAIRN_RESP_LISTEN", "127.0.0.1:6400")]))
+    else {
+        panic!("valid");
+    };
+    assert_eq!(data.process.advertised.resp, "127.0.0.1:6400");
+}
+
+#[test]
+fn every_problem_is_listed_at_once_with_reason_and_remedy() {
+    let values = with(
+        DATA,
+        &[
+            ("CAIRN_NAME", "data 1"),
+            ("CAIRN_WEIGHT", "0"),
+            ("CAIRN_RESP_LISTEN", "localhost:6379"),
+            ("CAIRN_DISK_RESERVE_BYTES", "much"),
+            ("CAIRN_LOG_FORMAT", "xml"),
+            ("CAIRN_TLS_CERT_FILE", "/tls/cert.pem"),
+            ("CAIRN_DATA_DIR", "here"),
+        ],
+    );
+    let found = problems(&values);
+    for name in [
+        "CAIRN_NAME",
+        "CAIRN_WEIGHT",
+        "CAIRN_RESP_LISTEN",
+        "CAIRN_DISK_RESERVE_BYTES",
+        "CAIRN_LOG_FORMAT",
+        "CAIRN_TLS_KEY_FILE",
+        "CAIRN_TLS_CA_FILE",
+        "CAIRN_DATA_DIR",
+    ] {
+        assert!(
+            found.iter().any(|f| f == name),
+            "{name} is not in {found:?}"
+        );
+    }
+    let text = read(&values).expect_err("invalid").to_string();
+    assert!(text.contains("nothing was opened"), "{text}");
+    assert!(text.contains("CAIRN_WEIGHT=0: "), "{text}");
+    assert!(text.contains("Give one from 1 to 10000."), "{text}");
+}
+
+#[test]
+fn an_even_number_of_coordinators_is_refused() {
+    let values = with(
+        COORDINATOR,
+        &[("CAIRN_COORDINATORS", "coordinator-1=a:1,coordinator-2=b:1")],
+    );
+    assert_eq!(problems(&values), ["CAIRN_COORDINATORS"]);
+}
+
+#[test]
+fn a_coordinator_that_is_not_listed_is_refused() {
+    assert_eq!(
+        problems(&with(COORDINATOR, &[("CAIRN_NAME", "other")])),
+        ["CAIRN_COORDINATORS"]
+    );
+}
+
+#[test]
+fn what_cannot_keep_its_promise_is_refused() {
+    for (more, expected) in [
+        (
+            &[("CAIRN_REPLICATION_FACTOR", "8")][..],
+            "CAIRN_REPLICATION_FACTOR",
+        ),
+        (
+            &[
+                ("CAIRN_REPLICATION_FACTOR", "3"),
+                ("CAIRN_WRITE_QUORUM", "4"),
+            ],
+            "CAIRN_WRITE_QUORUM",
+        ),
+        (
+            &[("CAIRN_PRESET", "strong"), ("CAIRN_WRITE_QUORUM", "1")],
+            "CAIRN_WRITE_QUORUM",
+        ),
+        (&[("CAIRN_PRESET", "lax")], "CAIRN_PRESET"),
+        (&[("CAIRN_PARTITIONS", "0")], "CAIRN_PARTITIONS"),
+        (
+            &[("CAIRN_INITIAL_DATA_NODES", "2")],
+            "CAIRN_INITIAL_DATA_NODES",
+        ),
+    ] {
+        let found = problems(&with(COORDINATOR, more));
+        assert!(found.iter().any(|f| f == expected), "{more:?}: {found:?}");
+    }
+}
+
+#[test]
+fn a_role_is_required_and_must_exist() {
+    assert_eq!(problems(&values(&[])), ["CAIRN_ROLE"]);
+    assert_eq!(problems(&values(&[("CAIRN_ROLE", "boss")])), ["CAIRN_ROLE"]);
+}
+
+#[test]
+fn empty_variables_count_as_not_given_and_slips_are_seen() {
+    let values = with(DATA, &[("CAIRN_ZONE", ""), ("CAIRN_REPLICATION", "3")]);
+    assert_eq!(values.get("CAIRN_ZONE"), None);
+    assert_eq!(values.unknown(), ["CAIRN_REPLICATION"]);
+}
+
+#[test]
+fn a_flag_wins_over_its_variable() {
+    let command = with_flags(clap::Command::new("cairn"));
+    let matches = command
+        .try_get_matches_from(["cairn", "--weight", "50"])
+        .expect("the flag exists");
+    let values = with(DATA, &[("CAIRN_WEIGHT", "70"), ("CAIRN_ZONE", "a")]).with_matches(&matches);
+    assert_eq!(values.get("CAIRN_WEIGHT"), Some("50"));
+    assert_eq!(values.get("CAIRN_ZONE"), Some("a"));
+}
+
+#[test]
+fn listeners_do_not_share_a_port() {
+    assert_eq!(
+        problems(&with(DATA, &[("CAIRN_HTTP_LISTEN", "127.0.0.1:7400")])),
+        ["CAIRN_HTTP_LISTEN"]
+    );
+}
+
+#[test]
+fn the_table_lists_exactly_what_each_role_reads() {
+    let listed = |roles: Roles| {
+        SETTINGS
+            .iter()
+            .filter(|s| s.roles == roles || s.roles == Roles::Both)
+            .map(|s| s.name)
+            .filter(|name| *name != "CAIRN_ROLE")
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let values = values(COORDINATOR);
+    let reader = Reader::new(&values);
+    let _ = read_coordinator(&reader);
+    assert_eq!(reader.names_read(), listed(Roles::Coordinator));
+    let reader = Reader::new(&values);
+    let _ = read_data(&reader);
+    assert_eq!(reader.names_read(), listed(Roles::Data));
+}
+
+#[test]
+fn stated_defaults_are_the_ones_in_force() {
+    // A default that is a plain value must be accepted when it is given outright,
+    // and change nothing.
+    for base in [COORDINATOR, DATA] {
+        let implied = read(&values(base)).expect("valid");
+        for setting in SETTINGS {
+            let plain = setting.default.split([';', ' ', ':']).next() == Some(setting.default)
+                || setting.name.ends_with("_LISTEN");
+            if !plain || matches!(setting.default, "required" | "none") {
+                continue;
+            }
+            let mut given = base.to_vec();
+            given.push((setting.name, setting.default));
+            let explicit =
+                read(&values(&given)).unwrap_or_else(|error| panic!("{}: {error}", setting.name));
+            assert_eq!(explicit, implied, "{}", setting.name);
+        }
+    }
+}
+
+#[test]
+fn the_docs_page_is_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/settings.md");
+    let page = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        page == markdown(),
+        "docs/settings.md is not what the table says: run `cargo run -p cairn -- settings --markdown > docs/settings.md`"
+    );
+}
