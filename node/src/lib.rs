@@ -6,6 +6,7 @@ pub mod disk;
 pub mod http;
 pub mod listener;
 pub mod partition;
+pub mod peer;
 pub mod resp;
 pub mod settings;
 pub mod store;

@@ -248,7 +248,10 @@ impl TryFrom<pb::PartitionRecord> for PartitionRecord {
 }
 
 /// Takes a partition's number.
-pub(crate) fn partition(id: u32, field: &str) -> Result<PartitionId, Malformed> {
+///
+/// # Errors
+/// Names `field`.
+pub fn partition(id: u32, field: &str) -> Result<PartitionId, Malformed> {
     if id as usize >= limits::PARTITIONS {
         return Err(Malformed::new(field, format!("{id} is not a partition")));
     }

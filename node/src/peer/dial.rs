@@ -1,0 +1,212 @@
+//! Keeping the stream to one peer: dial, handshake, watch over it, dial again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cairn_core::ids::NodeId;
+use cairn_core::record::{ClusterMap, NodeStanding};
+use cairn_proto::limits;
+use cairn_proto::pb::peer::v1 as pb;
+use cairn_proto::pb::peer::v1::peer_client::PeerClient;
+use cairn_proto::peer::Handshake;
+use rand::Rng;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use super::handshake;
+use super::pool::{Link, Shared};
+
+/// Where a peer is, and who it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Target {
+    address: String,
+    uuid: String,
+    incarnation: String,
+}
+
+fn target(map: &ClusterMap, peer: NodeId) -> Option<Target> {
+    map.nodes
+        .get(&peer)
+        .filter(|n| n.standing == NodeStanding::Member && !n.addresses.peer.is_empty())
+        .map(|n| Target {
+            address: n.addresses.peer.clone(),
+            uuid: n.uuid.clone(),
+            incarnation: n.incarnation.clone(),
+        })
+}
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Dial(#[from] cairn_client::transport::DialError),
+    /// The peer answers, and does not want this stream.
+    #[error("refused: {}", .0.message())]
+    Refused(Status),
+    #[error("the stream broke: {0}")]
+    Broken(Status),
+    #[error("no handshake within {0:?}")]
+    Silent(Duration),
+}
+
+impl OpenError {
+    /// Whether it shows that the peer gives no answer.
+    fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Dial(_) | Self::Broken(_) | Self::Silent(_) => true,
+            Self::Refused(_) => false,
+        }
+    }
+}
+
+/// Keeps the stream to `link.peer` until the pool ends or drops the link.
+pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
+    let mut pause = shared.config.backoff_min;
+    let mut refused: Option<String> = None;
+    loop {
+        // The version is noted before the map is read, so that no change between
+        // the two is missed.
+        let mut changes = shared.changes.subscribe();
+        changes.mark_unchanged();
+        let Some(target) = target(&shared.map.load(), link.peer) else {
+            link.set_unreachable(&shared, false);
+            tokio::select! {
+                () = link.ended.cancelled() => return,
+                _ = changes.changed() => continue,
+            }
+        };
+        let opened = tokio::select! {
+            () = link.ended.cancelled() => return,
+            opened = open(&shared, &link, &target) => opened,
+        };
+        match opened {
+            Ok((mut answers, channel)) => {
+                pause = shared.config.backoff_min;
+                refused = None;
+                debug!(peer = %link.peer, address = target.address, "stream to peer open");
+                *link.channel.lock() = Some(channel);
+                link.outbox.open();
+                link.connected.store(true, Ordering::Relaxed);
+                link.set_unreachable(&shared, false);
+                shared.connects.increment(1);
+                shared.events.connected(link.peer);
+                let why = watch(&shared, &link, &target, &mut answers).await;
+                link.connected.store(false, Ordering::Relaxed);
+                link.outbox.close();
+                *link.channel.lock() = None;
+                let Some(why) = why else { return };
+                info!(peer = %link.peer, address = target.address, why, "stream to peer lost");
+                // The first dial after a loss comes at once: it tells a stream that
+                // broke from a process that is gone.
+            }
+            Err(error) => {
+                link.outbox.close();
+                if link.set_unreachable(&shared, error.is_unreachable()) {
+                    info!(peer = %link.peer, address = target.address, %error, "peer unreachable");
+                }
+                if let OpenError::Refused(status) = &error {
+                    // Said once per reason: a mismatch lasts until somebody acts.
+                    let reason = status.message().to_owned();
+                    if refused.as_ref() != Some(&reason) {
+                        warn!(peer = %link.peer, address = target.address, reason, "peer refuses");
+                    }
+                    refused = Some(reason);
+                }
+                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                tokio::select! {
+                    () = link.ended.cancelled() => return,
+                    () = sleep(jittered) => {}
+                    // A new address, perhaps.
+                    _ = changes.changed() => {}
+                }
+                pause = (pause * 2).min(shared.config.backoff_max);
+            }
+        }
+    }
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    target: &Target,
+) -> Result<(Streaming<pb::Answer>, Channel), OpenError> {
+    let within = shared.config.connect_timeout;
+    let channel = shared.dialer.dial(&target.address).await?;
+    let map = shared.map.load_full();
+    let first = pb::Frame {
+        handshake: Some(handshake::ours(&shared.own, &map, target.uuid.clone()).into()),
+        messages: Vec::new(),
+    };
+    let frames = link.outbox.stream(first, shared.config.frame_bytes);
+    let mut client = PeerClient::new(channel.clone())
+        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES)
+        .max_decoding_message_size(limits::COORDINATOR_MESSAGE_BYTES);
+    let deadline = Instant::now() + within;
+    let mut answers = timeout(within, client.exchange(frames))
+        .await
+        .map_err(|_| OpenError::Silent(within))?
+        .map_err(sort)?
+        .into_inner();
+    let answer = tokio::time::timeout_at(deadline, answers.message())
+        .await
+        .map_err(|_| OpenError::Silent(within))?
+        .map_err(sort)?
+        .and_then(|a| a.handshake)
+        .ok_or_else(|| OpenError::Refused(Status::internal("no handshake in the answer")))?;
+    let theirs = Handshake::try_from(answer).map_err(|e| OpenError::Refused(e.into()))?;
+    handshake::check(&shared.own, &map, &theirs).map_err(|e| OpenError::Refused(e.into()))?;
+    if theirs.node != link.peer {
+        return Err(OpenError::Refused(Status::failed_precondition(format!(
+            "{} answers where {} was expected",
+            theirs.node, link.peer
+        ))));
+    }
+    Ok((answers, channel))
+}
+
+/// A status that the peer's process gave, or one of the transport?
+fn sort(status: Status) -> OpenError {
+    use std::error::Error;
+    let refusals = [
+        Code::InvalidArgument,
+        Code::FailedPrecondition,
+        Code::PermissionDenied,
+        Code::Unauthenticated,
+        Code::Unimplemented,
+    ];
+    // A status that the transport made has its cause as its source.
+    let by_peer = status.source().is_none()
+        && (refusals.contains(&status.code()) || status.code() == Code::Unavailable);
+    if by_peer {
+        OpenError::Refused(status)
+    } else {
+        OpenError::Broken(status)
+    }
+}
+
+/// Waits until the stream breaks or should; says why, or `None` at the end.
+async fn watch(
+    shared: &Shared,
+    link: &Link,
+    target_now: &Target,
+    answers: &mut Streaming<pb::Answer>,
+) -> Option<String> {
+    let mut changes = shared.changes.subscribe();
+    loop {
+        if target(&shared.map.load(), link.peer).as_ref() != Some(target_now) {
+            return Some("the map has another address or identity".to_owned());
+        }
+        tokio::select! {
+            () = link.ended.cancelled() => return None,
+            answer = answers.message() => match answer {
+                Ok(Some(_)) => {}
+                Ok(None) => return Some("closed by the peer".to_owned()),
+                Err(status) => return Some(status.message().to_owned()),
+            },
+            _ = changes.changed() => {}
+        }
+    }
+}
