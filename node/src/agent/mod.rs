@@ -3,31 +3,58 @@
 //!
 //! Invariants:
 //! - The map only grows newer, and only within one cluster id.
-//! - A map is on disk soon after it is in memory, never before it was committed by
-//!   the coordinators (every map that arrives was).
-//! - Whether the coordinators count as within reach is settled by one rule: there
-//!   is a session with their leader. At the start nothing is said until the first
-//!   session or [`AgentConfig::coordinators_grace`].
+//! - Every map that arrives was committed by the coordinators; the newest one is on
+//!   disk soon after it is in memory, so that the node starts and serves while they
+//!   are away (rule 14).
+//! - Whether the coordinators count as within reach is settled by one rule: they
+//!   do from the beginning of a session with their leader until
+//!   [`AgentConfig::coordinators_grace`] after its end. At the start nothing is said
+//!   for as long.
 //!
-//! It decides nothing about partitions: orders and records go to the engine as
-//! they come.
+//! It decides nothing about partitions: orders and maps go to the engine as they
+//! come.
+//!
+//! # Starting a data node
+//! Lock and identity of the directory; [`enroll`]; keep the number that it returns
+//! in the identity; recover the log, start the engine and the listeners; [`spawn`].
+
+mod enroll;
+mod inbox;
+mod leader;
+mod map_file;
+mod maps;
+mod session;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use cairn_core::cluster::report::{PartitionStatus, ReplicaReport};
+use cairn_client::transport::Dialer;
+use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{MapVersion, NodeId};
 use cairn_core::record::{Addresses, ClusterMap};
 use cairn_core::replication::Event;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::CoordinatorAddress;
+use crate::peer::PeerPool;
 
-/// The newest map that the process has; an empty one at first.
+pub use enroll::enroll;
+pub use inbox::AgentInbox;
+
+use inbox::Outbox;
+use maps::Maps;
+use session::Keeper;
+
+/// The newest map that the process has; an empty one at first. Only the agent
+/// replaces it.
 pub type SharedMap = Arc<ArcSwap<ClusterMap>>;
 
 /// What a data node tells of itself, and how it keeps in touch.
@@ -43,34 +70,45 @@ pub struct AgentConfig {
     pub features: u64,
     /// Where it listens, as others reach it.
     pub addresses: Addresses,
+    /// Drawn by the process when it started: what `NodeCore` and the peers use too.
+    pub session: u64,
     /// The coordinators.
     pub coordinators: Vec<CoordinatorAddress>,
     /// The file that keeps the last map.
     pub map_file: PathBuf,
+    /// How connections are made.
+    pub dialer: Dialer,
     /// How often a heartbeat is sent.
     pub heartbeat: Duration,
-    /// How long, at the start, a session is waited for before the coordinators
-    /// count as out of reach.
+    /// How long the coordinators may be away before they count as out of reach.
     pub coordinators_grace: Duration,
-    /// How long one coordinator may take to answer before the next is tried.
+    /// How long one coordinator may take to answer before the next is tried, and how
+    /// long a leader may be silent in a session.
     pub connect_timeout: Duration,
 }
 
 impl AgentConfig {
     /// A configuration with the usual timings.
     #[must_use]
-    pub fn new(name: String, coordinators: Vec<CoordinatorAddress>, map_file: PathBuf) -> Self {
+    pub fn new(
+        name: String,
+        session: u64,
+        coordinators: Vec<CoordinatorAddress>,
+        map_file: PathBuf,
+    ) -> Self {
         Self {
             name,
             zone: String::new(),
             weight: 100,
-            features: 0,
+            features: cairn_proto::FEATURES,
             addresses: Addresses::default(),
+            session,
             coordinators,
             map_file,
+            dialer: Dialer::default(),
             heartbeat: Duration::from_millis(100),
             coordinators_grace: Duration::from_secs(2),
-            connect_timeout: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(1),
         }
     }
 }
@@ -82,56 +120,49 @@ pub struct NodeIdentity {
     pub uuid: String,
     /// Drawn at the same time.
     pub incarnation: String,
+    /// The cluster that admitted it, once one has.
+    pub cluster_id: Option<String>,
+    /// The number under which it did.
+    pub node: Option<NodeId>,
 }
 
 /// What the agent needs of the engine that drives `NodeCore`.
 pub trait EngineLink: Send + Sync + 'static {
-    /// Takes an event without blocking: orders, records, whether the coordinators
-    /// are within reach, draining.
+    /// Takes an event without blocking: orders, whether the coordinators are within
+    /// reach, draining.
     fn submit(&self, event: Event);
 
     /// The status of every replica, or of those whose status changed since the last
     /// call. An engine that is stopping may answer with nothing.
     fn statuses(&self, full: bool) -> BoxFuture<'static, Vec<PartitionStatus>>;
 
-    /// A newer map than before: settings, addresses. Its records come as events.
+    /// A newer map than before, or the first one. Its records are the engine's to
+    /// look at; nobody else tells it of them.
     fn set_map(&self, map: Arc<ClusterMap>);
 }
 
-/// Where a newer map can be had from another data node.
-pub trait MapSource: Send + Sync + 'static {
-    /// The map of `from`.
-    fn fetch(&self, from: NodeId) -> BoxFuture<'static, Result<ClusterMap, String>>;
+/// What the agent needs of the streams to other data nodes.
+pub trait PeerLink: Send + Sync + 'static {
+    /// The shared map was replaced: addresses and identities may have changed.
+    fn map_changed(&self);
+
+    /// The whole map of another node.
+    fn fetch_map(&self, from: NodeId) -> BoxFuture<'static, Result<Arc<ClusterMap>, String>>;
 }
 
-/// How the rest of the data node speaks to the agent. Cheap to clone; nothing here
-/// blocks.
-#[derive(Clone, Debug)]
-pub struct AgentInbox {}
-
-impl AgentInbox {
-    /// An answer to an order ([`cairn_core::replication::Effect::Report`]).
-    pub fn report(&self, report: ReplicaReport) {
-        let _ = report;
+impl PeerLink for PeerPool {
+    fn map_changed(&self) {
+        Self::map_changed(self);
     }
 
-    /// Something changed that the coordinators should hear before the next
-    /// heartbeat is due: a wish, a role.
-    pub fn urge(&self) {}
-
-    /// The peers that give no answer right now. A change is told at once.
-    pub fn set_unreachable(&self, peers: Vec<NodeId>) {
-        let _ = peers;
-    }
-
-    /// Whether the node refuses writes for want of disk space.
-    pub fn set_disk_full(&self, full: bool) {
-        let _ = full;
-    }
-
-    /// Another node said which map it has.
-    pub fn peer_map(&self, peer: NodeId, version: MapVersion) {
-        let _ = (peer, version);
+    fn fetch_map(&self, from: NodeId) -> BoxFuture<'static, Result<Arc<ClusterMap>, String>> {
+        let pool = self.clone();
+        async move {
+            Self::fetch_map(&pool, from)
+                .await
+                .map_err(|e| e.to_string())
+        }
+        .boxed()
     }
 }
 
@@ -140,12 +171,10 @@ impl AgentInbox {
 pub struct AgentStatus {
     /// Whether there is a session with the coordinators' leader.
     pub connected: bool,
-    /// The leader's name, while connected.
+    /// Where the leader is, while connected.
     pub leader: Option<String>,
-    /// The version of the map.
-    pub map_version: MapVersion,
-    /// Whether the node is draining.
-    pub draining: bool,
+    /// Whether the coordinators count as within reach; unsettled at the start.
+    pub reachable: Option<bool>,
 }
 
 /// Why a data node is not admitted. Only what will not change by itself ends
@@ -173,33 +202,39 @@ pub enum AgentError {
 pub struct Enrolled {
     /// Its number.
     pub node: NodeId,
-    /// The map: the last one from disk, or the one that came with the admission.
+    /// The map: the last one from disk, or the one that came with the admission. Its
+    /// settings are there.
     pub map: SharedMap,
     /// For the engine and the peers.
     pub inbox: AgentInbox,
-}
-
-/// Finds out which node this is: from the last map on disk, so that a node starts
-/// while the coordinators are away (rule 14), or by registering with them, for as
-/// long as it takes.
-///
-/// # Errors
-/// See [`AgentError`].
-pub async fn enroll(
     config: AgentConfig,
     identity: NodeIdentity,
-    shutdown: CancellationToken,
-) -> Result<Enrolled, AgentError> {
-    let _ = (config, identity);
-    shutdown.cancelled().await;
-    Err(AgentError::Shutdown)
+    outbox: Outbox,
 }
 
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
     status: watch::Receiver<AgentStatus>,
+    draining: watch::Sender<bool>,
+    leads: watch::Receiver<Option<usize>>,
+    engine: EngineHandle,
+    shutdown: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
 }
+
+/// `dyn EngineLink` has no `Debug`.
+#[derive(Clone)]
+struct EngineHandle(Arc<dyn EngineLink>);
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EngineLink")
+    }
+}
+
+/// How long the last map may take to reach the disk when the agent stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Agent {
     /// What it says of itself, as it changes.
@@ -212,23 +247,88 @@ impl Agent {
     /// waits until the node leads nothing any more, at most `bound`. Whether it
     /// leads nothing.
     pub async fn drain(&self, bound: Duration) -> bool {
-        let _ = bound;
-        true
+        self.draining.send_replace(true);
+        self.engine.0.submit(Event::Drain);
+        let mut leads = self.leads.clone();
+        // What was known before the drain counts too: a node that led nothing then
+        // is named primary of nothing while it says that it drains.
+        let drained = leads.wait_for(|leads| *leads == Some(0));
+        matches!(timeout(bound, drained).await, Ok(Ok(_)))
     }
 
-    /// Ends the session.
-    pub async fn stop(self) {}
+    /// Ends the session and waits until the last map is on disk.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        for task in self.tasks {
+            let abort = task.abort_handle();
+            if timeout(STOP_TIMEOUT, task).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
 }
 
-/// Keeps the session with the coordinators until [`Agent::stop`].
+/// Keeps the session with the coordinators until [`Agent::stop`] or `shutdown`.
 #[must_use]
 pub fn spawn(
     enrolled: Enrolled,
     engine: Arc<dyn EngineLink>,
-    maps: Arc<dyn MapSource>,
+    peers: Arc<dyn PeerLink>,
     shutdown: CancellationToken,
 ) -> Agent {
-    let _ = (enrolled, engine, maps, shutdown);
-    let (_sender, status) = watch::channel(AgentStatus::default());
-    Agent { status }
+    let Enrolled {
+        node,
+        map,
+        inbox: _,
+        config,
+        identity,
+        outbox,
+    } = enrolled;
+    let shutdown = shutdown.child_token();
+    let engine = EngineHandle(engine);
+    engine.0.set_map(map.load_full());
+    let (maps, saver) = Maps::new(
+        map,
+        engine.clone(),
+        Arc::clone(&peers),
+        config.map_file.clone(),
+    );
+    let maps = Arc::new(maps);
+    let (status_sender, status) = watch::channel(AgentStatus::default());
+    let (draining, drains) = watch::channel(false);
+    let (leads_sender, leads) = watch::channel(None);
+    let Outbox {
+        reports,
+        shared,
+        peer_maps,
+    } = outbox;
+    let keeper = Keeper {
+        node,
+        config,
+        identity,
+        engine: engine.clone(),
+        maps: Arc::clone(&maps),
+        reports,
+        shared,
+        draining: drains,
+        leads: leads_sender,
+        status: status_sender,
+        sequence: 0,
+    };
+    let tasks = vec![
+        tokio::spawn(keeper.run(shutdown.clone())),
+        tokio::spawn(maps::follow_peers(maps, peer_maps, peers, shutdown.clone())),
+        tokio::spawn(saver.run(shutdown.clone())),
+    ];
+    Agent {
+        status,
+        draining,
+        leads,
+        engine,
+        shutdown,
+        tasks,
+    }
 }
+
+/// Which map another node said to have.
+type PeerMap = Option<(NodeId, MapVersion)>;

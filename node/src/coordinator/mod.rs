@@ -14,12 +14,38 @@
 //! `cairn_core::cluster`.
 
 mod config;
+mod group;
+mod join;
+mod leader;
+mod network;
+mod raft;
+mod service;
+mod storage;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use cairn_proto::limits;
+use cairn_proto::pb::coordinator::v1::admin_server::AdminServer;
+use cairn_proto::pb::coordinator::v1::coordinator_server::CoordinatorServer;
+use cairn_proto::pb::coordinator::v1::raft_server::RaftServer;
+use cairn_proto::pb::kv::v1::topology_server::TopologyServer;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use group::{ClusterId, Group};
+use leader::{Leader, Reign};
+use network::Network;
+use raft::{Raft, RaftMetrics, raft_config};
+use service::{AdminService, Office, PeerPort, TopologyService};
+use storage::{OpenError, Opened};
 
 pub use config::{AddressError, ConfigError, CoordinatorAddress, CoordinatorConfig, RaftTimings};
 
@@ -104,12 +130,19 @@ impl Listeners {
     }
 }
 
+/// How long connections may take to end when the coordinator stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How far the applied entries may be behind the log of a coordinator that counts
+/// as caught up: what is under way is never applied yet.
+const LAG_MAX: u64 = 64;
+
 /// A running coordinator.
 #[derive(Debug)]
 pub struct Coordinator {
+    office: Office,
     health: watch::Receiver<CoordinatorHealth>,
     shutdown: CancellationToken,
-    ended: tokio::task::JoinHandle<Result<(), CoordinatorError>>,
+    ended: JoinHandle<Result<(), CoordinatorError>>,
 }
 
 impl Coordinator {
@@ -117,6 +150,13 @@ impl Coordinator {
     #[must_use]
     pub fn health(&self) -> watch::Receiver<CoordinatorHealth> {
         self.health.clone()
+    }
+
+    /// What the status page shows, from this coordinator's view; the leader's also
+    /// says how the data nodes are.
+    pub fn status(&self) -> impl Future<Output = serde_json::Value> + Send + use<> {
+        let office = self.office.clone();
+        async move { office.status().await }
     }
 
     /// Asks it to stop.
@@ -130,7 +170,10 @@ impl Coordinator {
     /// # Errors
     /// What failed. The process must end then.
     pub async fn wait(self) -> Result<(), CoordinatorError> {
-        match self.ended.await {
+        let Self { office, ended, .. } = self;
+        // It holds the disk open.
+        drop(office);
+        match ended.await {
             Ok(result) => result,
             Err(error) => Err(CoordinatorError::Serve(error.to_string())),
         }
@@ -147,19 +190,270 @@ pub async fn start(
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<Coordinator, CoordinatorError> {
-    config.validate()?;
-    let _ = listeners;
-    let (_health, receiver) = watch::channel(CoordinatorHealth::default());
-    let token = shutdown.clone();
-    let ended = tokio::spawn(async move {
-        token.cancelled().await;
-        Ok(())
-    });
+    let place = config.validate()?;
+    let Opened {
+        identity,
+        log,
+        machine,
+        writer,
+        closed,
+    } = open(&config).await?;
+    tracing::info!(
+        name = identity.name,
+        raft_id = identity.raft_id,
+        uuid = %identity.uuid,
+        cluster_id = identity.cluster_id.as_deref().unwrap_or("none yet"),
+        "the coordinator's disk is open"
+    );
+    let addresses: Arc<BTreeMap<_, _>> = Arc::new(
+        config
+            .coordinators
+            .iter()
+            .map(|address| (address.name.clone(), address.clone()))
+            .collect(),
+    );
+    let cluster = ClusterId::new(identity.cluster_id.as_deref());
+    let network = Network {
+        from: identity.raft_id,
+        cluster: cluster.clone(),
+        dialer: config.dialer.clone(),
+        addresses: Arc::clone(&addresses),
+    };
+    let raft_config = raft_config(&config, place)
+        .map_err(|e| CoordinatorError::Serve(format!("configure Raft: {e}")))?;
+    let election = Duration::from_millis(raft_config.election_timeout_max);
+    let view = machine.view();
+    let raft = Raft::new(identity.raft_id, raft_config, network, log.clone(), machine)
+        .await
+        .map_err(|e| CoordinatorError::Storage(e.to_string()))?;
+    let group = Arc::new(Group::new(
+        identity,
+        cluster,
+        raft,
+        addresses,
+        config.client_advertise.clone(),
+        config.dialer.clone(),
+        log,
+        writer,
+    ));
+    // By then every follower has let its own lease run out.
+    let patience = election * 3;
+    let (leader, desk) = Leader::new(
+        Arc::clone(&group),
+        view.clone(),
+        config.cluster.clone(),
+        patience,
+        config.tick,
+    );
+    let office = Office {
+        group,
+        desk,
+        view,
+        http_advertise: config.http_advertise.clone(),
+    };
+    let (health, receiver) = watch::channel(CoordinatorHealth::default());
+    let running = Running {
+        office: office.clone(),
+        shutdown: shutdown.child_token(),
+        closed,
+        health,
+    };
+    let shutdown = running.shutdown.clone();
+    let ended = tokio::spawn(running.run(leader, listeners));
     Ok(Coordinator {
+        office,
         health: receiver,
         shutdown,
         ended,
     })
+}
+
+async fn open(config: &CoordinatorConfig) -> Result<Opened, CoordinatorError> {
+    let (directory, name) = (config.data_dir.clone(), config.name.clone());
+    let opened = tokio::task::spawn_blocking(move || storage::open(&directory, &name)).await;
+    let failed = |reason: String| CoordinatorError::Open {
+        directory: config.data_dir.clone(),
+        reason,
+    };
+    opened
+        .map_err(|e| failed(e.to_string()))?
+        .map_err(|e: OpenError| failed(e.to_string()))
+}
+
+/// Everything that runs, and its end.
+struct Running {
+    office: Office,
+    shutdown: CancellationToken,
+    closed: oneshot::Receiver<()>,
+    health: watch::Sender<CoordinatorHealth>,
+}
+
+impl Running {
+    async fn run(self, leader: Leader, listeners: Listeners) -> Result<(), CoordinatorError> {
+        let Self {
+            office,
+            shutdown,
+            closed,
+            health,
+        } = self;
+        let raft = office.group.raft.clone();
+        let leader = tokio::spawn(leader.run(shutdown.clone()));
+        let settling = tokio::spawn(Arc::clone(&office.group).settle());
+        let watching = tokio::spawn(watch_health(office.clone(), health));
+        let mut peer = tokio::spawn(serve_peers(
+            office.clone(),
+            listeners.peer,
+            shutdown.clone(),
+        ));
+        let mut client = tokio::spawn(serve_clients(office, listeners.client, shutdown.clone()));
+
+        let mut metrics = raft.metrics();
+        let failure = tokio::select! {
+            () = shutdown.cancelled() => None,
+            ended = &mut peer => Some(serving_ended(ended)),
+            ended = &mut client => Some(serving_ended(ended)),
+            error = raft_failure(&mut metrics) => Some(CoordinatorError::Storage(error)),
+        };
+        if let Some(error) = &failure {
+            tracing::error!(%error, "the coordinator stops");
+        }
+        shutdown.cancel();
+        settling.abort();
+        watching.abort();
+        if let Err(error) = raft.shutdown().await {
+            tracing::warn!(%error, "stop Raft");
+        }
+        let _ = leader.await;
+        for server in [peer, client] {
+            let abort = server.abort_handle();
+            if timeout(STOP_TIMEOUT, server).await.is_err() {
+                abort.abort();
+            }
+        }
+        drop((raft, metrics));
+        if timeout(STOP_TIMEOUT, closed).await.is_err() {
+            tracing::warn!("the coordinator's disk is still in use");
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+fn serving_ended(
+    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> CoordinatorError {
+    CoordinatorError::Serve(match ended {
+        Ok(Ok(())) => "a listener ended by itself".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    })
+}
+
+/// Waits until Raft stopped by itself, which it does where its storage failed.
+async fn raft_failure(metrics: &mut watch::Receiver<RaftMetrics>) -> String {
+    loop {
+        if let Err(fatal) = &metrics.borrow_and_update().running_state {
+            return fatal.to_string();
+        }
+        if metrics.changed().await.is_err() {
+            return "Raft's task ended".to_owned();
+        }
+    }
+}
+
+async fn serve_peers(
+    office: Office,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let limit = limits::COORDINATOR_MESSAGE_BYTES;
+    let port = PeerPort(office);
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_service(
+            RaftServer::new(port.clone())
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+        .add_service(
+            CoordinatorServer::new(port)
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown.cancelled_owned(),
+        )
+        .await
+}
+
+async fn serve_clients(
+    office: Office,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let limit = limits::COORDINATOR_MESSAGE_BYTES;
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_service(
+            TopologyServer::new(TopologyService {
+                office: office.clone(),
+                shutdown: shutdown.clone(),
+            })
+            .max_encoding_message_size(limit),
+        )
+        .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit))
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown.cancelled_owned(),
+        )
+        .await
+}
+
+/// Keeps [`CoordinatorHealth`] current.
+async fn watch_health(office: Office, health: watch::Sender<CoordinatorHealth>) {
+    let mut metrics = office.group.raft.metrics();
+    let mut reign = office.desk.watch();
+    let term = metrics::gauge!("cairn_coordinator_raft_term");
+    let known = metrics::gauge!("cairn_coordinator_leader_known");
+    loop {
+        let now = health_of(
+            &metrics.borrow_and_update(),
+            reign.borrow_and_update().as_ref(),
+            &office,
+        );
+        term.set(now.term as f64);
+        known.set(f64::from(u8::from(now.leader.is_some())));
+        health.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                return;
+            },
+            changed = reign.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+fn health_of(metrics: &RaftMetrics, reign: Option<&Reign>, office: &Office) -> CoordinatorHealth {
+    let applied = metrics.last_applied.map_or(0, |id| id.index);
+    let last = metrics.last_log_index.unwrap_or(0);
+    CoordinatorHealth {
+        member: join::is_settled_voter(metrics, office.group.id()),
+        leader: Group::leader_of(metrics).map(|(_, node)| node.name),
+        leading: reign.is_some(),
+        caught_up: metrics.last_applied.is_some() && applied + LAG_MAX >= last,
+        term: metrics.current_term,
+    }
 }
 
 /// Binds the configured listeners, runs a coordinator on them until `shutdown`, and

@@ -1,0 +1,365 @@
+//! Who this coordinator is among the others, and the server side of their calls.
+//!
+//! Bootstrap in short: a coordinator whose log is empty asks all the others who they
+//! are. If any has a log, the cluster exists, and it joins it under its own new Raft
+//! id ([`super::join`]). If none has, the configured coordinator with the lowest name
+//! *prepares* the others for a cluster id that it drew, and initialises the group
+//! with the ids that they answered with once all of them, without exception, did.
+//!
+//! Preparing moves a coordinator with an empty log to the new cluster id, from which
+//! moment on it refuses whatever was under way under another one. So an initialiser
+//! that vanishes half-way (its disk too) leaves nothing that could ever commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cairn_client::transport::Dialer;
+use cairn_proto::pb::coordinator::v1 as pb;
+use cairn_proto::pb::coordinator::v1::raft_request::Kind;
+use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tonic::Status;
+
+use super::config::CoordinatorAddress;
+use super::join::JoinReply;
+use super::raft::{Raft, RaftId, RaftMetrics, RaftNode};
+use super::storage::{Identity, LogStore, WriteError, Writer};
+
+/// The longest cluster id.
+const CLUSTER_ID_BYTES: usize = 64;
+
+/// The cluster that this disk belongs to; empty while it belongs to none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ClusterId(Arc<RwLock<String>>);
+
+impl ClusterId {
+    pub(super) fn new(id: Option<&str>) -> Self {
+        Self(Arc::new(RwLock::new(id.unwrap_or_default().to_owned())))
+    }
+
+    pub(super) fn get(&self) -> String {
+        self.0.read().clone()
+    }
+}
+
+/// What one coordinator asks another outside of Raft itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Introduction {
+    /// Who are you?
+    Who,
+    /// Belong to this cluster, if your log is empty.
+    Prepare {
+        /// Drawn by the initialiser.
+        cluster_id: String,
+    },
+    /// To the leader: take me in, in place of whoever had my name before.
+    Join(Card),
+}
+
+/// The answer to an [`Introduction`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum IntroductionReply {
+    /// To [`Introduction::Who`], and to an accepted [`Introduction::Prepare`].
+    Card(Card),
+    /// To a [`Introduction::Prepare`] of a coordinator that has a log.
+    NotEmpty(Card),
+    /// To [`Introduction::Join`].
+    Join(JoinReply),
+}
+
+/// How a coordinator presents itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Card {
+    /// Its configured name.
+    pub(super) name: String,
+    /// The identity on its disk.
+    pub(super) raft_id: RaftId,
+    /// Its cluster; empty if it knows none.
+    pub(super) cluster_id: String,
+    /// Whether it has anything in its log: whether the cluster exists.
+    pub(super) has_log: bool,
+    /// Its port between nodes.
+    pub(super) peer: String,
+    /// Its port for clients.
+    pub(super) client: String,
+}
+
+/// This coordinator among the others.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) identity: Identity,
+    pub(super) cluster: ClusterId,
+    pub(super) raft: RaftHandle,
+    pub(super) addresses: Arc<BTreeMap<String, CoordinatorAddress>>,
+    pub(super) client_advertise: String,
+    pub(super) dialer: Dialer,
+    log: LogStore,
+    writer: Writer,
+    /// Held for reading while a message goes to Raft, for writing while the cluster
+    /// id changes, so that no message of the old one comes in behind the change.
+    gate: tokio::sync::RwLock<()>,
+    /// One membership change at a time.
+    pub(super) joining: tokio::sync::Mutex<()>,
+}
+
+/// openraft's handle has no `Debug`.
+#[derive(Clone)]
+pub(super) struct RaftHandle(pub(super) Raft);
+
+impl std::fmt::Debug for RaftHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Raft")
+    }
+}
+
+impl std::ops::Deref for RaftHandle {
+    type Target = Raft;
+
+    fn deref(&self) -> &Raft {
+        &self.0
+    }
+}
+
+/// Why the cluster id was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AdoptError {
+    /// The log is not empty any more.
+    #[error("this coordinator has a log already")]
+    NotEmpty,
+    /// The disk failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Not an id at all.
+    #[error("that is no cluster id")]
+    Id,
+    /// Raft stopped.
+    #[error("Raft has stopped: {0}")]
+    Stopped(String),
+}
+
+impl Group {
+    pub(super) fn new(
+        identity: Identity,
+        cluster: ClusterId,
+        raft: Raft,
+        addresses: Arc<BTreeMap<String, CoordinatorAddress>>,
+        client_advertise: String,
+        dialer: Dialer,
+        log: LogStore,
+        writer: Writer,
+    ) -> Self {
+        Self {
+            identity,
+            cluster,
+            raft: RaftHandle(raft),
+            addresses,
+            client_advertise,
+            dialer,
+            log,
+            writer,
+            gate: tokio::sync::RwLock::default(),
+            joining: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The identity's Raft id.
+    pub(super) fn id(&self) -> RaftId {
+        self.identity.raft_id
+    }
+
+    /// The configured address of this coordinator's peer port.
+    fn peer_address(&self) -> String {
+        self.addresses
+            .get(&self.identity.name)
+            .map(|a| a.peer.clone())
+            .unwrap_or_default()
+    }
+
+    /// What the membership is to say of this coordinator.
+    pub(super) fn node(&self) -> RaftNode {
+        RaftNode {
+            name: self.identity.name.clone(),
+            peer: self.peer_address(),
+            client: self.client_advertise.clone(),
+        }
+    }
+
+    /// Whether anything was ever appended here. Asked of Raft's own task, so that
+    /// every message that went to it before has been dealt with.
+    pub(super) async fn has_log(&self) -> Result<bool, AdoptError> {
+        self.raft
+            .with_raft_state(|_| ())
+            .await
+            .map_err(|e| AdoptError::Stopped(e.to_string()))?;
+        Ok(!self.log.is_empty())
+    }
+
+    /// How this coordinator presents itself.
+    pub(super) async fn card(&self) -> Result<Card, AdoptError> {
+        let RaftNode { name, peer, client } = self.node();
+        Ok(Card {
+            name,
+            raft_id: self.id(),
+            cluster_id: self.cluster.get(),
+            has_log: self.has_log().await?,
+            peer,
+            client,
+        })
+    }
+
+    /// Moves a coordinator whose log is empty to a cluster, durably.
+    pub(super) async fn adopt(&self, cluster_id: &str) -> Result<(), AdoptError> {
+        if cluster_id.is_empty() || cluster_id.len() > CLUSTER_ID_BYTES {
+            return Err(AdoptError::Id);
+        }
+        let _changing = self.gate.write().await;
+        if self.cluster.get() == cluster_id {
+            return Ok(());
+        }
+        if self.has_log().await? {
+            return Err(AdoptError::NotEmpty);
+        }
+        let identity = Identity {
+            cluster_id: Some(cluster_id.to_owned()),
+            ..self.identity.clone()
+        };
+        self.writer.write(vec![identity.change()]).await?;
+        *self.cluster.0.write() = cluster_id.to_owned();
+        tracing::info!(
+            cluster_id,
+            "this coordinator's disk now belongs to the cluster"
+        );
+        Ok(())
+    }
+
+    /// The leader as far as this coordinator knows, by the membership.
+    pub(super) fn leader_of(metrics: &RaftMetrics) -> Option<(RaftId, RaftNode)> {
+        let leader = metrics.current_leader?;
+        let node = metrics.membership_config.membership().get_node(&leader)?;
+        Some((leader, node.clone()))
+    }
+
+    /// For the status details of a refusal.
+    pub(super) fn not_leader(&self) -> Status {
+        let leader = Self::leader_of(&self.raft.metrics().borrow());
+        cairn_proto::refusal::not_leader(match leader {
+            // A leader that refuses because it is not established yet sends the
+            // caller nowhere else.
+            Some((id, node)) if id != self.id() => pb::NotLeader {
+                leader: id,
+                peer_address: self
+                    .addresses
+                    .get(&node.name)
+                    .map_or(node.peer, |a| a.peer.clone()),
+                client_address: node.client,
+            },
+            _ => pb::NotLeader::default(),
+        })
+    }
+
+    /// Answers a call of another coordinator.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        request: pb::RaftRequest,
+    ) -> Result<pb::RaftReply, Status> {
+        if request.format > cairn_proto::FORMAT {
+            return Err(Status::failed_precondition(format!(
+                "the message has format {}, and this coordinator understands up to {}",
+                request.format,
+                cairn_proto::FORMAT
+            )));
+        }
+        let payload = match request.kind() {
+            Kind::Unspecified => return Err(Status::invalid_argument("unknown kind of call")),
+            Kind::Identify => {
+                let reply = self.introduced(parse(&request.payload)?).await?;
+                unparse(&reply)?
+            }
+            Kind::Append => {
+                let _passing = self.pass(&request).await?;
+                unparse(&self.raft.append_entries(parse(&request.payload)?).await)?
+            }
+            Kind::Vote => {
+                let _passing = self.pass(&request).await?;
+                unparse(&self.raft.vote(parse(&request.payload)?).await)?
+            }
+            Kind::Snapshot => {
+                let _passing = self.pass(&request).await?;
+                unparse(&self.raft.install_snapshot(parse(&request.payload)?).await)?
+            }
+        };
+        Ok(pb::RaftReply {
+            payload: payload.into(),
+        })
+    }
+
+    /// Lets a message through to Raft if it is for this identity and this cluster. A
+    /// disk that belongs to no cluster yet adopts the one of the first message that
+    /// names its Raft id: nobody else knows that id.
+    async fn pass(
+        &self,
+        request: &pb::RaftRequest,
+    ) -> Result<tokio::sync::RwLockReadGuard<'_, ()>, Status> {
+        if request.to != self.id() {
+            return Err(Status::not_found(format!(
+                "the message is for Raft id {}, and the disk of coordinator `{}` is {}",
+                request.to,
+                self.identity.name,
+                self.id()
+            )));
+        }
+        if request.cluster_id.is_empty() {
+            return Err(Status::invalid_argument("the message names no cluster"));
+        }
+        if self.cluster.get().is_empty() {
+            self.adopt(&request.cluster_id)
+                .await
+                .map_err(|e| Status::unavailable(e.to_string()))?;
+        }
+        let passing = self.gate.read().await;
+        let ours = self.cluster.get();
+        if request.cluster_id != ours {
+            return Err(Status::failed_precondition(format!(
+                "the message is of cluster {}, and this disk belongs to {ours}",
+                request.cluster_id
+            )));
+        }
+        Ok(passing)
+    }
+
+    async fn introduced(
+        self: &Arc<Self>,
+        introduction: Introduction,
+    ) -> Result<IntroductionReply, Status> {
+        let unavailable = |e: AdoptError| Status::unavailable(e.to_string());
+        Ok(match introduction {
+            Introduction::Who => IntroductionReply::Card(self.card().await.map_err(unavailable)?),
+            Introduction::Prepare { cluster_id } => match self.adopt(&cluster_id).await {
+                Ok(()) => {
+                    let card = self.card().await.map_err(unavailable)?;
+                    // Adopted before, and since then the group was made.
+                    if card.has_log {
+                        IntroductionReply::NotEmpty(card)
+                    } else {
+                        IntroductionReply::Card(card)
+                    }
+                }
+                Err(AdoptError::NotEmpty) => {
+                    IntroductionReply::NotEmpty(self.card().await.map_err(unavailable)?)
+                }
+                Err(error) => return Err(unavailable(error)),
+            },
+            Introduction::Join(card) => IntroductionReply::Join(self.take_in(card).await),
+        })
+    }
+}
+
+fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Status> {
+    serde_json::from_slice(payload)
+        .map_err(|e| Status::invalid_argument(format!("the payload does not parse: {e}")))
+}
+
+fn unparse<T: Serialize>(answer: &T) -> Result<Vec<u8>, Status> {
+    serde_json::to_vec(answer).map_err(|e| Status::internal(e.to_string()))
+}

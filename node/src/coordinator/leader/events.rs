@@ -1,0 +1,177 @@
+//! What the supervisor tells: logs, metrics, and the recent past for people.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cairn_core::cluster::SupervisorEvent;
+use cairn_core::cluster::failure_detector::Health;
+use cairn_core::ids::{Micros, NodeId};
+use serde::Serialize;
+
+use crate::partition::wall_ms;
+
+/// How many events are kept to be shown.
+const KEPT: usize = 256;
+
+/// An event and when it was.
+#[derive(Clone, Debug, Serialize)]
+pub(in super::super) struct Noted {
+    /// Milliseconds since 1970 UTC.
+    pub(in super::super) at_unix_ms: u64,
+    /// What.
+    pub(in super::super) event: SupervisorEvent,
+}
+
+/// What there is to show of the recent past.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(in super::super) struct Recent {
+    /// How the data nodes are.
+    pub(in super::super) health: BTreeMap<NodeId, Health>,
+    /// The last events, oldest first.
+    pub(in super::super) events: Vec<Noted>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Chronicle {
+    health: BTreeMap<NodeId, Health>,
+    events: VecDeque<Noted>,
+}
+
+fn seconds(span: Micros) -> f64 {
+    span.0 as f64 / 1e6
+}
+
+impl Chronicle {
+    /// A reign begins: nothing was seen yet.
+    pub(super) fn begin(&mut self) {
+        self.health.clear();
+        self.events.clear();
+    }
+
+    pub(super) fn recent(&self) -> Recent {
+        Recent {
+            health: self.health.clone(),
+            events: self.events.iter().cloned().collect(),
+        }
+    }
+
+    pub(super) fn note(&mut self, event: SupervisorEvent) {
+        self.tell(&event);
+        if self.events.len() == KEPT {
+            self.events.pop_front();
+        }
+        self.events.push_back(Noted {
+            at_unix_ms: wall_ms(),
+            event,
+        });
+    }
+
+    fn tell(&mut self, event: &SupervisorEvent) {
+        match event {
+            SupervisorEvent::NodeHealth { node, from, to } => {
+                tracing::info!(%node, ?from, ?to, "a data node's health changed");
+                self.health.insert(*node, *to);
+                self.count_nodes();
+            }
+            SupervisorEvent::PromotionStarted {
+                partition,
+                epoch,
+                reason,
+            } => {
+                tracing::info!(%partition, %epoch, ?reason, "looking for a primary");
+                metrics::counter!(
+                    "cairn_coordinator_promotions_started_total",
+                    "reason" => reason_label(reason)
+                )
+                .increment(1);
+            }
+            SupervisorEvent::PromotionAbandoned { partition } => {
+                tracing::info!(%partition, "no new primary is needed after all");
+            }
+            SupervisorEvent::PromotionBlocked {
+                partition,
+                have,
+                need,
+            } => {
+                tracing::warn!(%partition, have, need, "too few replicas answer for a promotion");
+            }
+            SupervisorEvent::Promoted {
+                partition,
+                epoch,
+                primary,
+                head,
+                took,
+                waited_for_leases,
+            } => {
+                tracing::info!(
+                    %partition, %epoch, node = %primary.node, %head, ?took, ?waited_for_leases,
+                    "a primary is named"
+                );
+                metrics::counter!("cairn_coordinator_promotions_total").increment(1);
+                metrics::histogram!("cairn_coordinator_promotion_seconds").record(seconds(*took));
+                metrics::histogram!("cairn_coordinator_promotion_lease_wait_seconds")
+                    .record(seconds(*waited_for_leases));
+            }
+            SupervisorEvent::PossibleLoss {
+                partition,
+                absent,
+                entries_known,
+            } => {
+                tracing::error!(
+                    %partition, absent, entries_known,
+                    "a primary was named from too few reports: acknowledged writes may be lost"
+                );
+                metrics::counter!("cairn_coordinator_possible_losses_total").increment(1);
+                metrics::counter!("cairn_coordinator_lost_entries_known_total")
+                    .increment(*entries_known);
+            }
+            SupervisorEvent::Serving {
+                partition,
+                epoch,
+                unserved,
+            } => {
+                tracing::info!(%partition, %epoch, ?unserved, "a primary serves");
+                metrics::histogram!("cairn_coordinator_unserved_seconds")
+                    .record(seconds(*unserved));
+            }
+            SupervisorEvent::ProposalRefused { partition, refusal } => {
+                tracing::debug!(?partition, %refusal, "a proposal was refused");
+                metrics::counter!("cairn_coordinator_proposals_refused_total").increment(1);
+            }
+            SupervisorEvent::RequestRefused { partition, reason } => {
+                tracing::warn!(%partition, reason, "a request is refused");
+            }
+            SupervisorEvent::HandOverOrdered { .. }
+            | SupervisorEvent::Shrunk { .. }
+            | SupervisorEvent::LearnerAdded { .. }
+            | SupervisorEvent::LearnerRemoved { .. }
+            | SupervisorEvent::JointEntered { .. }
+            | SupervisorEvent::JointLeft { .. } => {
+                tracing::info!(?event, "a partition is changed");
+                metrics::counter!("cairn_coordinator_reconfigurations_total").increment(1);
+            }
+        }
+    }
+
+    fn count_nodes(&self) {
+        let (mut up, mut suspect, mut down) = (0u32, 0u32, 0u32);
+        for health in self.health.values() {
+            match health {
+                Health::Up => up += 1,
+                Health::Unknown | Health::Suspect(_) => suspect += 1,
+                Health::Down(_) => down += 1,
+            }
+        }
+        for (label, count) in [("up", up), ("suspect", suspect), ("down", down)] {
+            metrics::gauge!("cairn_coordinator_data_nodes", "health" => label)
+                .set(f64::from(count));
+        }
+    }
+}
+
+/// The reason as the manifest and the metrics spell it.
+fn reason_label(reason: &impl Serialize) -> String {
+    match serde_json::to_value(reason) {
+        Ok(serde_json::Value::String(text)) => text,
+        _ => "other".to_owned(),
+    }
+}

@@ -1,0 +1,156 @@
+//! What a coordinator keeps on disk: its identity, Raft's vote and log, and the
+//! last snapshot of the cluster's state, all in one fjall keyspace.
+//!
+//! Invariants:
+//! - Whatever is acknowledged to Raft was flushed before ([`writer`]).
+//! - Whatever was read back at the start is written and flushed once more before it
+//!   is used: after a failed flush and a restart it may have been in the page cache
+//!   alone (rule 12).
+//! - The retained log is in memory too, so that reading it never waits for a disk;
+//!   snapshots bound it.
+
+mod format;
+mod identity;
+mod log_store;
+mod machine;
+mod writer;
+
+use std::path::Path;
+
+use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use tokio::sync::oneshot;
+
+pub(super) use identity::Identity;
+pub(super) use log_store::LogStore;
+pub(super) use machine::{Machine, View};
+pub(super) use writer::{WriteError, Writer};
+
+use format::{DecodeError, keys};
+
+/// Why the disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// fjall's own reasons.
+    #[error("{0}")]
+    Fjall(String),
+    /// Another process has it.
+    #[error("another process is using this directory")]
+    Locked,
+    /// Something stored cannot be read.
+    #[error("{what}: {source}")]
+    Stored {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: DecodeError,
+    },
+    /// The log has a hole, or does not continue the snapshot.
+    #[error("the Raft log is broken: {0}")]
+    Log(String),
+    /// The thread that writes could not be started, or failed.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    /// The directory belongs to another coordinator.
+    #[error("the directory belongs to the coordinator `{found}`, and this one is `{expected}`")]
+    OtherName {
+        /// On disk.
+        found: String,
+        /// Configured.
+        expected: String,
+    },
+}
+
+impl From<fjall::Error> for OpenError {
+    fn from(error: fjall::Error) -> Self {
+        match error {
+            fjall::Error::Locked => Self::Locked,
+            other => Self::Fjall(other.to_string()),
+        }
+    }
+}
+
+/// An opened disk.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// Who this disk is.
+    pub(super) identity: Identity,
+    /// Raft's log.
+    pub(super) log: LogStore,
+    /// The cluster's state.
+    pub(super) machine: Machine,
+    /// What machine and identity write through.
+    pub(super) writer: Writer,
+    /// Hears when the last user of the disk is gone and it is closed.
+    pub(super) closed: oneshot::Receiver<()>,
+}
+
+/// Opens the directory, drawing an identity if it is empty. Blocks.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
+    std::fs::create_dir_all(directory).map_err(|e| OpenError::Fjall(e.to_string()))?;
+    let database = Database::builder(directory)
+        .worker_threads(1)
+        .cache_size(4 << 20)
+        .open()?;
+    let keyspace = database.keyspace("raft", || {
+        KeyspaceCreateOptions::default().max_memtable_size(8 << 20)
+    })?;
+
+    let stored = |what: &'static str| move |source| OpenError::Stored { what, source };
+    let get = |key: &[u8]| keyspace.get(key);
+    format::check(get(keys::FORMAT)?.as_deref()).map_err(stored("the format number"))?;
+    let identity = match get(keys::IDENTITY)? {
+        Some(bytes) => format::decode::<Identity>(&bytes).map_err(stored("the identity"))?,
+        None => Identity::draw(name),
+    };
+    if identity.name != name {
+        return Err(OpenError::OtherName {
+            found: identity.name,
+            expected: name.to_owned(),
+        });
+    }
+    let vote = get(keys::VOTE)?
+        .map(|b| format::decode(&b))
+        .transpose()
+        .map_err(stored("the vote"))?;
+    let committed = get(keys::COMMITTED)?
+        .map(|b| format::decode(&b))
+        .transpose()
+        .map_err(stored("the committed log id"))?
+        .flatten();
+    let purged = get(keys::PURGED)?
+        .map(|b| format::decode(&b))
+        .transpose()
+        .map_err(stored("the purged log id"))?;
+    let snapshot = get(keys::SNAPSHOT)?;
+
+    let mut rewritten = database.batch().durability(Some(PersistMode::SyncAll));
+    rewritten.insert(&keyspace, keys::FORMAT, format::current());
+    rewritten.insert(&keyspace, keys::IDENTITY, format::encode(&identity));
+    for key in [keys::VOTE, keys::COMMITTED, keys::PURGED, keys::SNAPSHOT] {
+        if let Some(bytes) = get(key)? {
+            rewritten.insert(&keyspace, key, bytes);
+        }
+    }
+    let mut entries = Vec::new();
+    for row in keyspace.prefix(keys::LOG) {
+        let (key, bytes) = row.into_inner()?;
+        entries.push(format::decode(&bytes).map_err(stored("a log entry"))?);
+        rewritten.insert(&keyspace, key, bytes);
+    }
+    rewritten.commit()?;
+
+    let (writer, closed) = Writer::spawn(database, keyspace)?;
+    let log = LogStore::new(writer.clone(), vote, committed, purged, entries)?;
+    let machine =
+        Machine::restore(writer.clone(), snapshot.as_deref()).map_err(stored("the snapshot"))?;
+    Ok(Opened {
+        identity,
+        log,
+        machine,
+        writer,
+        closed,
+    })
+}
