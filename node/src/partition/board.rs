@@ -1,0 +1,355 @@
+//! What the engine publishes of each partition, for the tasks that read.
+//!
+//! One cell per partition, read without a lock: a strong read costs two looks at
+//! its cell. The engine writes a cell before it answers any write or sends any
+//! message that depends on it, so that
+//! - a read that arrives after a write was answered sees a commit index that covers
+//!   the write, and
+//! - a partition that is handed over stops being read here before its leases are
+//!   given back.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId, ReplicaId};
+use cairn_core::record::Member;
+use cairn_core::replication::{Generation, Standing};
+use cairn_core::slots::SLOTS;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// How a replica on this node stands, as published last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Published {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The promised epoch.
+    pub epoch: Epoch,
+    /// The prefix of its state.
+    pub generation: Generation,
+    /// Whether it serves as primary. The lease is a separate question.
+    pub serving: bool,
+    /// Whether so many replicas lack disk room that data writes cannot commit.
+    pub write_blocked_by_disk: bool,
+    /// Until when it holds the lease.
+    pub lease_until: Micros,
+    /// The commit index.
+    pub commit: Index,
+    /// The applied index of `generation`.
+    pub applied: Index,
+    /// The last index on disk or under way to it.
+    pub head: Index,
+    /// The primary of the epoch, as far as known.
+    pub primary: Option<Member>,
+}
+
+impl Published {
+    /// Whether this very replica is named primary of its epoch.
+    #[must_use]
+    pub fn is_primary(&self, node: NodeId) -> bool {
+        self.primary
+            == Some(Member {
+                node,
+                replica: self.replica,
+            })
+    }
+
+    /// Whether it may answer at `now` (rule 5).
+    #[must_use]
+    pub fn leads(&self, now: Micros) -> bool {
+        self.serving && now < self.lease_until
+    }
+}
+
+/// The words of a [`Published`], in the order in which they stand in a cell.
+const WORDS: usize = 10;
+const FLAG_HERE: u64 = 1;
+const FLAG_SERVING: u64 = 2;
+const FLAG_BLOCKED: u64 = 4;
+const FLAG_PRIMARY: u64 = 8;
+const WORD_GENERATION: usize = 3;
+const WORD_APPLIED: usize = 6;
+
+fn to_words(published: &Published) -> [u64; WORDS] {
+    let Published {
+        replica,
+        epoch,
+        generation,
+        serving,
+        write_blocked_by_disk,
+        lease_until,
+        commit,
+        applied,
+        head,
+        primary,
+    } = *published;
+    let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+    let flags = FLAG_HERE
+        | flag(serving, FLAG_SERVING)
+        | flag(write_blocked_by_disk, FLAG_BLOCKED)
+        | flag(primary.is_some(), FLAG_PRIMARY);
+    [
+        flags,
+        replica.0,
+        epoch.0,
+        generation.0,
+        lease_until.0,
+        commit.0,
+        applied.0,
+        head.0,
+        primary.map_or(0, |p| p.node.0),
+        primary.map_or(0, |p| p.replica.0),
+    ]
+}
+
+fn from_words(words: &[u64; WORDS]) -> Option<Published> {
+    let [
+        flags,
+        replica,
+        epoch,
+        generation,
+        lease_until,
+        commit,
+        applied,
+        head,
+        primary_node,
+        primary_replica,
+    ] = *words;
+    (flags & FLAG_HERE != 0).then(|| Published {
+        replica: ReplicaId(replica),
+        epoch: Epoch(epoch),
+        generation: Generation(generation),
+        serving: flags & FLAG_SERVING != 0,
+        write_blocked_by_disk: flags & FLAG_BLOCKED != 0,
+        lease_until: Micros(lease_until),
+        commit: Index(commit),
+        applied: Index(applied),
+        head: Index(head),
+        primary: (flags & FLAG_PRIMARY != 0).then_some(Member {
+            node: NodeId(primary_node),
+            replica: ReplicaId(primary_replica),
+        }),
+    })
+}
+
+/// One partition's cell: a sequence lock over a few words. The sequence is odd
+/// while a writer is at work; a reader that saw it odd, or changed, looks again.
+pub(super) struct Cell {
+    writer: Mutex<()>,
+    sequence: AtomicU64,
+    words: [AtomicU64; WORDS],
+    changed: Notify,
+}
+
+impl Cell {
+    fn new() -> Self {
+        Self {
+            writer: Mutex::new(()),
+            sequence: AtomicU64::new(0),
+            words: [const { AtomicU64::new(0) }; WORDS],
+            changed: Notify::new(),
+        }
+    }
+
+    /// What was published last; `None` where no replica lives here.
+    pub(super) fn load(&self) -> Option<Published> {
+        loop {
+            let before = self.sequence.load(Ordering::Acquire);
+            let mut words = [0u64; WORDS];
+            for (word, cell) in words.iter_mut().zip(&self.words) {
+                *word = cell.load(Ordering::Relaxed);
+            }
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
+                return from_words(&words);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn write(&self, change: impl FnOnce(&[AtomicU64; WORDS])) {
+        let _writer = self.writer.lock();
+        let before = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(before + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        change(&self.words);
+        self.sequence.store(before + 2, Ordering::Release);
+    }
+
+    /// Publishes how the replica stands. The applied index stays, as long as the
+    /// generation does; a new generation begins at `applied`.
+    pub(super) fn publish(&self, standing: &Standing, applied: Index) {
+        let Standing {
+            replica,
+            epoch,
+            generation,
+            serving,
+            lease_until,
+            commit,
+            head,
+            write_blocked_by_disk,
+            primary,
+        } = *standing;
+        let words = to_words(&Published {
+            replica,
+            epoch,
+            generation,
+            serving,
+            write_blocked_by_disk,
+            lease_until,
+            commit,
+            applied,
+            head,
+            primary,
+        });
+        self.write(|cells| {
+            let same = cells[WORD_GENERATION].load(Ordering::Relaxed) == generation.0;
+            for (at, (cell, word)) in cells.iter().zip(words).enumerate() {
+                if at == WORD_APPLIED && same {
+                    cell.fetch_max(word, Ordering::Relaxed);
+                } else {
+                    cell.store(word, Ordering::Relaxed);
+                }
+            }
+        });
+        self.changed.notify_waiters();
+    }
+
+    /// Publishes what the store has applied, unless the replica has another state
+    /// by now.
+    pub(super) fn publish_applied(&self, generation: Generation, index: Index) {
+        self.write(|cells| {
+            if cells[WORD_GENERATION].load(Ordering::Relaxed) == generation.0 {
+                cells[WORD_APPLIED].fetch_max(index.0, Ordering::Relaxed);
+            }
+        });
+        self.changed.notify_waiters();
+    }
+
+    /// Publishes that no replica lives here any more.
+    pub(super) fn clear(&self) {
+        self.write(|cells| cells.iter().for_each(|c| c.store(0, Ordering::Relaxed)));
+        self.changed.notify_waiters();
+    }
+
+    /// Told whenever the cell was written.
+    pub(super) fn changed(&self) -> &Notify {
+        &self.changed
+    }
+}
+
+/// Every partition's cell.
+pub(super) struct Board {
+    cells: Box<[OnceLock<Box<Cell>>]>,
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = self.cells.iter().filter(|c| c.get().is_some()).count();
+        f.debug_struct("Board").field("cells", &used).finish()
+    }
+}
+
+impl Board {
+    /// An empty board, with room for as many partitions as there can be: one to a
+    /// slot.
+    pub(super) fn new() -> Self {
+        Self {
+            cells: (0..SLOTS).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// The cell, if a replica of the partition was ever seen here.
+    pub(super) fn cell(&self, partition: PartitionId) -> Option<&Cell> {
+        let cell = self.cells.get(usize::try_from(partition.0).ok()?)?;
+        cell.get().map(Box::as_ref)
+    }
+
+    /// The cell, made if it was not there; `None` past the last possible partition.
+    pub(super) fn cell_or_new(&self, partition: PartitionId) -> Option<&Cell> {
+        let cell = self.cells.get(usize::try_from(partition.0).ok()?)?;
+        Some(cell.get_or_init(|| Box::new(Cell::new())))
+    }
+
+    /// What was published of a partition.
+    pub(super) fn load(&self, partition: PartitionId) -> Option<Published> {
+        self.cell(partition)?.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn standing(number: u64) -> Standing {
+        Standing {
+            replica: ReplicaId(number),
+            epoch: Epoch(number),
+            generation: Generation(number / 100),
+            serving: number.is_multiple_of(2),
+            lease_until: Micros(number),
+            commit: Index(number),
+            head: Index(number),
+            write_blocked_by_disk: false,
+            primary: Some(Member {
+                node: NodeId(number),
+                replica: ReplicaId(number),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_reader_never_sees_half_of_a_change() {
+        let board = Arc::new(Board::new());
+        let partition = PartitionId(5);
+        board
+            .cell_or_new(partition)
+            .expect("in range")
+            .publish(&standing(1), Index(1));
+        let reader = std::thread::spawn({
+            let board = Arc::clone(&board);
+            move || {
+                let mut last = 0;
+                while last < 20_000 {
+                    let seen = board.load(partition).expect("published");
+                    assert_eq!(seen.epoch.0, seen.commit.0);
+                    assert_eq!(seen.epoch.0, seen.head.0);
+                    assert_eq!(seen.primary.expect("known").replica.0, seen.epoch.0);
+                    assert!(seen.epoch.0 >= last);
+                    last = seen.epoch.0;
+                }
+            }
+        });
+        for number in 2..=20_000 {
+            let cell = board.cell(partition).expect("made");
+            cell.publish(&standing(number), Index(number));
+        }
+        reader.join().expect("no torn read");
+    }
+
+    #[test]
+    fn an_applied_index_belongs_to_its_generation() {
+        let board = Board::new();
+        let cell = board.cell_or_new(PartitionId(0)).expect("in range");
+        cell.publish(&standing(150), Index(10));
+        cell.publish_applied(Generation(1), Index(20));
+        cell.publish_applied(Generation(0), Index(99));
+        assert_eq!(cell.load().expect("published").applied, Index(20));
+        cell.publish(&standing(160), Index(15));
+        assert_eq!(cell.load().expect("published").applied, Index(20));
+        cell.publish(&standing(250), Index(12));
+        assert_eq!(cell.load().expect("published").applied, Index(12));
+        cell.clear();
+        assert_eq!(cell.load(), None);
+    }
+
+    #[test]
+    fn a_partition_past_the_last_slot_has_no_cell() {
+        let board = Board::new();
+        assert!(board.cell_or_new(PartitionId(16_384)).is_none());
+        assert!(board.load(PartitionId(u32::MAX)).is_none());
+    }
+}

@@ -1,0 +1,631 @@
+//! The engine: the one thread that owns the replication core and every lane.
+//!
+//! A turn of its loop takes everything that waits, steps the core for each, and
+//! then, once: hands records to the log, messages to the peers, entries to the store,
+//! publishes what changed, and answers. Under load one turn serves hundreds of
+//! writes; at rest a turn is a tick.
+//!
+//! # Order within a turn
+//! The board is written before any message leaves and before any answer is given
+//! (see [`super::board`]). A panic here ends the process: nothing of what the core
+//! holds could be trusted after it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
+use cairn_core::kv::{Table, VersionedValue};
+use cairn_core::replication::{
+    DurableRecord, Effect, Event, Generation, NodeCore, PeerMessage, Standing, Timing,
+};
+use cairn_core::slots::SLOTS;
+use tokio::runtime;
+
+use super::board::Published;
+use super::clock;
+use super::figures::Figures;
+use super::inbox::{Found, Input, LoadedTable, Submission};
+use super::lane::{Lane, Lookup, TableLoad, Turn};
+use super::links::{Links, SnapshotWanted};
+use super::shared::Shared;
+use super::snapshot::Fetcher;
+use crate::disk::WalHandle;
+use crate::store::{ApplyHandle, StateReader};
+
+/// How many sequenced writes a partition remembers where no map says so.
+const WINDOW_DEFAULT: u32 = 4096;
+/// How often the figures of the node are told, and its load is judged.
+const FIGURES_EVERY: Micros = Micros::from_millis(1000);
+/// Fewer writes in a second than this, and snapshots need not be throttled.
+const IDLE_WRITES: u64 = 100;
+
+/// The engine's thread.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) shared: Arc<Shared>,
+    pub(super) core: NodeCore,
+    pub(super) wal: WalHandle,
+    pub(super) apply: ApplyHandle,
+    pub(super) reader: StateReader,
+    pub(super) links: Links,
+    pub(super) fetcher: Fetcher,
+    pub(super) runtime: runtime::Handle,
+    lanes: Vec<Option<Box<Lane>>>,
+    /// Where fetched generations begin, until they are switched to.
+    fetched: HashMap<Generation, Index>,
+    window: u32,
+    turn: Turn,
+    records: Vec<DurableRecord>,
+    outgoing: Vec<(NodeId, Vec<PeerMessage>)>,
+    wakers: Vec<Waker>,
+    submitted: u64,
+    /// When the record of each number was handed to the log, to time its flush.
+    flushing: VecDeque<(u64, Micros)>,
+    next_tick: Micros,
+    next_figures: Micros,
+    writes_since: u64,
+    figures: Figures,
+}
+
+/// What the engine is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) core: NodeCore,
+    pub(super) wal: WalHandle,
+    pub(super) apply: ApplyHandle,
+    pub(super) reader: StateReader,
+    pub(super) links: Links,
+    pub(super) fetcher: Fetcher,
+    pub(super) runtime: runtime::Handle,
+    /// Where the state of each partition stands that recovery found.
+    pub(super) applied: Vec<(PartitionId, Generation, Index)>,
+}
+
+impl Engine {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts {
+            shared,
+            core,
+            wal,
+            apply,
+            reader,
+            links,
+            fetcher,
+            runtime,
+            applied,
+        } = parts;
+        let waiting_max = shared.config.partition_pending_max;
+        let mut engine = Self {
+            shared,
+            core,
+            wal,
+            apply,
+            reader,
+            links,
+            fetcher,
+            runtime,
+            lanes: Vec::new(),
+            fetched: HashMap::new(),
+            window: WINDOW_DEFAULT,
+            turn: Turn::new(waiting_max),
+            records: Vec::new(),
+            outgoing: Vec::new(),
+            wakers: Vec::new(),
+            submitted: 0,
+            flushing: VecDeque::new(),
+            next_tick: Micros(0),
+            next_figures: Micros(0),
+            writes_since: 0,
+            figures: Figures::new(),
+        };
+        for (partition, generation, index) in applied {
+            if let Some(lane) = engine.lane(partition) {
+                lane.set_generation(generation, index);
+                engine.turn.touched.push(partition);
+            }
+        }
+        engine.take_map();
+        engine
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self) {
+        let mut inputs = Vec::new();
+        let mut stop = false;
+        while !stop {
+            let now = clock::boottime();
+            let patience = Duration::from_micros(self.next_tick.minus(now).0);
+            let shared = Arc::clone(&self.shared);
+            shared.inbox.take(&mut inputs, patience);
+            // Taken after the inputs: a grant counts from their receipt (rule 5).
+            self.turn.now = clock::boottime();
+            self.turn.wall_ms = clock::wall_ms();
+            self.turn.overloaded = self.overloaded();
+            if !inputs.is_empty() {
+                self.figures.turns.increment(1);
+                self.figures.inputs_per_turn.record(inputs.len() as f64);
+            }
+            for input in inputs.drain(..) {
+                stop |= self.take(input);
+            }
+            if self.turn.now >= self.next_tick {
+                self.tick();
+            }
+            self.finish();
+        }
+        self.shared.inbox.close();
+    }
+
+    fn overloaded(&self) -> bool {
+        let max = self.shared.config.backlog_bytes_max;
+        self.wal.backlog_bytes() > max || self.apply.backlog_bytes() > max
+    }
+
+    /// The lane of a partition, made if it was not there.
+    fn lane(&mut self, partition: PartitionId) -> Option<&mut Lane> {
+        lane_of(&mut self.lanes, partition)
+    }
+
+    /// Takes one input. Whether it is the last.
+    fn take(&mut self, input: Input) -> bool {
+        match input {
+            Input::Submit(write) => self.submit(write),
+            Input::SubmitMany(writes) => {
+                for write in writes {
+                    self.submit(write);
+                }
+            }
+            Input::Peer { from, messages } => {
+                self.shared.peer_backlog.take(messages.len());
+                for message in messages {
+                    if let PeerMessage::MapVersion(version) = message {
+                        self.links.agent.peer_map(from, version);
+                    } else {
+                        self.step(Event::Peer { from, message });
+                    }
+                }
+            }
+            Input::Event(event) => self.event(event),
+            Input::Applied(all) => {
+                for applied in all {
+                    let (partition, generation) = (applied.partition, applied.generation);
+                    let index = applied.index;
+                    if let Some(lane) = self.lane(partition) {
+                        lane.set_applied(generation, index);
+                    }
+                    self.step(Event::Applied {
+                        partition,
+                        generation,
+                        index,
+                    });
+                }
+            }
+            Input::Found {
+                partition,
+                term,
+                ticket,
+                found,
+            } => {
+                if let Some(lane) = lane_of(&mut self.lanes, partition) {
+                    let (core, turn) = (&mut self.core, &mut self.turn);
+                    lane.found(core, turn, &self.reader, (term, ticket), found);
+                }
+            }
+            Input::Table {
+                partition,
+                term,
+                loaded,
+            } => {
+                if let Some(lane) = lane_of(&mut self.lanes, partition) {
+                    let (core, turn) = (&mut self.core, &mut self.turn);
+                    lane.table_loaded(core, turn, &self.reader, self.window, term, loaded);
+                }
+            }
+            Input::Statuses { full, reply } => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.core.statuses(self.turn.now, full));
+            }
+            Input::HurryLease(partition) => {
+                self.figures.lease_lapses.increment(1);
+                let (now, effects) = (self.turn.now, &mut self.turn.effects);
+                self.core.hurry_lease(now, partition, effects);
+            }
+            Input::MapChanged => self.take_map(),
+            Input::Stop => return true,
+        }
+        false
+    }
+
+    fn event(&mut self, event: Event) {
+        match &event {
+            Event::Flushed { number } => self.time_flush(*number),
+            Event::DiskRoom { full } => self.links.agent.disk_full(*full),
+            Event::SnapshotFetched {
+                generation, mark, ..
+            } => {
+                self.fetched.insert(*generation, mark.index());
+            }
+            Event::Corrupt { partitions } => {
+                for partition in partitions {
+                    if let Some(standing) = self.core.standing(*partition) {
+                        self.shared.set_damaged(*partition, standing.replica);
+                    }
+                }
+                self.links.agent.urge();
+            }
+            _ => {}
+        }
+        self.step(event);
+    }
+
+    fn step(&mut self, event: Event) {
+        self.core.step(self.turn.now, event, &mut self.turn.effects);
+    }
+
+    fn time_flush(&mut self, number: u64) {
+        while self.flushing.front().is_some_and(|(n, _)| *n <= number) {
+            if let Some((_, since)) = self.flushing.pop_front() {
+                let waited = self.turn.now.minus(since);
+                self.figures.flush_seconds.record(seconds(waited));
+            }
+        }
+    }
+
+    fn submit(&mut self, mut write: Submission) {
+        write.arrived = self.turn.now;
+        self.writes_since += 1;
+        let partition = write.partition;
+        let here = self
+            .shared
+            .board
+            .load(partition)
+            .filter(|published| published.is_primary(self.shared.config.node));
+        let Some(lane) = lane_of(&mut self.lanes, partition).filter(|_| here.is_some()) else {
+            let published = self.shared.board.load(partition);
+            let error = self.shared.moved(partition, published.as_ref());
+            self.turn.answer(write.reply, write.bytes, Err(error));
+            return;
+        };
+        let (core, turn) = (&mut self.core, &mut self.turn);
+        lane.submit(core, turn, &self.reader, self.window, write);
+    }
+
+    fn tick(&mut self) {
+        let tick = self.core.timing().tick;
+        self.next_tick = self.turn.now.plus(tick);
+        self.step(Event::Tick);
+        let timeout = self.shared.config.request_timeout_micros();
+        let since = self.turn.now.minus(timeout);
+        for (partition, lane) in (0..).map(PartitionId).zip(&mut self.lanes) {
+            let Some(lane) = lane else { continue };
+            if lane.unanswered() > 0 {
+                lane.expire(&mut self.turn, since);
+                // Held writes look again whether the primary serves, here or elsewhere.
+                self.turn.touched.push(partition);
+            }
+        }
+        if self.turn.now >= self.next_figures {
+            self.next_figures = self.turn.now.plus(FIGURES_EVERY);
+            self.tell_figures();
+        }
+    }
+
+    fn tell_figures(&mut self) {
+        let writes = std::mem::take(&mut self.writes_since);
+        self.figures.writes.increment(writes);
+        let waiting = self.shared.admission.waiting();
+        self.figures.waiting.set(waiting as f64);
+        let serving = self.lanes.iter().flatten().filter(|l| l.serves()).count();
+        self.figures.serving.set(serving as f64);
+        // Snapshots give way to clients, where there are any (rule 13).
+        let rate = if writes < IDLE_WRITES {
+            0
+        } else {
+            self.shared.config.snapshot_bytes_per_second
+        };
+        self.fetcher.throttle.set_rate(rate);
+    }
+
+    fn take_map(&mut self) {
+        let map = self.shared.map.load_full();
+        if let Some(settings) = &map.settings {
+            self.window = settings.idempotence_window;
+            let timing = Timing {
+                lease: Micros::from_millis(settings.lease_ms),
+                lease_longest: Micros::from_millis(settings.lease_ms_longest),
+                ..*self.core.timing()
+            };
+            if timing != *self.core.timing() {
+                self.core.set_timing(timing);
+            }
+        }
+        for (lane, record) in self.lanes.iter_mut().zip(&map.partitions) {
+            if let Some(lane) = lane {
+                lane.set_window(self.window);
+                let alone = record.config.sets().any(|s| s.write_quorum() == 1);
+                lane.set_ack_needs_lease(alone);
+            }
+        }
+    }
+
+    /// Carries out everything of this turn.
+    fn finish(&mut self) {
+        // Publishing a standing may let held writes go, which has effects again.
+        while !self.turn.effects.is_empty() || !self.turn.touched.is_empty() {
+            let mut touched = std::mem::take(&mut self.turn.touched);
+            let mut effects = std::mem::take(&mut self.turn.effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect, &mut touched);
+            }
+            if self.turn.effects.is_empty() {
+                self.turn.effects = effects;
+            }
+            touched.sort_unstable();
+            touched.dedup();
+            for partition in &touched {
+                self.publish(*partition);
+            }
+            let now = clock::boottime();
+            for partition in touched {
+                self.answer_committed(partition, now);
+            }
+        }
+        self.hand_over();
+    }
+
+    fn carry_out(&mut self, effect: Effect, touched: &mut Vec<PartitionId>) {
+        match effect {
+            Effect::Append(record) => self.records.push(record),
+            Effect::Send { to, message } => {
+                match self.outgoing.iter_mut().find(|(node, _)| *node == to) {
+                    Some((_, messages)) => messages.push(message),
+                    None => self.outgoing.push((to, vec![message])),
+                }
+            }
+            Effect::Apply {
+                partition,
+                generation,
+                entries,
+            } => {
+                self.apply.submit(partition, generation, entries);
+                // A follower's commit index moved.
+                touched.push(partition);
+            }
+            Effect::Committed { partition, index } => {
+                if let Some(lane) = self.lane(partition) {
+                    lane.committed(index);
+                }
+                touched.push(partition);
+            }
+            Effect::Standing { partition } => touched.push(partition),
+            Effect::Deposed { partition, epoch } => {
+                tracing::info!(%partition, %epoch, "no longer primary");
+                self.figures.depositions.increment(1);
+                self.answer_committed(partition, clock::boottime());
+                self.depose(partition);
+                touched.push(partition);
+            }
+            Effect::Report(report) => self.links.agent.report(report),
+            Effect::FetchSnapshot {
+                partition,
+                from,
+                replica,
+                generation,
+            } => self.fetch_snapshot(partition, from, replica, generation),
+            Effect::DropGeneration { generation, .. } => {
+                self.fetched.remove(&generation);
+                self.apply.drop_generation(generation);
+            }
+            Effect::Reclaimable { partition, index } => {
+                self.wal.set_reclaimable(partition, index);
+            }
+        }
+    }
+
+    fn fetch_snapshot(
+        &mut self,
+        partition: PartitionId,
+        from: NodeId,
+        replica: cairn_core::ids::ReplicaId,
+        generation: Generation,
+    ) {
+        let Some(standing) = self.core.standing(partition) else {
+            return;
+        };
+        let wanted = SnapshotWanted {
+            from,
+            partition,
+            replica,
+            epoch: standing.epoch,
+        };
+        self.runtime
+            .spawn(self.fetcher.clone().run(wanted, generation));
+    }
+
+    fn depose(&mut self, partition: PartitionId) {
+        let published = self.core.standing(partition).map(|s| to_published(&s));
+        let error = self.shared.moved(partition, published.as_ref());
+        if let Some(lane) = lane_of(&mut self.lanes, partition) {
+            lane.depose(&mut self.turn, &error);
+        }
+    }
+
+    /// Publishes how a replica stands, and lets go or turns away what was held for
+    /// it.
+    fn publish(&mut self, partition: PartitionId) {
+        let Some(standing) = self.core.standing(partition) else {
+            if let Some(cell) = self.shared.board.cell(partition) {
+                cell.clear();
+            }
+            self.depose(partition);
+            return;
+        };
+        let begins = self.fetched.remove(&standing.generation);
+        let Some(lane) = lane_of(&mut self.lanes, partition) else {
+            tracing::error!(%partition, "a partition past the last slot");
+            return;
+        };
+        lane.set_generation(standing.generation, begins.unwrap_or(Index::ZERO));
+        if let Some(cell) = self.shared.board.cell_or_new(partition) {
+            cell.publish(&standing, lane.applied());
+        }
+        let turned = lane.stands(&standing);
+        if turned {
+            self.links.agent.urge();
+            tracing::info!(%partition, epoch = %standing.epoch, serving = standing.serving, "standing changed");
+        }
+        if lane.has_held() {
+            let published = to_published(&standing);
+            if published.is_primary(self.shared.config.node) {
+                let (core, turn) = (&mut self.core, &mut self.turn);
+                lane.release_held(core, turn, &self.reader, self.window);
+            } else {
+                let error = self.shared.moved(partition, Some(&published));
+                lane.turn_away(&mut self.turn, &error);
+            }
+        }
+    }
+
+    fn answer_committed(&mut self, partition: PartitionId, now: Micros) {
+        if let Some(lane) = lane_of(&mut self.lanes, partition)
+            && let Some(waited) = lane.answer_committed(&mut self.turn, now)
+        {
+            self.figures.commit_seconds.record(seconds(waited));
+        }
+    }
+
+    /// Hands over what this turn gathered, each receiver's share at once.
+    fn hand_over(&mut self) {
+        if !self.records.is_empty() {
+            self.submitted += self.records.len() as u64;
+            self.flushing.push_back((self.submitted, self.turn.now));
+            self.wal.submit_from(&mut self.records);
+        }
+        for (to, messages) in self.outgoing.drain(..) {
+            self.links.peers.send(to, messages);
+        }
+        if !self.turn.answers.is_empty() {
+            let answers = self.turn.answers.len();
+            for (reply, result) in self.turn.answers.drain(..) {
+                reply.answer(result, &mut self.wakers);
+            }
+            let bytes = std::mem::take(&mut self.turn.answered_bytes);
+            self.shared.admission.release(answers, bytes);
+            self.wakers.drain(..).for_each(Waker::wake);
+        }
+        for lookup in std::mem::take(&mut self.turn.lookups) {
+            self.figures.lookups.increment(lookup.keys.len() as u64);
+            self.look_up(lookup);
+        }
+        for load in std::mem::take(&mut self.turn.table_loads) {
+            self.load_table(load);
+        }
+    }
+
+    fn look_up(&self, lookup: Lookup) {
+        let (reader, shared) = (self.reader.clone(), Arc::clone(&self.shared));
+        self.runtime.spawn(async move {
+            let Lookup {
+                partition,
+                term,
+                ticket,
+                generation,
+                keys,
+            } = lookup;
+            let found = match read_values(&reader, generation, keys).await {
+                Ok(found) => Some(found),
+                Err(error) => {
+                    shared.unreadable(partition, error.as_ref());
+                    None
+                }
+            };
+            shared.inbox.push(Input::Found {
+                partition,
+                term,
+                ticket,
+                found,
+            });
+        });
+    }
+
+    fn load_table(&self, load: TableLoad) {
+        let (reader, shared) = (self.reader.clone(), Arc::clone(&self.shared));
+        self.runtime.spawn_blocking(move || {
+            let TableLoad {
+                partition,
+                term,
+                generation,
+            } = load;
+            let loaded = match read_table(&reader, generation) {
+                Ok(loaded) => Some(loaded),
+                Err(error) => {
+                    shared.unreadable(partition, error.as_ref());
+                    None
+                }
+            };
+            shared.inbox.push(Input::Table {
+                partition,
+                term,
+                loaded,
+            });
+        });
+    }
+}
+
+type ReadError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn read_values(
+    reader: &StateReader,
+    generation: Generation,
+    keys: Vec<Bytes>,
+) -> Result<Found, ReadError> {
+    let mut found = Vec::with_capacity(keys.len());
+    for key in keys {
+        let stored = reader.get(generation, key.clone()).await?;
+        found.push((key, stored.map(VersionedValue::decode).transpose()?));
+    }
+    Ok(found)
+}
+
+/// The applied index is read before the rows: whatever the rows hold beyond it, the
+/// log tells again, which changes nothing ([`Table::absorb`]).
+fn read_table(reader: &StateReader, generation: Generation) -> Result<LoadedTable, ReadError> {
+    let applied = reader.applied(generation)?.index();
+    let table = Table::from_rows(reader.table(generation)?)?;
+    Ok(LoadedTable { table, applied })
+}
+
+fn lane_of(lanes: &mut Vec<Option<Box<Lane>>>, partition: PartitionId) -> Option<&mut Lane> {
+    if partition.0 >= u32::from(SLOTS) {
+        return None;
+    }
+    let at = partition.0 as usize;
+    if lanes.len() <= at {
+        lanes.resize_with(at + 1, || None);
+    }
+    let lane = lanes[at].get_or_insert_with(|| Box::new(Lane::new(partition)));
+    Some(lane)
+}
+
+fn to_published(standing: &Standing) -> Published {
+    Published {
+        replica: standing.replica,
+        epoch: standing.epoch,
+        generation: standing.generation,
+        serving: standing.serving,
+        write_blocked_by_disk: standing.write_blocked_by_disk,
+        lease_until: standing.lease_until,
+        commit: standing.commit,
+        applied: Index::ZERO,
+        head: standing.head,
+        primary: standing.primary,
+    }
+}
+
+fn seconds(micros: Micros) -> f64 {
+    micros.0 as f64 / 1e6
+}

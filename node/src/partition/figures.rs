@@ -1,0 +1,36 @@
+//! The engine's metrics. Handles are kept, since looking one up costs more than
+//! counting.
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+/// The engine's metrics.
+#[derive(Debug)]
+pub(super) struct Figures {
+    pub(super) writes: Counter,
+    pub(super) turns: Counter,
+    pub(super) inputs_per_turn: Histogram,
+    pub(super) flush_seconds: Histogram,
+    pub(super) commit_seconds: Histogram,
+    pub(super) waiting: Gauge,
+    pub(super) serving: Gauge,
+    pub(super) depositions: Counter,
+    pub(super) lease_lapses: Counter,
+    pub(super) lookups: Counter,
+}
+
+impl Figures {
+    pub(super) fn new() -> Self {
+        Self {
+            writes: counter!("cairn_writes_total"),
+            turns: counter!("cairn_engine_turns_total"),
+            inputs_per_turn: histogram!("cairn_engine_turn_inputs"),
+            flush_seconds: histogram!("cairn_wal_flush_wait_seconds"),
+            commit_seconds: histogram!("cairn_write_commit_seconds"),
+            waiting: gauge!("cairn_writes_waiting"),
+            serving: gauge!("cairn_partitions_serving"),
+            depositions: counter!("cairn_primary_depositions_total"),
+            lease_lapses: counter!("cairn_lease_lapses_total"),
+            lookups: counter!("cairn_write_lookups_total"),
+        }
+    }
+}

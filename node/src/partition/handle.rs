@@ -1,0 +1,271 @@
+//! The door to the partitions of this node, for the protocols, the peers and the
+//! agent. Cheap to clone; nothing here blocks.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use cairn_core::cluster::report::PartitionStatus;
+use cairn_core::ids::{Micros, NodeId, PartitionId};
+use cairn_core::kv::request::{RequestError, WriteRequest};
+use cairn_core::record::ClusterMap;
+use cairn_core::replication::Event;
+use cairn_core::slots;
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::board::Published;
+use super::inbox::{Input, Submission, Work};
+use super::reply::{ReplyQueue, ReplyTo, WriteResult};
+use super::shared::Shared;
+use crate::agent::EngineLink;
+
+/// The door to the partitions of this node.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Waits for a write. May be dropped at any time; the write goes on.
+#[derive(Debug)]
+pub struct PendingWrite {
+    queue: ReplyQueue,
+}
+
+impl Future for PendingWrite {
+    type Output = WriteResult;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WriteResult> {
+        self.queue.poll_take(context, 1).map(|mut answers| {
+            answers
+                .pop()
+                .map_or(Err(RequestError::Unknown), |(_, result)| result)
+        })
+    }
+}
+
+/// Waits for writes that were started together.
+#[derive(Debug)]
+pub struct PendingWrites {
+    queue: ReplyQueue,
+    count: usize,
+}
+
+impl Future for PendingWrites {
+    type Output = Vec<WriteResult>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<WriteResult>> {
+        let count = self.count;
+        self.queue.poll_take(context, count).map(|mut answers| {
+            answers.sort_unstable_by_key(|(token, _)| *token);
+            answers.into_iter().map(|(_, result)| result).collect()
+        })
+    }
+}
+
+impl Handle {
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.shared.config.node
+    }
+
+    /// The newest map that the process has.
+    #[must_use]
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.shared.map.load_full()
+    }
+
+    /// Where the newest map is kept.
+    #[must_use]
+    pub fn shared_map(&self) -> &Arc<ArcSwap<ClusterMap>> {
+        &self.shared.map
+    }
+
+    /// The partition of a key.
+    ///
+    /// # Errors
+    /// [`RequestError::NoMap`] before the cluster was made.
+    pub fn partition_of(&self, key: &[u8]) -> Result<PartitionId, RequestError> {
+        self.partition_of_slot(slots::slot(key))
+    }
+
+    /// The partition of a slot.
+    ///
+    /// # Errors
+    /// [`RequestError::NoMap`] before the cluster was made.
+    pub fn partition_of_slot(&self, slot: u16) -> Result<PartitionId, RequestError> {
+        self.shared
+            .map
+            .load()
+            .partition_of_slot(slot)
+            .map(|record| record.id)
+            .ok_or(RequestError::NoMap)
+    }
+
+    /// The one partition of all keys of a write.
+    ///
+    /// # Errors
+    /// [`RequestError::CrossPartition`] where there is not one, or no key at all.
+    pub fn partition_of_write(&self, request: &WriteRequest) -> Result<PartitionId, RequestError> {
+        let mut keys = request.op.keys();
+        let first = keys.next().ok_or(RequestError::CrossPartition)?;
+        let partition = self.partition_of(first)?;
+        for key in keys {
+            if self.partition_of(key)? != partition {
+                return Err(RequestError::CrossPartition);
+            }
+        }
+        Ok(partition)
+    }
+
+    /// How the replica of a partition on this node stands, if there is one.
+    #[must_use]
+    pub fn standing(&self, partition: PartitionId) -> Option<Published> {
+        self.shared.board.load(partition)
+    }
+
+    /// Writes. Writes of one partition that one task starts take effect in the
+    /// order in which they were started.
+    pub fn write(&self, request: WriteRequest) -> PendingWrite {
+        let queue = ReplyQueue::with_capacity(1);
+        self.submit_write(request, queue.reply_to(0));
+        PendingWrite { queue }
+    }
+
+    /// As [`Self::write`], for a caller that knows the partition of the keys.
+    pub fn write_to(&self, partition: PartitionId, request: WriteRequest) -> PendingWrite {
+        let queue = ReplyQueue::with_capacity(1);
+        self.submit_write_to(partition, request, queue.reply_to(0));
+        PendingWrite { queue }
+    }
+
+    /// Writes several at once, of any partitions; the results stand in the order
+    /// of the requests, and the caller is woken once, for all of them.
+    pub fn write_many(&self, requests: Vec<WriteRequest>) -> PendingWrites {
+        let count = requests.len();
+        let queue = ReplyQueue::with_capacity(count);
+        let mut wakers = Vec::new();
+        let submissions = (0..)
+            .zip(requests)
+            .filter_map(|(token, request)| {
+                let reply = queue.reply_to(token);
+                match self.admit(request, reply) {
+                    Ok(submission) => Some(submission),
+                    Err((reply, error)) => {
+                        reply.answer(Err(error), &mut wakers);
+                        None
+                    }
+                }
+            })
+            .collect::<Vec<_>>();
+        if !submissions.is_empty() {
+            self.shared.inbox.push(Input::SubmitMany(submissions));
+        }
+        PendingWrites { queue, count }
+    }
+
+    /// Starts a write whose answer goes to `reply`: for connections that keep one
+    /// [`ReplyQueue`] for all of their writes.
+    pub fn submit_write(&self, request: WriteRequest, reply: ReplyTo) {
+        match self.admit(request, reply) {
+            Ok(submission) => self.shared.inbox.push(Input::Submit(submission)),
+            Err((reply, error)) => reply.answer_now(Err(error)),
+        }
+    }
+
+    /// As [`Self::submit_write`], for a caller that knows the partition of the keys.
+    pub fn submit_write_to(&self, partition: PartitionId, request: WriteRequest, reply: ReplyTo) {
+        match self.admit_to(partition, request, reply) {
+            Ok(submission) => self.shared.inbox.push(Input::Submit(submission)),
+            Err((reply, error)) => reply.answer_now(Err(error)),
+        }
+    }
+
+    fn admit(
+        &self,
+        request: WriteRequest,
+        reply: ReplyTo,
+    ) -> Result<Submission, (ReplyTo, RequestError)> {
+        match self.partition_of_write(&request) {
+            Ok(partition) => self.admit_to(partition, request, reply),
+            Err(error) => Err((reply, error)),
+        }
+    }
+
+    fn admit_to(
+        &self,
+        partition: PartitionId,
+        request: WriteRequest,
+        reply: ReplyTo,
+    ) -> Result<Submission, (ReplyTo, RequestError)> {
+        let bytes = request.op.weight();
+        match self.shared.admission.admit(bytes) {
+            Ok(()) => Ok(Submission {
+                partition,
+                work: Work::Write(request),
+                reply,
+                bytes,
+                arrived: Micros(0),
+            }),
+            Err(error) => Err((reply, error)),
+        }
+    }
+
+    /// Hands an event to the engine: orders, records, whether the coordinators are
+    /// within reach, connections to peers.
+    pub fn submit(&self, event: Event) {
+        self.shared.inbox.push(Input::Event(event));
+    }
+
+    /// The status of every replica, or of those whose status changed since the last
+    /// call. Nothing where the engine has stopped.
+    pub async fn statuses(&self, full: bool) -> Vec<PartitionStatus> {
+        let (reply, statuses) = oneshot::channel();
+        self.shared.inbox.push(Input::Statuses { full, reply });
+        statuses.await.unwrap_or_default()
+    }
+
+    /// Takes a newer map: puts it where everyone sees it and tells the engine of
+    /// every record that concerns this node. A newer map that is there already stays.
+    pub fn install_map(&self, map: Arc<ClusterMap>) {
+        self.shared.install_map(map);
+    }
+
+    /// Asks that everything that this node leads be handed over: the node is about
+    /// to stop.
+    pub fn drain(&self) {
+        self.submit(Event::Drain);
+    }
+
+    /// Says that the state or the log of these partitions is damaged (rule 12).
+    pub fn corrupt(&self, partitions: Vec<PartitionId>) {
+        self.submit(Event::Corrupt { partitions });
+    }
+
+    /// Roughly how many keys the partitions hold that this node leads, where it is
+    /// known.
+    #[must_use]
+    pub fn keys(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl EngineLink for Handle {
+    fn submit(&self, event: Event) {
+        Self::submit(self, event);
+    }
+
+    fn statuses(&self, full: bool) -> BoxFuture<'static, Vec<PartitionStatus>> {
+        let handle = self.clone();
+        Box::pin(async move { Self::statuses(&handle, full).await })
+    }
+
+    fn set_map(&self, map: Arc<ClusterMap>) {
+        // The agent keeps the shared map, and sends the records as events.
+        drop(map);
+        self.shared.inbox.push(Input::MapChanged);
+    }
+}

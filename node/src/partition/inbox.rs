@@ -1,0 +1,200 @@
+//! The queue in front of the engine: many senders, one receiver that takes all at
+//! once. Under load the engine is awake and a sender only pushes; a sender that
+//! finds the engine asleep wakes it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_core::cluster::report::PartitionStatus;
+use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
+use cairn_core::kv::request::WriteRequest;
+use cairn_core::kv::{Table, VersionedValue};
+use cairn_core::replication::{Event, PeerMessage};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::reply::ReplyTo;
+use crate::store::Applied;
+
+/// A write on its way to the engine.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) partition: PartitionId,
+    pub(super) work: Work,
+    pub(super) reply: ReplyTo,
+    /// What it counts for against the node's bound, given back when it is answered.
+    pub(super) bytes: usize,
+    /// When the engine saw it first; zero before.
+    pub(super) arrived: Micros,
+}
+
+/// What is to be evaluated.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A client's write.
+    Write(WriteRequest),
+    /// A read found this version of the key past its expiry (rule 6).
+    Expire { key: Bytes, version: Position },
+}
+
+/// The values that a lookup found.
+pub(super) type Found = Vec<(Bytes, Option<VersionedValue>)>;
+
+/// An idempotence table, and the applied index from which the log is to be followed.
+#[derive(Debug)]
+pub(super) struct LoadedTable {
+    pub(super) table: Table,
+    pub(super) applied: Index,
+}
+
+/// Something for the engine.
+#[derive(Debug)]
+pub(super) enum Input {
+    Event(Event),
+    Peer {
+        from: NodeId,
+        messages: Vec<PeerMessage>,
+    },
+    Submit(Submission),
+    SubmitMany(Vec<Submission>),
+    /// Values for writes that wait for them; `None` where the store could not be
+    /// read.
+    Found {
+        partition: PartitionId,
+        term: u64,
+        ticket: u64,
+        found: Option<Found>,
+    },
+    /// `None` where the store could not be read.
+    Table {
+        partition: PartitionId,
+        term: u64,
+        loaded: Option<LoadedTable>,
+    },
+    Applied(Vec<Applied>),
+    Statuses {
+        full: bool,
+        reply: oneshot::Sender<Vec<PartitionStatus>>,
+    },
+    /// A read found the lease lapsed.
+    HurryLease(PartitionId),
+    /// The map may name another idempotence window or another lease.
+    MapChanged,
+    Stop,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    queue: Mutex<Vec<Input>>,
+    asleep: AtomicBool,
+    closed: AtomicBool,
+    receiver: OnceLock<Thread>,
+}
+
+impl Inbox {
+    /// Adds an input, and wakes the engine if it sleeps.
+    pub(super) fn push(&self, input: Input) {
+        let mut queue = self.queue.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            // Dropping an input answers it; that takes other locks.
+            drop(queue);
+            drop(input);
+            return;
+        }
+        queue.push(input);
+        drop(queue);
+        self.wake();
+    }
+
+    /// Takes nothing any more: whatever is pushed or lies here is dropped, which
+    /// answers it.
+    pub(super) fn close(&self) {
+        let left = {
+            let mut queue = self.queue.lock();
+            self.closed.store(true, Ordering::Relaxed);
+            std::mem::take(&mut *queue)
+        };
+        drop(left);
+    }
+
+    fn wake(&self) {
+        // The engine sets `asleep` before it looks at the queue a last time, under
+        // the queue's lock: either it sees what was pushed, or the flag is seen here.
+        if self.asleep.load(Ordering::SeqCst)
+            && self.asleep.swap(false, Ordering::SeqCst)
+            && let Some(receiver) = self.receiver.get()
+        {
+            receiver.unpark();
+        }
+    }
+
+    /// Makes the calling thread the receiver. At most one ever is.
+    pub(super) fn adopt(&self) {
+        let _ = self.receiver.set(std::thread::current());
+    }
+
+    /// Moves everything into the empty `into`; waits for at most `patience` where
+    /// there is nothing.
+    pub(super) fn take(&self, into: &mut Vec<Input>, patience: Duration) {
+        debug_assert!(into.is_empty());
+        {
+            let mut queue = self.queue.lock();
+            if !queue.is_empty() {
+                std::mem::swap(&mut *queue, into);
+                return;
+            }
+            self.asleep.store(true, Ordering::SeqCst);
+        }
+        if !patience.is_zero() {
+            std::thread::park_timeout(patience);
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        std::mem::swap(&mut *self.queue.lock(), into);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_sleeping_receiver_is_woken_and_takes_everything_in_order() {
+        let inbox = Arc::new(Inbox::default());
+        let receiver = std::thread::spawn({
+            let inbox = Arc::clone(&inbox);
+            move || {
+                inbox.adopt();
+                let (mut seen, mut batch) = (Vec::new(), Vec::new());
+                while seen.len() < 1000 {
+                    inbox.take(&mut batch, Duration::from_secs(10));
+                    for input in batch.drain(..) {
+                        if let Input::Event(Event::Flushed { number }) = input {
+                            seen.push(number);
+                        }
+                    }
+                }
+                seen
+            }
+        });
+        for number in 0..1000 {
+            inbox.push(Input::Event(Event::Flushed { number }));
+        }
+        let seen = receiver.join().expect("the receiver ends");
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn patience_ends() {
+        let inbox = Inbox::default();
+        inbox.adopt();
+        let mut batch = Vec::new();
+        inbox.take(&mut batch, Duration::from_millis(1));
+        assert!(batch.is_empty());
+    }
+}

@@ -1,0 +1,602 @@
+//! The writes of one partition, from submission to answer.
+//!
+//! A write is held while the primary cannot serve, parked while it waits for values
+//! from the store, proposed, and answered once it has committed. A refusal that is
+//! no entry waits for what it was judged against, and then for the lease.
+//!
+//! # Invariants
+//! - `waiting` ascends by index: everything in it was judged against the log up to
+//!   its index.
+//! - The evaluator lives from the first write of a leadership to its end: it knows
+//!   every entry past the applied index.
+//! - Each submission is answered exactly once.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position};
+use cairn_core::kv::request::{RequestError, WriteOutcome, WriteReply};
+use cairn_core::kv::{Evaluation, Evaluator, VersionedValue};
+use cairn_core::replication::{Effect, Generation, NodeCore, ProposeError, Standing};
+
+use super::inbox::{Found, LoadedTable, Submission, Work};
+use super::park::Park;
+use super::reply::{ReplyTo, WriteResult};
+use crate::store::StateReader;
+
+/// One turn of the engine's loop: its time, and what it gathers for later.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// Taken after the inputs of this turn, so that it is later than all of them.
+    pub(super) now: Micros,
+    pub(super) wall_ms: u64,
+    /// The log or the store is too far behind for more writes.
+    pub(super) overloaded: bool,
+    /// The most writes that wait in one partition.
+    pub(super) waiting_max: usize,
+    pub(super) effects: Vec<Effect>,
+    pub(super) answers: Vec<(ReplyTo, WriteResult)>,
+    pub(super) answered_bytes: usize,
+    pub(super) lookups: Vec<Lookup>,
+    pub(super) table_loads: Vec<TableLoad>,
+    /// Partitions with something to answer, or a standing to publish.
+    pub(super) touched: Vec<PartitionId>,
+}
+
+/// Values that are to be read.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    pub(super) partition: PartitionId,
+    pub(super) term: u64,
+    pub(super) ticket: u64,
+    pub(super) generation: Generation,
+    pub(super) keys: Vec<Bytes>,
+}
+
+/// A table that is to be read.
+#[derive(Debug)]
+pub(super) struct TableLoad {
+    pub(super) partition: PartitionId,
+    pub(super) term: u64,
+    pub(super) generation: Generation,
+}
+
+impl Turn {
+    pub(super) fn new(waiting_max: usize) -> Self {
+        Self {
+            now: Micros(0),
+            wall_ms: 0,
+            overloaded: false,
+            waiting_max,
+            effects: Vec::new(),
+            answers: Vec::new(),
+            answered_bytes: 0,
+            lookups: Vec::new(),
+            table_loads: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    pub(super) fn answer(&mut self, reply: ReplyTo, bytes: usize, result: WriteResult) {
+        self.answered_bytes += bytes;
+        self.answers.push((reply, result));
+    }
+
+    fn refuse(&mut self, write: Submission, error: RequestError) {
+        self.answer(write.reply, write.bytes, Err(error));
+    }
+}
+
+/// An answer that waits for a commit.
+#[derive(Debug)]
+struct Waiting {
+    index: Index,
+    arrived: Micros,
+    reply: ReplyTo,
+    bytes: usize,
+    answer: WriteReply,
+    kind: WaitingKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WaitingKind {
+    /// An entry: its commit is the answer.
+    Entry,
+    /// A retry: the commit of the original is.
+    Retry,
+    /// Nothing was written: a strong read, so that it needs the lease too.
+    Refusal,
+}
+
+impl Waiting {
+    /// What to say where the commit cannot be waited for.
+    fn given_up(&self, refusal: RequestError) -> RequestError {
+        match self.kind {
+            WaitingKind::Entry | WaitingKind::Retry => RequestError::Unknown,
+            WaitingKind::Refusal => refusal,
+        }
+    }
+}
+
+/// The writes of one partition.
+#[derive(Debug)]
+pub(super) struct Lane {
+    partition: PartitionId,
+    /// Counts the evaluators: what was asked for one means nothing to the next.
+    term: u64,
+    evaluator: Option<Evaluator>,
+    loading_table: bool,
+    generation: Generation,
+    epoch: Epoch,
+    serving: bool,
+    /// Where W is 1, an acknowledgement needs the lease (rule 7).
+    ack_needs_lease: bool,
+    lease_until: Micros,
+    head: Position,
+    commit: Index,
+    applied: Index,
+    held: VecDeque<Submission>,
+    tableless: VecDeque<Submission>,
+    park: Park,
+    waiting: VecDeque<Waiting>,
+    /// Committed, and the lease is awaited.
+    leaseless: VecDeque<Waiting>,
+}
+
+impl Lane {
+    pub(super) fn new(partition: PartitionId) -> Self {
+        Self {
+            partition,
+            term: 0,
+            evaluator: None,
+            loading_table: false,
+            generation: Generation(0),
+            epoch: Epoch::ZERO,
+            serving: false,
+            ack_needs_lease: false,
+            lease_until: Micros(0),
+            head: Position::ZERO,
+            commit: Index::ZERO,
+            applied: Index::ZERO,
+            held: VecDeque::new(),
+            tableless: VecDeque::new(),
+            park: Park::default(),
+            waiting: VecDeque::new(),
+            leaseless: VecDeque::new(),
+        }
+    }
+
+    /// How many writes it has not answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.held.len()
+            + self.tableless.len()
+            + self.park.len()
+            + self.waiting.len()
+            + self.leaseless.len()
+    }
+
+    /// The applied index of a generation of the state.
+    pub(super) fn set_applied(&mut self, generation: Generation, index: Index) {
+        if generation == self.generation {
+            self.applied = self.applied.max(index);
+            if let Some(evaluator) = &mut self.evaluator {
+                evaluator.applied(self.applied);
+            }
+        }
+    }
+
+    pub(super) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// Another generation of the state, which begins at `applied`.
+    pub(super) fn set_generation(&mut self, generation: Generation, applied: Index) {
+        if generation != self.generation {
+            self.generation = generation;
+            self.applied = applied;
+        }
+    }
+
+    pub(super) fn set_ack_needs_lease(&mut self, needs: bool) {
+        self.ack_needs_lease = needs;
+    }
+
+    pub(super) fn set_window(&mut self, window: u32) {
+        if let Some(evaluator) = &mut self.evaluator {
+            evaluator.set_window(window);
+        }
+    }
+
+    /// Everything up to here is committed.
+    pub(super) fn committed(&mut self, index: Index) {
+        self.commit = self.commit.max(index);
+    }
+
+    /// The replica's standing changed. Whether it began or ceased to serve.
+    pub(super) fn stands(&mut self, standing: &Standing) -> bool {
+        let before = self.serving;
+        self.epoch = standing.epoch;
+        self.serving = standing.serving;
+        self.lease_until = standing.lease_until;
+        self.head = Position {
+            epoch: standing.epoch,
+            index: standing.head,
+        };
+        before != self.serving
+    }
+
+    /// Whether it serves as primary; the lease is a separate question.
+    pub(super) fn serves(&self) -> bool {
+        self.serving
+    }
+
+    fn leads(&self, now: Micros) -> bool {
+        self.serving && now < self.lease_until
+    }
+
+    /// Whether writes wait for the primary to serve.
+    pub(super) fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Tries what was held, once the primary serves.
+    pub(super) fn release_held(
+        &mut self,
+        core: &mut NodeCore,
+        turn: &mut Turn,
+        reader: &StateReader,
+        window: u32,
+    ) {
+        if !self.leads(turn.now) {
+            return;
+        }
+        for write in std::mem::take(&mut self.held) {
+            self.submit(core, turn, reader, window, write);
+        }
+    }
+
+    /// Answers everything that is held: the primary is elsewhere.
+    pub(super) fn turn_away(&mut self, turn: &mut Turn, error: &RequestError) {
+        for write in std::mem::take(&mut self.held) {
+            turn.refuse(write, error.clone());
+        }
+    }
+
+    /// The leadership ended: whatever was proposed has an unknown outcome, and
+    /// nothing else was done.
+    pub(super) fn depose(&mut self, turn: &mut Turn, moved: &RequestError) {
+        self.term += 1;
+        self.evaluator = None;
+        self.loading_table = false;
+        self.serving = false;
+        let waiting = std::mem::take(&mut self.waiting);
+        let leaseless = std::mem::take(&mut self.leaseless);
+        for waiting in leaseless.into_iter().chain(waiting) {
+            let error = waiting.given_up(moved.clone());
+            turn.answer(waiting.reply, waiting.bytes, Err(error));
+        }
+        let tableless = std::mem::take(&mut self.tableless);
+        for write in self.park.drain().into_iter().chain(tableless) {
+            turn.refuse(write, moved.clone());
+        }
+        self.turn_away(turn, moved);
+    }
+
+    /// Takes a write.
+    pub(super) fn submit(
+        &mut self,
+        core: &mut NodeCore,
+        turn: &mut Turn,
+        reader: &StateReader,
+        window: u32,
+        write: Submission,
+    ) {
+        if turn.overloaded || self.unanswered() >= turn.waiting_max {
+            turn.refuse(write, RequestError::Overloaded);
+            return;
+        }
+        // What is held goes first, so that a connection's writes stay in order.
+        if !self.leads(turn.now) || !self.held.is_empty() {
+            self.held.push_back(write);
+            return;
+        }
+        if let Err(error) = self.ensure_evaluator(core, window) {
+            tracing::error!(partition = %self.partition, %error, "cannot read the log of a partition");
+            turn.refuse(
+                write,
+                RequestError::NotReady {
+                    partition: self.partition,
+                },
+            );
+            return;
+        }
+        if self.park.blocks(&write.work) {
+            self.park.add(write);
+            return;
+        }
+        if let Err((write, keys)) = self.evaluate(core, turn, reader, write) {
+            self.park.add(write);
+            self.look_up(turn, keys);
+        }
+    }
+
+    fn ensure_evaluator(
+        &mut self,
+        core: &NodeCore,
+        window: u32,
+    ) -> Result<(), cairn_core::kv::DecodeError> {
+        if self.evaluator.is_none() {
+            let mut evaluator = Evaluator::new(window);
+            evaluator.inherit(&core.log_after(self.partition, self.applied))?;
+            self.evaluator = Some(evaluator);
+        }
+        Ok(())
+    }
+
+    fn look_up(&mut self, turn: &mut Turn, keys: Vec<Bytes>) {
+        let (ticket, keys) = self.park.want(keys);
+        if !keys.is_empty() {
+            turn.lookups.push(Lookup {
+                partition: self.partition,
+                term: self.term,
+                ticket,
+                generation: self.generation,
+                keys,
+            });
+        }
+    }
+
+    /// Values came. `None`: the store cannot be read.
+    pub(super) fn found(
+        &mut self,
+        core: &mut NodeCore,
+        turn: &mut Turn,
+        reader: &StateReader,
+        (term, ticket): (u64, u64),
+        found: Option<Found>,
+    ) {
+        if term != self.term {
+            return;
+        }
+        let Some(found) = found else {
+            for write in self.park.drain() {
+                let partition = self.partition;
+                turn.refuse(write, RequestError::NotReady { partition });
+            }
+            return;
+        };
+        let mut tries: Vec<u64> = found
+            .into_iter()
+            .filter_map(|(key, value)| self.park.found(ticket, &key, value))
+            .collect();
+        while let Some(id) = tries.pop() {
+            if !self.park.is_first(id) {
+                continue;
+            }
+            let Some(write) = self.park.lend(id) else {
+                // It was given up; those behind it go on.
+                tries.extend(self.park.leave(id));
+                continue;
+            };
+            match self.evaluate(core, turn, reader, write) {
+                Ok(()) => tries.extend(self.park.leave(id)),
+                Err((write, keys)) => {
+                    self.park.give_back(id, write);
+                    self.look_up(turn, keys);
+                }
+            }
+        }
+    }
+
+    /// The table came. `None`: the store cannot be read.
+    pub(super) fn table_loaded(
+        &mut self,
+        core: &mut NodeCore,
+        turn: &mut Turn,
+        reader: &StateReader,
+        window: u32,
+        term: u64,
+        loaded: Option<LoadedTable>,
+    ) {
+        if term != self.term {
+            return;
+        }
+        self.loading_table = false;
+        let set = loaded.map(|loaded| self.set_table(core, loaded));
+        match set {
+            Some(true) => {
+                for write in std::mem::take(&mut self.tableless) {
+                    self.submit(core, turn, reader, window, write);
+                }
+            }
+            // The log no longer reaches back to where the table was read.
+            Some(false) => self.load_table(turn),
+            None => {
+                for write in std::mem::take(&mut self.tableless) {
+                    let partition = self.partition;
+                    turn.refuse(write, RequestError::NotReady { partition });
+                }
+            }
+        }
+    }
+
+    fn set_table(&mut self, core: &NodeCore, loaded: LoadedTable) -> bool {
+        let Some(evaluator) = &mut self.evaluator else {
+            return true;
+        };
+        let log = core.log_after(self.partition, loaded.applied);
+        let joins = match log.first() {
+            Some(first) => first.position.index == loaded.applied.next(),
+            None => self.head.index <= loaded.applied,
+        };
+        joins && evaluator.set_table(loaded.table, &log).is_ok()
+    }
+
+    fn load_table(&mut self, turn: &mut Turn) {
+        if !std::mem::replace(&mut self.loading_table, true) {
+            turn.table_loads.push(TableLoad {
+                partition: self.partition,
+                term: self.term,
+                generation: self.generation,
+            });
+        }
+    }
+
+    /// Evaluates a write that nothing stands before, and carries out what comes of
+    /// it. Gives it back with the keys whose values are wanted first.
+    fn evaluate(
+        &mut self,
+        core: &mut NodeCore,
+        turn: &mut Turn,
+        reader: &StateReader,
+        write: Submission,
+    ) -> Result<(), (Submission, Vec<Bytes>)> {
+        let Some(evaluator) = &mut self.evaluator else {
+            self.held.push_back(write);
+            return Ok(());
+        };
+        let (park, generation) = (&self.park, self.generation);
+        let bases = |key: &Bytes| {
+            park.base(key)
+                .or_else(|| decode_cached(reader.get_cached(generation, key)?))
+        };
+        let evaluation = match &write.work {
+            Work::Write(request) => evaluator.evaluate(turn.wall_ms, request, &bases),
+            Work::Expire { key, version } => evaluator.expire(turn.wall_ms, key, *version, &bases),
+        };
+        match evaluation {
+            Evaluation::NeedBase(keys) => return Err((write, keys)),
+            Evaluation::NeedTable => {
+                self.tableless.push_back(write);
+                self.load_table(turn);
+            }
+            Evaluation::Unjudged => {
+                let position = self.committed_position();
+                turn.refuse(write, RequestError::Unjudged { position });
+            }
+            Evaluation::Propose { body, outcome } => {
+                let encoded = body.encode();
+                let proposed = core.propose(turn.now, self.partition, encoded, &mut turn.effects);
+                match proposed {
+                    Ok(position) => {
+                        evaluator.proposed(position, body);
+                        self.head = position;
+                        self.wait(write, position, outcome, WaitingKind::Entry);
+                    }
+                    // The standing changed in this very turn; its end tells how.
+                    Err(ProposeError::NotPrimary) => self.held.push_back(write),
+                    Err(ProposeError::DiskFull) => turn.refuse(write, RequestError::DiskFull),
+                }
+            }
+            Evaluation::Refuse { outcome } => {
+                turn.touched.push(self.partition);
+                self.wait(write, self.head, outcome, WaitingKind::Refusal);
+            }
+            Evaluation::Duplicate { outcome, position } if position.index <= self.commit => {
+                let answer = WriteReply { outcome, position };
+                turn.answer(write.reply, write.bytes, Ok(answer));
+            }
+            Evaluation::Duplicate { outcome, position } => {
+                self.wait(write, position, outcome, WaitingKind::Retry);
+            }
+        }
+        Ok(())
+    }
+
+    fn committed_position(&self) -> Position {
+        // A serving primary's barrier has committed, so that its last committed
+        // entry is of its own epoch.
+        Position {
+            epoch: self.epoch,
+            index: self.commit,
+        }
+    }
+
+    /// Queues an answer. A retry's original may lie before what waits already: it
+    /// waits for the head with the others, so that the queue stays in order.
+    fn wait(
+        &mut self,
+        write: Submission,
+        position: Position,
+        outcome: WriteOutcome,
+        kind: WaitingKind,
+    ) {
+        self.waiting.push_back(Waiting {
+            index: self.head.index.max(position.index),
+            arrived: write.arrived,
+            reply: write.reply,
+            bytes: write.bytes,
+            answer: WriteReply { outcome, position },
+            kind,
+        });
+    }
+
+    /// Answers what has committed. `now` is taken after everything of this turn, so
+    /// that a lease that lapsed during the turn has lapsed (rule 5). How long the
+    /// first of them waited.
+    pub(super) fn answer_committed(&mut self, turn: &mut Turn, now: Micros) -> Option<Micros> {
+        let leads = self.leads(now);
+        let mut longest = None;
+        if leads {
+            for waiting in std::mem::take(&mut self.leaseless) {
+                turn.answer(waiting.reply, waiting.bytes, Ok(waiting.answer));
+            }
+        }
+        while self
+            .waiting
+            .front()
+            .is_some_and(|waiting| waiting.index <= self.commit)
+        {
+            let Some(waiting) = self.waiting.pop_front() else {
+                break;
+            };
+            longest.get_or_insert_with(|| now.minus(waiting.arrived));
+            let needs_lease = match waiting.kind {
+                WaitingKind::Refusal => true,
+                WaitingKind::Entry | WaitingKind::Retry => self.ack_needs_lease,
+            };
+            if needs_lease && !leads {
+                self.leaseless.push_back(waiting);
+            } else {
+                turn.answer(waiting.reply, waiting.bytes, Ok(waiting.answer));
+            }
+        }
+        longest
+    }
+
+    /// Gives up what has waited since before `since`.
+    pub(super) fn expire(&mut self, turn: &mut Turn, since: Micros) {
+        let partition = self.partition;
+        let not_ready = RequestError::NotReady { partition };
+        for queue in [&mut self.waiting, &mut self.leaseless] {
+            while queue.front().is_some_and(|waiting| waiting.arrived < since) {
+                let Some(waiting) = queue.pop_front() else {
+                    break;
+                };
+                let error = waiting.given_up(not_ready.clone());
+                turn.answer(waiting.reply, waiting.bytes, Err(error));
+            }
+        }
+        for queue in [&mut self.held, &mut self.tableless] {
+            while queue.front().is_some_and(|write| write.arrived < since) {
+                let Some(write) = queue.pop_front() else {
+                    break;
+                };
+                turn.refuse(write, not_ready.clone());
+            }
+        }
+        for id in self.park.overdue(since) {
+            if let Some(write) = self.park.give_up(id) {
+                turn.refuse(write, not_ready.clone());
+            }
+        }
+    }
+}
+
+/// A damaged value is left to the lookup, which reports it.
+fn decode_cached(stored: Option<Bytes>) -> Option<Option<VersionedValue>> {
+    match stored {
+        None => Some(None),
+        Some(bytes) => VersionedValue::decode(bytes).ok().map(Some),
+    }
+}

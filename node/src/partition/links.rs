@@ -1,0 +1,143 @@
+//! What the engine hands things to: the peers, the agent, other nodes' snapshots;
+//! and how it takes what the peers send.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cairn_core::cluster::report::ReplicaReport;
+use cairn_core::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
+use cairn_core::replication::PeerMessage;
+use futures::future::BoxFuture;
+
+use super::handle::Handle;
+use super::inbox::Input;
+use crate::agent::AgentInbox;
+use crate::peer::{PeerPool, PeerSink, SnapshotPart, SnapshotStream};
+
+/// Sends messages to other nodes. Called on the engine's thread: returns at once.
+pub trait PeerLink: Send + Sync + 'static {
+    /// Sends messages, in order. They may be lost.
+    fn send(&self, to: NodeId, messages: Vec<PeerMessage>);
+}
+
+impl PeerLink for PeerPool {
+    fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
+        Self::send(self, to, messages);
+    }
+}
+
+/// The agent, as the engine knows it. Called on the engine's thread: returns at once.
+pub trait AgentLink: Send + Sync + 'static {
+    /// An answer to an order.
+    fn report(&self, report: ReplicaReport);
+
+    /// Something changed that the coordinators should hear of soon.
+    fn urge(&self);
+
+    /// Whether the node refuses writes for want of disk space.
+    fn disk_full(&self, full: bool);
+
+    /// Another node said which map it has.
+    fn peer_map(&self, peer: NodeId, version: MapVersion);
+}
+
+impl AgentLink for AgentInbox {
+    fn report(&self, report: ReplicaReport) {
+        Self::report(self, report);
+    }
+
+    fn urge(&self) {
+        Self::urge(self);
+    }
+
+    fn disk_full(&self, full: bool) {
+        self.set_disk_full(full);
+    }
+
+    fn peer_map(&self, peer: NodeId, version: MapVersion) {
+        Self::peer_map(self, peer, version);
+    }
+}
+
+/// Which replica's state is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotWanted {
+    /// The node that has it.
+    pub from: NodeId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The replica there.
+    pub replica: ReplicaId,
+    /// The epoch that this node promised: an older state is of no use.
+    pub epoch: Epoch,
+}
+
+/// A snapshot as it arrives.
+pub trait SnapshotParts: Send {
+    /// The next part. After the end, or an error, there is nothing to ask for.
+    fn next(&mut self) -> BoxFuture<'_, Result<SnapshotPart, String>>;
+}
+
+impl SnapshotParts for SnapshotStream {
+    fn next(&mut self) -> BoxFuture<'_, Result<SnapshotPart, String>> {
+        Box::pin(async move { Self::next(self).await.map_err(|error| error.to_string()) })
+    }
+}
+
+/// Fetches snapshots from other nodes.
+pub trait SnapshotFetch: Send + Sync + 'static {
+    /// Opens a snapshot of a replica on another node.
+    fn fetch(
+        &self,
+        wanted: SnapshotWanted,
+    ) -> BoxFuture<'static, Result<Box<dyn SnapshotParts>, String>>;
+}
+
+impl SnapshotFetch for PeerPool {
+    fn fetch(
+        &self,
+        wanted: SnapshotWanted,
+    ) -> BoxFuture<'static, Result<Box<dyn SnapshotParts>, String>> {
+        let pool = self.clone();
+        Box::pin(async move {
+            let SnapshotWanted {
+                from,
+                partition,
+                replica,
+                epoch,
+            } = wanted;
+            match pool.fetch_snapshot(from, partition, epoch, replica).await {
+                Ok(stream) => Ok(Box::new(stream) as Box<dyn SnapshotParts>),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
+/// Everything that the engine hands things to.
+#[derive(Clone)]
+pub struct Links {
+    /// The peers.
+    pub peers: Arc<dyn PeerLink>,
+    /// Their snapshots.
+    pub snapshots: Arc<dyn SnapshotFetch>,
+    /// The agent.
+    pub agent: Arc<dyn AgentLink>,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").finish_non_exhaustive()
+    }
+}
+
+impl PeerSink for Handle {
+    fn deliver(&self, from: NodeId, messages: Vec<PeerMessage>) -> Option<BoxFuture<'static, ()>> {
+        let full = self.shared.peer_backlog.add(messages.len());
+        self.shared.inbox.push(Input::Peer { from, messages });
+        full.then(|| {
+            let shared = Arc::clone(&self.shared);
+            Box::pin(async move { shared.peer_backlog.room().await }) as BoxFuture<'static, ()>
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! The partitions of a data node: the engine that drives replication, and the door
+//! to it.
+//!
+//! One thread owns [`cairn_core::replication::NodeCore`] and what is evaluated but
+//! not yet applied; everything else reaches it through one queue. It never blocks
+//! on a disk, a socket or a lock that someone holds for long: the log, the store and
+//! the peers have threads of their own, and it hands each of them one batch per
+//! turn of its loop.
+//!
+//! - [`Handle`]: writes, strong reads, events; for the protocols, the peers, the agent.
+//! - `start`: how it starts and stops. `links`: what it hands things to.
+//! - `engine`: the thread. `lane`, `park`: the writes of one partition.
+//! - `board`: what is published of each partition; `read`: the reads that use it.
+//! - `inbox`, `reply`: the ways in and out.
+
+mod board;
+mod clock;
+mod config;
+mod engine;
+mod figures;
+mod handle;
+mod inbox;
+mod lane;
+mod links;
+mod park;
+mod read;
+mod reply;
+mod shared;
+mod snapshot;
+mod start;
+
+pub use board::Published;
+pub use clock::{boottime, wall_ms};
+pub use config::EngineConfig;
+pub use handle::{Handle, PendingWrite, PendingWrites};
+pub use links::{AgentLink, Links, PeerLink, SnapshotFetch, SnapshotParts, SnapshotWanted};
+pub use read::{LocalRead, PendingRead, ReadResult, StartedRead};
+pub use reply::{ReplyQueue, ReplyTo, WriteResult};
+pub use start::{EngineStorage, Prepared, RunningEngine};

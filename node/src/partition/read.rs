@@ -1,0 +1,350 @@
+//! Strong reads from the primary (rule 6), on the task that asks.
+//!
+//! A read looks at the partition's cell, reads the value, and looks again: it is
+//! answered only if the replica served as primary under its lease at both looks,
+//! in the same epoch, and if the value came from a state that had applied the
+//! commit index of the first look. The engine has no part in it, except where a
+//! lease lapsed or a key expired.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use cairn_core::ids::{Epoch, Index, Micros, PartitionId};
+use cairn_core::kv::VersionedValue;
+use cairn_core::kv::request::{RequestError, Value};
+use cairn_core::replication::Event;
+use tokio::time::{Instant, timeout_at};
+
+use super::board::{Cell, Published};
+use super::clock;
+use super::handle::Handle;
+use super::inbox::{Input, Submission, Work};
+use super::reply::ReplyQueue;
+use super::shared::Shared;
+
+/// What came of a read.
+pub type ReadResult = Result<Option<Value>, RequestError>;
+
+/// A read that was answered at once, or is to be waited for.
+#[derive(Debug)]
+pub enum StartedRead {
+    /// The answer was at hand.
+    Done(ReadResult),
+    /// The answer will come.
+    Waiting(PendingRead),
+}
+
+/// Waits for a read.
+pub struct PendingRead {
+    future: Pin<Box<dyn Future<Output = ReadResult> + Send>>,
+}
+
+impl fmt::Debug for PendingRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingRead").finish_non_exhaustive()
+    }
+}
+
+impl Future for PendingRead {
+    type Output = ReadResult;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<ReadResult> {
+        self.future.as_mut().poll(context)
+    }
+}
+
+/// A value from this replica's state as it is, however old ([`Handle::read_any`]).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalRead {
+    /// The value.
+    pub value: Option<Value>,
+    /// The applied index that the state had at least.
+    pub applied: Index,
+    /// The replica's epoch.
+    pub epoch: Epoch,
+}
+
+impl Handle {
+    /// The latest committed value, from the primary under its lease.
+    ///
+    /// # Errors
+    /// [`RequestError::Moved`], [`RequestError::NotReady`], [`RequestError::NoMap`].
+    pub async fn read(&self, key: &Bytes) -> ReadResult {
+        let partition = self.partition_of(key)?;
+        match self.start_read(partition, key) {
+            StartedRead::Done(result) => result,
+            StartedRead::Waiting(pending) => pending.await,
+        }
+    }
+
+    /// Several keys of any partitions, each read as [`Self::read`] does.
+    pub async fn read_many(&self, keys: &[Bytes]) -> Vec<ReadResult> {
+        let started: Vec<StartedRead> = keys
+            .iter()
+            .map(|key| match self.partition_of(key) {
+                Ok(partition) => self.start_read(partition, key),
+                Err(error) => StartedRead::Done(Err(error)),
+            })
+            .collect();
+        let mut results = Vec::with_capacity(started.len());
+        for read in started {
+            results.push(match read {
+                StartedRead::Done(result) => result,
+                StartedRead::Waiting(pending) => pending.await,
+            });
+        }
+        results
+    }
+
+    /// Starts a read of a key of `partition`. Never blocks.
+    #[must_use]
+    pub fn start_read(&self, partition: PartitionId, key: &Bytes) -> StartedRead {
+        if let Some(result) = self.shared.read_at_once(partition, key) {
+            return StartedRead::Done(result);
+        }
+        // The key shares its connection's read buffer, which must not live as long
+        // as a slow read.
+        let key = Bytes::copy_from_slice(key);
+        let shared = Arc::clone(&self.shared);
+        StartedRead::Waiting(PendingRead {
+            future: Box::pin(async move { shared.read_slowly(partition, key).await }),
+        })
+    }
+
+    /// The value in this replica's own state, whatever its role: consistency `any`.
+    ///
+    /// # Errors
+    /// [`RequestError::Moved`] where no replica lives here.
+    pub async fn read_any(&self, key: &Bytes) -> Result<LocalRead, RequestError> {
+        let partition = self.partition_of(key)?;
+        let shared = &self.shared;
+        let published = shared
+            .board
+            .load(partition)
+            .ok_or_else(|| shared.moved(partition, None))?;
+        let stored = shared
+            .reader()?
+            .get(published.generation, Bytes::copy_from_slice(key))
+            .await
+            .map_err(|error| shared.unreadable(partition, &error))?;
+        let value = shared.decode(partition, stored)?;
+        let now = clock::wall_ms();
+        Ok(LocalRead {
+            value: value.filter(|v| !v.value.expired(now)).map(to_value),
+            applied: published.applied,
+            epoch: published.epoch,
+        })
+    }
+}
+
+/// What one look at a cell allows.
+enum Look {
+    /// Read from this generation; `commit` is covered by its applied index.
+    Read(Published),
+    /// Wait for the cell to change.
+    Wait { lapsed: bool },
+    /// Not here.
+    Refuse(RequestError),
+}
+
+impl Shared {
+    pub(super) fn moved(
+        &self,
+        partition: PartitionId,
+        published: Option<&Published>,
+    ) -> RequestError {
+        let map = self.map.load();
+        let record = usize::try_from(partition.0)
+            .ok()
+            .and_then(|at| map.partitions.get(at));
+        let Some(record) = record else {
+            return RequestError::NoMap;
+        };
+        match published {
+            Some(here) if here.epoch >= record.epoch => RequestError::Moved {
+                partition,
+                epoch: here.epoch,
+                primary: here
+                    .primary
+                    .or(record.primary.filter(|_| here.epoch == record.epoch)),
+            },
+            _ => RequestError::Moved {
+                partition,
+                epoch: record.epoch,
+                primary: record.primary,
+            },
+        }
+    }
+
+    fn look(&self, partition: PartitionId, cell: &Cell, covers: Option<Index>) -> Look {
+        let Some(published) = cell.load() else {
+            return Look::Refuse(self.moved(partition, None));
+        };
+        if !published.is_primary(self.config.node) {
+            return Look::Refuse(self.moved(partition, Some(&published)));
+        }
+        if !published.leads(clock::boottime()) {
+            return Look::Wait {
+                lapsed: published.serving,
+            };
+        }
+        if published.applied < covers.unwrap_or(published.commit) {
+            return Look::Wait { lapsed: false };
+        }
+        Look::Read(published)
+    }
+
+    /// Whether what was read after `first` may be answered.
+    fn still_leads(&self, cell: &Cell, first: &Published) -> bool {
+        cell.load().is_some_and(|now| {
+            now.epoch == first.epoch
+                && now.generation == first.generation
+                && now.leads(clock::boottime())
+        })
+    }
+
+    /// The answer, where it takes no waiting: the cache has the key.
+    fn read_at_once(&self, partition: PartitionId, key: &Bytes) -> Option<ReadResult> {
+        let Some(cell) = self.board.cell(partition) else {
+            return Some(Err(self.moved(partition, None)));
+        };
+        let first = match self.look(partition, cell, None) {
+            Look::Read(first) => first,
+            Look::Wait { .. } => return None,
+            Look::Refuse(error) => return Some(Err(error)),
+        };
+        let stored = self.reader.get()?.get_cached(first.generation, key)?;
+        let value = match self.decode(partition, stored) {
+            Ok(value) => value,
+            Err(error) => return Some(Err(error)),
+        };
+        if value
+            .as_ref()
+            .is_some_and(|v| v.value.expires_at.is_some() && v.value.expired(clock::wall_ms()))
+            || !self.still_leads(cell, &first)
+        {
+            return None;
+        }
+        Some(Ok(value.map(to_value)))
+    }
+
+    async fn read_slowly(self: Arc<Self>, partition: PartitionId, key: Bytes) -> ReadResult {
+        let Some(cell) = self.board.cell(partition) else {
+            return Err(self.moved(partition, None));
+        };
+        let deadline = Instant::now() + self.config.request_timeout;
+        // What must have been applied is settled by the first look: a read does not
+        // chase the writes that come after it.
+        let mut covers: Option<(Epoch, Index)> = None;
+        loop {
+            let changed = cell.changed().notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(seen) = cell.load()
+                && seen.leads(clock::boottime())
+                && covers.is_none_or(|(epoch, _)| epoch != seen.epoch)
+            {
+                covers = Some((seen.epoch, seen.commit));
+            }
+            match self.look(partition, cell, covers.map(|(_, index)| index)) {
+                Look::Refuse(error) => return Err(error),
+                Look::Wait { lapsed } => {
+                    if lapsed {
+                        // A lapsed lease means one round to its quorum (rule 5).
+                        self.inbox.push(Input::HurryLease(partition));
+                    }
+                    if timeout_at(deadline, changed).await.is_err() {
+                        return Err(RequestError::NotReady { partition });
+                    }
+                }
+                Look::Read(first) => {
+                    let stored = self
+                        .reader()?
+                        .get(first.generation, key.clone())
+                        .await
+                        .map_err(|error| self.unreadable(partition, &error))?;
+                    let value = self.decode(partition, stored)?;
+                    if !self.still_leads(cell, &first) {
+                        if Instant::now() >= deadline {
+                            return Err(RequestError::NotReady { partition });
+                        }
+                        continue;
+                    }
+                    let expired = value
+                        .as_ref()
+                        .filter(|v| v.value.expired(clock::wall_ms()))
+                        .map(|v| v.version);
+                    let Some(version) = expired else {
+                        return Ok(value.map(to_value));
+                    };
+                    // The key expires by an entry of the log, never by a clock alone:
+                    // another primary's clock may be behind (rule 6).
+                    let mut queue = ReplyQueue::with_capacity(1);
+                    let bytes = key.len() + 64;
+                    self.admission.admit(bytes)?;
+                    self.inbox.push(Input::Submit(Submission {
+                        partition,
+                        work: Work::Expire {
+                            key: key.clone(),
+                            version,
+                        },
+                        reply: queue.reply_to(0),
+                        bytes,
+                        arrived: Micros(0),
+                    }));
+                    if let Some((_, Err(error))) = queue.take(1).await.pop() {
+                        return Err(match error {
+                            // A read changes nothing that anyone could miss.
+                            RequestError::Unknown => RequestError::NotReady { partition },
+                            other => other,
+                        });
+                    }
+                    covers = None;
+                    if Instant::now() >= deadline {
+                        return Err(RequestError::NotReady { partition });
+                    }
+                }
+            }
+        }
+    }
+
+    fn reader(&self) -> Result<&crate::store::StateReader, RequestError> {
+        self.reader.get().ok_or(RequestError::NoMap)
+    }
+
+    fn decode(
+        &self,
+        partition: PartitionId,
+        stored: Option<Bytes>,
+    ) -> Result<Option<VersionedValue>, RequestError> {
+        match stored.map(VersionedValue::decode).transpose() {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.unreadable(partition, &error)),
+        }
+    }
+
+    /// The store gave something that cannot be: the replica is damaged (rule 12).
+    pub(super) fn unreadable(
+        &self,
+        partition: PartitionId,
+        error: &dyn std::error::Error,
+    ) -> RequestError {
+        tracing::error!(%partition, %error, "cannot read the state of a partition");
+        self.inbox.push(Input::Event(Event::Corrupt {
+            partitions: vec![partition],
+        }));
+        RequestError::NotReady { partition }
+    }
+}
+
+fn to_value(stored: VersionedValue) -> Value {
+    Value {
+        data: stored.value.data,
+        version: stored.version,
+        expires_at: stored.value.expires_at,
+    }
+}

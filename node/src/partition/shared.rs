@@ -1,0 +1,168 @@
+//! What the engine's thread and everybody else share.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use cairn_core::ids::{PartitionId, ReplicaId};
+use cairn_core::kv::request::RequestError;
+use cairn_core::record::ClusterMap;
+use cairn_core::replication::Event;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::board::Board;
+use super::config::EngineConfig;
+use super::inbox::{Inbox, Input};
+use crate::store::StateReader;
+
+/// What the engine's thread and everybody else share.
+pub(super) struct Shared {
+    pub(super) config: EngineConfig,
+    pub(super) inbox: Inbox,
+    pub(super) board: Board,
+    pub(super) map: Arc<ArcSwap<ClusterMap>>,
+    pub(super) admission: Admission,
+    pub(super) peer_backlog: PeerBacklog,
+    /// Replicas whose log or state is damaged: nothing is copied from them.
+    damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
+    /// Set once the storage is open, before the first [`super::Handle`] is given out.
+    pub(super) reader: OnceLock<StateReader>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("config", &self.config)
+            .field("board", &self.board)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(config: EngineConfig, map: Arc<ArcSwap<ClusterMap>>) -> Self {
+        let admission = Admission::new(config.pending_writes_max, config.pending_bytes_max);
+        Self {
+            config,
+            inbox: Inbox::default(),
+            board: Board::new(),
+            map,
+            admission,
+            peer_backlog: PeerBacklog::default(),
+            damaged: Mutex::default(),
+            reader: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn is_damaged(&self, partition: PartitionId, replica: ReplicaId) -> bool {
+        self.damaged.lock().contains(&(partition, replica))
+    }
+
+    pub(super) fn set_damaged(&self, partition: PartitionId, replica: ReplicaId) {
+        self.damaged.lock().insert((partition, replica));
+    }
+
+    /// Takes a newer map; see [`super::Handle::install_map`].
+    pub(super) fn install_map(&self, map: Arc<ClusterMap>) {
+        let previous = self.map.load_full();
+        if map.version > previous.version {
+            self.map.store(Arc::clone(&map));
+        }
+        let node = self.config.node;
+        for record in &map.partitions {
+            let concerned =
+                record.config.on_node(node).is_some() || self.board.load(record.id).is_some();
+            if concerned {
+                let record = Arc::clone(record);
+                self.inbox.push(Input::Event(Event::Record { record }));
+            }
+        }
+        self.inbox.push(Input::MapChanged);
+    }
+}
+
+/// Bounds what waits on this node.
+#[derive(Debug)]
+pub(super) struct Admission {
+    writes: AtomicUsize,
+    bytes: AtomicUsize,
+    writes_max: usize,
+    bytes_max: usize,
+}
+
+impl Admission {
+    fn new(writes_max: usize, bytes_max: usize) -> Self {
+        Self {
+            writes: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            writes_max,
+            bytes_max,
+        }
+    }
+
+    /// Counts a write in, unless too much waits already. The bounds are soft by as
+    /// many writes as are admitted at the same instant.
+    pub(super) fn admit(&self, bytes: usize) -> Result<(), RequestError> {
+        if self.writes.load(Ordering::Relaxed) >= self.writes_max
+            || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
+        {
+            return Err(RequestError::Overloaded);
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Counts writes out.
+    pub(super) fn release(&self, writes: usize, bytes: usize) {
+        self.writes.fetch_sub(writes, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// How many writes wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.writes.load(Ordering::Relaxed)
+    }
+}
+
+/// Bounds the messages of peers that wait for the engine: past the bound their
+/// streams are not read, so that it is the sender that waits.
+#[derive(Debug, Default)]
+pub(super) struct PeerBacklog {
+    messages: AtomicUsize,
+    room: Notify,
+}
+
+/// Past so many waiting messages, streams are not read.
+const PEER_MESSAGES_MAX: usize = 20_000;
+
+impl PeerBacklog {
+    /// Counts messages in. Whether the sender is to wait for room.
+    pub(super) fn add(&self, messages: usize) -> bool {
+        self.messages.fetch_add(messages, Ordering::Relaxed) + messages > PEER_MESSAGES_MAX
+    }
+
+    /// Counts messages out.
+    pub(super) fn take(&self, messages: usize) {
+        let before = self.messages.fetch_sub(messages, Ordering::Relaxed);
+        if before > PEER_MESSAGES_MAX && before - messages <= PEER_MESSAGES_MAX {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Waits until there is room.
+    pub(super) async fn room(&self) {
+        loop {
+            let room = self.room.notified();
+            let mut room = std::pin::pin!(room);
+            room.as_mut().enable();
+            if self.messages.load(Ordering::Relaxed) <= PEER_MESSAGES_MAX {
+                return;
+            }
+            room.await;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Starting and stopping the engine.
+//!
+//! The storage calls back into the engine, the peers deliver to it, and it hands
+//! things to both: [`Prepared`] breaks that circle. Its handle takes things from the
+//! start; they wait until the engine runs.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use cairn_core::record::ClusterMap;
+use cairn_core::replication::{Event, NodeCore, RecoveredPartition};
+use tokio::runtime;
+use tokio::sync::Semaphore;
+
+use super::clock;
+use super::config::EngineConfig;
+use super::engine::{Engine, Parts};
+use super::handle::Handle;
+use super::inbox::Input;
+use super::links::Links;
+use super::shared::Shared;
+use super::snapshot::Fetcher;
+use crate::disk::WalHandle;
+use crate::peer::Throttle;
+use crate::store::{Applied, ApplyHandle, StateReader, StorageCallbacks};
+
+/// An engine that does not run yet.
+#[derive(Debug)]
+pub struct Prepared {
+    shared: Arc<Shared>,
+}
+
+/// An opened storage, as the engine uses it.
+#[derive(Debug)]
+pub struct EngineStorage {
+    /// The write-ahead log.
+    pub wal: WalHandle,
+    /// The apply thread.
+    pub apply: ApplyHandle,
+    /// Reads and snapshots.
+    pub reader: StateReader,
+    /// What recovery found.
+    pub recovered: Vec<RecoveredPartition>,
+    /// Above every generation that the node ever used.
+    pub next_generation: u64,
+}
+
+impl Prepared {
+    /// Prepares an engine for this node and the newest map that it has.
+    #[must_use]
+    pub fn new(config: EngineConfig, map: Arc<ArcSwap<ClusterMap>>) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(config, map)),
+        }
+    }
+
+    /// The door. What it is given waits until the engine runs.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// What the storage is to call.
+    #[must_use]
+    pub fn callbacks(&self) -> StorageCallbacks {
+        let (flushed, applied, disk) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&self.shared),
+            Arc::clone(&self.shared),
+        );
+        StorageCallbacks {
+            flushed: Box::new(move |number| {
+                let event = Event::Flushed { number };
+                flushed.inbox.push(Input::Event(event));
+            }),
+            applied: Box::new(move |all: &[Applied]| {
+                // Reads wait for this: they are told before the engine is.
+                for one in all {
+                    if let Some(cell) = applied.board.cell(one.partition) {
+                        cell.publish_applied(one.generation, one.index);
+                    }
+                }
+                applied.inbox.push(Input::Applied(all.to_vec()));
+            }),
+            disk_full: Box::new(move |full| {
+                let event = Event::DiskRoom { full };
+                disk.inbox.push(Input::Event(event));
+            }),
+        }
+    }
+
+    /// Starts the engine's thread. `runtime` runs what the engine waits for: reads
+    /// of the store, and snapshots.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(
+        self,
+        storage: EngineStorage,
+        links: Links,
+        runtime: runtime::Handle,
+    ) -> io::Result<RunningEngine> {
+        let EngineStorage {
+            wal,
+            apply,
+            reader,
+            recovered,
+            next_generation,
+        } = storage;
+        let shared = self.shared;
+        let config = &shared.config;
+        // Nobody set it before: `start` consumes the only `Prepared`.
+        let _ = shared.reader.set(reader.clone());
+        let applied = recovered
+            .iter()
+            .filter(|found| found.meta.replica.is_some())
+            .map(|found| {
+                let meta = &found.meta;
+                (meta.partition, meta.generation, found.applied.index())
+            })
+            .collect();
+        for found in recovered.iter().filter(|found| found.corrupt) {
+            if let Some(replica) = found.meta.replica {
+                shared.set_damaged(found.meta.partition, replica);
+            }
+        }
+        let core = NodeCore::new(
+            config.node,
+            config.session,
+            config.timing,
+            next_generation,
+            recovered,
+            clock::boottime(),
+        );
+        let fetcher = Fetcher {
+            shared: Arc::clone(&shared),
+            source: Arc::clone(&links.snapshots),
+            reader: reader.clone(),
+            apply: apply.clone(),
+            at_once: Arc::new(Semaphore::new(config.snapshots_at_once.max(1))),
+            throttle: Throttle::new(0),
+        };
+        let engine = Engine::new(Parts {
+            shared: Arc::clone(&shared),
+            core,
+            wal,
+            apply,
+            reader,
+            links,
+            fetcher,
+            runtime,
+            applied,
+        });
+        let inbox = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("cairn-engine".to_owned())
+            .spawn(move || {
+                inbox.inbox.adopt();
+                if catch_unwind(AssertUnwindSafe(|| engine.run())).is_err() {
+                    // The panic hook has printed where. What the core holds cannot be
+                    // trusted any more, and nothing may be answered from it.
+                    tracing::error!("the engine panicked: the process ends");
+                    eprintln!("cairn: the engine panicked; the process ends");
+                    std::process::abort();
+                }
+            })?;
+        Ok(RunningEngine {
+            handle: Handle { shared },
+            thread: Some(thread),
+        })
+    }
+}
+
+/// A running engine. It is stopped with [`Self::stop`], or when this is dropped.
+#[derive(Debug)]
+pub struct RunningEngine {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RunningEngine {
+    /// The door.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops the engine and waits for its thread. Whatever was not answered is
+    /// answered as unknown. Blocks for as long as one turn takes.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.handle.shared.inbox.push(Input::Stop);
+        if let Some(thread) = self.thread.take() {
+            // The thread does not end by a panic: that ends the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for RunningEngine {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.end();
+        }
+    }
+}
