@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod coordinator;
 pub mod disk;
+pub mod grpc;
 pub mod http;
 pub mod listener;
 pub mod partition;

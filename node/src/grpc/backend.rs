@@ -1,0 +1,52 @@
+//! What the client's service needs of the partitions.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use cairn_core::kv::request::{RequestError, Value, WriteReply, WriteRequest};
+use cairn_core::record::ClusterMap;
+
+/// The result of a write.
+pub type WriteResult = Result<WriteReply, RequestError>;
+/// The result of a read.
+pub type ReadResult = Result<Option<Value>, RequestError>;
+
+/// A read that was answered at once, or is to be waited for.
+#[derive(Debug)]
+pub enum StartedRead<F> {
+    /// The answer was at hand.
+    Done(ReadResult),
+    /// The answer will come.
+    Waiting(F),
+}
+
+/// Serves keys. Nothing here blocks.
+pub trait KvBackend: Clone + Send + Sync + 'static {
+    /// The writes of one connection.
+    type Writes: WriteQueue;
+    /// Waits for a read.
+    type Read: Future<Output = ReadResult> + Send + Unpin + 'static;
+
+    /// A queue for the writes of one connection or call.
+    fn writes(&self) -> Self::Writes;
+
+    /// Starts a read of the latest committed value, from the primary.
+    fn read(&self, key: &Bytes) -> StartedRead<Self::Read>;
+
+    /// The newest map, to tell where a primary is.
+    fn map(&self) -> Arc<ClusterMap>;
+}
+
+/// The writes that one connection has started and not been answered for. Dropping
+/// it abandons the answers, not the writes.
+pub trait WriteQueue: Send + Unpin + 'static {
+    /// Starts a write. Writes of one partition take effect in the order in which
+    /// they were started.
+    fn submit(&mut self, token: u64, request: WriteRequest);
+
+    /// Takes every answer that is there, in any order, each with the token of its
+    /// write; waits while there is none.
+    fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<Vec<(u64, WriteResult)>>;
+}

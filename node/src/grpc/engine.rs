@@ -1,0 +1,57 @@
+//! The partitions of this node behind the client's service.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use cairn_core::kv::request::WriteRequest;
+use cairn_core::record::ClusterMap;
+
+use super::backend::{KvBackend, StartedRead, WriteQueue, WriteResult};
+use crate::partition;
+use crate::partition::{Handle, PendingRead, ReplyQueue};
+
+impl KvBackend for Handle {
+    type Writes = EngineWrites;
+    type Read = PendingRead;
+
+    fn writes(&self) -> EngineWrites {
+        EngineWrites {
+            handle: self.clone(),
+            queue: ReplyQueue::default(),
+        }
+    }
+
+    fn read(&self, key: &Bytes) -> StartedRead<PendingRead> {
+        let partition = match self.partition_of(key) {
+            Ok(partition) => partition,
+            Err(error) => return StartedRead::Done(Err(error)),
+        };
+        match self.start_read(partition, key) {
+            partition::StartedRead::Done(result) => StartedRead::Done(result),
+            partition::StartedRead::Waiting(pending) => StartedRead::Waiting(pending),
+        }
+    }
+
+    fn map(&self) -> Arc<ClusterMap> {
+        Handle::map(self)
+    }
+}
+
+/// The writes of one gRPC stream or call.
+#[derive(Debug)]
+pub struct EngineWrites {
+    handle: Handle,
+    queue: ReplyQueue,
+}
+
+impl WriteQueue for EngineWrites {
+    fn submit(&mut self, token: u64, request: WriteRequest) {
+        self.handle
+            .submit_write(request, self.queue.reply_to(token));
+    }
+
+    fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<Vec<(u64, WriteResult)>> {
+        self.queue.poll_take(context, 1)
+    }
+}

@@ -1,0 +1,30 @@
+//! gRPC: how it is served on a port, and the service for clients, `cairn.kv.v1`.
+//!
+//! - [`serve`]: HTTP/2 on any of the node's listeners, coordinators' ports included.
+//! - [`KvServer`]: Put, Get, Delete, Increment and their pipeline, over a [`KvBackend`].
+//! - [`TopologyServer`]: the map, and its changes as they come, from a [`MapFeed`].
+//!
+//! Invariants:
+//! - Everything that came from outside went through the strict conversions of
+//!   `cairn-proto` before it reaches a partition.
+//! - What one connection makes wait is bounded: a pipeline is not read while too
+//!   many of its calls wait, or while too much of its answers was not read.
+//! - Each refusal carries its reason as a typed detail, so that no client has to
+//!   read sentences.
+
+mod backend;
+mod engine;
+#[cfg(test)]
+pub(crate) mod fake;
+mod pipeline;
+mod serve;
+mod service;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+pub use backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
+pub use engine::EngineWrites;
+pub use serve::{ServeConfig, serve};
+pub use service::{KvLimits, KvServer};
+pub use topology::{MapFeed, TopologyServer};

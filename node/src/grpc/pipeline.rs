@@ -1,0 +1,291 @@
+//! Many calls on one stream.
+//!
+//! The stream of answers drives everything: polling it reads calls, starts them,
+//! and collects what was answered, all on the connection's own task. A client that
+//! does not read its answers is therefore not read either.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use cairn_proto::Malformed;
+use cairn_proto::kv::KvError;
+use cairn_proto::limits;
+use cairn_proto::pb::kv::v1 as pb;
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Status, Streaming};
+
+use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue};
+use super::service::{KvServer, WriteKind};
+
+/// About how many bytes of answers travel in one message.
+const ANSWERS_BYTES: usize = 1 << 20;
+/// The most reads of one pipeline that wait at a time: each may end in a large
+/// value.
+const WAITING_READS_MAX: usize = 256;
+/// The ids of calls stay below this, so that the kind of a write fits beside its id.
+const ID_MAX: u64 = 1 << 62;
+
+/// The answers of one pipeline.
+pub struct Pipeline<B: KvBackend> {
+    server: KvServer<B>,
+    calls: Streaming<pb::Calls>,
+    /// Read, and not started yet.
+    unstarted: VecDeque<pb::Call>,
+    writes: B::Writes,
+    writes_waiting: usize,
+    reads: FuturesUnordered<WithId<B::Read>>,
+    ready: VecDeque<pb::Answer>,
+    ready_bytes: usize,
+    /// No more calls are read: the client said so, or the node stops.
+    closed: bool,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<B: KvBackend> fmt::Debug for Pipeline<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("unstarted", &self.unstarted.len())
+            .field("writes_waiting", &self.writes_waiting)
+            .field("reads_waiting", &self.reads.len())
+            .field("ready", &self.ready.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: KvBackend> Pipeline<B> {
+    pub(super) fn new(
+        server: KvServer<B>,
+        calls: Streaming<pb::Calls>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            writes: server.backend.writes(),
+            server,
+            calls,
+            unstarted: VecDeque::new(),
+            writes_waiting: 0,
+            reads: FuturesUnordered::new(),
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            closed: false,
+            shutdown: Box::pin(shutdown.cancelled_owned()),
+        }
+    }
+
+    fn answer(&mut self, id: u64, reply: pb::answer::Reply) {
+        self.ready_bytes += weight(&reply);
+        self.ready.push_back(pb::Answer {
+            id,
+            reply: Some(reply),
+        });
+    }
+
+    fn refuse(&mut self, id: u64, error: KvError) {
+        self.answer(id, pb::answer::Reply::Error(error.into()));
+    }
+
+    /// Whether another call may be started.
+    fn has_room(&self) -> bool {
+        let limits = &self.server.limits;
+        self.ready_bytes < limits.pipeline_answer_bytes_max
+            && self.reads.len() < WAITING_READS_MAX
+            && self.writes_waiting + self.ready.len() < limits.pipeline_calls_max
+    }
+
+    fn start(&mut self, pb::Call { id, request }: pb::Call) {
+        use pb::call::Request;
+        if id >= ID_MAX {
+            return self.refuse(id, Malformed::new("id", "is not below 2^62").into());
+        }
+        let Some(request) = request else {
+            return self.refuse(id, Malformed::missing("request").into());
+        };
+        let (kind, request) = match request {
+            Request::Get(get) => return self.start_read(id, get),
+            Request::Put(put) => (WriteKind::Put, self.server.admit(put)),
+            Request::Delete(delete) => (WriteKind::Delete, self.server.admit(delete)),
+            Request::Increment(inc) => (WriteKind::Increment, self.server.admit(inc)),
+        };
+        match request {
+            Ok(request) => {
+                self.writes_waiting += 1;
+                self.writes.submit(token(id, kind), request);
+            }
+            Err(error) => self.refuse(id, error),
+        }
+    }
+
+    fn start_read(&mut self, id: u64, get: pb::GetRequest) {
+        match self.server.admit_read(get) {
+            Err(error) => self.refuse(id, error),
+            Ok(request) => match self.server.backend.read(&request.key) {
+                StartedRead::Done(result) => {
+                    let reply = self.server.read_answer(result);
+                    self.answer(id, reply);
+                }
+                StartedRead::Waiting(read) => self.reads.push(WithId { id, read }),
+            },
+        }
+    }
+
+    /// Reads and starts calls while there is room for what they need.
+    fn poll_calls(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
+        while self.has_room() {
+            if let Some(call) = self.unstarted.pop_front() {
+                self.start(call);
+                continue;
+            }
+            if self.closed {
+                break;
+            }
+            match Pin::new(&mut self.calls).poll_next(context)? {
+                Poll::Pending => break,
+                Poll::Ready(None) => self.closed = true,
+                Poll::Ready(Some(pb::Calls { calls })) => {
+                    if calls.len() > limits::PIPELINE_CALLS {
+                        let problem = format!(
+                            "has {} parts, and {} is the most",
+                            calls.len(),
+                            limits::PIPELINE_CALLS
+                        );
+                        return Err(Malformed::new("calls", problem).into());
+                    }
+                    self.unstarted = calls.into();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects what was answered.
+    fn poll_answers(&mut self, context: &mut Context<'_>) {
+        while self.writes_waiting > 0
+            && let Poll::Ready(done) = self.writes.poll_take(context)
+        {
+            self.writes_waiting = self.writes_waiting.saturating_sub(done.len());
+            for (token, result) in done {
+                let Some((id, kind)) = from_token(token) else {
+                    continue;
+                };
+                let reply = self.server.write_answer(kind, result);
+                self.answer(id, reply);
+            }
+        }
+        while !self.reads.is_empty()
+            && let Poll::Ready(Some((id, result))) = self.reads.poll_next_unpin(context)
+        {
+            let reply = self.server.read_answer(result);
+            self.answer(id, reply);
+        }
+    }
+
+    /// The next message, of what is ready.
+    fn take(&mut self) -> Option<pb::Answers> {
+        let mut bytes = 0;
+        let mut count = 0;
+        for answer in &self.ready {
+            bytes += answer.reply.as_ref().map_or(0, weight);
+            count += 1;
+            if bytes >= ANSWERS_BYTES {
+                break;
+            }
+        }
+        if count == 0 {
+            return None;
+        }
+        self.ready_bytes = self.ready_bytes.saturating_sub(bytes);
+        Some(pb::Answers {
+            answers: self.ready.drain(..count).collect(),
+        })
+    }
+}
+
+impl<B: KvBackend> Stream for Pipeline<B> {
+    type Item = Result<pb::Answers, Status>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<pb::Answers, Status>>> {
+        let this = &mut *self;
+        if !this.closed && this.shutdown.as_mut().poll(context).is_ready() {
+            // What was read is still answered; the client finds the rest refused by
+            // the end of the stream.
+            this.closed = true;
+        }
+        loop {
+            if let Err(status) = this.poll_calls(context) {
+                return Poll::Ready(Some(Err(status)));
+            }
+            this.poll_answers(context);
+            if let Some(answers) = this.take() {
+                return Poll::Ready(Some(Ok(answers)));
+            }
+            if this.writes_waiting == 0 && this.reads.is_empty() && this.unstarted.is_empty() {
+                if this.closed {
+                    return Poll::Ready(None);
+                }
+                return Poll::Pending;
+            }
+            if this.unstarted.is_empty() || !this.has_room() {
+                return Poll::Pending;
+            }
+            // Answers made room for calls that were read already.
+        }
+    }
+}
+
+impl<B: KvBackend> Unpin for Pipeline<B> {}
+
+/// The kind of a write and its call's id in one number.
+fn token(id: u64, kind: WriteKind) -> u64 {
+    let kind = match kind {
+        WriteKind::Put => 0,
+        WriteKind::Delete => 1,
+        WriteKind::Increment => 2,
+    };
+    id << 2 | kind
+}
+
+fn from_token(token: u64) -> Option<(u64, WriteKind)> {
+    let kind = match token & 3 {
+        0 => WriteKind::Put,
+        1 => WriteKind::Delete,
+        2 => WriteKind::Increment,
+        _ => return None,
+    };
+    Some((token >> 2, kind))
+}
+
+/// About how many bytes an answer takes.
+fn weight(reply: &pb::answer::Reply) -> usize {
+    use pb::answer::Reply;
+    const SMALL: usize = 64;
+    match reply {
+        Reply::Get(get) => SMALL + get.value.as_ref().map_or(0, |v| v.data.len()),
+        Reply::Put(put) => SMALL + put.previous.as_ref().map_or(0, bytes::Bytes::len),
+        Reply::Delete(_) | Reply::Increment(_) => SMALL,
+        Reply::Error(_) => 2 * SMALL,
+    }
+}
+
+/// A read that remembers whose it is.
+struct WithId<F> {
+    id: u64,
+    read: F,
+}
+
+impl<F: Future<Output = ReadResult> + Unpin> Future for WithId<F> {
+    type Output = (u64, ReadResult);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(u64, ReadResult)> {
+        let id = self.id;
+        Pin::new(&mut self.read)
+            .poll(context)
+            .map(|result| (id, result))
+    }
+}

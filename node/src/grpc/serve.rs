@@ -1,0 +1,180 @@
+//! gRPC over the connections of a listener.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tracing::debug;
+
+use crate::listener::{self, ConnectionHandler, Ends, ListenerConfig};
+
+/// How gRPC is spoken on a port, beyond what [`ListenerConfig`] says of its
+/// connections.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The most calls at a time on one connection.
+    pub streams_max: u32,
+    /// How far a caller may send ahead on one call, in bytes.
+    pub stream_window: u32,
+    /// How far a caller may send ahead on one connection, in bytes.
+    pub connection_window: u32,
+    /// How often an idle connection is probed.
+    pub keepalive_interval: Duration,
+    /// How long a probe may go unanswered.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            streams_max: 1024,
+            stream_window: 4 << 20,
+            connection_window: 16 << 20,
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The most bytes of headers that one request may have.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// Serves `routes` on a listener until `shutdown`, then lets calls finish within the
+/// listener's drain bound. Streams that would never end are to end with `shutdown`
+/// by themselves.
+///
+/// # Errors
+/// As [`listener::serve`].
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    config: ServeConfig,
+    connections: ListenerConfig,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let handler = Arc::new(Grpc {
+        routes: routes.prepare(),
+        config,
+        shutdown: shutdown.clone(),
+    });
+    listener::serve(listener, handler, connections, shutdown).await
+}
+
+struct Grpc {
+    routes: Routes,
+    config: ServeConfig,
+    shutdown: CancellationToken,
+}
+
+impl ConnectionHandler for Grpc {
+    async fn handle<S>(self: Arc<Self>, stream: S, ends: Ends)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let closed = CancellationToken::new();
+        let connection = Connection {
+            stream,
+            ends,
+            _closed: closed.clone().drop_guard(),
+        };
+        // The stream of connections must not end before this one does: its end
+        // would ask the connection to finish.
+        let connections = futures::stream::once(async { Ok::<_, io::Error>(connection) })
+            .chain(futures::stream::pending());
+        let ended = async {
+            tokio::select! {
+                () = self.shutdown.cancelled() => {}
+                () = closed.cancelled() => {}
+            }
+        };
+        let ServeConfig {
+            streams_max,
+            stream_window,
+            connection_window,
+            keepalive_interval,
+            keepalive_timeout,
+        } = self.config;
+        let served = Server::builder()
+            .max_concurrent_streams(streams_max)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
+            .http2_keepalive_interval(Some(keepalive_interval))
+            .http2_keepalive_timeout(Some(keepalive_timeout))
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .add_routes(self.routes.clone())
+            .serve_with_incoming_shutdown(connections, ended)
+            .await;
+        if let Err(error) = served {
+            debug!(%error, remote = %ends.remote, "serve gRPC connection");
+        }
+    }
+
+    fn refusal(&self) -> &'static [u8] {
+        // There are no words before HTTP/2's preface: the close says it.
+        b""
+    }
+}
+
+/// A connection that says when it was dropped.
+struct Connection<S> {
+    stream: S,
+    ends: Ends,
+    _closed: DropGuard,
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Ends;
+
+    fn connect_info(&self) -> Ends {
+        self.ends
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

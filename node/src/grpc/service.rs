@@ -1,0 +1,235 @@
+//! The service `cairn.kv.v1.Kv`.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use cairn_core::kv::request::{RequestError, WriteOp, WriteRequest};
+use cairn_core::record::ClusterMap;
+use cairn_proto::Malformed;
+use cairn_proto::kv::{Consistency, KvError, ReadRequest};
+use cairn_proto::limits;
+use cairn_proto::pb::kv::v1 as pb;
+use cairn_proto::pb::kv::v1::kv_server;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
+use super::pipeline::Pipeline;
+
+/// The bounds of keys and values, and of what one pipeline may make wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KvLimits {
+    /// The longest key, in bytes; never above [`limits::KEY_BYTES`].
+    pub key_bytes_max: usize,
+    /// The longest value, in bytes; never above [`limits::VALUE_BYTES`].
+    pub value_bytes_max: usize,
+    /// The most calls of one pipeline that wait for their answer.
+    pub pipeline_calls_max: usize,
+    /// How many bytes of answers one pipeline may leave unread before no more of
+    /// its calls are started.
+    pub pipeline_answer_bytes_max: usize,
+}
+
+impl Default for KvLimits {
+    fn default() -> Self {
+        Self {
+            key_bytes_max: limits::KEY_BYTES,
+            value_bytes_max: limits::VALUE_BYTES,
+            pipeline_calls_max: 16_384,
+            pipeline_answer_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// Serves clients from a [`KvBackend`].
+#[derive(Clone, Debug)]
+pub struct KvServer<B> {
+    pub(super) backend: B,
+    pub(super) limits: KvLimits,
+    shutdown: CancellationToken,
+}
+
+impl<B: KvBackend> KvServer<B> {
+    /// Pipelines end with `shutdown`, once what they started was answered.
+    #[must_use]
+    pub fn new(backend: B, limits: KvLimits, shutdown: CancellationToken) -> Self {
+        Self {
+            backend,
+            limits,
+            shutdown,
+        }
+    }
+
+    /// The service for tonic's router.
+    #[must_use]
+    pub fn into_server(self) -> kv_server::KvServer<Self> {
+        kv_server::KvServer::new(self)
+            .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES)
+    }
+
+    /// Checks a write against the settings and starts nothing.
+    pub(super) fn admit<R>(&self, request: R) -> Result<WriteRequest, KvError>
+    where
+        WriteRequest: TryFrom<R, Error = Malformed>,
+    {
+        let request = WriteRequest::try_from(request)?;
+        for key in request.op.keys() {
+            self.check_key(key)?;
+        }
+        if let WriteOp::Set { value, .. } = &request.op {
+            within("value", value.len(), self.limits.value_bytes_max)?;
+        }
+        Ok(request)
+    }
+
+    /// Checks a read against the settings and what is offered.
+    pub(super) fn admit_read(&self, request: pb::GetRequest) -> Result<ReadRequest, KvError> {
+        let request = ReadRequest::try_from(request)?;
+        self.check_key(&request.key)?;
+        match request.consistency {
+            Consistency::Default | Consistency::Primary => Ok(request),
+            Consistency::Quorum | Consistency::Replica | Consistency::Any => {
+                Err(KvError::Unsupported {
+                    what: format!(
+                        "reads of consistency {:?}; only Primary is offered so far",
+                        request.consistency
+                    ),
+                })
+            }
+        }
+    }
+
+    fn check_key(&self, key: &[u8]) -> Result<(), KvError> {
+        within("key", key.len(), self.limits.key_bytes_max)
+    }
+
+    /// Gives a refusal the address that it points to.
+    pub(super) fn refusal(&self, error: RequestError) -> KvError {
+        refusal(error, || self.backend.map())
+    }
+
+    async fn write<R, A>(&self, request: Request<R>) -> Result<Response<A>, Status>
+    where
+        WriteRequest: TryFrom<R, Error = Malformed>,
+        A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed>,
+    {
+        let request = self.admit(request.into_inner())?;
+        let mut writes = self.backend.writes();
+        writes.submit(0, request);
+        let result = poll_fn(|context| writes.poll_take(context))
+            .await
+            .pop()
+            .map_or(Err(RequestError::Unknown), |(_, result)| result);
+        let reply = result.map_err(|e| self.refusal(e))?;
+        Ok(Response::new(A::try_from(reply).map_err(KvError::from)?))
+    }
+}
+
+fn within(field: &str, len: usize, max: usize) -> Result<(), KvError> {
+    if len > max {
+        return Err(KvError::Invalid {
+            field: field.to_owned(),
+            problem: format!("has {len} bytes, and this server takes {max} at most"),
+        });
+    }
+    Ok(())
+}
+
+/// Gives a refusal the address that it points to.
+fn refusal(error: RequestError, map: impl FnOnce() -> Arc<ClusterMap>) -> KvError {
+    KvError::from_request(error, |primary| {
+        map()
+            .nodes
+            .get(&primary.node)
+            .map(|n| n.addresses.client.clone())
+            .unwrap_or_default()
+    })
+}
+
+#[tonic::async_trait]
+impl<B: KvBackend> kv_server::Kv for KvServer<B> {
+    type PipelineStream = Pipeline<B>;
+
+    async fn put(
+        &self,
+        request: Request<pb::PutRequest>,
+    ) -> Result<Response<pb::PutReply>, Status> {
+        self.write(request).await
+    }
+
+    async fn get(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::GetReply>, Status> {
+        let ReadRequest { key, .. } = self.admit_read(request.into_inner())?;
+        let result = match self.backend.read(&key) {
+            StartedRead::Done(result) => result,
+            StartedRead::Waiting(read) => read.await,
+        };
+        let value = result.map_err(|e| self.refusal(e))?;
+        Ok(Response::new(pb::GetReply {
+            value: value.map(Into::into),
+        }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteReply>, Status> {
+        self.write(request).await
+    }
+
+    async fn increment(
+        &self,
+        request: Request<pb::IncrementRequest>,
+    ) -> Result<Response<pb::IncrementReply>, Status> {
+        self.write(request).await
+    }
+
+    async fn pipeline(
+        &self,
+        request: Request<Streaming<pb::Calls>>,
+    ) -> Result<Response<Pipeline<B>>, Status> {
+        Ok(Response::new(Pipeline::new(
+            self.clone(),
+            request.into_inner(),
+            self.shutdown.clone(),
+        )))
+    }
+}
+
+/// Which reply a write's result becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum WriteKind {
+    Put,
+    Delete,
+    Increment,
+}
+
+impl<B: KvBackend> KvServer<B> {
+    /// The answer to a write of a pipeline.
+    pub(super) fn write_answer(&self, kind: WriteKind, result: WriteResult) -> pb::answer::Reply {
+        use pb::answer::Reply;
+        let reply = match result {
+            Ok(reply) => match kind {
+                WriteKind::Put => reply.try_into().map(Reply::Put),
+                WriteKind::Delete => reply.try_into().map(Reply::Delete),
+                WriteKind::Increment => reply.try_into().map(Reply::Increment),
+            }
+            .map_err(|e: Malformed| KvError::from(e)),
+            Err(error) => Err(self.refusal(error)),
+        };
+        reply.unwrap_or_else(|error| Reply::Error(error.into()))
+    }
+
+    /// The answer to a read of a pipeline.
+    pub(super) fn read_answer(&self, result: ReadResult) -> pb::answer::Reply {
+        match result {
+            Ok(value) => pb::answer::Reply::Get(pb::GetReply {
+                value: value.map(Into::into),
+            }),
+            Err(error) => pb::answer::Reply::Error(self.refusal(error).into()),
+        }
+    }
+}
