@@ -1,1 +1,29 @@
-//! placeholder
+//! Runs a cluster of real processes, breaks it on purpose, and checks from outside
+//! that it kept what it promised.
+//!
+//! - [`cluster`] starts, kills, stops and wipes nodes: the `cairn` binary under
+//!   `CAIRN_*` variables, on free loopback ports, in a temporary directory.
+//! - [`load`] writes and reads from many connections; [`ledger`] remembers what was
+//!   acknowledged and judges what is read, and [`gaps`] how long a partition was
+//!   silent. None of that lives in a process that is killed.
+//! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
+//! - [`waiting`] waits for conditions, with a bound.
+//!
+//! Nothing here asserts a duration: bounds only end what would hang.
+
+pub mod binary;
+pub mod cluster;
+pub mod gaps;
+pub mod http;
+pub mod ledger;
+pub mod load;
+mod native;
+pub mod node;
+pub mod ports;
+pub mod power;
+pub mod resp;
+pub mod seed;
+pub mod slot_keys;
+pub mod status;
+pub mod waiting;
+pub mod wal;

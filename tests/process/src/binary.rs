@@ -1,0 +1,49 @@
+//! The `cairn` binary under test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+
+/// Its path: `CAIRN_BIN`, or the one that cargo builds beside this test.
+///
+/// # Errors
+/// Where it cannot be built.
+pub fn cairn() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match FOUND.get_or_init(|| find().map_err(|error| format!("{error:#}"))) {
+        Ok(path) => Ok(path),
+        Err(reason) => anyhow::bail!("{reason}"),
+    }
+}
+
+fn find() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CAIRN_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "CAIRN_BIN={} is no file", path.display());
+        return Ok(path);
+    }
+    // target/debug/deps/scenarios-0123 -> target/debug/cairn
+    let test = std::env::current_exe().context("find this test's own path")?;
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .context("this test lies in no target directory")?;
+    // The same selection as `ci/run-tests` builds, so that this is a look, not a build.
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .context("run cargo build")?;
+    ensure!(status.success(), "cargo build failed");
+    let path = profile.join("cairn");
+    ensure!(path.is_file(), "{} was not built", path.display());
+    Ok(path)
+}

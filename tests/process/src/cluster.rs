@@ -1,0 +1,320 @@
+//! A whole cluster of processes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::node::{Node, Ports, Role};
+use crate::power::Power;
+use crate::resp::{ClusterClient, Patience, Reply, Routes, Unanswered};
+use crate::{slot_keys, waiting};
+
+/// How long a cluster may take to do what it should do within seconds: generous,
+/// since CI machines are slow; it ends a test that would hang.
+pub const BOUND: Duration = Duration::from_secs(60);
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// How many coordinators.
+    pub coordinators: usize,
+    /// How many data nodes.
+    pub data_nodes: usize,
+    /// How many partitions.
+    pub partitions: u32,
+    /// Further variables for every node.
+    pub environment: BTreeMap<String, String>,
+    /// Whether the power-loss shim is loaded into every node.
+    pub shim: bool,
+    /// Where the directory is made, instead of the system's temporary directory.
+    pub below: Option<PathBuf>,
+}
+
+impl Default for Spec {
+    /// As `cairn dev`: three coordinators, five data nodes, RF 3, W 2, 128 partitions.
+    fn default() -> Self {
+        Self {
+            coordinators: 3,
+            data_nodes: 5,
+            partitions: 128,
+            environment: BTreeMap::new(),
+            shim: false,
+            below: None,
+        }
+    }
+}
+
+impl Spec {
+    /// The same with one more variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.insert(name.to_owned(), value.to_string());
+        self
+    }
+}
+
+/// The cluster. Dropping it kills every process and removes the files.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The coordinators.
+    pub coordinators: Vec<Node>,
+    /// The data nodes.
+    pub data: Vec<Node>,
+    spec: Spec,
+    // After the nodes: they are dropped, and so killed, first.
+    directory: Directory,
+}
+
+#[derive(Debug)]
+struct Directory(Option<TempDir>);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let keep = std::env::var("CAIRN_TEST_KEEP").is_ok_and(|value| value == "1");
+        if let Some(directory) = self.0.take()
+            && keep
+        {
+            println!("kept {}", directory.keep().display());
+        }
+    }
+}
+
+impl Cluster {
+    /// Lays the cluster out without starting it.
+    ///
+    /// # Errors
+    /// Where ports or directories are missing.
+    pub fn lay_out(spec: Spec) -> Result<Self> {
+        let directory = match &spec.below {
+            Some(below) => TempDir::with_prefix_in("cairn-test-", below)?,
+            None => TempDir::with_prefix("cairn-test-")?,
+        };
+        let root = directory.path().canonicalize()?;
+        let name = |kind: &str, number: usize| format!("{kind}-{number}");
+        let coordinators: Vec<(String, Ports)> = (0..spec.coordinators)
+            .map(|n| Ok((name("coordinator", n), Ports::free()?)))
+            .collect::<Result<_>>()?;
+        let list = coordinators
+            .iter()
+            .map(|(name, ports)| format!("{name}=127.0.0.1:{}", ports.peer))
+            .collect::<Vec<_>>()
+            .join(",");
+
+        let mut environment = BTreeMap::from([
+            ("CAIRN_COORDINATORS".to_owned(), list),
+            ("CAIRN_LOG".to_owned(), "info".to_owned()),
+        ]);
+        environment.extend(spec.environment.clone());
+        // What the cluster agrees on is told to the coordinators alone.
+        let mut for_coordinators = environment.clone();
+        for_coordinators
+            .entry("CAIRN_PARTITIONS".to_owned())
+            .or_insert_with(|| spec.partitions.to_string());
+        for_coordinators
+            .entry("CAIRN_INITIAL_DATA_NODES".to_owned())
+            .or_insert_with(|| spec.data_nodes.to_string());
+
+        let coordinators = coordinators
+            .into_iter()
+            .map(|(name, ports)| {
+                Node::new(
+                    Role::Coordinator,
+                    &name,
+                    ports,
+                    &root,
+                    for_coordinators.clone(),
+                )
+            })
+            .collect();
+        let cluster_wide = [
+            "REPLICATION_FACTOR",
+            "WRITE_QUORUM",
+            "MIN_IN_SYNC",
+            "LEASE_MS",
+            "NODE_TIMEOUT_MS",
+        ];
+        for name in cluster_wide {
+            environment.remove(&format!("CAIRN_{name}"));
+        }
+        let data = (0..spec.data_nodes)
+            .map(|n| {
+                let ports = Ports::free()?;
+                Ok(Node::new(
+                    Role::Data,
+                    &name("data", n),
+                    ports,
+                    &root,
+                    environment.clone(),
+                ))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut cluster = Self {
+            coordinators,
+            data,
+            spec,
+            directory: Directory(Some(directory)),
+        };
+        cluster.load_shim(&root)?;
+        Ok(cluster)
+    }
+
+    fn load_shim(&mut self, root: &Path) -> Result<()> {
+        if self.spec.shim {
+            for node in self.coordinators.iter_mut().chain(&mut self.data) {
+                let journal = root.join(format!("{}.journal", node.name));
+                node.power = Some(Power::new(&node.data, &journal)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays out and starts a cluster, and waits until it serves.
+    ///
+    /// # Errors
+    /// Where it does not come to serve.
+    pub fn start(spec: Spec) -> Result<Self> {
+        let started = Instant::now();
+        let mut cluster = Self::lay_out(spec)?;
+        for node in cluster.nodes() {
+            node.start()?;
+        }
+        cluster.await_ready()?;
+        cluster.await_serving()?;
+        println!("the cluster serves after {:.1?}", started.elapsed());
+        Ok(cluster)
+    }
+
+    /// Every node.
+    pub fn nodes(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.coordinators.iter_mut().chain(&mut self.data)
+    }
+
+    /// The number of partitions.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.spec.partitions
+    }
+
+    /// Where everything lies.
+    ///
+    /// # Panics
+    /// Never: the directory is there until the cluster is dropped.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        let directory = self.directory.0.as_ref();
+        directory.expect("there until dropped").path().to_owned()
+    }
+
+    /// RESP addresses of all data nodes.
+    #[must_use]
+    pub fn resp(&self) -> Vec<String> {
+        self.data.iter().map(Node::resp).collect()
+    }
+
+    /// gRPC addresses of the coordinators, then of the data nodes.
+    #[must_use]
+    pub fn client_addresses(&self) -> Vec<String> {
+        let nodes = self.coordinators.iter().chain(&self.data);
+        nodes.map(Node::client).collect()
+    }
+
+    /// Waits until every started node says that it is ready.
+    ///
+    /// # Errors
+    /// Where one ends by itself or is not ready in time.
+    pub fn await_ready(&mut self) -> Result<()> {
+        for node in self.nodes().filter(|node| node.is_started()) {
+            let what = format!("{} to be ready", node.name);
+            waiting::until(&what, BOUND, || Ok(node.is_ready()?.then_some(())))
+                .with_context(|| format!("its log ends with:\n{}", node.log_tail(25)))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a write in each partition is acknowledged.
+    ///
+    /// # Errors
+    /// Where that does not come in time.
+    pub fn await_serving(&mut self) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut client = ClusterClient::new(Routes::new(self.resp()), Patience::default());
+        let mut missing = slot_keys::one_per_partition("probe:", self.partitions());
+        let served = waiting::until("every partition to serve", BOUND, || {
+            let mut reason = None;
+            missing.retain(|key| {
+                let words: [&[u8]; 3] = [b"SET", key.as_bytes(), b"1"];
+                match runtime.block_on(client.call(key, &words)) {
+                    Ok(Reply::Simple(ok)) if ok == "OK" => false,
+                    Ok(other) => {
+                        reason = Some(format!("{other:?}"));
+                        true
+                    }
+                    Err(Unanswered::Refused(why) | Unanswered::Unknown(why)) => {
+                        reason = Some(why);
+                        true
+                    }
+                }
+            });
+            match reason {
+                None => Ok(Some(())),
+                Some(reason) => {
+                    anyhow::bail!("{} partitions are not served: {reason}", missing.len())
+                }
+            }
+        });
+        for node in self.nodes() {
+            node.check_running()?;
+        }
+        served
+    }
+
+    /// Kills every process at once.
+    ///
+    /// # Errors
+    /// Where one did not run.
+    pub fn kill_all(&mut self) -> Result<()> {
+        for node in self.nodes().filter(|node| node.is_started()) {
+            node.kill_without_waiting()?;
+        }
+        for node in self.nodes().filter(|node| node.is_started()) {
+            node.reap()?;
+        }
+        Ok(())
+    }
+
+    /// Starts every process that does not run.
+    ///
+    /// # Errors
+    /// Where one cannot be started.
+    pub fn start_all(&mut self) -> Result<()> {
+        for node in self.nodes().filter(|node| !node.is_started()) {
+            node.start()?;
+        }
+        Ok(())
+    }
+
+    /// The data node that listens on a RESP address.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn data_at(&mut self, resp: &str) -> Result<&mut Node> {
+        let node = self.data.iter_mut().find(|node| node.resp() == resp);
+        node.with_context(|| format!("no data node at {resp}"))
+    }
+
+    /// Checks that every started process still runs.
+    ///
+    /// # Errors
+    /// Where a node ended by itself.
+    pub fn check_running(&mut self) -> Result<()> {
+        for node in self.nodes().filter(|node| node.is_started()) {
+            ensure!(node.check_running()?, "a node does not run");
+        }
+        Ok(())
+    }
+}

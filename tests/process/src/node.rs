@@ -1,0 +1,358 @@
+//! One process of a cluster: started, killed, stopped, wiped, started again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::power::Power;
+use crate::{binary, http, ports, waiting};
+
+/// What a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Holds the metadata.
+    Coordinator,
+    /// Holds data.
+    Data,
+}
+
+/// Where a node listens; the same over all its lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// RESP; unused by a coordinator.
+    pub resp: u16,
+    /// gRPC for clients.
+    pub client: u16,
+    /// gRPC between nodes.
+    pub peer: u16,
+    /// HTTP.
+    pub http: u16,
+}
+
+impl Ports {
+    /// Free ones.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn free() -> Result<Self> {
+        Ok(Self {
+            resp: ports::free()?,
+            client: ports::free()?,
+            peer: ports::free()?,
+            http: ports::free()?,
+        })
+    }
+}
+
+/// One node. Dropping it kills its process.
+#[derive(Debug)]
+pub struct Node {
+    /// Its role.
+    pub role: Role,
+    /// Its name.
+    pub name: String,
+    /// Its ports.
+    pub ports: Ports,
+    /// Its directory.
+    pub data: PathBuf,
+    /// What it wrote to standard output and error, over all its lives.
+    pub log: PathBuf,
+    /// Its power supply, where the shim is loaded.
+    pub power: Option<Power>,
+    environment: BTreeMap<String, String>,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// A node that was never started.
+    #[must_use]
+    pub fn new(
+        role: Role,
+        name: &str,
+        ports: Ports,
+        directory: &Path,
+        environment: BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            role,
+            name: name.to_owned(),
+            ports,
+            data: directory.join(name),
+            log: directory.join(format!("{name}.log")),
+            power: None,
+            environment,
+            process: None,
+        }
+    }
+
+    /// Where Redis clients connect.
+    #[must_use]
+    pub fn resp(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.resp)
+    }
+
+    /// Where native clients connect.
+    #[must_use]
+    pub fn client(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.client)
+    }
+
+    /// Where other nodes connect.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.peer)
+    }
+
+    /// A node with the same settings, another name, other ports and a log of its own.
+    ///
+    /// # Errors
+    /// Where its log has no folder.
+    pub fn twin(&self, name: &str, ports: Ports) -> Result<Self> {
+        let directory = self.log.parent().context("a log without a folder")?;
+        let name = format!("{}-{name}", self.name);
+        Ok(Self::new(
+            self.role,
+            &name,
+            ports,
+            directory,
+            self.environment.clone(),
+        ))
+    }
+
+    /// Sets a variable for the next start.
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.environment.insert(name.to_owned(), value.to_string());
+    }
+
+    /// The command that starts it. It dies with the thread that spawns it.
+    ///
+    /// # Errors
+    /// Where there is no binary.
+    pub fn command(&self) -> Result<Command> {
+        let role = match self.role {
+            Role::Coordinator => "coordinator",
+            Role::Data => "data",
+        };
+        let mut command = Command::new(binary::cairn()?);
+        // Nothing of the tester's own settings leaks in.
+        command.env_clear();
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        let listen = |port: u16| format!("127.0.0.1:{port}");
+        command
+            .env("CAIRN_ROLE", role)
+            .env("CAIRN_NAME", &self.name)
+            .env("CAIRN_DATA_DIR", &self.data)
+            .env("CAIRN_CLIENT_LISTEN", listen(self.ports.client))
+            .env("CAIRN_PEER_LISTEN", listen(self.ports.peer))
+            .env("CAIRN_HTTP_LISTEN", listen(self.ports.http))
+            .env("RUST_BACKTRACE", "1");
+        if self.role == Role::Data {
+            command.env("CAIRN_RESP_LISTEN", listen(self.ports.resp));
+        }
+        command.envs(&self.environment);
+        if let Some(power) = &self.power {
+            command.envs(power.environment()?);
+        }
+        command.stdin(Stdio::null());
+        // SAFETY: between fork and exec the closure calls `prctl` and `getppid` alone,
+        // which are async-signal-safe, and allocates nothing.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        Ok(command)
+    }
+
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// Where it runs already or cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs already", self.name);
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = self.command()?;
+        command.stdout(log.try_clone()?).stderr(log);
+        self.process = Some(command.spawn().context("start the cairn binary")?);
+        Ok(())
+    }
+
+    /// The process's number.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn pid(&self) -> Result<i32> {
+        let process = self.process.as_ref();
+        let process = process.with_context(|| format!("{} does not run", self.name))?;
+        Ok(i32::try_from(process.id())?)
+    }
+
+    fn signal(&self, signal: i32) -> Result<()> {
+        let pid = self.pid()?;
+        // SAFETY: `kill` takes two integers; the process is our own child, not yet
+        // waited for, so that its number belongs to nobody else.
+        let result = unsafe { libc::kill(pid, signal) };
+        ensure!(
+            result == 0,
+            "signal {}: {}",
+            self.name,
+            std::io::Error::last_os_error()
+        );
+        Ok(())
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(libc::SIGKILL)?;
+        self.reap()?;
+        Ok(())
+    }
+
+    /// SIGKILL without waiting, so that several die at once. Follow with [`Self::reap`].
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn kill_without_waiting(&self) -> Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn reap(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("it does not run")?;
+        Ok(process.wait()?)
+    }
+
+    /// SIGSTOP: the process stands still and keeps everything.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(libc::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(libc::SIGCONT)
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// Where it does not end within `bound`.
+    pub fn terminate(&mut self, bound: Duration) -> Result<ExitStatus> {
+        self.signal(libc::SIGTERM)?;
+        self.await_end(bound)
+    }
+
+    /// Waits for the process to end by itself.
+    ///
+    /// # Errors
+    /// Where it does not end within `bound`.
+    pub fn await_end(&mut self, bound: Duration) -> Result<ExitStatus> {
+        let name = self.name.clone();
+        let process = self.process.as_mut().context("it does not run")?;
+        let status = waiting::until(&format!("{name} to end"), bound, || Ok(process.try_wait()?))?;
+        self.process = None;
+        Ok(status)
+    }
+
+    /// Whether the process runs; an end that nobody asked for is an error.
+    ///
+    /// # Errors
+    /// Where it ended by itself.
+    pub fn check_running(&mut self) -> Result<bool> {
+        let Some(process) = &mut self.process else {
+            return Ok(false);
+        };
+        match process.try_wait()? {
+            None => Ok(true),
+            Some(status) => bail!(
+                "{} ended by itself (code {:?}, signal {:?}):\n{}",
+                self.name,
+                status.code(),
+                status.signal(),
+                self.log_tail(30)
+            ),
+        }
+    }
+
+    /// Whether the process was started and not yet seen to end.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether `/readyz` says yes.
+    ///
+    /// # Errors
+    /// Where the process ended by itself.
+    pub fn is_ready(&mut self) -> Result<bool> {
+        ensure!(self.check_running()?, "{} does not run", self.name);
+        Ok(self.http("/readyz").is_ok_and(|(status, _)| status == 200))
+    }
+
+    /// Asks the HTTP port.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub fn http(&self, path: &str) -> Result<(u16, String)> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.http));
+        http::get(address, path)
+    }
+
+    /// Removes everything on its disk. The process must not run.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub fn wipe(&self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} still runs", self.name);
+        fs::remove_dir_all(&self.data)?;
+        fs::create_dir_all(&self.data)?;
+        Ok(())
+    }
+
+    /// The whole log.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The last lines of the log.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = self.log_text();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            // A frozen process dies of SIGKILL too.
+            let _ = self.kill();
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! A small Redis Cluster client whose every outcome is known for what it is:
+//! acknowledged, refused before anything was done, or unknown.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use cairn_core::slots;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const BULK_MAX: usize = 64 << 20;
+const ITEMS_MAX: usize = 1 << 20;
+const DEPTH_MAX: usize = 8;
+
+/// A reply of RESP2.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// `+`
+    Simple(String),
+    /// `-`
+    Error(String),
+    /// `:`
+    Integer(i64),
+    /// `$`, absent for null.
+    Bulk(Option<Vec<u8>>),
+    /// `*`
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    /// The text of a simple or bulk string.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Simple(text) => Some(text.clone()),
+            Self::Bulk(Some(bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Why there is no answer that settles a request.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// Nothing was done: it was never sent, or the node said so.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It may have been done, and may still.
+    #[error("unknown: {0}")]
+    Unknown(String),
+}
+
+/// The error replies by which a node says that it did nothing. Any other error
+/// leaves a write unknown.
+const NOTHING_DONE: [&str; 8] = [
+    "MOVED ",
+    "ASK ",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "LOADING",
+    "MASTERDOWN",
+    "OOM",
+    "BUSY",
+];
+
+fn nothing_done(error: &str) -> bool {
+    NOTHING_DONE.iter().any(|prefix| error.starts_with(prefix))
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: BufStream<TcpStream>,
+}
+
+impl Connection {
+    /// Connects, within `bound`.
+    ///
+    /// # Errors
+    /// Where nobody accepts in time.
+    pub async fn open(address: &str, bound: Duration) -> Result<Self> {
+        let stream = timeout(bound, TcpStream::connect(address))
+            .await
+            .context("connect: out of time")??;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream: BufStream::new(stream),
+        })
+    }
+
+    /// Sends one command and reads its reply. After an error the connection is of
+    /// no use: a late reply would be taken for the next one's.
+    ///
+    /// # Errors
+    /// Where the connection breaks, or the answer is not RESP2.
+    pub async fn call(&mut self, words: &[&[u8]]) -> Result<Reply> {
+        self.send(words).await?;
+        self.receive().await
+    }
+
+    /// Sends one command without waiting for its reply.
+    ///
+    /// # Errors
+    /// Where the connection is broken.
+    pub async fn send(&mut self, words: &[&[u8]]) -> Result<()> {
+        let mut frame = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            frame.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            frame.extend_from_slice(word);
+            frame.extend_from_slice(b"\r\n");
+        }
+        self.stream.write_all(&frame).await?;
+        self.stream.flush().await?;
+        Ok(())
+    }
+
+    /// Reads the reply to the first command that has none yet.
+    ///
+    /// # Errors
+    /// Where the connection breaks, or the answer is not RESP2.
+    pub async fn receive(&mut self) -> Result<Reply> {
+        Box::pin(self.receive_nested(0)).await
+    }
+
+    async fn receive_nested(&mut self, depth: usize) -> Result<Reply> {
+        let mut line = Vec::new();
+        (&mut self.stream)
+            .take(64 << 10)
+            .read_until(b'\n', &mut line)
+            .await?;
+        ensure!(line.ends_with(b"\r\n"), "the connection was closed");
+        let text = std::str::from_utf8(&line[1..line.len() - 2])?;
+        Ok(match line[0] {
+            b'+' => Reply::Simple(text.to_owned()),
+            b'-' => Reply::Error(text.to_owned()),
+            b':' => Reply::Integer(text.parse()?),
+            b'$' if text == "-1" => Reply::Bulk(None),
+            b'$' => {
+                let length: usize = text.parse()?;
+                ensure!(length <= BULK_MAX, "a bulk string of {length} bytes");
+                let mut bytes = vec![0; length + 2];
+                self.stream.read_exact(&mut bytes).await?;
+                bytes.truncate(length);
+                Reply::Bulk(Some(bytes))
+            }
+            b'*' if text == "-1" => Reply::Bulk(None),
+            b'*' => {
+                let length: usize = text.parse()?;
+                ensure!(
+                    length <= ITEMS_MAX && depth < DEPTH_MAX,
+                    "an array of {length} at depth {depth}"
+                );
+                let mut items = Vec::new();
+                for _ in 0..length {
+                    items.push(Box::pin(self.receive_nested(depth + 1)).await?);
+                }
+                Reply::Array(items)
+            }
+            other => bail!("a reply of type {}", char::from(other)),
+        })
+    }
+}
+
+/// Which node leads which slot, as every client of a test has heard. Shared, so that
+/// a failover is learnt once and not by 64 connections each.
+#[derive(Debug)]
+pub struct Routes {
+    seeds: Vec<String>,
+    state: Mutex<RouteState>,
+}
+
+#[derive(Debug)]
+struct RouteState {
+    by_slot: Vec<Option<Arc<str>>>,
+    refreshed: Option<Instant>,
+    next_seed: usize,
+}
+
+impl Routes {
+    /// Knows nothing but where to ask.
+    #[must_use]
+    pub fn new(seeds: Vec<String>) -> Arc<Self> {
+        Arc::new(Self {
+            seeds,
+            state: Mutex::new(RouteState {
+                by_slot: vec![None; usize::from(slots::SLOTS)],
+                refreshed: None,
+                next_seed: 0,
+            }),
+        })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, RouteState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who leads the slot, as far as known.
+    #[must_use]
+    pub fn leader(&self, slot: u16) -> Option<Arc<str>> {
+        self.state().by_slot[usize::from(slot)].clone()
+    }
+
+    /// How many slots each address leads, as far as known.
+    #[must_use]
+    pub fn slots_by_leader(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for leader in self.state().by_slot.iter().flatten() {
+            *counts.entry(leader.to_string()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn learn(&self, slot: u16, leader: &str) {
+        self.state().by_slot[usize::from(slot)] = Some(leader.into());
+    }
+
+    /// Asks one node for its view, unless somebody did within the last `pause`.
+    async fn refresh(&self, pause: Duration, bound: Duration) -> Result<()> {
+        let seed = {
+            let mut state = self.state();
+            if state.refreshed.is_some_and(|at| at.elapsed() < pause) {
+                return Ok(());
+            }
+            state.refreshed = Some(Instant::now());
+            state.next_seed = (state.next_seed + 1) % self.seeds.len();
+            self.seeds[state.next_seed].clone()
+        };
+        let ranges = slots_of(&seed, bound).await?;
+        let mut state = self.state();
+        for (first, last, leader) in ranges {
+            let leader: Arc<str> = leader.into();
+            for slot in first..=last {
+                state.by_slot[usize::from(slot)] = Some(leader.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `CLUSTER SLOTS` of one node: first and last slot, and the primary's address.
+///
+/// # Errors
+/// Where the node does not answer, or not in Redis's form.
+pub async fn slots_of(address: &str, bound: Duration) -> Result<Vec<(u16, u16, String)>> {
+    let mut connection = Connection::open(address, bound).await?;
+    let reply = timeout(bound, connection.call(&[b"CLUSTER", b"SLOTS"]))
+        .await
+        .context("CLUSTER SLOTS: out of time")??;
+    let Reply::Array(ranges) = reply else {
+        bail!("CLUSTER SLOTS answered {reply:?}");
+    };
+    ranges
+        .iter()
+        .map(|range| match range {
+            Reply::Array(parts) => match parts.as_slice() {
+                [
+                    Reply::Integer(first),
+                    Reply::Integer(last),
+                    Reply::Array(primary),
+                    ..,
+                ] => {
+                    let [host, Reply::Integer(port), ..] = primary.as_slice() else {
+                        bail!("a primary like {primary:?}");
+                    };
+                    let host = host.text().context("a primary without a host")?;
+                    let (first, last) = (u16::try_from(*first)?, u16::try_from(*last)?);
+                    ensure!(last < slots::SLOTS, "slot {last}");
+                    Ok((first, last, format!("{host}:{port}")))
+                }
+                other => bail!("a range like {other:?}"),
+            },
+            other => bail!("a range like {other:?}"),
+        })
+        .collect()
+}
+
+/// How patient a client is.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// To connect.
+    pub connect: Duration,
+    /// For one request on one connection.
+    pub request: Duration,
+    /// Between two looks at the routes.
+    pub refresh: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_millis(500),
+            request: Duration::from_millis(1500),
+            refresh: Duration::from_millis(50),
+        }
+    }
+}
+
+/// A client with a connection of its own to each node that it needs.
+#[derive(Debug)]
+pub struct ClusterClient {
+    routes: Arc<Routes>,
+    connections: BTreeMap<Arc<str>, Connection>,
+    patience: Patience,
+}
+
+impl ClusterClient {
+    /// Connects when it is first needed.
+    #[must_use]
+    pub fn new(routes: Arc<Routes>, patience: Patience) -> Self {
+        Self {
+            routes,
+            connections: BTreeMap::new(),
+            patience,
+        }
+    }
+
+    /// Sends a command about one key to the primary, following `MOVED` a few times.
+    /// Never sends anything again whose outcome is unknown.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn call(&mut self, key: &str, words: &[&[u8]]) -> Result<Reply, Unanswered> {
+        let slot = slots::slot(key.as_bytes());
+        let mut reason = String::from("no route");
+        for _ in 0..4 {
+            let Some(leader) = self.routes.leader(slot) else {
+                if let Err(error) = self.refresh().await {
+                    reason = format!("{error:#}");
+                }
+                if self.routes.leader(slot).is_none() {
+                    return Err(Unanswered::Refused(reason));
+                }
+                continue;
+            };
+            match self.call_at(&leader, words).await {
+                Ok(Reply::Error(text)) if text.starts_with("MOVED ") => {
+                    if let Some(address) = text.split(' ').nth(2) {
+                        self.routes.learn(slot, address);
+                    }
+                    reason = text;
+                }
+                Ok(Reply::Error(text)) if nothing_done(&text) => {
+                    let _ = self.refresh().await;
+                    return Err(Unanswered::Refused(text));
+                }
+                Ok(reply) => return Ok(reply),
+                Err(error) => {
+                    // Only a hint for later requests; this one is settled.
+                    let _ = self.refresh().await;
+                    return Err(error);
+                }
+            }
+        }
+        Err(Unanswered::Refused(reason))
+    }
+
+    async fn refresh(&self) -> Result<()> {
+        self.routes
+            .refresh(self.patience.refresh, self.patience.connect)
+            .await
+    }
+
+    /// Sends a command to one node, wherever its key may belong.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn call_at(&mut self, node: &Arc<str>, words: &[&[u8]]) -> Result<Reply, Unanswered> {
+        let mut connection = match self.connections.remove(node) {
+            Some(connection) => connection,
+            None => Connection::open(node, self.patience.connect)
+                .await
+                .map_err(|error| Unanswered::Refused(format!("{error:#}")))?,
+        };
+        match timeout(self.patience.request, connection.call(words)).await {
+            Ok(Ok(reply)) => {
+                self.connections.insert(node.clone(), connection);
+                Ok(reply)
+            }
+            Ok(Err(error)) => Err(Unanswered::Unknown(format!("{error:#}"))),
+            Err(_) => Err(Unanswered::Unknown("no answer in time".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What Cairn keeps when its processes are killed, stopped, wiped and lied to.
+//!
+//! Every test is bounded, prints its seed, and removes what it started and wrote.
+//! `docs/testing.md` says how they check.
+
+mod coordinators;
+mod disks;
+mod freeze;
+mod kills;
+mod power_cuts;
+mod power_loss_shim;
+mod redis_tools;
+mod refusals;
