@@ -1,6 +1,24 @@
-//! Which data nodes are up.
+//! Which data nodes are up, by what the leading coordinator hears of them and what
+//! their peers see of them (rule 15).
+//!
+//! - A node whose stream broke is down at once where two other nodes get no answer
+//!   from it (or all others, where there are fewer).
+//! - A node that is silent past its time-out is down where as many peers get no
+//!   answer, or where no peer can tell.
+//! - A node that its peers still reach is suspect and no more: this coordinator may
+//!   be the one that lost sight of it, and fencing a healthy pair serves nobody.
+//! - A coordinator that hears of no node at all is itself cut off: nobody is down.
+//!
+//! The detector keeps no clock and decides nothing about partitions.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+use crate::ids::{Micros, NodeId};
+
+/// How many peers must get no answer from a node before it counts as down.
+const WITNESSES: usize = 2;
 
 /// How a node is, as its leader sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -10,10 +28,18 @@ pub enum Health {
     Unknown,
     /// Heard of lately.
     Up,
-    /// Silent, but its peers reach it, or nobody is left to ask.
+    /// Silent, but not down.
     Suspect(SuspectReason),
     /// Counts as failed.
     Down(DownReason),
+}
+
+impl Health {
+    /// Whether the node counts as failed.
+    #[must_use]
+    pub fn is_down(self) -> bool {
+        matches!(self, Self::Down(_))
+    }
 }
 
 /// Why a silent node is not down.
@@ -38,4 +64,309 @@ pub enum DownReason {
     SilentAndPeersConfirm,
     /// Silent for too long, and no peer can tell.
     Silent,
+}
+
+impl DownReason {
+    /// Whether other nodes bear witness: then a lease that replicas still report is
+    /// no reason to wait (rule 1).
+    #[must_use]
+    pub fn is_confirmed(self) -> bool {
+        match self {
+            Self::PeersConfirm | Self::SilentAndPeersConfirm => true,
+            Self::Silent => false,
+        }
+    }
+}
+
+/// A change of a node's health.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HealthChange {
+    /// Whose.
+    pub node: NodeId,
+    /// From what.
+    pub from: Health,
+    /// To what.
+    pub to: Health,
+}
+
+#[derive(Clone, Debug)]
+struct Observed {
+    /// Whether the node's stream is open.
+    open: bool,
+    /// Whether it ever was since this coordinator leads.
+    opened: bool,
+    /// Whether a heartbeat came down the open stream.
+    spoke: bool,
+    /// Since when it has been open without a break.
+    open_since: Micros,
+    last_heard: Micros,
+    session: u64,
+    unreachable: BTreeSet<NodeId>,
+    health: Health,
+    since: Micros,
+    /// Since when enough peers of a node that does speak get no answer from it.
+    cut_off_since: Option<Micros>,
+}
+
+/// What is known of every node.
+#[derive(Debug)]
+pub struct FailureDetector {
+    timeout: Micros,
+    leading_since: Micros,
+    nodes: BTreeMap<NodeId, Observed>,
+}
+
+impl FailureDetector {
+    /// Knows nobody yet.
+    #[must_use]
+    pub fn new(timeout: Micros) -> Self {
+        Self {
+            timeout,
+            leading_since: Micros::default(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// Changes how long a node may be silent.
+    pub fn set_timeout(&mut self, timeout: Micros) {
+        self.timeout = timeout;
+    }
+
+    /// This coordinator leads from here on: nodes that it has not heard of get one
+    /// time-out's grace to find it.
+    pub fn became_leader(&mut self, now: Micros) {
+        self.leading_since = now;
+        for observed in self.nodes.values_mut() {
+            observed.opened = observed.open;
+            if !observed.open {
+                observed.health = Health::Unknown;
+                observed.since = now;
+            }
+        }
+    }
+
+    /// Keeps to these nodes: forgets others, awaits those that are new.
+    pub fn set_members(&mut self, now: Micros, members: &BTreeSet<NodeId>) {
+        self.nodes.retain(|node, _| members.contains(node));
+        for &node in members {
+            self.observed(now, node);
+        }
+    }
+
+    fn observed(&mut self, now: Micros, node: NodeId) -> &mut Observed {
+        self.nodes.entry(node).or_insert(Observed {
+            open: false,
+            opened: false,
+            spoke: false,
+            open_since: now,
+            last_heard: now,
+            session: 0,
+            unreachable: BTreeSet::new(),
+            health: Health::Unknown,
+            since: now,
+            cut_off_since: None,
+        })
+    }
+
+    /// The node opened its stream. Only its heartbeat says that it is up.
+    pub fn stream_opened(&mut self, now: Micros, node: NodeId) {
+        if let Some(observed) = self.nodes.get_mut(&node) {
+            observed.open = true;
+            observed.opened = true;
+            observed.spoke = false;
+            observed.open_since = now;
+            observed.unreachable.clear();
+        }
+    }
+
+    /// The stream broke.
+    pub fn stream_closed(&mut self, node: NodeId) {
+        if let Some(observed) = self.nodes.get_mut(&node) {
+            observed.open = false;
+            // What it said of others is no longer news.
+            observed.unreachable.clear();
+        }
+    }
+
+    /// A heartbeat came. Tells whether the node's process is another than before.
+    pub fn heartbeat(
+        &mut self,
+        now: Micros,
+        node: NodeId,
+        session: u64,
+        unreachable: impl IntoIterator<Item = NodeId>,
+    ) -> bool {
+        let Some(observed) = self.nodes.get_mut(&node) else {
+            return false;
+        };
+        let restarted = observed.session != 0 && observed.session != session;
+        observed.open = true;
+        observed.opened = true;
+        observed.spoke = true;
+        observed.last_heard = now;
+        observed.session = session;
+        observed.unreachable = unreachable.into_iter().filter(|n| *n != node).collect();
+        restarted
+    }
+
+    /// Judges every node anew and tells what changed.
+    pub fn evaluate(&mut self, now: Micros) -> Vec<HealthChange> {
+        let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let mut changes = Vec::new();
+        for node in nodes {
+            let to = self.judge(now, node);
+            let cut_off = self.is_cut_off(now, node);
+            let Some(observed) = self.nodes.get_mut(&node) else {
+                continue;
+            };
+            observed.cut_off_since = match observed.cut_off_since {
+                Some(since) if cut_off => Some(since),
+                _ => cut_off.then_some(now),
+            };
+            if observed.health != to {
+                changes.push(HealthChange {
+                    node,
+                    from: observed.health,
+                    to,
+                });
+                observed.health = to;
+                observed.since = now;
+            }
+        }
+        changes
+    }
+
+    fn is_fresh(&self, now: Micros, observed: &Observed) -> bool {
+        observed.open && observed.spoke && now.minus(observed.last_heard) <= self.timeout
+    }
+
+    /// How many peers that are heard of lately get no answer from the node, and how
+    /// many would know if they did not: a peer whose stream is younger than the
+    /// time-out may not have tried yet.
+    fn witnesses(&self, now: Micros, node: NodeId) -> Witnesses {
+        let mut witnesses = Witnesses::default();
+        for (peer, observed) in &self.nodes {
+            if *peer == node || !self.is_fresh(now, observed) {
+                continue;
+            }
+            witnesses.heard += 1;
+            if observed.unreachable.contains(&node) {
+                witnesses.against += 1;
+            } else if now.minus(observed.open_since) >= self.timeout {
+                witnesses.for_it += 1;
+            }
+        }
+        witnesses
+    }
+
+    fn judge(&self, now: Micros, node: NodeId) -> Health {
+        let Some(observed) = self.nodes.get(&node) else {
+            return Health::Unknown;
+        };
+        let silent = now.minus(observed.last_heard);
+        let heard_since_lead = observed.opened && observed.session != 0;
+        if observed.open && observed.spoke && silent <= self.timeout {
+            return Health::Up;
+        }
+        let witnesses = self.witnesses(now, node);
+        let others = self.nodes.len().saturating_sub(1);
+        let confirmed = others > 0 && witnesses.against >= WITNESSES.min(others);
+        if observed.opened && !observed.open && confirmed {
+            return Health::Down(DownReason::PeersConfirm);
+        }
+        let awaited = now.minus(self.leading_since.max(observed.since_known()));
+        if !heard_since_lead && awaited <= self.timeout {
+            return Health::Unknown;
+        }
+        if heard_since_lead && silent <= self.timeout {
+            return match observed.health {
+                // A node that is down stays so until it speaks again.
+                Health::Down(reason) => Health::Down(reason),
+                _ => Health::Suspect(SuspectReason::Silent),
+            };
+        }
+        if witnesses.heard == 0 {
+            // With one data node there is nobody to promote either.
+            return match observed.health {
+                Health::Down(reason) => Health::Down(reason),
+                _ => Health::Suspect(SuspectReason::Blind),
+            };
+        }
+        let know = witnesses.against + witnesses.for_it;
+        if know == 0 {
+            Health::Down(DownReason::Silent)
+        } else if witnesses.against >= WITNESSES.min(know) {
+            Health::Down(DownReason::SilentAndPeersConfirm)
+        } else {
+            Health::Suspect(SuspectReason::PeersReachIt)
+        }
+    }
+
+    /// Whether a node that does speak to us gets no answer to most of its peers, two
+    /// at least or all.
+    ///
+    /// Most, because two nodes that are themselves cut off see everyone else gone.
+    fn is_cut_off(&self, now: Micros, node: NodeId) -> bool {
+        let witnesses = self.witnesses(now, node);
+        let others = self.nodes.len().saturating_sub(1);
+        others > 0
+            && witnesses.against >= WITNESSES.min(others)
+            && witnesses.against * 2 > witnesses.heard
+    }
+
+    /// The node's health at the last evaluation.
+    #[must_use]
+    pub fn health(&self, node: NodeId) -> Health {
+        self.nodes.get(&node).map_or(Health::Unknown, |o| o.health)
+    }
+
+    /// Since when the node has had that health.
+    #[must_use]
+    pub fn since(&self, node: NodeId) -> Micros {
+        self.nodes.get(&node).map_or(Micros::default(), |o| o.since)
+    }
+
+    /// When the node was heard of last.
+    #[must_use]
+    pub fn last_heard(&self, node: NodeId) -> Option<Micros> {
+        self.nodes
+            .get(&node)
+            .filter(|o| o.session != 0)
+            .map(|o| o.last_heard)
+    }
+
+    /// Whether the node's stream is open, so that orders reach it.
+    #[must_use]
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|o| o.open)
+    }
+
+    /// Whether the node has spoken to us, but not answered its peers, for a whole
+    /// time-out.
+    #[must_use]
+    pub fn is_unreachable_to_peers(&self, now: Micros, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|o| {
+            o.health == Health::Up
+                && o.cut_off_since
+                    .is_some_and(|since| now.minus(since) >= self.timeout)
+        })
+    }
+}
+
+impl Observed {
+    /// Since when the node has been awaited.
+    fn since_known(&self) -> Micros {
+        if self.session == 0 {
+            self.open_since
+        } else {
+            Micros::default()
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Witnesses {
+    heard: usize,
+    against: usize,
+    for_it: usize,
 }

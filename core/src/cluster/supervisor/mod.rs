@@ -1,22 +1,83 @@
-//! What the Raft leader runs.
+//! What the Raft leader runs: it watches, and promotes and mends what needs it.
+//!
+//! [`Supervisor::step`] is a function of what it was told: it keeps no clock and does
+//! no I/O. Nothing that it remembers needs to survive: a new leader starts from the
+//! state and from what data nodes tell it.
+//!
+//! Each partition has a small machine of its own ([`work::Work`]):
+//!
+//! ```text
+//! idle -> asking -> raising -> fencing (and waiting for leases) -> naming -> idle
+//! ```
+//!
+//! What an order or a proposal brought about is seen in reports, heartbeats and the
+//! state, never assumed; each is sent again until it is seen, and each is harmless
+//! when it arrives twice. Proposals travel one entry at a time, all that came up
+//! meanwhile in the next one, so that a failed node's partitions move together.
 
+mod handover;
 mod io;
+mod promotion;
+mod reconfigure;
+mod view;
+mod work;
 
 pub use io::{
     AdminRequest, Input, Output, PromotionReason, ProposalId, ProposalOutcome, SupervisorEvent,
     SupervisorOptions,
 };
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::cluster::command::{BATCH_MAX, Command, Direction, Response};
+use crate::cluster::failure_detector::HealthChange;
+use crate::cluster::placement::{self, PlacementNode, PlacementRequest};
+use crate::cluster::report::Order;
+use crate::cluster::settings::{LEASE_MS_DEFAULT, NODE_TIMEOUT_MS_DEFAULT};
 use crate::cluster::state::ClusterState;
-use crate::ids::Micros;
+use crate::ids::{Micros, NodeId, PartitionId};
+use crate::record::PartitionRecord;
+
+use view::Views;
+use work::Work;
+
+/// How often every partition is looked at, whether something was told of it or not.
+const SWEEP: Micros = Micros::from_millis(1_000);
+/// How long a partition rests after a proposal about it failed.
+const RETRY: Micros = Micros::from_millis(100);
 
 /// The leader's judgement.
 #[derive(Debug)]
 pub struct Supervisor {
     options: SupervisorOptions,
     state: Arc<ClusterState>,
+    views: Views,
+    leading: bool,
+    unix_ms: u64,
+    works: BTreeMap<PartitionId, Work>,
+    /// Partitions of which something was told since they were last looked at.
+    dirty: BTreeSet<PartitionId>,
+    /// Partitions with something under way: looked at on every tick.
+    active: BTreeSet<PartitionId>,
+    next_sweep: Micros,
+    /// Since when nothing has happened that calls for calm.
+    quiet_since: Micros,
+    /// Commands that wait for the proposal under way.
+    queue: Vec<Command>,
+    in_flight: Option<InFlight>,
+    last_proposal: ProposalId,
+    last_round: u64,
+    /// How many replicas are being made on each node; made anew when it is needed.
+    joining: Option<BTreeMap<NodeId, usize>>,
+    outputs: Vec<Output>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    id: ProposalId,
+    since: Micros,
+    commands: Vec<Command>,
 }
 
 impl Supervisor {
@@ -26,24 +87,366 @@ impl Supervisor {
         Self {
             options,
             state: Arc::default(),
+            views: Views::new(Micros::from_millis(NODE_TIMEOUT_MS_DEFAULT)),
+            leading: false,
+            unix_ms: 0,
+            works: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            active: BTreeSet::new(),
+            next_sweep: Micros::default(),
+            quiet_since: Micros::default(),
+            queue: Vec::new(),
+            in_flight: None,
+            last_proposal: ProposalId(0),
+            last_round: 0,
+            joining: None,
+            outputs: Vec::new(),
         }
     }
 
     /// Takes one input and tells what is to be done, in this order.
     #[must_use]
     pub fn step(&mut self, now: Micros, input: Input) -> Vec<Output> {
-        let _ = (now, &self.options);
-        if let Input::Applied { state } | Input::BecameLeader { state } = input {
-            self.state = state;
+        match input {
+            Input::Tick { unix_ms } => {
+                self.unix_ms = unix_ms;
+                self.on_tick(now);
+            }
+            Input::BecameLeader { state } => {
+                self.clear_work();
+                self.leading = true;
+                self.quiet_since = now;
+                self.next_sweep = now;
+                self.take_state(now, state);
+                self.views.detector.became_leader(now);
+                self.mark_all();
+            }
+            Input::LostLeadership => {
+                self.leading = false;
+                self.clear_work();
+            }
+            Input::Applied { state } => self.take_state(now, state),
+            Input::Proposal { id, outcome } => self.on_outcome(now, id, outcome),
+            Input::StreamOpened { node } => self.views.stream_opened(now, node),
+            Input::StreamClosed { node } => self.views.stream_closed(node),
+            Input::Heartbeat(heartbeat) => {
+                let node = heartbeat.node;
+                let heard = self
+                    .views
+                    .heartbeat(now, heartbeat, self.state.partitions().len());
+                if heard.restarted {
+                    // What the process before it answered is void: it may have
+                    // dropped a tail, and it must be fenced anew.
+                    for work in self.works.values_mut() {
+                        work.forget_answers_of(node);
+                    }
+                }
+                self.dirty.extend(heard.changed);
+            }
+            Input::Report { from, report } => self.on_report(now, from, report),
+            Input::Admin(request) => self.on_admin(now, request),
         }
-        Vec::new()
+        if self.leading {
+            self.judge_nodes(now);
+            self.look(now);
+            self.flush(now);
+        }
+        self.joining = None;
+        std::mem::take(&mut self.outputs)
     }
 
     /// Whether the identity that holds `name` is down, so that another one may take
     /// its place: what goes into `NodeRegistration::replace_dead`.
     #[must_use]
     pub fn may_replace(&self, name: &str) -> bool {
-        let _ = name;
-        false
+        self.leading
+            && self
+                .state
+                .holder_of_name(name)
+                .is_some_and(|holder| self.views.health(holder.id).is_down())
+    }
+
+    /// The state that the supervisor has seen last.
+    #[must_use]
+    pub fn state(&self) -> &Arc<ClusterState> {
+        &self.state
+    }
+
+    fn clear_work(&mut self) {
+        self.works.clear();
+        self.dirty.clear();
+        self.active.clear();
+        self.queue.clear();
+        self.in_flight = None;
+    }
+
+    fn mark_all(&mut self) {
+        self.dirty
+            .extend(self.state.partitions().iter().map(|record| record.id));
+    }
+
+    fn on_tick(&mut self, now: Micros) {
+        if !self.leading {
+            return;
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now.plus(SWEEP);
+            self.mark_all();
+            self.make_table();
+        }
+        self.dirty.extend(&self.active);
+        let lost = self
+            .in_flight
+            .as_ref()
+            .is_some_and(|p| now.minus(p.since) > self.options.proposal_timeout);
+        if lost && let Some(lost) = self.in_flight.take() {
+            self.release(now, &lost.commands, Micros::default());
+        }
+    }
+
+    fn take_state(&mut self, now: Micros, state: Arc<ClusterState>) {
+        let before = std::mem::replace(&mut self.state, state);
+        if before.version() == self.state.version() {
+            return;
+        }
+        if let Some(settings) = self.state.settings() {
+            self.views
+                .detector
+                .set_timeout(Micros::from_millis(settings.node_timeout_ms));
+        }
+        let members: BTreeSet<NodeId> = self.state.members().map(|n| n.id).collect();
+        self.views.set_members(now, &members);
+        for (at, record) in self.state.partitions().iter().enumerate() {
+            let old = before.partitions().get(at);
+            if old.is_some_and(|old| Arc::ptr_eq(old, record) || old == record) {
+                continue;
+            }
+            self.dirty.insert(record.id);
+            if let Some(old) = old
+                && self.leading
+            {
+                tell_change(old, record, &mut self.outputs);
+            }
+        }
+        let nodes_changed = before.nodes() != self.state.nodes();
+        if nodes_changed {
+            self.mark_all();
+        }
+    }
+
+    fn judge_nodes(&mut self, now: Micros) {
+        for HealthChange { node, from, to } in self.views.detector.evaluate(now) {
+            self.outputs
+                .push(Output::Event(SupervisorEvent::NodeHealth {
+                    node,
+                    from,
+                    to,
+                }));
+            self.quiet_since = now;
+            self.dirty.extend(self.state.partitions_on(node));
+            // A seat on the node may be empty: it is not among its partitions then.
+            self.next_sweep = now;
+        }
+    }
+
+    /// Looks at every partition of which something was told.
+    fn look(&mut self, now: Micros) {
+        for partition in std::mem::take(&mut self.dirty) {
+            let Some(record) = self.state.partition(partition).cloned() else {
+                continue;
+            };
+            let mut work = self
+                .works
+                .remove(&partition)
+                .unwrap_or_else(|| Work::new(now, &record));
+            work.follow(now, &record, &mut self.outputs);
+            if work.pending.is_none() && now >= work.rest_until {
+                self.promote(now, &record, &mut work);
+                if work.promotion.is_idle() && work.pending.is_none() {
+                    self.reconfigure(now, &record, &mut work);
+                }
+                if work.promotion.is_idle() && work.pending.is_none() {
+                    self.hand_over(now, &record, &mut work);
+                }
+            }
+            if work.is_busy(now) || record.primary.is_none() || record.config.joint.is_some() {
+                self.active.insert(partition);
+            } else {
+                self.active.remove(&partition);
+            }
+            self.works.insert(partition, work);
+        }
+    }
+
+    /// Queues a command about a partition; it is proposed with the next entry.
+    fn propose(&mut self, now: Micros, work: &mut Work, command: Command) {
+        work.pending = Some(now);
+        self.queue.push(command);
+    }
+
+    fn flush(&mut self, now: Micros) {
+        if self.in_flight.is_some() || self.queue.is_empty() {
+            return;
+        }
+        let rest = self.queue.split_off(self.queue.len().min(BATCH_MAX));
+        let commands = std::mem::replace(&mut self.queue, rest);
+        self.last_proposal.0 += 1;
+        let command = match commands.as_slice() {
+            [single] => single.clone(),
+            _ => Command::Batch(commands.clone()),
+        };
+        self.outputs.push(Output::Propose {
+            id: self.last_proposal,
+            command,
+        });
+        self.in_flight = Some(InFlight {
+            id: self.last_proposal,
+            since: now,
+            commands,
+        });
+    }
+
+    fn on_outcome(&mut self, now: Micros, id: ProposalId, outcome: ProposalOutcome) {
+        let Some(proposal) = self.in_flight.take_if(|p| p.id == id) else {
+            return;
+        };
+        match outcome {
+            ProposalOutcome::Applied(response) => {
+                let responses = match response {
+                    Response::Batch(responses) => responses,
+                    single => vec![single],
+                };
+                for (command, response) in proposal.commands.iter().zip(responses) {
+                    let rest = if let Response::Refused(refusal) = response {
+                        self.outputs
+                            .push(Output::Event(SupervisorEvent::ProposalRefused {
+                                partition: command.partition(),
+                                refusal,
+                            }));
+                        RETRY
+                    } else {
+                        Micros::default()
+                    };
+                    self.release(now, std::slice::from_ref(command), rest);
+                }
+            }
+            ProposalOutcome::Failed | ProposalOutcome::Unknown => {
+                self.release(now, &proposal.commands, RETRY);
+            }
+        }
+    }
+
+    /// The partitions of these commands may be looked at again, after a rest.
+    fn release(&mut self, now: Micros, commands: &[Command], rest: Micros) {
+        for partition in commands.iter().filter_map(Command::partition) {
+            if let Some(work) = self.works.get_mut(&partition) {
+                work.pending = None;
+                work.rest_until = now.plus(rest);
+            }
+            self.dirty.insert(partition);
+            self.active.insert(partition);
+        }
+    }
+
+    /// Makes the table, once, when enough nodes are here.
+    fn make_table(&mut self) {
+        let Some(settings) = self.state.settings() else {
+            return;
+        };
+        let proposed = self
+            .queue
+            .iter()
+            .chain(self.in_flight.iter().flat_map(|p| &p.commands))
+            .any(|c| matches!(c, Command::MakeTable { .. }));
+        let up = self
+            .state
+            .members()
+            .filter(|n| self.views.is_up(n.id))
+            .count();
+        if proposed
+            || !self.state.partitions().is_empty()
+            || up < settings.initial_data_nodes as usize
+        {
+            return;
+        }
+        let nodes: Vec<PlacementNode> = self
+            .state
+            .members()
+            .map(|n| PlacementNode {
+                id: n.id,
+                uuid: n.uuid.clone(),
+                zone: n.zone.clone(),
+                weight: n.weight,
+            })
+            .collect();
+        // Refused settings never got this far, so that placing cannot fail; if it
+        // did, nothing would be proposed and the nodes would be waited for.
+        if let Ok(seats) = placement::place(&PlacementRequest {
+            nodes: &nodes,
+            replication_factor: usize::from(settings.replication_factor),
+            partitions: settings.partitions,
+            virtual_nodes: settings.virtual_nodes,
+            previous: &[],
+        }) {
+            self.queue.push(Command::MakeTable { seats });
+        }
+    }
+
+    fn order(&mut self, node: NodeId, order: Order) {
+        if self.views.detector.is_connected(node) {
+            self.outputs.push(Output::SendOrder { node, order });
+        }
+    }
+
+    fn event(&mut self, event: SupervisorEvent) {
+        self.outputs.push(Output::Event(event));
+    }
+
+    fn lease_longest(&self) -> Micros {
+        Micros::from_millis(
+            self.state
+                .settings()
+                .map_or(LEASE_MS_DEFAULT, |s| s.lease_ms_longest),
+        )
+    }
+}
+
+/// Tells what a new record changed in a partition's configuration.
+fn tell_change(old: &PartitionRecord, new: &PartitionRecord, outputs: &mut Vec<Output>) {
+    let partition = new.id;
+    let mut tell = |event| outputs.push(Output::Event(event));
+    for learner in &new.config.learners {
+        if !old.config.learners.contains(learner) {
+            tell(SupervisorEvent::LearnerAdded {
+                partition,
+                node: learner.node,
+            });
+        }
+    }
+    for learner in &old.config.learners {
+        if !new.config.replicas().contains(learner) {
+            tell(SupervisorEvent::LearnerRemoved {
+                partition,
+                node: learner.node,
+            });
+        }
+    }
+    match (&old.config.joint, &new.config.joint) {
+        (None, Some(_)) => tell(SupervisorEvent::JointEntered { partition }),
+        (Some(joint), None) => tell(SupervisorEvent::JointLeft {
+            partition,
+            direction: if new.config.current == *joint {
+                Direction::Forward
+            } else {
+                Direction::Backward
+            },
+        }),
+        (None, None) if new.config.current.len() < old.config.current.len() => {
+            tell(SupervisorEvent::Shrunk {
+                partition,
+                left: new.config.current.len(),
+            });
+        }
+        _ => {}
     }
 }

@@ -1,0 +1,195 @@
+//! Handing over: a promotion that the primary prepares (rule 11). For nodes that
+//! drain, for people who ask, and to bring primaries back to where the ring puts
+//! them, a few at a time, once nothing has happened for a while.
+
+use super::Supervisor;
+use super::io::{AdminRequest, SupervisorEvent};
+use super::work::{HandOver, Work};
+use crate::cluster::command::Command;
+use crate::cluster::report::Order;
+use crate::ids::{Micros, NodeId, PartitionId};
+use crate::record::{Member, PartitionRecord};
+
+impl Supervisor {
+    pub(super) fn hand_over(&mut self, now: Micros, record: &PartitionRecord, work: &mut Work) {
+        if let Some(under_way) = work.hand_over {
+            let over = under_way.epoch != record.epoch
+                || now.minus(under_way.since) >= self.options.hand_over_timeout;
+            if !over {
+                return;
+            }
+            // Nothing came of it: the order or the answer was lost, or the successor
+            // could not follow. If the primary stopped serving over it, that is seen.
+            work.hand_over = None;
+        }
+        let Some(primary) = record.primary else {
+            return;
+        };
+        let steady = self.views.is_serving(record)
+            && record.config.joint.is_none()
+            && record.config.learners.is_empty();
+        if !steady {
+            return;
+        }
+        let asked = work.hand_over_asked;
+        let (to, for_balance) = if self.views.is_draining(primary.node) {
+            (self.best_successor(record, primary), false)
+        } else if let Some(node) = asked {
+            let to = match node {
+                Some(node) => self.successors(record, primary).find(|m| m.node == node),
+                None => self.best_successor(record, primary),
+            };
+            (to, false)
+        } else {
+            (self.balanced_successor(now, record, primary), true)
+        };
+        let Some(to) = to else {
+            if asked.is_some() {
+                work.hand_over_asked = None;
+                self.event(SupervisorEvent::RequestRefused {
+                    partition: record.id,
+                    reason: "no such member follows closely enough to take over".to_owned(),
+                });
+            }
+            return;
+        };
+        work.hand_over_asked = None;
+        work.hand_over = Some(HandOver {
+            to,
+            epoch: record.epoch,
+            since: now,
+            for_balance,
+        });
+        self.event(SupervisorEvent::HandOverOrdered {
+            partition: record.id,
+            to,
+        });
+        self.order(
+            primary.node,
+            Order::HandOver {
+                partition: record.id,
+                epoch: record.epoch,
+                to,
+            },
+        );
+    }
+
+    /// Members that could take over at once.
+    fn successors(
+        &self,
+        record: &PartitionRecord,
+        primary: Member,
+    ) -> impl Iterator<Item = Member> {
+        record
+            .config
+            .current
+            .members
+            .iter()
+            .copied()
+            .filter(move |m| *m != primary)
+            .filter(|m| {
+                self.views.is_up(m.node)
+                    && !self.views.is_draining(m.node)
+                    && !self.views.is_full(m.node)
+                    && !self.views.is_corrupt(record.id, *m)
+                    && self
+                        .views
+                        .follower(record, *m)
+                        .is_some_and(|f| f.caught_up && f.answering)
+            })
+    }
+
+    /// Of those, the one on the node that leads the fewest, so that what a draining
+    /// node led is spread.
+    fn best_successor(&self, record: &PartitionRecord, primary: Member) -> Option<Member> {
+        self.successors(record, primary)
+            .min_by_key(|m| self.leads(m.node))
+    }
+
+    /// How many partitions a node leads, or is about to.
+    fn leads(&self, node: NodeId) -> usize {
+        self.state
+            .partitions()
+            .iter()
+            .filter(|record| {
+                let next = self
+                    .works
+                    .get(&record.id)
+                    .and_then(|work| work.hand_over)
+                    .map(|h| h.to)
+                    .or(record.primary);
+                next.is_some_and(|p| p.node == node)
+            })
+            .count()
+    }
+
+    /// The preferred primary, where it is time to go back to it.
+    fn balanced_successor(
+        &self,
+        now: Micros,
+        record: &PartitionRecord,
+        primary: Member,
+    ) -> Option<Member> {
+        let preferred = *self.state.seats(record.id).first()?;
+        let calm = self.options.balance_after;
+        if !self.options.balance_primaries
+            || record.degraded
+            || primary.node == preferred
+            || now.minus(self.quiet_since) < calm
+            || !self.is_up_for(now, preferred, calm)
+            || self
+                .state
+                .expected_back(preferred)
+                .is_some_and(|until| until > self.unix_ms)
+        {
+            return None;
+        }
+        let under_way = self
+            .works
+            .values()
+            .filter_map(|work| work.hand_over)
+            .filter(|h| h.for_balance)
+            .count();
+        if under_way >= self.options.balance_at_once {
+            return None;
+        }
+        self.successors(record, primary)
+            .find(|m| m.node == preferred)
+    }
+
+    pub(super) fn on_admin(&mut self, now: Micros, request: AdminRequest) {
+        let (AdminRequest::HandOver { partition, .. }
+        | AdminRequest::Promote { partition }
+        | AdminRequest::KeepSurvivors { partition, .. }) = &request;
+        let partition = *partition;
+        let Some(record) = self.state.partition(partition).cloned() else {
+            self.refuse(partition, "there is no such partition");
+            return;
+        };
+        if !self.leading {
+            self.refuse(partition, "this coordinator does not lead");
+            return;
+        }
+        let work = self
+            .works
+            .entry(partition)
+            .or_insert_with(|| Work::new(now, &record));
+        match request {
+            AdminRequest::HandOver { to, .. } => work.hand_over_asked = Some(to),
+            AdminRequest::Promote { .. } => work.requested = Some(record.epoch),
+            AdminRequest::KeepSurvivors { keep, .. } => self.queue.push(Command::KeepSurvivors {
+                partition,
+                epoch: record.epoch,
+                keep,
+            }),
+        }
+        self.dirty.insert(partition);
+    }
+
+    fn refuse(&mut self, partition: PartitionId, reason: &str) {
+        self.event(SupervisorEvent::RequestRefused {
+            partition,
+            reason: reason.to_owned(),
+        });
+    }
+}

@@ -1,0 +1,613 @@
+//! Promotion: ask, raise the epoch, fence and inspect, wait for leases, name
+//! (rules 1, 2, 5 and 9).
+//!
+//! What must hold when a primary is named in an epoch:
+//! - of *each* set in force, N-W+1 whole replicas had promised that epoch durably
+//!   before they reported their head; a head counts only in the epoch that it was
+//!   reported for, and a replica that is corrupt, silent or was restarted since counts
+//!   as absent;
+//! - the chosen one's head is the highest of all that count;
+//! - every grant that any of them gave, of any epoch, has run out.
+//!
+//! Where the configured W is 1, N minus the lease's quorum plus one will do, for any
+//! lease is then known to be over; what may be lost is counted (rule 9).
+
+use super::io::{PromotionReason, SupervisorEvent};
+use super::work::{Answer, Inquiry, Named, Promotion, Trouble, Work};
+use super::{Supervisor, work};
+use crate::cluster::command::{Command, Direction, Loss};
+use crate::cluster::failure_detector::Health;
+use crate::cluster::report::{Order, ReplicaReport, Role, Wish};
+use crate::cluster::state::promotion_needs;
+use crate::ids::{Micros, NodeId, ReplicaId};
+use crate::record::{Member, PartitionRecord, ReplicaSet};
+
+/// How many times longer than for anything else the rest is waited for where going
+/// on without them may lose writes.
+const PATIENCE_WHERE_LOSSY: u64 = 8;
+/// Promotions within the window of flapping that go unpunished.
+const FLAPS_FREE: u32 = 3;
+/// The shortest and the longest rest of a partition that flaps.
+const FLAP_REST: Micros = Micros::from_millis(500);
+const FLAP_REST_LONGEST: Micros = Micros::from_millis(5_000);
+/// When a blocked promotion is told of.
+const TELL_BLOCKED: Micros = Micros::from_millis(1_000);
+
+/// How many of a set answered, against how many are needed.
+#[derive(Clone, Copy, Debug)]
+struct Tally {
+    have: usize,
+    /// Enough to promote at all.
+    needed: usize,
+    /// Enough to be sure that nothing is lost.
+    sure: usize,
+}
+
+impl Supervisor {
+    pub(super) fn promote(&mut self, now: Micros, record: &PartitionRecord, work: &mut Work) {
+        let step = std::mem::replace(&mut work.promotion, Promotion::Idle);
+        let Some(primary) = record.primary else {
+            let trouble = step.trouble().unwrap_or(Trouble {
+                reason: PromotionReason::NoPrimary,
+                urgent: true,
+                since: *work.unserved_since.get_or_insert(now),
+                avoid: None,
+                to: None,
+            });
+            let inquiry = match step {
+                Promotion::Fencing(inquiry) | Promotion::Naming(inquiry, _)
+                    if inquiry.epoch == record.epoch =>
+                {
+                    inquiry
+                }
+                _ => Inquiry::new(now, trouble, record.epoch, self.options.resend),
+            };
+            work.promotion = self.fence(now, record, work, inquiry);
+            return;
+        };
+        if self.views.is_serving(record) {
+            work.requested = work.requested.filter(|epoch| *epoch == record.epoch);
+            if let Some(since) = work.unserved_since.take() {
+                self.event(SupervisorEvent::Serving {
+                    partition: record.id,
+                    epoch: record.epoch,
+                    unserved: now.minus(since),
+                });
+            }
+        }
+        let trouble = self.trouble(now, record, primary, work);
+        let inquiry = match (step, trouble) {
+            (Promotion::Asking(_), None) => {
+                self.event(SupervisorEvent::PromotionAbandoned {
+                    partition: record.id,
+                });
+                return;
+            }
+            (_, None) => return,
+            (Promotion::Asking(mut inquiry), Some(trouble)) => {
+                inquiry.trouble = Trouble {
+                    since: inquiry.trouble.since,
+                    ..trouble
+                };
+                inquiry
+            }
+            (_, Some(trouble)) => {
+                work.unserved_since.get_or_insert(now);
+                if now < self.rested_at(work) {
+                    return;
+                }
+                self.event(SupervisorEvent::PromotionStarted {
+                    partition: record.id,
+                    epoch: record.epoch,
+                    reason: trouble.reason,
+                });
+                if trouble.reason != PromotionReason::HandedOver {
+                    self.quiet_since = now;
+                }
+                Inquiry::new(now, trouble, record.epoch, self.options.resend)
+            }
+        };
+        work.promotion = self.ask(now, record, primary, work, inquiry);
+    }
+
+    /// Until when a partition that was promoted again and again is left alone.
+    fn rested_at(&self, work: &mut Work) -> Micros {
+        let Some(last) = work.last_promotion else {
+            return Micros::default();
+        };
+        let calm = last.plus(self.options.flap_window);
+        if work.unserved_since.is_none_or(|since| since > calm) {
+            work.promotions = 0;
+        }
+        let Some(extra) = work.promotions.checked_sub(FLAPS_FREE) else {
+            return Micros::default();
+        };
+        let rest = FLAP_REST.0 << extra.min(8);
+        last.plus(Micros(rest.min(FLAP_REST_LONGEST.0)))
+    }
+
+    /// What is wrong with the primary of the record's epoch, if anything.
+    fn trouble(
+        &mut self,
+        now: Micros,
+        record: &PartitionRecord,
+        primary: Member,
+        work: &mut Work,
+    ) -> Option<Trouble> {
+        let trouble = |reason, urgent| {
+            Some(Trouble {
+                reason,
+                urgent,
+                since: now,
+                avoid: None,
+                to: None,
+            })
+        };
+        if !self.state.is_member(primary.node) {
+            return trouble(PromotionReason::PrimaryGone, false);
+        }
+        if work.requested == Some(record.epoch) {
+            return trouble(PromotionReason::Requested, true);
+        }
+        match self.views.health(primary.node) {
+            Health::Down(why) => {
+                return trouble(PromotionReason::PrimaryDown, why.is_confirmed());
+            }
+            // What it said last is no longer known to hold, and its peers reach it.
+            Health::Unknown | Health::Suspect(_) => return None,
+            Health::Up => {}
+        }
+        let avoiding = |reason| {
+            trouble(reason, true).map(|trouble| Trouble {
+                avoid: Some(primary.replica),
+                ..trouble
+            })
+        };
+        if self
+            .views
+            .detector
+            .is_unreachable_to_peers(now, primary.node)
+        {
+            return avoiding(PromotionReason::PrimaryUnreachable);
+        }
+        if let Some(status) = self.views.primary_status(record) {
+            match (status.wish, status.role) {
+                (Wish::HandedOver, _) => {
+                    return trouble(PromotionReason::HandedOver, true).map(|trouble| Trouble {
+                        to: work.hand_over.map(|h| h.to.replica),
+                        ..trouble
+                    });
+                }
+                (Wish::Replace, _) => return avoiding(PromotionReason::PrimaryCorrupt),
+                (_, Role::Suspended) => return trouble(PromotionReason::PrimaryRestarted, true),
+                // A primary that restarted is as good a candidate as any; one that
+                // runs and is stuck is not.
+                (Wish::Promote, Role::Rising | Role::Primary) => {
+                    return avoiding(PromotionReason::PrimaryAsked);
+                }
+                (Wish::Promote, _) => return trouble(PromotionReason::PrimaryAsked, true),
+                (Wish::None, Role::Primary) => return None,
+                (Wish::None, _) => {}
+            }
+        }
+        let since = *work.unserved_since.get_or_insert(now);
+        let waited = now.minus(since.max(work.epoch_since));
+        if waited <= self.options.serve_timeout || !self.could_serve(record) {
+            return None;
+        }
+        let reason = if self.views.is_missing(record, primary) {
+            PromotionReason::PrimaryMissing
+        } else {
+            PromotionReason::NotServing
+        };
+        avoiding(reason)
+    }
+
+    /// Whether enough members are up for any primary to serve at all: if not, another
+    /// one would be stuck as well.
+    fn could_serve(&self, record: &PartitionRecord) -> bool {
+        record.config.sets().all(|set| {
+            let up = set
+                .members
+                .iter()
+                .filter(|m| self.views.is_up(m.node) && !self.views.is_corrupt(record.id, **m))
+                .count();
+            up >= set.lease_quorum().max(set.write_quorum())
+        })
+    }
+
+    fn ask(
+        &mut self,
+        now: Micros,
+        record: &PartitionRecord,
+        primary: Member,
+        work: &mut Work,
+        mut inquiry: Inquiry,
+    ) -> Promotion {
+        let tallies = self.tallies(record, &inquiry, None);
+        let enough = tallies.iter().all(|t| t.have >= t.needed);
+        if now >= inquiry.next_send {
+            self.last_round += 1;
+            inquiry.round = self.last_round;
+            for member in record.config.voters() {
+                self.order(
+                    member.node,
+                    Order::Ask {
+                        partition: record.id,
+                        round: inquiry.round,
+                    },
+                );
+            }
+            self.set_next_send(now, &mut inquiry, !enough);
+        }
+        if !enough {
+            inquiry.enough_since = None;
+            self.tell_blocked(now, record, &mut inquiry, &tallies);
+            if self.joint_is_hopeless(now, record, &inquiry, &tallies) {
+                self.propose_backward(now, record, work);
+            }
+            return Promotion::Asking(inquiry);
+        }
+        let since = *inquiry.enough_since.get_or_insert(now);
+        if !inquiry.trouble.urgent && leases_hold(now, record, primary, &inquiry) {
+            return Promotion::Asking(inquiry);
+        }
+        if !self.all_expected_answered(record, &inquiry) && now < since.plus(self.options.gather) {
+            return Promotion::Asking(inquiry);
+        }
+        self.propose(
+            now,
+            work,
+            Command::RaiseEpoch {
+                partition: record.id,
+                epoch: record.epoch,
+            },
+        );
+        Promotion::Raising(inquiry.trouble)
+    }
+
+    fn fence(
+        &mut self,
+        now: Micros,
+        record: &PartitionRecord,
+        work: &mut Work,
+        mut inquiry: Inquiry,
+    ) -> Promotion {
+        if now >= inquiry.next_send {
+            self.last_round += 1;
+            inquiry.round = self.last_round;
+            let unanswered: Vec<Member> = record
+                .config
+                .voters()
+                .into_iter()
+                .filter(|m| !inquiry.answers.contains_key(&m.replica))
+                .collect();
+            for member in unanswered {
+                self.order(
+                    member.node,
+                    Order::Fence {
+                        partition: record.id,
+                        epoch: record.epoch,
+                        round: inquiry.round,
+                    },
+                );
+            }
+            self.set_next_send(now, &mut inquiry, true);
+        }
+        let tallies = self.tallies(record, &inquiry, None);
+        if !tallies.iter().all(|t| t.have >= t.needed) {
+            inquiry.enough_since = None;
+            self.tell_blocked(now, record, &mut inquiry, &tallies);
+            if self.joint_is_hopeless(now, record, &inquiry, &tallies) {
+                self.propose_backward(now, record, work);
+            }
+            return Promotion::Fencing(inquiry);
+        }
+        let since = *inquiry.enough_since.get_or_insert(now);
+        let sure = tallies.iter().all(|t| t.have >= t.sure);
+        let patience = if sure {
+            self.options.gather
+        } else {
+            Micros(self.options.gather.0 * PATIENCE_WHERE_LOSSY)
+        };
+        let settled = self.all_expected_answered(record, &inquiry)
+            && (sure || self.absent_are_down(record, &inquiry));
+        if !settled && now < since.plus(patience) {
+            return Promotion::Fencing(inquiry);
+        }
+        let mut ready_at = inquiry.leases_until;
+        if self.state.is_forced(record.id) {
+            // Members that a person wrote off may have granted what nobody here knows.
+            ready_at = ready_at.max(inquiry.since.plus(self.lease_longest()));
+        }
+        if now < ready_at {
+            return Promotion::Fencing(inquiry);
+        }
+        let Some(chosen) = self.choose(record, &inquiry) else {
+            return Promotion::Fencing(inquiry);
+        };
+        if let Some(loss) = chosen.loss {
+            self.event(SupervisorEvent::PossibleLoss {
+                partition: record.id,
+                absent: chosen.absent,
+                entries_known: loss.entries_known,
+            });
+        }
+        self.propose(
+            now,
+            work,
+            Command::NamePrimary {
+                partition: record.id,
+                epoch: record.epoch,
+                primary: chosen.named.primary,
+                loss: chosen.loss,
+            },
+        );
+        let named = Named {
+            waited: ready_at.minus(since),
+            ..chosen.named
+        };
+        Promotion::Naming(inquiry, named)
+    }
+
+    fn set_next_send(&self, now: Micros, inquiry: &mut Inquiry, back_off: bool) {
+        inquiry.next_send = now.plus(inquiry.pause);
+        inquiry.pause = if back_off {
+            Micros((inquiry.pause.0 * 2).min(self.options.resend_longest.0))
+        } else {
+            self.options.resend
+        };
+    }
+
+    /// Whether an answer counts: whole, and its node has not failed since.
+    fn counts(&self, answer: &Answer) -> bool {
+        answer.report.whole && self.is_reachable(answer.report.member.node)
+    }
+
+    fn is_reachable(&self, node: NodeId) -> bool {
+        self.state.is_member(node)
+            && self.views.detector.is_connected(node)
+            && !self.views.health(node).is_down()
+    }
+
+    /// How many members of each set answered, but for one that is passed over.
+    fn tallies(
+        &self,
+        record: &PartitionRecord,
+        inquiry: &Inquiry,
+        except: Option<ReplicaId>,
+    ) -> Vec<Tally> {
+        record
+            .config
+            .sets()
+            .map(|set| Tally {
+                have: set
+                    .members
+                    .iter()
+                    .filter(|m| Some(m.replica) != except)
+                    .filter(|m| {
+                        inquiry
+                            .answers
+                            .get(&m.replica)
+                            .is_some_and(|a| self.counts(a))
+                    })
+                    .count(),
+                needed: self.needed(set),
+                sure: set.inspection_quorum(),
+            })
+            .collect()
+    }
+
+    fn needed(&self, set: &ReplicaSet) -> usize {
+        self.state
+            .settings()
+            .map_or_else(|| set.inspection_quorum(), |s| promotion_needs(set, s))
+    }
+
+    /// Whether everyone answered of whom an answer can be hoped for.
+    fn all_expected_answered(&self, record: &PartitionRecord, inquiry: &Inquiry) -> bool {
+        record.config.voters().iter().all(|m| {
+            inquiry.answers.contains_key(&m.replica)
+                || !self.is_reachable(m.node)
+                // A damaged replica that its node has replaced already.
+                || record.config.on_node(m.node) != Some(*m)
+        })
+    }
+
+    /// Whether everyone who did not answer counts as failed, so that there is nobody
+    /// to wait for.
+    fn absent_are_down(&self, record: &PartitionRecord, inquiry: &Inquiry) -> bool {
+        record.config.voters().iter().all(|m| {
+            inquiry.answers.contains_key(&m.replica)
+                || !self.state.is_member(m.node)
+                || self.views.health(m.node).is_down()
+        })
+    }
+
+    fn tell_blocked(
+        &mut self,
+        now: Micros,
+        record: &PartitionRecord,
+        inquiry: &mut Inquiry,
+        tallies: &[Tally],
+    ) {
+        if inquiry.told_blocked || now.minus(inquiry.since) < TELL_BLOCKED {
+            return;
+        }
+        let worst = tallies
+            .iter()
+            .max_by_key(|t| t.needed.saturating_sub(t.have));
+        if let Some(Tally { have, needed, .. }) = worst.copied() {
+            inquiry.told_blocked = true;
+            self.event(SupervisorEvent::PromotionBlocked {
+                partition: record.id,
+                have,
+                need: needed,
+            });
+        }
+    }
+
+    /// Whether only the new set of a joint configuration lacks answers, and for so
+    /// long that the old set should go on alone (rule 11).
+    fn joint_is_hopeless(
+        &self,
+        now: Micros,
+        record: &PartitionRecord,
+        inquiry: &Inquiry,
+        tallies: &[Tally],
+    ) -> bool {
+        record.config.joint.is_some()
+            && now.minus(inquiry.since) > self.options.serve_timeout
+            && tallies.first().is_some_and(|old| old.have >= old.needed)
+    }
+
+    pub(super) fn propose_backward(
+        &mut self,
+        now: Micros,
+        record: &PartitionRecord,
+        work: &mut Work,
+    ) {
+        self.propose(
+            now,
+            work,
+            Command::LeaveJoint {
+                partition: record.id,
+                epoch: record.epoch,
+                direction: Direction::Backward,
+            },
+        );
+    }
+
+    /// The best of those who count, and what naming it may lose.
+    fn choose(&self, record: &PartitionRecord, inquiry: &Inquiry) -> Option<Chosen> {
+        let passed_over = inquiry.trouble.avoid.filter(|replica| {
+            // Passing over is sound only where the others are enough without it. Where
+            // W is 1 that may cost writes, and is done only for one that its peers do
+            // not reach: rule 9 speaks of the reachable ones.
+            let may_lose = inquiry.trouble.reason == PromotionReason::PrimaryUnreachable;
+            self.tallies(record, inquiry, Some(*replica))
+                .iter()
+                .all(|t| {
+                    t.have
+                        >= if may_lose {
+                            t.needed
+                        } else {
+                            t.sure.max(t.needed)
+                        }
+                })
+        });
+        let counted: Vec<&ReplicaReport> = inquiry
+            .answers
+            .values()
+            .filter(|a| self.counts(a))
+            .map(|a| &a.report)
+            .filter(|r| Some(r.member.replica) != passed_over)
+            .filter(|r| record.config.voters().contains(&r.member))
+            .collect();
+        let seat = |member: Member| {
+            record
+                .config
+                .sets()
+                .flat_map(|s| s.members.iter())
+                .position(|m| *m == member)
+                .unwrap_or(usize::MAX)
+        };
+        // By head first; the rest only settles ties.
+        let best = counted.iter().max_by_key(|r| {
+            (
+                r.head,
+                !self.views.is_draining(r.member.node),
+                !self.views.is_full(r.member.node),
+                Some(r.member.replica) == inquiry.trouble.to,
+                std::cmp::Reverse(seat(r.member)),
+            )
+        })?;
+        let sure = self
+            .tallies(record, inquiry, passed_over)
+            .iter()
+            .all(|t| t.have >= t.sure);
+        let absent: Vec<Member> = record
+            .config
+            .voters()
+            .into_iter()
+            .filter(|m| !counted.iter().any(|r| r.member == *m))
+            .collect();
+        let entries_known = absent
+            .iter()
+            .filter_map(|m| {
+                let told = inquiry.answers.get(&m.replica).map(|a| a.report.head);
+                let last = self.views.last_status(record.id, *m).map(|s| s.head);
+                told.max(last)
+            })
+            .map(|head| head.index.0.saturating_sub(best.head.index.0))
+            .max()
+            .unwrap_or(0);
+        let lossy = !sure || self.state.is_forced(record.id);
+        Some(Chosen {
+            named: Named {
+                primary: best.member,
+                head: best.head,
+                waited: Micros::default(),
+            },
+            absent: absent.len(),
+            loss: lossy.then_some(Loss { entries_known }),
+        })
+    }
+
+    pub(super) fn on_report(&mut self, now: Micros, from: NodeId, report: ReplicaReport) {
+        let Some(record) = self.state.partition(report.partition) else {
+            return;
+        };
+        let known = report.member.node == from
+            && record.config.voters().contains(&report.member)
+            && report.round <= self.last_round;
+        if !known {
+            return;
+        }
+        let Some(work) = self.works.get_mut(&report.partition) else {
+            return;
+        };
+        let inquiry = match &mut work.promotion {
+            Promotion::Asking(inquiry) => inquiry,
+            Promotion::Fencing(inquiry) | Promotion::Naming(inquiry, _)
+                // A head counts only in the epoch that it was reported for: before it
+                // promised this one the replica may have accepted more.
+                if report.promised == inquiry.epoch && record.epoch == inquiry.epoch =>
+            {
+                inquiry
+            }
+            _ => return,
+        };
+        let answer = work::Answer {
+            received: now,
+            report,
+        };
+        inquiry.leases_until = inquiry.leases_until.max(answer.lease_until());
+        let partition = answer.report.partition;
+        inquiry.answers.insert(answer.report.member.replica, answer);
+        self.dirty.insert(partition);
+    }
+}
+
+#[derive(Debug)]
+struct Chosen {
+    named: Named,
+    absent: usize,
+    loss: Option<Loss>,
+}
+
+/// Whether members other than the primary, one fewer than the lease's quorum, report
+/// a current lease, in each set: then the primary is alive and serves (rule 1).
+fn leases_hold(now: Micros, record: &PartitionRecord, primary: Member, inquiry: &Inquiry) -> bool {
+    record.config.sets().all(|set| {
+        let others = set.lease_quorum().saturating_sub(1);
+        let current = set
+            .members
+            .iter()
+            .filter(|m| **m != primary)
+            .filter_map(|m| inquiry.answers.get(&m.replica))
+            .filter(|a| a.report.lease_current && a.lease_until() > now)
+            .count();
+        others > 0 && current >= others
+    })
+}
