@@ -1,1 +1,179 @@
 //! What people are shown: the status page and the command line.
+//!
+//! A view of one moment, made by [`super::Supervisor::status`] from the state and from
+//! what data nodes told the leader. It decides nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::command::Loss;
+use super::failure_detector::Health;
+use super::report::Role;
+use super::supervisor::PromotionReason;
+use crate::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position};
+use crate::record::{Member, NodeStanding, SlotRange};
+
+/// The whole cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// Its id; empty before it was made.
+    pub cluster_id: String,
+    /// The version of the map.
+    pub version: MapVersion,
+    /// How many partitions are how.
+    pub summary: Summary,
+    /// Every identity, gone ones that still hold a seat included.
+    pub nodes: Vec<NodeStatus>,
+    /// Every partition.
+    pub partitions: Vec<PartitionHealth>,
+}
+
+/// How many partitions are how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// In all.
+    pub partitions: usize,
+    /// With a primary that serves.
+    pub serving: usize,
+    /// With fewer copies, or a lower W, than configured.
+    pub degraded: usize,
+    /// With a replica being made or a joint configuration.
+    pub moving: usize,
+    /// Data nodes that are up.
+    pub nodes_up: usize,
+    /// Data nodes that are members.
+    pub nodes: usize,
+    /// Promotions from too few reports, ever (rule 9).
+    pub lossy_promotions: u64,
+}
+
+/// One data node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Its number.
+    pub id: NodeId,
+    /// Its label.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// Whether it may come back.
+    pub standing: NodeStanding,
+    /// How the leader sees it.
+    pub health: Health,
+    /// For how long, in milliseconds.
+    pub health_for_ms: u64,
+    /// How long ago it was heard of, in milliseconds.
+    pub heard_ms_ago: Option<u64>,
+    /// It wants to hand over what it leads.
+    pub draining: bool,
+    /// It refuses writes for want of room.
+    pub disk_full: bool,
+    /// It is away on purpose until then, milliseconds since 1970 UTC.
+    pub expected_back_unix_ms: Option<u64>,
+    /// Partitions that it is primary of.
+    pub leads: usize,
+    /// Replicas on it.
+    pub replicas: usize,
+}
+
+/// How a partition is, the worst that applies first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PartitionState {
+    /// Nobody serves, and nothing is under way.
+    Unserved,
+    /// A new primary is being found.
+    Promoting,
+    /// Served, with fewer copies or a lower W than configured.
+    Degraded,
+    /// Served, while its configuration changes.
+    Moving,
+    /// Served, but a member does not answer.
+    MemberSilent,
+    /// As it should be.
+    Healthy,
+}
+
+/// How far a promotion is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromotionStep {
+    /// Asking without effect.
+    Asking,
+    /// The epoch is being raised.
+    Raising,
+    /// Replicas promise and report, leases run out.
+    Fencing,
+    /// The primary is being named.
+    Naming,
+}
+
+/// One partition.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartitionHealth {
+    /// Which.
+    pub partition: PartitionId,
+    /// Its slots.
+    pub slots: SlotRange,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How it is.
+    pub state: PartitionState,
+    /// Its primary.
+    pub primary: Option<Member>,
+    /// Whether the primary serves.
+    pub serving: bool,
+    /// W in force; the larger one while joint.
+    pub write_quorum: u8,
+    /// Whether it has fewer copies or a lower W than configured.
+    pub degraded: bool,
+    /// The promotion under way, and why.
+    pub promotion: Option<(PromotionStep, PromotionReason)>,
+    /// What may have been lost so far: promotions from too few reports.
+    pub lossy_promotions: u64,
+    /// What may have been lost so far: entries known of.
+    pub lost: Loss,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaHealth>,
+}
+
+/// What a replica counts for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// A member of the set in force.
+    Member,
+    /// Receives the log and counts nowhere.
+    Learner,
+    /// A member of the set that is to follow only.
+    Joining,
+    /// A member of the old set only.
+    Leaving,
+}
+
+/// One replica.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaHealth {
+    /// Which, and where.
+    pub member: Member,
+    /// What it counts for.
+    pub standing: Standing,
+    /// Whether its node is up.
+    pub up: bool,
+    /// What it says of itself, if its node is up.
+    pub role: Option<Role>,
+    /// Its last entry on disk, when last heard of.
+    pub head: Option<Position>,
+    /// The commit index that it knew.
+    pub commit: Option<Index>,
+    /// What it had applied.
+    pub applied: Option<Index>,
+    /// How many entries the primary knows it to lack.
+    pub lag: Option<u64>,
+    /// Whether it found damage.
+    pub corrupt: bool,
+}

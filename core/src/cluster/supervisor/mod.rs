@@ -19,6 +19,7 @@ mod handover;
 mod io;
 mod promotion;
 mod reconfigure;
+mod show;
 mod view;
 mod work;
 

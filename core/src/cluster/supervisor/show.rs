@@ -1,0 +1,176 @@
+//! The supervisor's view of everything, for people.
+
+use std::collections::BTreeMap;
+
+use super::Supervisor;
+use super::work::{Promotion, Work};
+use crate::cluster::command::Loss;
+use crate::cluster::report::{Role, Wish};
+use crate::cluster::status::{
+    ClusterStatus, NodeStatus, PartitionHealth, PartitionState, PromotionStep, ReplicaHealth,
+    Standing, Summary,
+};
+use crate::ids::{Micros, NodeId};
+use crate::record::{Configuration, Member, NodeStanding, PartitionRecord};
+
+impl Supervisor {
+    /// How everything stands now.
+    #[must_use]
+    pub fn status(&self, now: Micros) -> ClusterStatus {
+        let state = &self.state;
+        let partitions: Vec<PartitionHealth> = state
+            .partitions()
+            .iter()
+            .map(|record| self.partition_health(record))
+            .collect();
+        let nodes = self.node_statuses(now);
+        let count =
+            |test: fn(&PartitionHealth) -> bool| partitions.iter().filter(|p| test(p)).count();
+        ClusterStatus {
+            cluster_id: state.cluster_id().to_owned(),
+            version: state.version(),
+            summary: Summary {
+                partitions: partitions.len(),
+                serving: count(|p| p.serving),
+                degraded: count(|p| p.degraded),
+                moving: count(|p| p.replicas.iter().any(|r| r.standing != Standing::Member)),
+                nodes_up: state.members().filter(|n| self.views.is_up(n.id)).count(),
+                nodes: state.members().count(),
+                lossy_promotions: partitions.iter().map(|p| p.lossy_promotions).sum(),
+            },
+            nodes,
+            partitions,
+        }
+    }
+
+    fn node_statuses(&self, now: Micros) -> Vec<NodeStatus> {
+        let mut leads: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut replicas: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for record in self.state.partitions() {
+            if let Some(primary) = record.primary {
+                *leads.entry(primary.node).or_default() += 1;
+            }
+            for member in record.config.replicas() {
+                *replicas.entry(member.node).or_default() += 1;
+            }
+        }
+        self.state
+            .nodes()
+            .values()
+            .filter(|n| n.standing == NodeStanding::Member || replicas.contains_key(&n.id))
+            .map(|n| NodeStatus {
+                id: n.id,
+                name: n.name.clone(),
+                zone: n.zone.clone(),
+                standing: n.standing,
+                health: self.views.health(n.id),
+                health_for_ms: now.minus(self.views.detector.since(n.id)).0 / 1000,
+                heard_ms_ago: self
+                    .views
+                    .detector
+                    .last_heard(n.id)
+                    .map(|at| now.minus(at).0 / 1000),
+                draining: self.views.is_draining(n.id),
+                disk_full: self.views.is_full(n.id),
+                expected_back_unix_ms: self.state.expected_back(n.id),
+                leads: leads.get(&n.id).copied().unwrap_or(0),
+                replicas: replicas.get(&n.id).copied().unwrap_or(0),
+            })
+            .collect()
+    }
+
+    fn partition_health(&self, record: &PartitionRecord) -> PartitionHealth {
+        let work = self.works.get(&record.id);
+        let serving = self.views.is_serving(record);
+        let replicas: Vec<ReplicaHealth> = record
+            .config
+            .replicas()
+            .into_iter()
+            .map(|member| self.replica_health(record, member))
+            .collect();
+        let promotion = work.and_then(promotion_step);
+        let loss = self.state.loss(record.id);
+        PartitionHealth {
+            partition: record.id,
+            slots: record.slots,
+            epoch: record.epoch,
+            state: if promotion.is_some() {
+                PartitionState::Promoting
+            } else if !serving {
+                PartitionState::Unserved
+            } else if record.degraded {
+                PartitionState::Degraded
+            } else if record.config.joint.is_some() || !record.config.learners.is_empty() {
+                PartitionState::Moving
+            } else if replicas.iter().any(|r| !r.up || r.corrupt) {
+                PartitionState::MemberSilent
+            } else {
+                PartitionState::Healthy
+            },
+            primary: record.primary,
+            serving,
+            write_quorum: record
+                .config
+                .sets()
+                .map(|s| s.write_quorum)
+                .max()
+                .unwrap_or(0),
+            degraded: record.degraded,
+            promotion,
+            lossy_promotions: loss.promotions,
+            lost: Loss {
+                entries_known: loss.entries_known,
+            },
+            replicas,
+        }
+    }
+
+    fn replica_health(&self, record: &PartitionRecord, member: Member) -> ReplicaHealth {
+        let last = self.views.last_status(record.id, member);
+        let now_known = self.views.status(record.id, member);
+        let primary_head = self
+            .views
+            .primary_status(record)
+            .filter(|s| s.role == Role::Primary)
+            .map(|s| s.head.index.0);
+        let matched = self
+            .views
+            .follower(record, member)
+            .map(|f| f.matched.0)
+            .or_else(|| (record.primary == Some(member)).then_some(u64::MAX));
+        ReplicaHealth {
+            member,
+            standing: standing(&record.config, member),
+            up: self.views.is_up(member.node),
+            role: now_known.map(|s| s.role),
+            head: last.map(|s| s.head),
+            commit: last.map(|s| s.commit),
+            applied: last.map(|s| s.applied),
+            lag: primary_head
+                .zip(matched)
+                .map(|(head, matched)| head.saturating_sub(matched)),
+            corrupt: now_known.is_some_and(|s| s.wish == Wish::Replace),
+        }
+    }
+}
+
+fn standing(config: &Configuration, member: Member) -> Standing {
+    let old = config.current.members.contains(&member);
+    match &config.joint {
+        Some(new) if new.members.contains(&member) && !old => Standing::Joining,
+        Some(new) if old && !new.members.contains(&member) => Standing::Leaving,
+        _ if old => Standing::Member,
+        _ => Standing::Learner,
+    }
+}
+
+fn promotion_step(work: &Work) -> Option<(PromotionStep, super::PromotionReason)> {
+    let step = match &work.promotion {
+        Promotion::Idle => return None,
+        Promotion::Asking(_) => PromotionStep::Asking,
+        Promotion::Raising(_) => PromotionStep::Raising,
+        Promotion::Fencing(_) => PromotionStep::Fencing,
+        Promotion::Naming(..) => PromotionStep::Naming,
+    };
+    work.promotion.trouble().map(|t| (step, t.reason))
+}
