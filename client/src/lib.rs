@@ -1,5 +1,56 @@
 //! The Rust client of Cairn.
+//!
+//! A [`Client`] fetches the map of the cluster from any of its nodes, keeps it
+//! current, and talks straight to the node that serves a key. Calls of many tasks
+//! share one connection per node and travel in batches. Every write carries a name
+//! of its own, so that a retry, of an increment or of a conditional put too, is
+//! applied once, however often the connection, the primary or the cluster's
+//! configuration changes under it.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), cairn_client::Error> {
+//! use cairn_client::{Client, Condition, Options, PutOptions};
+//!
+//! let client = Client::connect(["127.0.0.1:7400"], Options::default()).await?;
+//! let version = client.put("greeting", "hello").await?;
+//! let value = client.get("greeting").await?.expect("it was just put");
+//! assert_eq!(value.data, "hello");
+//!
+//! // Only if nobody changed it meanwhile:
+//! let options = PutOptions {
+//!     condition: Condition::Version(version),
+//!     ..PutOptions::default()
+//! };
+//! let outcome = client.put_with("greeting", "hello again", options).await?;
+//! assert!(outcome.applied());
+//!
+//! assert_eq!(client.increment("visits", 1).await?, 1);
+//! assert!(client.delete("greeting").await?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What an error means
+//! [`Error::OutcomeUnknown`] is the only one after which a write may have been
+//! applied; after any other one it was not, and will not be.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
+mod client;
+mod connection;
+mod error;
+mod known;
+mod options;
+mod stats;
+mod topology;
 pub mod transport;
+
+pub use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position};
+pub use cairn_core::kv::request::{Condition, Expiry, Value};
+pub use cairn_core::record::ClusterMap;
+pub use cairn_proto::kv::Consistency;
+pub use client::{Client, DeleteOutcome, PutOptions, PutOutcome};
+pub use error::Error;
+pub use options::Options;
+pub use stats::Stats;

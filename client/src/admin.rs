@@ -1,0 +1,179 @@
+//! Calls to the coordinators: what `cairn status` and its like use.
+
+use std::time::{Duration, Instant};
+
+use cairn_proto::limits;
+use cairn_proto::pb::coordinator::v1 as pb;
+use cairn_proto::pb::coordinator::v1::admin_client::AdminClient;
+use cairn_proto::refusal;
+use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::transport::{DialError, Dialer};
+
+pub use cairn_proto::pb::coordinator::v1::change_request::Change;
+pub use cairn_proto::pb::coordinator::v1::{MovePrimary, NodeGone, Recover, Settings};
+
+/// How long a pause is before the coordinators are asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Speaks to the coordinators, whichever of them leads.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    endpoints: Vec<String>,
+    dialer: Dialer,
+    deadline: Duration,
+}
+
+/// Why the coordinators gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// There is nobody to ask.
+    #[error("no coordinator's address is given")]
+    NoEndpoint,
+    /// None of them can be reached.
+    #[error(
+        "no coordinator answers: {0}; check that the addresses are client ports of coordinators"
+    )]
+    Dial(#[from] DialError),
+    /// None of them leads.
+    #[error("the coordinators have no leader within {within:?}: {reason}")]
+    NoLeader {
+        /// How long it took.
+        within: Duration,
+        /// What was said last.
+        reason: String,
+    },
+    /// They refuse.
+    #[error("the coordinators refuse: {}", .0.message())]
+    Refused(Box<Status>),
+    /// The answer is not text.
+    #[error("the status is not text: {0}")]
+    Text(#[from] std::string::FromUtf8Error),
+}
+
+impl Admin {
+    /// For coordinators whose client ports are `endpoints`.
+    #[must_use]
+    pub fn new<I>(endpoints: I, dialer: Dialer) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            dialer,
+            deadline: Duration::from_secs(10),
+        }
+    }
+
+    /// How long a call may take in all, its retries included; 10 s at first.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The state of the cluster as a JSON document.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub async fn status(&self) -> Result<String, AdminError> {
+        let reply = self
+            .ask(|mut client| async move { client.status(pb::StatusRequest {}).await })
+            .await?;
+        Ok(String::from_utf8(reply.json.into())?)
+    }
+
+    /// Changes something; returns what was done, in a sentence.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub async fn change(
+        &self,
+        change: Change,
+        override_manifest: bool,
+    ) -> Result<String, AdminError> {
+        let request = pb::ChangeRequest {
+            override_manifest,
+            change: Some(change),
+        };
+        let reply = self
+            .ask(|mut client| {
+                let request = request;
+                async move { client.change(request).await }
+            })
+            .await?;
+        Ok(reply.message)
+    }
+
+    /// Asks one coordinator after another, following what they say of their leader.
+    async fn ask<T, F, A>(&self, call: F) -> Result<T, AdminError>
+    where
+        F: Fn(AdminClient<Channel>) -> A,
+        A: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let until = Instant::now() + self.deadline;
+        let mut failure = AdminError::NoEndpoint;
+        loop {
+            for endpoint in &self.endpoints {
+                let mut next = Some(endpoint.clone());
+                let mut hops = 0;
+                while let Some(address) = next.take() {
+                    match self.ask_one(&address, &call, until).await {
+                        Ok(reply) => return Ok(reply),
+                        Err(AdminError::Refused(status)) => {
+                            let leader: Option<pb::NotLeader> = refusal::detail(&status);
+                            let passing = leader.is_some()
+                                || matches!(
+                                    status.code(),
+                                    Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
+                                );
+                            if !passing {
+                                return Err(AdminError::Refused(status));
+                            }
+                            failure = AdminError::NoLeader {
+                                within: self.deadline,
+                                reason: status.message().to_owned(),
+                            };
+                            // Two coordinators that point at each other are asked
+                            // again after a pause, not for ever.
+                            hops += 1;
+                            next = leader
+                                .map(|l| l.client_address)
+                                .filter(|a| !a.is_empty() && hops < 3);
+                        }
+                        Err(error) => failure = error,
+                    }
+                }
+            }
+            if self.endpoints.is_empty() || Instant::now() + PAUSE >= until {
+                return Err(failure);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask_one<T, F, A>(
+        &self,
+        address: &str,
+        call: &F,
+        until: Instant,
+    ) -> Result<T, AdminError>
+    where
+        F: Fn(AdminClient<Channel>) -> A,
+        A: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let channel = self.dialer.dial(address).await?;
+        let client =
+            AdminClient::new(channel).max_decoding_message_size(limits::COORDINATOR_MESSAGE_BYTES);
+        let left = until.saturating_duration_since(Instant::now());
+        let answer = timeout(left, call(client))
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| AdminError::Refused(Box::new(status)))
+    }
+}

@@ -1,0 +1,691 @@
+//! The client: routes calls by the map, and tries them again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cairn_core::ids::{Epoch, Index, MapVersion, PartitionId, Position};
+use cairn_core::kv::request::{
+    Condition, Expiry, Sequenced, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
+};
+use cairn_core::record::ClusterMap;
+use cairn_core::slots;
+use cairn_proto::kv::{Consistency, KvError, ReadRequest, check_key};
+use cairn_proto::limits;
+use cairn_proto::pb::kv::v1 as pb;
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::connection::{Connection, Why};
+use crate::error::Error;
+use crate::known::Known;
+use crate::options::Options;
+use crate::stats::{Counters, Stats, count};
+use crate::topology::Topology;
+
+/// A client of one cluster. Clones share everything; calls may be made from any
+/// number of tasks at once.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: Uuid,
+    options: Options,
+    topology: Arc<Topology>,
+    connections: Arc<Connections>,
+    known: Known,
+    next_sequence: AtomicU64,
+    counters: Arc<Counters>,
+    _shutdown: DropGuard,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("id", &self.inner.id)
+            .field("map", &self.inner.topology.map().version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a key is put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PutOptions {
+    /// When it may be.
+    pub condition: Condition,
+    /// When the key expires.
+    pub expiry: Expiry,
+    /// Whether the value before is wanted.
+    pub return_previous: bool,
+}
+
+/// What came of a put.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PutOutcome {
+    /// The key was set.
+    Applied {
+        /// Its new version.
+        version: Position,
+        /// The value before, where it was asked for and existed.
+        previous: Option<Bytes>,
+    },
+    /// The condition did not hold; nothing was changed.
+    ConditionFailed {
+        /// The version that the key has, if it exists.
+        existing: Option<Position>,
+        /// Its value, where it was asked for.
+        previous: Option<Bytes>,
+    },
+}
+
+impl PutOutcome {
+    /// Whether the key was set.
+    #[must_use]
+    pub fn applied(&self) -> bool {
+        matches!(self, Self::Applied { .. })
+    }
+}
+
+/// What came of a conditional delete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeleteOutcome {
+    /// The key existed and is gone.
+    Deleted,
+    /// There was no such key.
+    Missing,
+    /// The condition did not hold; nothing was changed.
+    ConditionFailed {
+        /// The version that the key has, if it exists.
+        existing: Option<Position>,
+    },
+}
+
+impl Client {
+    /// Fetches the map from one of `endpoints`, client ports of data nodes or of
+    /// coordinators, and follows it from then on.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] where none of them has a map before the deadline.
+    pub async fn connect<I>(endpoints: I, options: Options) -> Result<Self, Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
+        let counters = Arc::new(Counters::default());
+        let shutdown = CancellationToken::new();
+        let connections = Arc::new(Connections {
+            open: Mutex::default(),
+            options: options.clone(),
+            counters: Arc::clone(&counters),
+            shutdown: shutdown.clone(),
+        });
+        let superseded = Arc::clone(&connections);
+        let topology = Topology::new(
+            endpoints,
+            options.dialer.clone(),
+            Arc::clone(&counters),
+            Box::new(move |changed, map| superseded.supersede(changed, map)),
+        );
+        topology.fetch_first(options.deadline).await?;
+        tokio::spawn(Arc::clone(&topology).follow(shutdown.clone()));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                id: Uuid::new_v4(),
+                options,
+                topology,
+                connections,
+                known: Known::default(),
+                next_sequence: AtomicU64::new(1),
+                counters,
+                _shutdown: shutdown.drop_guard(),
+            }),
+        })
+    }
+
+    /// The UUID under which this client's writes are known.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.inner.id
+    }
+
+    /// The newest map.
+    #[must_use]
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.inner.topology.map()
+    }
+
+    /// Told of every newer map.
+    #[must_use]
+    pub fn map_versions(&self) -> watch::Receiver<MapVersion> {
+        self.inner.topology.versions()
+    }
+
+    /// What this client counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.counters.stats()
+    }
+
+    /// The latest committed value of a key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, Error> {
+        self.get_with(key, Consistency::Default).await
+    }
+
+    /// The value of a key, as current as asked for.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get_with(
+        &self,
+        key: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Result<Option<Value>, Error> {
+        self.inner.read(key.into(), consistency).await
+    }
+
+    /// Sets a key; returns its new version.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Position, Error> {
+        match self.put_with(key, value, PutOptions::default()).await? {
+            PutOutcome::Applied { version, .. } => Ok(version),
+            PutOutcome::ConditionFailed { .. } => Err(nonsense("a failed condition")),
+        }
+    }
+
+    /// Sets a key if a condition holds.
+    ///
+    /// # Errors
+    /// See [`Error`]. A condition that does not hold is an outcome, not an error.
+    pub async fn put_with(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        options: PutOptions,
+    ) -> Result<PutOutcome, Error> {
+        let PutOptions {
+            condition,
+            expiry,
+            return_previous,
+        } = options;
+        let value = value.into();
+        if value.len() > limits::VALUE_BYTES {
+            return Err(Error::Invalid {
+                field: "value".to_owned(),
+                problem: format!(
+                    "has {} bytes, and {} is the most",
+                    value.len(),
+                    limits::VALUE_BYTES
+                ),
+            });
+        }
+        let op = WriteOp::Set {
+            key: key.into(),
+            value,
+            condition,
+            expiry,
+            return_previous,
+        };
+        let WriteReply { outcome, position } = self.inner.write(op).await?;
+        match outcome {
+            WriteOutcome::Set { previous } => Ok(PutOutcome::Applied {
+                version: position,
+                previous,
+            }),
+            WriteOutcome::ConditionFailed { version, previous } => {
+                Ok(PutOutcome::ConditionFailed {
+                    existing: version,
+                    previous,
+                })
+            }
+            other => Err(nonsense(&format!("{other:?}"))),
+        }
+    }
+
+    /// Deletes a key; returns whether it existed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
+        match self.delete_if(key, Condition::Always).await? {
+            DeleteOutcome::Deleted => Ok(true),
+            DeleteOutcome::Missing => Ok(false),
+            DeleteOutcome::ConditionFailed { .. } => Err(nonsense("a failed condition")),
+        }
+    }
+
+    /// Deletes a key if a condition holds.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_if(
+        &self,
+        key: impl Into<Bytes>,
+        condition: Condition,
+    ) -> Result<DeleteOutcome, Error> {
+        let op = WriteOp::Delete {
+            keys: vec![key.into()],
+            condition,
+        };
+        match self.inner.write(op).await?.outcome {
+            WriteOutcome::Deleted { count: 0 } => Ok(DeleteOutcome::Missing),
+            WriteOutcome::Deleted { .. } => Ok(DeleteOutcome::Deleted),
+            WriteOutcome::ConditionFailed { version, .. } => {
+                Ok(DeleteOutcome::ConditionFailed { existing: version })
+            }
+            other => Err(nonsense(&format!("{other:?}"))),
+        }
+    }
+
+    /// Adds to a decimal integer, a missing one counting as 0; returns the sum.
+    ///
+    /// # Errors
+    /// [`Error::NotAnInteger`], [`Error::Overflow`], and see [`Error`].
+    pub async fn increment(&self, key: impl Into<Bytes>, delta: i64) -> Result<i64, Error> {
+        let op = WriteOp::Increment {
+            key: key.into(),
+            delta,
+        };
+        match self.inner.write(op).await?.outcome {
+            WriteOutcome::Integer(sum) => Ok(sum),
+            WriteOutcome::NotAnInteger => Err(Error::NotAnInteger),
+            WriteOutcome::Overflow => Err(Error::Overflow),
+            other => Err(nonsense(&format!("{other:?}"))),
+        }
+    }
+}
+
+/// The cluster answered something that does not answer the call.
+fn nonsense(answer: &str) -> Error {
+    Error::OutcomeUnknown {
+        reason: format!("the answer does not fit the call: {answer}"),
+    }
+}
+
+/// The connections, by address.
+struct Connections {
+    open: Mutex<HashMap<String, Connection>>,
+    options: Options,
+    counters: Arc<Counters>,
+    shutdown: CancellationToken,
+}
+
+impl Connections {
+    fn get(&self, address: &str) -> Connection {
+        let mut open = self.open.lock();
+        if let Some(connection) = open.get(address) {
+            return connection.clone();
+        }
+        let connection = Connection::new(
+            address.to_owned(),
+            self.options.dialer.clone(),
+            self.options.calls_in_flight_max,
+            Arc::clone(&self.counters),
+            self.shutdown.clone(),
+        );
+        open.insert(address.to_owned(), connection.clone());
+        connection
+    }
+
+    fn supersede(&self, changed: &[PartitionId], map: &ClusterMap) {
+        let open: Vec<Connection> = self.open.lock().values().cloned().collect();
+        for connection in open {
+            connection.supersede(changed, map);
+        }
+    }
+}
+
+/// One call on its way through its attempts.
+struct Trial<'a> {
+    inner: &'a Inner,
+    slot: u16,
+    until: Instant,
+    attempts: u32,
+    pause: Duration,
+    /// Where a refusal pointed to, and the epoch in which.
+    hint: Option<(Epoch, String)>,
+    /// Refusals in a row that pointed elsewhere.
+    moved: u32,
+    reason: String,
+    /// The map by which the last attempt was routed.
+    version: MapVersion,
+}
+
+/// Where an attempt goes.
+struct Route {
+    partition: PartitionId,
+    connection: Connection,
+}
+
+/// What an attempt came to.
+enum Attempt {
+    Answered(pb::answer::Reply),
+    Refused(KvError),
+    /// No answer; whether the call was sent.
+    Lost {
+        sent: bool,
+    },
+}
+
+impl<'a> Trial<'a> {
+    fn new(inner: &'a Inner, key: &[u8]) -> Self {
+        count(&inner.counters.calls);
+        Self {
+            inner,
+            slot: slots::slot(key),
+            until: Instant::now() + inner.options.deadline,
+            attempts: 0,
+            pause: inner.options.backoff_min,
+            hint: None,
+            moved: 0,
+            reason: "there was no time for an attempt".to_owned(),
+            version: MapVersion::ZERO,
+        }
+    }
+
+    /// Where the next attempt goes; waits for a map that tells. `None` at the
+    /// deadline.
+    async fn route(&mut self) -> Option<Route> {
+        while Instant::now() < self.until {
+            let map = self.inner.topology.map();
+            self.version = map.version;
+            match self.find(&map) {
+                Ok((partition, address)) => {
+                    return Some(Route {
+                        partition,
+                        connection: self.inner.connections.get(&address),
+                    });
+                }
+                Err(reason) => self.reason = reason,
+            }
+            self.inner.topology.poke();
+            self.rest().await;
+        }
+        None
+    }
+
+    fn find(&mut self, map: &ClusterMap) -> Result<(PartitionId, String), String> {
+        let record = map
+            .partition_of_slot(self.slot)
+            .ok_or("the map has no partition for the key")?;
+        let id = record.id;
+        // A refusal may know more than the map, and is then followed once.
+        if let Some((epoch, address)) = self.hint.take()
+            && epoch >= record.epoch
+        {
+            return Ok((id, address));
+        }
+        let primary = record
+            .primary
+            .ok_or_else(|| format!("partition {id} has no primary just now"))?;
+        let address = map
+            .nodes
+            .get(&primary.node)
+            .map(|n| n.addresses.client.clone())
+            .filter(|address| !address.is_empty())
+            .ok_or_else(|| format!("the map has no address for {}", primary.node))?;
+        Ok((id, address))
+    }
+
+    /// Pauses before the next attempt; a map newer than the last attempt's ends the
+    /// pause.
+    async fn rest(&mut self) {
+        let version = self.version;
+        let left = self.until.saturating_duration_since(Instant::now());
+        let pause = self
+            .pause
+            .mul_f64(rand::rng().random_range(0.5..1.0))
+            .min(left);
+        self.pause = (self.pause * 2).min(self.inner.options.backoff_max);
+        let mut versions = self.inner.topology.versions();
+        let newer = versions.wait_for(|v| *v > version);
+        let _ = timeout(pause, newer).await;
+    }
+
+    /// Makes one attempt, and counts and notes what came of it.
+    async fn attempt(&mut self, route: &Route, request: pb::call::Request) -> Attempt {
+        let counters = &self.inner.counters;
+        self.attempts += 1;
+        count(&counters.attempts);
+        if self.attempts > 1 {
+            count(&counters.retries);
+        }
+        let until = self
+            .until
+            .min(Instant::now() + self.inner.options.attempt_timeout);
+        match route.connection.call(route.partition, request, until).await {
+            Ok(pb::answer::Reply::Error(error)) => match KvError::try_from(error) {
+                Ok(error) => Attempt::Refused(error),
+                Err(error) => {
+                    self.reason = error.to_string();
+                    Attempt::Lost { sent: true }
+                }
+            },
+            Ok(reply) => Attempt::Answered(reply),
+            Err(lost) => {
+                self.reason = lost.why.to_string();
+                if lost.sent && !matches!(lost.why, Why::Superseded) {
+                    count(&counters.unknown);
+                }
+                Attempt::Lost { sent: lost.sent }
+            }
+        }
+    }
+
+    /// After a refusal that changed nothing and may pass: notes what it says and
+    /// pauses, unless it points elsewhere for the first time.
+    async fn refused(&mut self, refusal: &KvError) {
+        let counters = &self.inner.counters;
+        self.reason = refusal.to_string();
+        match refusal {
+            KvError::Moved { epoch, address, .. } => {
+                count(&counters.moved);
+                self.moved += 1;
+                self.inner.topology.poke();
+                if !address.is_empty() {
+                    self.hint = Some((*epoch, address.clone()));
+                    if self.moved == 1 {
+                        return;
+                    }
+                }
+            }
+            KvError::NotReady { .. } => {
+                self.moved = 0;
+                count(&counters.not_ready);
+            }
+            _ => self.moved = 0,
+        }
+        self.rest().await;
+    }
+
+    /// After an attempt without an answer.
+    async fn lost(&mut self) {
+        self.moved = 0;
+        self.inner.topology.poke();
+        self.rest().await;
+    }
+
+    fn unavailable(&self) -> Error {
+        Error::Unavailable {
+            within: self.inner.options.deadline,
+            attempts: self.attempts,
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+/// The refusals that no retry mends.
+fn final_refusal(refusal: &KvError) -> Option<Error> {
+    match refusal {
+        KvError::DiskFull => Some(Error::DiskFull),
+        KvError::Invalid { field, problem } => Some(Error::Invalid {
+            field: field.clone(),
+            problem: problem.clone(),
+        }),
+        KvError::Unsupported { what } => Some(Error::Unsupported { what: what.clone() }),
+        KvError::CrossPartition => Some(Error::Invalid {
+            field: "key".to_owned(),
+            problem: refusal.to_string(),
+        }),
+        KvError::Moved { .. }
+        | KvError::NotReady { .. }
+        | KvError::Unknown
+        | KvError::Unjudged { .. }
+        | KvError::Overloaded
+        | KvError::NoMap => None,
+    }
+}
+
+fn checked(key: &[u8]) -> Result<(), Error> {
+    check_key(key).map_err(|error| Error::Invalid {
+        field: error.field().to_owned(),
+        problem: error.problem().to_owned(),
+    })
+}
+
+impl Inner {
+    async fn read(&self, key: Bytes, consistency: Consistency) -> Result<Option<Value>, Error> {
+        checked(&key)?;
+        let mut trial = Trial::new(self, &key);
+        while let Some(route) = trial.route().await {
+            let request = ReadRequest {
+                key: key.clone(),
+                consistency,
+            };
+            let attempt = trial
+                .attempt(&route, pb::call::Request::Get(request.into()))
+                .await;
+            match attempt {
+                Attempt::Answered(pb::answer::Reply::Get(pb::GetReply { value })) => {
+                    match value.map(Value::try_from).transpose() {
+                        Ok(value) => {
+                            if let Some(value) = &value {
+                                self.known.learn(route.partition, value.version.index);
+                            }
+                            return Ok(value);
+                        }
+                        Err(error) => {
+                            trial.reason = error.to_string();
+                            trial.lost().await;
+                        }
+                    }
+                }
+                Attempt::Answered(other) => {
+                    trial.reason = format!("the answer does not fit a read: {other:?}");
+                    trial.lost().await;
+                }
+                Attempt::Refused(refusal) => match final_refusal(&refusal) {
+                    Some(error) => return Err(error),
+                    None => trial.refused(&refusal).await,
+                },
+                Attempt::Lost { .. } => trial.lost().await,
+            }
+        }
+        Err(trial.unavailable())
+    }
+
+    /// Makes one write under one name until it is answered (rule 8).
+    async fn write(&self, op: WriteOp) -> Result<WriteReply, Error> {
+        let key = op.keys().next().cloned().unwrap_or_default();
+        checked(&key)?;
+        let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
+        let mut trial = Trial::new(self, &key);
+        // What this client knew of the partition before the first try that a primary
+        // may have taken: later tries must not claim to know more.
+        let mut known: Option<Index> = None;
+        // Whether an earlier try may have been applied, or may still be.
+        let mut tried = false;
+        while let Some(route) = trial.route().await {
+            let known_now = *known.get_or_insert_with(|| self.known.get(route.partition));
+            let request = WriteRequest {
+                op: op.clone(),
+                sequenced: Some(Sequenced {
+                    client: self.id.as_u128(),
+                    sequence,
+                    known: known_now,
+                }),
+            };
+            match trial.attempt(&route, request.into()).await {
+                Attempt::Answered(reply) => match write_reply(reply) {
+                    Ok(reply) => {
+                        self.known.learn(route.partition, reply.position.index);
+                        return Ok(reply);
+                    }
+                    Err(reason) => {
+                        return Err(Error::OutcomeUnknown { reason });
+                    }
+                },
+                Attempt::Refused(KvError::Unknown) => {
+                    count(&self.counters.unknown);
+                    tried = true;
+                    trial.reason = KvError::Unknown.to_string();
+                    trial.lost().await;
+                }
+                Attempt::Refused(KvError::Unjudged { position }) => {
+                    count(&self.counters.unjudged);
+                    self.known.learn(route.partition, position.index);
+                    let reason = KvError::Unjudged { position }.to_string();
+                    if tried {
+                        return Err(Error::OutcomeUnknown { reason });
+                    }
+                    // Surely the first try: it was not applied, and may be made anew
+                    // by someone who knows more.
+                    known = Some(position.index);
+                    trial.reason = reason;
+                    trial.rest().await;
+                }
+                Attempt::Refused(refusal) => match final_refusal(&refusal) {
+                    // Where an earlier try may have been applied, only an answer to
+                    // this very name settles it.
+                    Some(error) if !tried => return Err(error),
+                    Some(_) | None => trial.refused(&refusal).await,
+                },
+                Attempt::Lost { sent } => {
+                    tried |= sent;
+                    trial.lost().await;
+                }
+            }
+        }
+        if tried {
+            Err(Error::OutcomeUnknown {
+                reason: format!(
+                    "no answer within {:?} after {} attempts: {}",
+                    self.options.deadline, trial.attempts, trial.reason
+                ),
+            })
+        } else {
+            Err(trial.unavailable())
+        }
+    }
+}
+
+fn write_reply(reply: pb::answer::Reply) -> Result<WriteReply, String> {
+    use pb::answer::Reply;
+    let reply = match reply {
+        Reply::Put(put) => WriteReply::try_from(put),
+        Reply::Delete(delete) => WriteReply::try_from(delete),
+        Reply::Increment(increment) => WriteReply::try_from(increment),
+        Reply::Get(_) | Reply::Error(_) => {
+            return Err("the answer does not fit a write".to_owned());
+        }
+    };
+    reply.map_err(|error| error.to_string())
+}

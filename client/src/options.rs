@@ -1,0 +1,35 @@
+//! How a client behaves.
+
+use std::time::Duration;
+
+use crate::transport::Dialer;
+
+/// How a client behaves. The defaults suit most uses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a call may take in all, its retries included.
+    pub deadline: Duration,
+    /// How long one attempt may go unanswered before the call is tried again.
+    pub attempt_timeout: Duration,
+    /// The first pause between two attempts; the following ones double.
+    pub backoff_min: Duration,
+    /// The longest pause between two attempts.
+    pub backoff_max: Duration,
+    /// The most calls that wait on one connection; further ones wait for room.
+    pub calls_in_flight_max: usize,
+    /// How connections are made.
+    pub dialer: Dialer,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(2),
+            backoff_min: Duration::from_millis(5),
+            backoff_max: Duration::from_millis(250),
+            calls_in_flight_max: 8192,
+            dialer: Dialer::default(),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What a client counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What a client counted since it was made.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)*
+        }
+
+        impl Counters {
+            pub(crate) fn stats(&self) -> Stats {
+                Stats {
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Calls made.
+    calls,
+    /// Requests sent for them.
+    attempts,
+    /// Attempts after the first one of a call.
+    retries,
+    /// Answers that named another primary.
+    moved,
+    /// Answers of primaries that could not serve just then.
+    not_ready,
+    /// Attempts of unknown outcome: the connection broke, or the answer said so.
+    unknown,
+    /// Answers of idempotence tables that did not reach back far enough.
+    unjudged,
+    /// Attempts that were not answered in time.
+    timeouts,
+    /// Attempts given up because the map named another primary.
+    superseded,
+    /// Connections made.
+    connects,
+    /// Connections lost, or not made.
+    connections_lost,
+    /// Newer maps taken.
+    map_updates,
+}
+
+/// Adds one.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
