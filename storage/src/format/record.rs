@@ -1,0 +1,241 @@
+//! One record of the write-ahead log, with the frame that carries its checksum.
+//!
+//! A frame is the payload's length (u32), the payload's CRC32C (u32) and the
+//! payload, integers little-endian. A payload is a tag and the record's fields. The
+//! version of this format is the segment header's.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_core::ids::{Epoch, PartitionId, ReplicaId};
+use cairn_core::replication::{DurableRecord, EntryKind, Generation, LogEntry};
+
+use super::mark::{put_lineage, put_mark, put_position, read_lineage, read_mark, read_position};
+use super::partition_record::{put_partition_record, read_partition_record};
+use super::primitives::{DecodeError, Reader, put_number};
+
+/// The bytes before a frame's payload.
+pub const FRAME_BYTES: usize = 8;
+
+const TAG_CREATE: u8 = 1;
+const TAG_DELETE: u8 = 2;
+const TAG_PROMISE: u8 = 3;
+const TAG_CONFIGURE: u8 = 4;
+const TAG_ENTRY: u8 = 5;
+const TAG_TRUNCATE: u8 = 6;
+const TAG_INSTALLED: u8 = 7;
+
+/// Appends a frame around what `payload` writes.
+///
+/// # Panics
+/// Where the payload is 4 GiB or more, which no record is: bodies are bounded long
+/// before they reach the log.
+pub fn put_frame(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; FRAME_BYTES]);
+    payload(out);
+    let begin = start + FRAME_BYTES;
+    let length = u32::try_from(out.len() - begin).expect("a log record of 4 GiB");
+    let checksum = crc32c::crc32c(&out[begin..]);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..begin].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// Takes the first frame off `bytes` and returns its payload.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn take_frame<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
+    let mut reader = Reader::new(bytes);
+    let length = reader.u32()?;
+    let checksum = reader.u32()?;
+    let payload = reader.take(length as usize)?;
+    if crc32c::crc32c(payload) != checksum {
+        return Err(DecodeError::Checksum("a log record"));
+    }
+    *bytes = reader.rest();
+    Ok(payload)
+}
+
+/// Roughly how many bytes the record's frame takes; never fewer than it does but for
+/// partition records, which are small.
+#[must_use]
+pub fn size_hint(record: &DurableRecord) -> usize {
+    let payload = match record {
+        DurableRecord::Entry { entry, .. } => 48 + entry.body.len(),
+        DurableRecord::Installed { lineage, .. } => 64 + lineage.len() * 28,
+        DurableRecord::Create { .. }
+        | DurableRecord::Delete { .. }
+        | DurableRecord::Promise { .. }
+        | DurableRecord::Truncate { .. } => 48,
+        DurableRecord::Configure { .. } => 256,
+    };
+    FRAME_BYTES + payload
+}
+
+/// Appends a record's payload.
+pub fn put_record(out: &mut Vec<u8>, record: &DurableRecord) {
+    let put_partition =
+        |out: &mut Vec<u8>, partition: &PartitionId| put_number(out, u64::from(partition.0));
+    match record {
+        DurableRecord::Create {
+            partition,
+            replica,
+            generation,
+        } => {
+            out.push(TAG_CREATE);
+            put_partition(out, partition);
+            put_number(out, replica.0);
+            put_number(out, generation.0);
+        }
+        DurableRecord::Delete {
+            partition,
+            order: (epoch, revision),
+        } => {
+            out.push(TAG_DELETE);
+            put_partition(out, partition);
+            put_number(out, epoch.0);
+            put_number(out, *revision);
+        }
+        DurableRecord::Promise { partition, epoch } => {
+            out.push(TAG_PROMISE);
+            put_partition(out, partition);
+            put_number(out, epoch.0);
+        }
+        DurableRecord::Configure { record } => {
+            out.push(TAG_CONFIGURE);
+            put_partition_record(out, record);
+        }
+        DurableRecord::Entry {
+            partition,
+            entry:
+                LogEntry {
+                    position,
+                    kind,
+                    body,
+                    chain,
+                },
+        } => {
+            out.push(TAG_ENTRY);
+            put_partition(out, partition);
+            put_position(out, *position);
+            out.push(*kind as u8);
+            out.extend_from_slice(&chain.to_le_bytes());
+            out.extend_from_slice(body);
+        }
+        DurableRecord::Truncate { partition, to } => {
+            out.push(TAG_TRUNCATE);
+            put_partition(out, partition);
+            put_mark(out, *to);
+        }
+        DurableRecord::Installed {
+            partition,
+            generation,
+            mark,
+            lineage,
+            keep_tail,
+        } => {
+            out.push(TAG_INSTALLED);
+            put_partition(out, partition);
+            put_number(out, generation.0);
+            put_mark(out, *mark);
+            put_lineage(out, lineage);
+            out.push(u8::from(*keep_tail));
+        }
+    }
+}
+
+/// Decodes what [`put_record`] made; nothing may be left over. A body is copied, so
+/// that keeping an entry does not keep its segment in memory.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode_record(payload: &[u8]) -> Result<DurableRecord, DecodeError> {
+    let mut reader = Reader::new(payload);
+    let tag = reader.byte()?;
+    if tag == TAG_CONFIGURE {
+        let record = read_partition_record(&mut reader)?;
+        reader.end()?;
+        return Ok(DurableRecord::Configure {
+            record: Arc::new(record),
+        });
+    }
+    let partition = PartitionId(reader.small("a partition")?);
+    let record = match tag {
+        TAG_CREATE => DurableRecord::Create {
+            partition,
+            replica: ReplicaId(reader.number()?),
+            generation: Generation(reader.number()?),
+        },
+        TAG_DELETE => DurableRecord::Delete {
+            partition,
+            order: (Epoch(reader.number()?), reader.number()?),
+        },
+        TAG_PROMISE => DurableRecord::Promise {
+            partition,
+            epoch: Epoch(reader.number()?),
+        },
+        TAG_ENTRY => DurableRecord::Entry {
+            partition,
+            entry: LogEntry {
+                position: read_position(&mut reader)?,
+                kind: EntryKind::from_number(reader.byte()?)
+                    .ok_or(DecodeError::Range("an entry's kind"))?,
+                chain: reader.u64()?,
+                body: Bytes::copy_from_slice(reader.rest()),
+            },
+        },
+        TAG_TRUNCATE => DurableRecord::Truncate {
+            partition,
+            to: read_mark(&mut reader)?,
+        },
+        TAG_INSTALLED => DurableRecord::Installed {
+            partition,
+            generation: Generation(reader.number()?),
+            mark: read_mark(&mut reader)?,
+            lineage: read_lineage(&mut reader)?,
+            keep_tail: reader.flag("whether a tail stays")?,
+        },
+        _ => return Err(DecodeError::Range("a log record's tag")),
+    };
+    reader.end()?;
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::generators;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_framed_record_comes_back(record in generators::durable_record()) {
+            let mut bytes = Vec::new();
+            put_frame(&mut bytes, |out| put_record(out, &record));
+            bytes.extend_from_slice(b"next");
+            let mut left = bytes.as_slice();
+            let payload = take_frame(&mut left).unwrap();
+            prop_assert_eq!(left, b"next");
+            prop_assert_eq!(decode_record(payload), Ok(record));
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(record in generators::durable_record(), bit in any::<prop::sample::Index>()) {
+            let mut bytes = Vec::new();
+            put_frame(&mut bytes, |out| put_record(out, &record));
+            let bit = bit.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(take_frame(&mut bytes.as_slice()).is_err());
+        }
+
+        #[test]
+        fn no_bytes_make_a_decoder_panic(junk in prop::collection::vec(any::<u8>(), 0..200), tag in 0u8..9) {
+            let mut bytes = vec![tag];
+            bytes.extend(&junk);
+            let _ = decode_record(&bytes);
+            let _ = take_frame(&mut bytes.as_slice());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The log against a model of it: power losses, torn tails, flipped bits.
+
+mod model;
+mod random;
+mod scenarios;
