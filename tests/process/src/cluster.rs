@@ -56,6 +56,17 @@ impl Spec {
     }
 }
 
+/// Where a cluster is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// RESP addresses.
+    pub resp: Vec<String>,
+    /// gRPC addresses.
+    pub clients: Vec<String>,
+    /// How many partitions it has.
+    pub partitions: u32,
+}
+
 /// The cluster. Dropping it kills every process and removes the files.
 #[derive(Debug)]
 pub struct Cluster {
@@ -219,6 +230,16 @@ impl Cluster {
     pub fn client_addresses(&self) -> Vec<String> {
         let nodes = self.coordinators.iter().chain(&self.data);
         nodes.map(Node::client).collect()
+    }
+
+    /// What a load needs to know.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        Target {
+            resp: self.resp(),
+            clients: self.client_addresses(),
+            partitions: self.partitions(),
+        }
     }
 
     /// Waits until every started node says that it is ready.

@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::cluster::{BOUND, Cluster};
+use crate::cluster::{BOUND, Target};
 use crate::gaps::Acknowledgements;
 use crate::ledger::{Counter, Outcome, Register, Violation};
 use crate::native::Native;
@@ -190,8 +190,8 @@ impl Load {
     ///
     /// # Errors
     /// Where a client cannot be made.
-    pub fn start(cluster: &Cluster, plan: Plan, seed: u64) -> Result<Self> {
-        let partitions = cluster.partitions();
+    pub fn start(target: &Target, plan: Plan, seed: u64) -> Result<Self> {
+        let partitions = target.partitions;
         let register = |n| {
             Tracked::new(
                 format!("register:{}:{}", n % plan.writers, n / plan.writers),
@@ -219,7 +219,7 @@ impl Load {
             .worker_threads(2)
             .enable_all()
             .build()?;
-        let routes = Routes::new(cluster.resp());
+        let routes = Routes::new(target.resp.clone());
         let mut tasks: Vec<_> = (0..plan.writers)
             .map(|writer| {
                 let client = ClusterClient::new(routes.clone(), plan.patience);
@@ -230,7 +230,7 @@ impl Load {
             })
             .collect();
         if plan.native > 0 {
-            let native = Native::connect(&runtime, cluster)?;
+            let native = Native::connect(&runtime, target)?;
             for task in 0..plan.native {
                 let rng = StdRng::seed_from_u64(!seed ^ task as u64);
                 tasks.push(runtime.spawn(native.clone().work(shared.clone(), rng)));
@@ -485,9 +485,9 @@ impl Stopped {
     ///
     /// # Errors
     /// Where no client can be made.
-    pub fn broken(&self, cluster: &Cluster) -> Result<Vec<String>> {
+    pub fn broken(&self, target: &Target) -> Result<Vec<String>> {
         let shared = &self.shared;
-        let routes = Routes::new(cluster.resp());
+        let routes = Routes::new(target.resp.clone());
         let deadline = Instant::now() + BOUND;
         self.runtime.block_on(async {
             let mut readers = Vec::new();
@@ -519,8 +519,8 @@ impl Stopped {
     ///
     /// # Errors
     /// Names what was broken.
-    pub fn verify(&self, cluster: &Cluster) -> Result<()> {
-        let broken = self.broken(cluster)?;
+    pub fn verify(&self, target: &Target) -> Result<()> {
+        let broken = self.broken(target)?;
         println!("{self}");
         ensure!(self.acknowledged() > 0, "nothing was acknowledged");
         ensure!(

@@ -6,7 +6,7 @@ use anyhow::Result;
 use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
-use crate::cluster::Cluster;
+use crate::cluster::Target;
 use crate::load::Shared;
 
 /// The client that every task shares.
@@ -14,7 +14,7 @@ use crate::load::Shared;
 pub(crate) struct Native {}
 
 impl Native {
-    pub(crate) fn connect(_runtime: &Runtime, _cluster: &Cluster) -> Result<Self> {
+    pub(crate) fn connect(_runtime: &Runtime, _target: &Target) -> Result<Self> {
         Ok(Self {})
     }
 

@@ -55,7 +55,7 @@ pub enum Unanswered {
 
 /// The error replies by which a node says that it did nothing. Any other error
 /// leaves a write unknown.
-const NOTHING_DONE: [&str; 8] = [
+const NOTHING_DONE: [&str; 9] = [
     "MOVED ",
     "ASK ",
     "CLUSTERDOWN",
@@ -64,6 +64,7 @@ const NOTHING_DONE: [&str; 8] = [
     "MASTERDOWN",
     "OOM",
     "BUSY",
+    "MISCONF",
 ];
 
 fn nothing_done(error: &str) -> bool {
@@ -91,6 +92,24 @@ impl Connection {
         })
     }
 
+    /// The other end of an accepted connection.
+    #[must_use]
+    pub fn accepted(stream: TcpStream) -> Self {
+        Self {
+            stream: BufStream::new(stream),
+        }
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// Where the connection is broken.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await?;
+        Ok(())
+    }
+
     /// Sends one command and reads its reply. After an error the connection is of
     /// no use: a late reply would be taken for the next one's.
     ///
@@ -112,9 +131,7 @@ impl Connection {
             frame.extend_from_slice(word);
             frame.extend_from_slice(b"\r\n");
         }
-        self.stream.write_all(&frame).await?;
-        self.stream.flush().await?;
-        Ok(())
+        self.write(&frame).await
     }
 
     /// Reads the reply to the first command that has none yet.

@@ -18,7 +18,7 @@ fn reads_and_writes_go_on_without_coordinators_and_nothing_is_promoted_when_they
 -> Result<()> {
     let (seed, mut rng) = seed::draw("no coordinators");
     let mut cluster = Cluster::start(Spec::default())?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     let before = epochs(&cluster)?;
     // Under load and with every process up, nothing may be promoted.
@@ -54,14 +54,14 @@ fn reads_and_writes_go_on_without_coordinators_and_nothing_is_promoted_when_they
         "promoted needlessly: partitions {raised:?}"
     );
     cluster.check_running()?;
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }
 
 #[test]
 fn one_coordinator_at_a_time_may_die_and_failover_still_works() -> Result<()> {
     let (seed, mut rng) = seed::draw("one coordinator at a time");
     let mut cluster = Cluster::start(Spec::default())?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     for dead in 0..cluster.coordinators.len() {
         cluster.coordinators[dead].kill()?;
@@ -71,5 +71,5 @@ fn one_coordinator_at_a_time_may_die_and_failover_still_works() -> Result<()> {
         cluster.start_all()?;
         cluster.await_ready()?;
     }
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 fn a_torn_write_at_the_end_of_every_log_loses_no_acknowledged_write() -> Result<()> {
     let (seed, mut rng) = seed::draw("torn tails");
     let mut cluster = Cluster::start(Spec::default())?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     load.await_acknowledged(2000)?;
     cluster.kill_all()?;
@@ -31,14 +31,14 @@ fn a_torn_write_at_the_end_of_every_log_loses_no_acknowledged_write() -> Result<
     cluster.start_all()?;
     cluster.await_ready()?;
     cluster.await_serving()?;
-    load.verify(&cluster)
+    load.verify(&cluster.target())
 }
 
 #[test]
 fn a_flipped_byte_in_the_middle_of_a_segment_is_repaired_from_a_peer() -> Result<()> {
     let (seed, mut rng) = seed::draw("flipped byte");
     let mut cluster = Cluster::start(Spec::default())?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     load.await_acknowledged(5000)?;
     let victim = rng.random_range(0..cluster.data.len());
@@ -66,14 +66,14 @@ fn a_flipped_byte_in_the_middle_of_a_segment_is_repaired_from_a_peer() -> Result
     load.await_every_partition()?;
     cluster.start_all()?;
     cluster.await_ready()?;
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }
 
 #[test]
 fn a_wiped_disk_is_filled_again_from_the_others() -> Result<()> {
     let (seed, mut rng) = seed::draw("wiped disk");
     let mut cluster = Cluster::start(Spec::default())?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     load.await_acknowledged(5000)?;
     let victim = rng.random_range(0..cluster.data.len());
@@ -91,7 +91,7 @@ fn a_wiped_disk_is_filled_again_from_the_others() -> Result<()> {
     cluster.await_ready()?;
     status::await_whole(&cluster)?;
     load.await_every_partition()?;
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }
 
 /// A small file system in memory, unmounted when it is dropped.
@@ -144,7 +144,7 @@ fn full_disks_refuse_writes_and_serve_reads_until_there_is_room_again() -> Resul
     .with("CAIRN_WAL_RETAIN_BYTES", "32MiB")
     .with("CAIRN_DISK_RESERVE_BYTES", "64MiB");
     let mut cluster = Cluster::start(spec)?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
 
     // Everything that is free but 40 MiB, so that each node is below its reserve and
@@ -152,14 +152,14 @@ fn full_disks_refuse_writes_and_serve_reads_until_there_is_room_again() -> Resul
     let ballast = disk.path().join("ballast");
     let free = free_bytes(&disk.path())?;
     allocate(&ballast, free.saturating_sub(40 << 20))?;
-    load.await_errors("OOM", 500)?;
+    load.await_errors("MISCONF", 500)?;
     load.await_reads(2000)?;
     cluster.check_running()?;
 
     fs::remove_file(&ballast)?;
     load.await_every_partition()?;
     cluster.check_running()?;
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }
 
 fn free_bytes(path: &std::path::Path) -> Result<u64> {

@@ -16,7 +16,7 @@ fn a_primary_that_slept_past_its_lease_serves_nothing_stale_and_acknowledges_not
 {
     let (seed, mut rng) = seed::draw("frozen primary");
     let mut cluster = Cluster::start(Spec::default())?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -102,5 +102,5 @@ fn a_primary_that_slept_past_its_lease_serves_nothing_stale_and_acknowledges_not
         load.await_every_partition()?;
     }
     cluster.check_running()?;
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }

@@ -31,7 +31,7 @@ fn data_nodes_killed_one_after_another_lose_nothing_and_every_partition_serves_a
     let (seed, mut rng) = seed::draw("kills of data nodes");
     let kills = if seed::full() { 20 } else { 6 };
     let mut cluster = Cluster::start(Spec::default())?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     let mut gaps = Gaps::default();
     for kill in 0..kills {
@@ -63,7 +63,7 @@ fn data_nodes_killed_one_after_another_lose_nothing_and_every_partition_serves_a
     load.await_every_partition()?;
     println!("gap in service per partition over {kills} kills: {gaps}");
     cluster.check_running()?;
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn every_process_killed_at_once_loses_no_acknowledged_write() -> Result<()> {
     let (seed, _) = seed::draw("kill of everything");
     let mut cluster = Cluster::start(Spec::default())?;
     for round in 0..2 {
-        let load = Load::start(&cluster, Plan::default(), seed + round)?;
+        let load = Load::start(&cluster.target(), Plan::default(), seed + round)?;
         load.await_every_partition()?;
         load.await_acknowledged(2000)?;
         cluster.kill_all()?;
@@ -79,7 +79,7 @@ fn every_process_killed_at_once_loses_no_acknowledged_write() -> Result<()> {
         cluster.start_all()?;
         cluster.await_ready()?;
         cluster.await_serving()?;
-        load.verify(&cluster)?;
+        load.verify(&cluster.target())?;
     }
     Ok(())
 }

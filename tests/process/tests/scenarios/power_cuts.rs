@@ -38,13 +38,13 @@ fn a_power_cut_everywhere_loses_no_acknowledged_write() -> Result<()> {
     let (seed, mut rng) = seed::draw("power cut");
     let mut cluster = shimmed()?;
     for (round, forget) in [Forget::All, Forget::Some].into_iter().enumerate() {
-        let load = Load::start(&cluster, Plan::default(), seed + round as u64)?;
+        let load = Load::start(&cluster.target(), Plan::default(), seed + round as u64)?;
         load.await_every_partition()?;
         load.await_acknowledged(2000)?;
         let load = cut_power(&mut cluster, load, forget, &mut rng)?;
         cluster.await_ready()?;
         cluster.await_serving()?;
-        load.verify(&cluster)?;
+        load.verify(&cluster.target())?;
     }
     Ok(())
 }
@@ -54,7 +54,7 @@ fn a_power_cut_soon_after_a_restart_loses_nothing_that_the_restart_read_back() -
     // What a restarted process reads of its log may be in the page cache alone (rule 12).
     let (seed, mut rng) = seed::draw("kill, restart, power cut");
     let mut cluster = shimmed()?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     load.await_acknowledged(2000)?;
     cluster.kill_all()?;
@@ -63,7 +63,7 @@ fn a_power_cut_soon_after_a_restart_loses_nothing_that_the_restart_read_back() -
     let load = cut_power(&mut cluster, load, Forget::All, &mut rng)?;
     cluster.await_ready()?;
     cluster.await_serving()?;
-    load.verify(&cluster)
+    load.verify(&cluster.target())
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn acknowledgements_before_the_flush_are_found_out() -> Result<()> {
     // make every acknowledgement precede its flush.
     let (seed, mut rng) = seed::draw("lying disks");
     let mut cluster = shimmed()?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     for node in &cluster.data {
         node.power.as_ref().expect("loaded").lie(true)?;
@@ -85,7 +85,7 @@ fn acknowledgements_before_the_flush_are_found_out() -> Result<()> {
     let load = cut_power(&mut cluster, load, Forget::All, &mut rng)?;
     cluster.await_ready()?;
     cluster.await_serving()?;
-    let broken = load.broken(&cluster)?;
+    let broken = load.broken(&cluster.target())?;
     let lost = broken.iter().filter(|line| line.contains("Lost")).count();
     println!("{lost} lost writes were noticed");
     ensure!(
@@ -99,7 +99,7 @@ fn acknowledgements_before_the_flush_are_found_out() -> Result<()> {
 fn a_data_node_whose_flush_fails_stops_and_the_others_take_over() -> Result<()> {
     let (seed, _) = seed::draw("failing flush");
     let mut cluster = shimmed()?;
-    let load = Load::start(&cluster, Plan::default(), seed)?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
     let victim = &mut cluster.data[0];
     victim.power.as_ref().expect("loaded").fail_flushes(true)?;
@@ -121,5 +121,5 @@ fn a_data_node_whose_flush_fails_stops_and_the_others_take_over() -> Result<()> 
     cluster.start_all()?;
     cluster.await_ready()?;
     load.await_every_partition()?;
-    load.stop()?.verify(&cluster)
+    load.stop()?.verify(&cluster.target())
 }
