@@ -9,6 +9,7 @@
 pub mod coordinators;
 pub mod invariants;
 pub mod node;
+pub mod shipped;
 pub mod world;
 
 pub use world::{Coverage, Failure, run};

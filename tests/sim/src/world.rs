@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_core::cluster::report::{Order, PartitionStatus, ReplicaReport};
-use cairn_core::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId};
+use cairn_core::cluster::command::Command;
+use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
+use cairn_core::cluster::supervisor::{Input, Output, ProposalId, SupervisorEvent};
+use cairn_core::ids::{Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId};
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{Effect, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
@@ -16,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use crate::coordinators::{Act, Coordinators, Doing};
 use crate::invariants::Ledger;
 use crate::node::{Copy, Node};
+use crate::shipped::Shipped;
 
 const PARTITION: PartitionId = PartitionId(0);
 const TICK: Micros = Micros::from_millis(10);
@@ -61,8 +64,11 @@ enum Happening {
     },
     Record(NodeId, Arc<PartitionRecord>),
     Order(NodeId, Order),
-    Report(ReplicaReport),
-    Status(NodeId, Vec<PartitionStatus>),
+    Report(NodeId, ReplicaReport),
+    Heartbeat(Heartbeat),
+    StreamClosed(NodeId, u64),
+    Proposal(ProposalId, Command),
+    Elected,
     Applied(NodeId, u64, Generation, Index),
     Fetched {
         node: NodeId,
@@ -76,6 +82,14 @@ enum Happening {
     Start(NodeId, bool),
 }
 
+/// Who decides.
+enum Brain {
+    /// Restless stand-ins, which change things for no reason.
+    StandIn(Box<Coordinators>),
+    /// The shipped coordinators.
+    Shipped(Box<Shipped>),
+}
+
 struct World {
     seed: u64,
     rng: StdRng,
@@ -85,7 +99,10 @@ struct World {
     sequence: u64,
     nodes: Vec<Node>,
     timing: Timing,
-    coordinators: Coordinators,
+    brain: Brain,
+    beats: BTreeMap<u64, (u64, u64)>,
+    retired: Vec<u64>,
+    seats: BTreeMap<u64, u64>,
     coordinators_away_until: Micros,
     cut: BTreeMap<(u64, u64), Micros>,
     ledger: Ledger,
@@ -133,7 +150,7 @@ impl World {
         let nodes = replicas + rng.random_range(0..=2u64);
         // W=1 may lose writes by rule 9: it has a ledger of its own, later.
         let write_quorum = rng.random_range(2..=replicas) as u8;
-        let lease = Micros::from_millis(rng.random_range(60..400));
+        let lease = Micros::from_millis(rng.random_range(100..400));
         let timing = Timing {
             lease,
             lease_longest: lease,
@@ -144,6 +161,14 @@ impl World {
             window_bytes: 4096,
             log_bytes: if rng.random_bool(0.5) { 2_000 } else { 1 << 20 },
         };
+        let brain = if seed.is_multiple_of(2) {
+            Brain::StandIn(Box::new(Coordinators::new(replicas, write_quorum)))
+        } else {
+            let lease_ms = lease.0 / 1000;
+            let shipped = Shipped::new(nodes, replicas, write_quorum, lease_ms);
+            Brain::Shipped(Box::new(shipped.expect("legal settings")))
+        };
+        let seats = (1..=nodes).map(|n| (n, n)).collect();
         let nodes = (1..=nodes)
             .map(|n| Node::new(NodeId(n), &mut rng))
             .collect();
@@ -156,7 +181,10 @@ impl World {
             sequence: 0,
             nodes,
             timing,
-            coordinators: Coordinators::new(replicas, write_quorum),
+            brain,
+            beats: BTreeMap::new(),
+            retired: Vec::new(),
+            seats,
             coordinators_away_until: Micros(0),
             cut: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -194,8 +222,10 @@ impl World {
     }
 
     fn play(&mut self) -> Result<(), String> {
-        let config = self.coordinators.record.config.current.clone();
-        self.say(|| format!("RF {} W {} ", config.len(), config.write_quorum));
+        if let Brain::Shipped(shipped) = &mut self.brain {
+            let outputs = shipped.lead(self.now);
+            self.outputs(outputs);
+        }
         for node in 1..=self.nodes.len() as u64 {
             self.start(NodeId(node), false)?;
         }
@@ -233,8 +263,8 @@ impl World {
         self.say(|| "-- healing".into());
         for n in 0..self.nodes.len() {
             self.nodes[n].paused_until = Micros(0);
-            if self.nodes[n].core.is_none() {
-                let id = self.nodes[n].id;
+            let id = self.nodes[n].id;
+            if self.nodes[n].core.is_none() && !self.retired.contains(&id.0) {
                 self.start(id, false)?;
             }
         }
@@ -243,7 +273,7 @@ impl World {
 
     fn start(&mut self, id: NodeId, dropped: bool) -> Result<(), String> {
         let n = (id.0 - 1) as usize;
-        if self.nodes[n].core.is_some() {
+        if self.nodes[n].core.is_some() || self.retired.contains(&id.0) {
             return Ok(());
         }
         let (now, timing) = (self.now, self.timing);
@@ -251,8 +281,9 @@ impl World {
         let session = self.nodes[n].session;
         self.say(|| format!("{id} starts, session {session}"));
         self.at(0, Happening::Tick(id, session));
-        let record = self.coordinators.published();
-        if now >= self.coordinators_away_until {
+        if let Some(record) = self.record()
+            && now >= self.coordinators_away_until
+        {
             self.at(2_000, Happening::Record(id, record));
         }
         for other in 1..=self.nodes.len() as u64 {
@@ -280,12 +311,7 @@ impl World {
                     self.step(id, Event::Coordinators { reachable: !away })?;
                     self.step(id, Event::Tick)?;
                     if self.rng.random_bool(0.2) && !away {
-                        let now = self.now;
-                        let clock = self.node(id).clock(now);
-                        if let Some(core) = &mut self.node(id).core {
-                            let statuses = core.statuses(clock, true);
-                            self.at(1_000, Happening::Status(id, statuses));
-                        }
+                        self.beat(id, session);
                     }
                 }
                 Ok(())
@@ -307,15 +333,58 @@ impl World {
             }
             Happening::Record(id, record) => self.step(id, Event::Record { record }),
             Happening::Order(id, order) => self.step(id, Event::Order { order }),
-            Happening::Report(report) => {
+            Happening::Report(from, report) => {
                 self.say(|| format!("report {report:?}"));
                 let now = self.now;
-                self.coordinators.report(now, report);
+                match &mut self.brain {
+                    Brain::StandIn(stand_in) => stand_in.report(now, report),
+                    Brain::Shipped(shipped) => {
+                        let outputs = shipped.step(now, Input::Report { from, report });
+                        self.outputs(outputs);
+                    }
+                }
                 Ok(())
             }
-            Happening::Status(id, statuses) => {
-                for status in statuses {
-                    self.coordinators.status(id, status);
+            Happening::Heartbeat(beat) => {
+                let now = self.now;
+                match &mut self.brain {
+                    Brain::StandIn(stand_in) => {
+                        for status in beat.partitions {
+                            stand_in.status(beat.node, status);
+                        }
+                    }
+                    Brain::Shipped(shipped) => {
+                        let mut outputs = Vec::new();
+                        if beat.sequence == 1 {
+                            outputs = shipped.step(now, Input::StreamOpened { node: beat.node });
+                        }
+                        outputs.extend(shipped.step(now, Input::Heartbeat(beat)));
+                        self.outputs(outputs);
+                    }
+                }
+                Ok(())
+            }
+            Happening::StreamClosed(id, session) => {
+                if self.alive(id, session) {
+                    return Ok(());
+                }
+                let now = self.now;
+                if let Brain::Shipped(shipped) = &mut self.brain {
+                    let outputs = shipped.step(now, Input::StreamClosed { node: id });
+                    self.outputs(outputs);
+                }
+                Ok(())
+            }
+            Happening::Proposal(id, command) => {
+                self.decide(id, command);
+                Ok(())
+            }
+            Happening::Elected => {
+                let now = self.now;
+                if let Brain::Shipped(shipped) = &mut self.brain {
+                    let outputs = shipped.lead(now);
+                    self.beats.clear();
+                    self.outputs(outputs);
                 }
                 Ok(())
             }
@@ -408,7 +477,7 @@ impl World {
                 Effect::Report(report) => {
                     if self.now >= self.coordinators_away_until {
                         let after = self.rng.random_range(200..5_000);
-                        self.at(after, Happening::Report(report));
+                        self.at(after, Happening::Report(id, report));
                     }
                 }
                 Effect::FetchSnapshot {
@@ -540,52 +609,151 @@ impl World {
         Ok(())
     }
 
+    /// A heartbeat, as the agent sends it.
+    fn beat(&mut self, id: NodeId, session: u64) {
+        let now = self.now;
+        let (known, sequence) = self.beats.get(&id.0).copied().unwrap_or((0, 0));
+        let sequence = if known == session { sequence + 1 } else { 1 };
+        self.beats.insert(id.0, (session, sequence));
+        let unreachable = (1..=self.nodes.len() as u64)
+            .filter(|other| *other != id.0 && !self.retired.contains(other))
+            .filter(|other| {
+                let down = self.nodes[(*other - 1) as usize].core.is_none();
+                down || self
+                    .cut
+                    .get(&(id.0, *other))
+                    .is_some_and(|until| *until > now)
+            })
+            .map(NodeId)
+            .collect();
+        let node = self.node(id);
+        let clock = node.clock(now);
+        let Some(core) = &mut node.core else { return };
+        let partitions = core.statuses(clock, true);
+        let beat = Heartbeat {
+            node: id,
+            session,
+            sequence,
+            map_version: MapVersion(0),
+            unreachable,
+            disk_full: false,
+            draining: false,
+            full: true,
+            partitions,
+        };
+        self.at(1_000, Happening::Heartbeat(beat));
+    }
+
+    fn record(&self) -> Option<Arc<PartitionRecord>> {
+        match &self.brain {
+            Brain::StandIn(stand_in) => Some(stand_in.published()),
+            Brain::Shipped(shipped) => shipped.record(),
+        }
+    }
+
+    fn publish(&mut self) {
+        let Some(record) = self.record() else { return };
+        self.say(|| format!("record {record:?}"));
+        for n in 1..=self.nodes.len() as u64 {
+            if self.healing || self.rng.random_bool(0.9) {
+                let after = self.rng.random_range(200..20_000);
+                self.at(after, Happening::Record(NodeId(n), record.clone()));
+            }
+        }
+    }
+
+    fn order(&mut self, node: NodeId, order: Order) {
+        if self.healing || self.rng.random_bool(0.9) {
+            let after = self.rng.random_range(200..5_000);
+            self.at(after, Happening::Order(node, order));
+        }
+    }
+
+    /// Carries out what the shipped supervisor wants.
+    fn outputs(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Propose { id, command } => {
+                    let after = self.rng.random_range(500..30_000);
+                    self.at(after, Happening::Proposal(id, command));
+                }
+                Output::SendOrder { node, order } => self.order(node, order),
+                Output::Event(event) => {
+                    self.say(|| format!("supervisor: {event:?}"));
+                    self.coverage.count(match event {
+                        SupervisorEvent::Promoted { .. } => "promoted by the supervisor",
+                        SupervisorEvent::Shrunk { .. } => "shrunk",
+                        SupervisorEvent::LearnerAdded { .. } => "learner by the supervisor",
+                        SupervisorEvent::JointEntered { .. } => "joint by the supervisor",
+                        SupervisorEvent::JointLeft { .. } => "joint left by the supervisor",
+                        SupervisorEvent::HandOverOrdered { .. } => "hand-over",
+                        _ => "",
+                    });
+                }
+            }
+        }
+    }
+
+    /// The Raft log takes a proposal, or loses it.
+    fn decide(&mut self, id: ProposalId, command: Command) {
+        let now = self.now;
+        let lost = !self.healing && self.rng.random_bool(0.05);
+        let heard = self.healing || self.rng.random_bool(0.95);
+        self.say(|| format!("raft: {command:?} lost {lost} heard {heard}"));
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return;
+        };
+        let outputs = if lost {
+            shipped.fail(now, id)
+        } else {
+            shipped.commit(now, id, command, heard)
+        };
+        self.publish();
+        self.outputs(outputs);
+    }
+
     fn coordinate(&mut self) -> Result<(), String> {
         self.at(10_000, Happening::Coordinators);
         if self.now < self.coordinators_away_until {
             return Ok(());
         }
         let now = self.now;
-        let mut acts = Vec::new();
-        self.coordinators.tick(now, &mut acts);
         let nodes = self.nodes.len() as u64;
-        let done = self
-            .coordinators
-            .reconfigure(now, nodes, &mut self.rng, &mut acts);
-        self.coverage.count(done);
         let served = self.serving();
+        if self.rng.random_bool(0.05) {
+            self.publish();
+        }
+        let stand_in = match &mut self.brain {
+            Brain::StandIn(stand_in) => stand_in,
+            Brain::Shipped(shipped) => {
+                let outputs = shipped.tick(now);
+                self.outputs(outputs);
+                return Ok(());
+            }
+        };
+        let mut acts = Vec::new();
+        stand_in.tick(now, &mut acts);
+        let done = stand_in.reconfigure(now, nodes, &mut self.rng, &mut acts);
+        self.coverage.count(done);
         let restless = !self.healing && self.rng.random_bool(0.01);
-        if matches!(self.coordinators.doing, Doing::Idle)
+        if matches!(stand_in.doing, Doing::Idle)
             && (restless || (!served && self.rng.random_bool(0.05)))
         {
             self.coverage.count("promotion");
-            self.coordinators.promote(now, &mut acts);
-        }
-        if self.rng.random_bool(0.05) {
-            acts.push(Act::Publish);
+            stand_in.promote(now, &mut acts);
         }
         for act in acts {
             match act {
-                Act::Publish => {
-                    let record = self.coordinators.published();
-                    self.say(|| format!("record {record:?}"));
-                    for n in 1..=nodes {
-                        if self.healing || self.rng.random_bool(0.9) {
-                            let after = self.rng.random_range(200..20_000);
-                            self.at(after, Happening::Record(NodeId(n), record.clone()));
-                        }
-                    }
-                }
+                Act::Publish => self.publish(),
                 Act::Fence(node, epoch, round) => {
-                    let order = Order::Fence {
-                        partition: PARTITION,
-                        epoch,
-                        round,
-                    };
-                    if self.healing || self.rng.random_bool(0.9) {
-                        let after = self.rng.random_range(200..5_000);
-                        self.at(after, Happening::Order(node, order));
-                    }
+                    self.order(
+                        node,
+                        Order::Fence {
+                            partition: PARTITION,
+                            epoch,
+                            round,
+                        },
+                    );
                 }
             }
         }
@@ -593,17 +761,51 @@ impl World {
     }
 
     fn serving(&self) -> bool {
+        let epoch = self.record().map_or(Epoch::ZERO, |r| r.epoch);
         self.nodes
             .iter()
             .filter_map(|n| n.core.as_ref())
             .any(|core| {
                 core.standing(PARTITION)
-                    .is_some_and(|s| s.serving && s.epoch == self.epoch())
+                    .is_some_and(|s| s.serving && s.epoch == epoch)
             })
     }
 
-    fn epoch(&self) -> Epoch {
-        self.coordinators.record.epoch
+    /// A disk is lost; an empty one takes its place under the same name.
+    fn wipe(&mut self, n: usize) {
+        let old = self.nodes[n].id;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return;
+        };
+        let Some(record) = shipped.record() else {
+            return;
+        };
+        // One at a time: a wipe takes a copy away, which no protocol gives back.
+        let whole = record.config.joint.is_none() && record.config.learners.is_empty();
+        let there = record
+            .config
+            .voters()
+            .iter()
+            .all(|m| !self.retired.contains(&m.node.0));
+        let spare = record.config.current.write_quorum() < record.config.current.len()
+            || record.config.on_node(old).is_none();
+        if !self.retired.is_empty() || !whole || !there || !spare {
+            return;
+        }
+        self.nodes[n].core = None;
+        self.retired.push(old.0);
+        self.coverage.count("disk wiped");
+        let identity = self.nodes.len() as u64 + 1;
+        let seat = self.seats[&old.0];
+        self.seats.insert(identity, seat);
+        let mut rng = StdRng::seed_from_u64(self.rng.random());
+        self.nodes.push(Node::new(NodeId(identity), &mut rng));
+        let response = shipped.register(seat, identity);
+        let state = shipped.state.clone();
+        let outputs = shipped.step(self.now, Input::Applied { state });
+        self.say(|| format!("{old} lost its disk; {response:?} takes its name"));
+        self.outputs(outputs);
+        self.at(20_000, Happening::Start(NodeId(identity), false));
     }
 
     fn fault(&mut self) -> Result<(), String> {
@@ -614,7 +816,10 @@ impl World {
         self.at(after, Happening::Fault);
         let n = self.rng.random_range(0..self.nodes.len());
         let id = self.nodes[n].id;
-        match self.rng.random_range(0..10) {
+        if self.retired.contains(&id.0) {
+            return Ok(());
+        }
+        match self.rng.random_range(0..11) {
             0..=3 => {
                 let power_loss = self.rng.random_bool(0.5);
                 if self.nodes[n].core.is_some() {
@@ -652,7 +857,16 @@ impl World {
                 }
                 self.say(|| format!("{id} is cut off until {until:?}, one way {one_way}"));
             }
+            9 => self.wipe(n),
             _ => {
+                if let Brain::Shipped(shipped) = &mut self.brain {
+                    // An election: another leader, who has heard nothing yet.
+                    shipped.resign();
+                    let after = self.rng.random_range(50_000..900_000);
+                    self.at(after, Happening::Elected);
+                    self.coverage.count("election");
+                    return Ok(());
+                }
                 self.coordinators_away_until = self
                     .now
                     .plus(Micros(self.rng.random_range(100_000..1_500_000)));

@@ -1,0 +1,170 @@
+//! The shipped coordinators over a modelled Raft log: the state machine and the
+//! supervisor as they are, commands that commit late, fail, or commit although the
+//! proposer was told nothing, and leaders that change.
+
+use std::sync::Arc;
+
+use cairn_core::cluster::command::{Command, NodeRegistration, Response};
+use cairn_core::cluster::settings::SettingsRequest;
+use cairn_core::cluster::state::ClusterState;
+use cairn_core::cluster::supervisor::{
+    Input, Output, ProposalId, ProposalOutcome, Supervisor, SupervisorOptions,
+};
+use cairn_core::ids::{Micros, NodeId, PartitionId};
+use cairn_core::record::{Addresses, PartitionRecord};
+
+/// A leader and the state behind it.
+#[derive(Debug)]
+pub struct Shipped {
+    /// The replicated state.
+    pub state: Arc<ClusterState>,
+    /// The present leader's judgement.
+    pub supervisor: Supervisor,
+    /// Whether there is a leader.
+    pub leading: bool,
+    raft_index: u64,
+}
+
+fn registration(seat: u64, identity: u64) -> NodeRegistration {
+    let port = |base: u64| format!("127.0.0.1:{}", base + identity);
+    NodeRegistration {
+        uuid: format!("uuid-{identity}"),
+        incarnation: format!("incarnation-{identity}"),
+        name: format!("data-{seat}"),
+        addresses: Addresses {
+            resp: port(10_000),
+            client: port(20_000),
+            peer: port(30_000),
+            http: port(40_000),
+        },
+        zone: String::new(),
+        weight: 100,
+        features: 0,
+        replace_dead: true,
+    }
+}
+
+impl Shipped {
+    /// A cluster of `nodes` with one partition.
+    ///
+    /// # Errors
+    /// Where the state machine refuses what it must take.
+    pub fn new(nodes: u64, replicas: u64, write_quorum: u8, lease_ms: u64) -> Result<Self, String> {
+        let resolved = SettingsRequest {
+            replication_factor: Some(replicas as u8),
+            write_quorum: Some(write_quorum),
+            partitions: Some(1),
+            data_nodes: Some(nodes as u32),
+            lease_ms: Some(lease_ms),
+            ..SettingsRequest::default()
+        }
+        .resolve()
+        .map_err(|e| format!("settings: {e:?}"))?;
+        let settings = resolved.settings;
+        let mut shipped = Self {
+            state: Arc::default(),
+            supervisor: Supervisor::new(SupervisorOptions::default()),
+            leading: false,
+            raft_index: 0,
+        };
+        shipped.apply(Command::CreateCluster {
+            cluster_id: "simulated".into(),
+            settings,
+        });
+        for seat in 1..=nodes {
+            shipped.register(seat, seat);
+        }
+        Ok(shipped)
+    }
+
+    /// Registers an identity on a seat; its number follows the one before.
+    pub fn register(&mut self, seat: u64, identity: u64) -> Response {
+        self.apply(Command::RegisterNode(registration(seat, identity)))
+    }
+
+    fn apply(&mut self, command: Command) -> Response {
+        self.raft_index += 1;
+        let mut state = (*self.state).clone();
+        let response = state.apply(self.raft_index, command);
+        if let Some(broken) = state.broken_invariant() {
+            panic!("the coordinators' state is broken: {broken}");
+        }
+        self.state = Arc::new(state);
+        response
+    }
+
+    /// A leader takes office.
+    pub fn lead(&mut self, now: Micros) -> Vec<Output> {
+        self.leading = true;
+        self.supervisor = Supervisor::new(SupervisorOptions::default());
+        let state = self.state.clone();
+        let mut outputs = self.step(now, Input::BecameLeader { state });
+        outputs.extend(self.tick(now));
+        outputs
+    }
+
+    /// The leader is gone.
+    pub fn resign(&mut self) {
+        self.leading = false;
+    }
+
+    /// One input, if there is a leader.
+    pub fn step(&mut self, now: Micros, input: Input) -> Vec<Output> {
+        if self.leading {
+            self.supervisor.step(now, input)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: Micros) -> Vec<Output> {
+        self.step(
+            now,
+            Input::Tick {
+                unix_ms: now.0 / 1000,
+            },
+        )
+    }
+
+    /// A proposal commits; whether the proposer hears of it is another question.
+    pub fn commit(
+        &mut self,
+        now: Micros,
+        id: ProposalId,
+        command: Command,
+        heard: bool,
+    ) -> Vec<Output> {
+        let response = self.apply(command);
+        let state = self.state.clone();
+        let mut outputs = self.step(now, Input::Applied { state });
+        let outcome = if heard {
+            ProposalOutcome::Applied(response)
+        } else {
+            ProposalOutcome::Unknown
+        };
+        outputs.extend(self.step(now, Input::Proposal { id, outcome }));
+        outputs
+    }
+
+    /// A proposal is lost for good.
+    pub fn fail(&mut self, now: Micros, id: ProposalId) -> Vec<Output> {
+        self.step(
+            now,
+            Input::Proposal {
+                id,
+                outcome: ProposalOutcome::Failed,
+            },
+        )
+    }
+
+    /// The one partition's record, once the table was made.
+    pub fn record(&self) -> Option<Arc<PartitionRecord>> {
+        self.state.partition(PartitionId(0)).cloned()
+    }
+
+    /// Whether the identity is still admitted.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.state.is_member(node)
+    }
+}
