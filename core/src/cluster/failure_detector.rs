@@ -4,7 +4,7 @@
 //! - A node whose stream broke is down at once where two other nodes get no answer
 //!   from it (or all others, where there are fewer).
 //! - A node that is silent past its time-out is down where as many peers get no
-//!   answer, or where no peer can tell.
+//!   answer, or all that can tell; who has only just come back cannot.
 //! - A node that its peers still reach is suspect and no more: this coordinator may
 //!   be the one that lost sight of it, and fencing a healthy pair serves nobody.
 //! - A coordinator that hears of no node at all is itself cut off: nobody is down.
@@ -46,7 +46,7 @@ impl Health {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SuspectReason {
-    /// Not silent for long enough.
+    /// Not silent for long enough, or no peer can tell yet.
     Silent,
     /// Its peers still reach it: only this coordinator lost sight of it.
     PeersReachIt,
@@ -62,7 +62,8 @@ pub enum DownReason {
     PeersConfirm,
     /// Silent for too long, and its peers get no answer from it.
     SilentAndPeersConfirm,
-    /// Silent for too long, and no peer can tell.
+    /// Silent for too long, and all peers that can tell get no answer from it, which
+    /// are too few to be certain.
     Silent,
 }
 
@@ -294,9 +295,17 @@ impl FailureDetector {
         }
         let know = witnesses.against + witnesses.for_it;
         if know == 0 {
-            Health::Down(DownReason::Silent)
-        } else if witnesses.against >= WITNESSES.min(know) {
+            // Nobody has listened for long enough to tell. That passes: each peer
+            // that stays knows after a time-out. It is so after this coordinator was
+            // cut off, too, when nodes come back one by one.
+            match observed.health {
+                Health::Down(reason) => Health::Down(reason),
+                _ => Health::Suspect(SuspectReason::Silent),
+            }
+        } else if confirmed {
             Health::Down(DownReason::SilentAndPeersConfirm)
+        } else if witnesses.against >= WITNESSES.min(know) {
+            Health::Down(DownReason::Silent)
         } else {
             Health::Suspect(SuspectReason::PeersReachIt)
         }

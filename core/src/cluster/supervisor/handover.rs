@@ -176,7 +176,10 @@ impl Supervisor {
             .or_insert_with(|| Work::new(now, &record));
         match request {
             AdminRequest::HandOver { to, .. } => work.hand_over_asked = Some(to),
-            AdminRequest::Promote { .. } => work.requested = Some(record.epoch),
+            // Without a primary a promotion is under way already.
+            AdminRequest::Promote { .. } => {
+                work.requested = record.primary.map(|_| record.epoch);
+            }
             AdminRequest::KeepSurvivors { keep, .. } => self.queue.push(Command::KeepSurvivors {
                 partition,
                 epoch: record.epoch,

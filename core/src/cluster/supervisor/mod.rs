@@ -20,6 +20,8 @@ mod io;
 mod promotion;
 mod reconfigure;
 mod show;
+#[cfg(test)]
+mod tests;
 mod view;
 mod work;
 
@@ -442,7 +444,10 @@ fn tell_change(old: &PartitionRecord, new: &PartitionRecord, outputs: &mut Vec<O
                 Direction::Backward
             },
         }),
-        (None, None) if new.config.current.len() < old.config.current.len() => {
+        // Where a person named the survivors there is no primary yet.
+        (None, None)
+            if new.primary.is_some() && new.config.current.len() < old.config.current.len() =>
+        {
             tell(SupervisorEvent::Shrunk {
                 partition,
                 left: new.config.current.len(),

@@ -60,13 +60,18 @@ impl Supervisor {
                 {
                     inquiry
                 }
-                _ => Inquiry::new(now, trouble, record.epoch, self.options.resend),
+                _ => Inquiry::new(
+                    now,
+                    trouble,
+                    record.epoch,
+                    self.options.resend,
+                    self.last_round,
+                ),
             };
             work.promotion = self.fence(now, record, work, inquiry);
             return;
         };
         if self.views.is_serving(record) {
-            work.requested = work.requested.filter(|epoch| *epoch == record.epoch);
             if let Some(since) = work.unserved_since.take() {
                 self.event(SupervisorEvent::Serving {
                     partition: record.id,
@@ -78,6 +83,7 @@ impl Supervisor {
         let trouble = self.trouble(now, record, primary, work);
         let inquiry = match (step, trouble) {
             (Promotion::Asking(_), None) => {
+                work.told = None;
                 self.event(SupervisorEvent::PromotionAbandoned {
                     partition: record.id,
                 });
@@ -96,15 +102,25 @@ impl Supervisor {
                 if now < self.rested_at(work) {
                     return;
                 }
-                self.event(SupervisorEvent::PromotionStarted {
-                    partition: record.id,
-                    epoch: record.epoch,
-                    reason: trouble.reason,
-                });
+                if work.told.replace((record.epoch, trouble.reason))
+                    != Some((record.epoch, trouble.reason))
+                {
+                    self.event(SupervisorEvent::PromotionStarted {
+                        partition: record.id,
+                        epoch: record.epoch,
+                        reason: trouble.reason,
+                    });
+                }
                 if trouble.reason != PromotionReason::HandedOver {
                     self.quiet_since = now;
                 }
-                Inquiry::new(now, trouble, record.epoch, self.options.resend)
+                Inquiry::new(
+                    now,
+                    trouble,
+                    record.epoch,
+                    self.options.resend,
+                    self.last_round,
+                )
             }
         };
         work.promotion = self.ask(now, record, primary, work, inquiry);
@@ -134,11 +150,13 @@ impl Supervisor {
         primary: Member,
         work: &mut Work,
     ) -> Option<Trouble> {
+        // A try that came to nothing does not make the trouble any younger.
+        let since = work.unserved_since.unwrap_or(now);
         let trouble = |reason, urgent| {
             Some(Trouble {
                 reason,
                 urgent,
-                since: now,
+                since,
                 avoid: None,
                 to: None,
             })
@@ -228,13 +246,13 @@ impl Supervisor {
         let enough = tallies.iter().all(|t| t.have >= t.needed);
         if now >= inquiry.next_send {
             self.last_round += 1;
-            inquiry.round = self.last_round;
+            let round = self.last_round;
             for member in record.config.voters() {
                 self.order(
                     member.node,
                     Order::Ask {
                         partition: record.id,
-                        round: inquiry.round,
+                        round,
                     },
                 );
             }
@@ -275,7 +293,7 @@ impl Supervisor {
     ) -> Promotion {
         if now >= inquiry.next_send {
             self.last_round += 1;
-            inquiry.round = self.last_round;
+            let round = self.last_round;
             let unanswered: Vec<Member> = record
                 .config
                 .voters()
@@ -288,7 +306,7 @@ impl Supervisor {
                     Order::Fence {
                         partition: record.id,
                         epoch: record.epoch,
-                        round: inquiry.round,
+                        round,
                     },
                 );
             }
@@ -568,7 +586,7 @@ impl Supervisor {
             return;
         };
         let inquiry = match &mut work.promotion {
-            Promotion::Asking(inquiry) => inquiry,
+            Promotion::Asking(inquiry) if report.round >= inquiry.first_round => inquiry,
             Promotion::Fencing(inquiry) | Promotion::Naming(inquiry, _)
                 // A head counts only in the epoch that it was reported for: before it
                 // promised this one the replica may have accepted more.

@@ -78,7 +78,8 @@ pub(super) struct Inquiry {
     pub(super) trouble: Trouble,
     /// The epoch asked about.
     pub(super) epoch: Epoch,
-    pub(super) round: u64,
+    /// Answers to earlier rounds belong to an earlier inquiry.
+    pub(super) first_round: u64,
     pub(super) since: Micros,
     pub(super) next_send: Micros,
     pub(super) pause: Micros,
@@ -93,11 +94,17 @@ pub(super) struct Inquiry {
 }
 
 impl Inquiry {
-    pub(super) fn new(now: Micros, trouble: Trouble, epoch: Epoch, pause: Micros) -> Self {
+    pub(super) fn new(
+        now: Micros,
+        trouble: Trouble,
+        epoch: Epoch,
+        pause: Micros,
+        last_round: u64,
+    ) -> Self {
         Self {
             trouble,
             epoch,
-            round: 0,
+            first_round: last_round + 1,
             since: now,
             next_send: now,
             pause,
@@ -153,6 +160,8 @@ pub(super) struct Work {
     pub(super) hand_over: Option<HandOver>,
     /// A person asked for a promotion in this epoch.
     pub(super) requested: Option<Epoch>,
+    /// The trouble that was told last: it is told once in an epoch.
+    pub(super) told: Option<(Epoch, PromotionReason)>,
     /// A person asked for a handover, to this node where one is named.
     pub(super) hand_over_asked: Option<Option<NodeId>>,
     /// When a change of the configuration may be tried again, after one was given up.
@@ -173,6 +182,7 @@ impl Work {
             last_promotion: None,
             hand_over: None,
             requested: None,
+            told: None,
             hand_over_asked: None,
             change_after: Micros::default(),
         }
@@ -190,6 +200,7 @@ impl Work {
             self.epoch_since = now;
             self.pending = None;
             self.hand_over = None;
+            self.requested = None;
             self.unserved_since.get_or_insert(now);
         }
         match (&self.promotion, record.primary) {

@@ -1,0 +1,7 @@
+//! The supervisor against a small world of data nodes: transcripts that a person can
+//! read, scenarios, and random faults.
+
+mod chaos;
+mod script;
+mod transcripts;
+mod world;

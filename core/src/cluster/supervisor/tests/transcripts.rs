@@ -1,0 +1,38 @@
+//! Golden transcripts. `UPDATE_EXPECT=1 cargo test` writes them anew: read what
+//! changed before it is committed.
+
+use expect_test::expect_file;
+
+use super::script::play;
+
+macro_rules! transcripts {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            let script = include_str!(concat!("../../testdata/", stringify!($name), ".txt"));
+            expect_file![concat!("../../testdata/", stringify!($name), ".txt")]
+                .assert_eq(&play(script));
+        }
+    )*};
+}
+
+transcripts! {
+    a_killed_primary_is_replaced_once_its_lease_is_over
+    a_restarted_primary_is_promoted_at_once
+    a_coordinator_that_alone_lost_sight_of_a_primary_fences_nobody
+    a_silent_primary_whose_lease_is_renewed_is_left_alone
+    what_w1_may_have_lost_is_counted
+    two_replicas_shrink_to_one_and_are_two_again
+    a_joiner_that_dies_is_left_behind
+    a_stale_report_does_not_count
+    a_damaged_replica_does_not_count_and_is_replaced
+    a_wiped_node_gets_its_seats_back
+    a_draining_node_hands_over_without_waiting_for_leases
+    a_stuck_proposal_is_made_again
+    the_highest_head_is_promoted
+    too_few_answers_promote_nobody
+    a_person_names_the_survivor
+    two_replicas_with_w1_need_both_leases_and_shrink
+    a_primary_that_dies_while_joint_needs_both_sets
+    primaries_go_back_to_the_ring_when_all_is_calm
+}

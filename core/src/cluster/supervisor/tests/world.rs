@@ -1,0 +1,664 @@
+//! A world small enough to read: data nodes that do what replication promises, in
+//! broad strokes, and a Raft log that commits what it is given.
+//!
+//! A replica here is a promise, a head, a grant and a role. It answers orders,
+//! follows whoever leads, serves once its barrier is on W of each set, and grants
+//! leases. Messages take a millisecond; heartbeats come every 100.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::cluster::command::{Command, NodeRegistration, Response};
+use crate::cluster::report::{
+    FollowerStatus, Heartbeat, Order, PartitionStatus, ReplicaReport, Role, Wish,
+};
+use crate::cluster::settings::SettingsRequest;
+use crate::cluster::state::ClusterState;
+use crate::cluster::supervisor::{
+    Input, Output, ProposalId, ProposalOutcome, Supervisor, SupervisorOptions,
+};
+use crate::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position};
+use crate::record::{Addresses, Member, PartitionRecord};
+
+pub(super) const MS: u64 = 1_000;
+const SLICE: u64 = 5 * MS;
+const LATENCY: u64 = MS;
+const LEASE: u64 = 400 * MS;
+
+#[derive(Debug, Clone)]
+pub(super) struct SimReplica {
+    pub(super) member: Member,
+    pub(super) promised: Epoch,
+    pub(super) head: Position,
+    pub(super) whole: bool,
+    role: Role,
+    wish: Wish,
+    pub(super) granted_until: u64,
+    granted_in: Epoch,
+    /// The epoch that this process rose in, if it did.
+    rose: Option<Epoch>,
+    /// When a handover ends.
+    hands_over_at: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct SimNode {
+    pub(super) name: String,
+    pub(super) alive: bool,
+    /// Whether it and the coordinators hear each other.
+    pub(super) connected: bool,
+    /// Answers no orders.
+    pub(super) mute: bool,
+    pub(super) draining: bool,
+    pub(super) stopped: bool,
+    stream_open: bool,
+    session: u64,
+    sequence: u64,
+    full: bool,
+    next_heartbeat: u64,
+    pub(super) replicas: BTreeMap<PartitionId, SimReplica>,
+    known: BTreeMap<PartitionId, Arc<PartitionRecord>>,
+}
+
+#[derive(Debug)]
+enum Delivery {
+    Commit(ProposalId, Command),
+    Order(NodeId, Order),
+    Report(NodeId, ReplicaReport, bool),
+}
+
+pub(super) struct World {
+    pub(super) now: u64,
+    pub(super) supervisor: Supervisor,
+    pub(super) state: ClusterState,
+    pub(super) raft_up: bool,
+    raft_index: u64,
+    pub(super) nodes: BTreeMap<NodeId, SimNode>,
+    /// Pairs that do not reach each other, smaller first.
+    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+    deliveries: Vec<(u64, u64, Delivery)>,
+    next_delivery: u64,
+    next_tick: u64,
+    /// Everything that happened, for transcripts.
+    pub(super) trace: Vec<(u64, Traced)>,
+    /// Every primary that was ever named, by partition and epoch.
+    pub(super) named: BTreeMap<(PartitionId, Epoch), Member>,
+}
+
+/// Something worth telling.
+pub(super) enum Traced {
+    Output(Output),
+    /// And whether it answers a fence.
+    Report(ReplicaReport, bool),
+    Response(Response),
+}
+
+impl World {
+    pub(super) fn new(options: SupervisorOptions) -> Self {
+        let mut world = Self {
+            now: 1_000 * MS,
+            supervisor: Supervisor::new(options),
+            state: ClusterState::default(),
+            raft_up: true,
+            raft_index: 0,
+            nodes: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            deliveries: Vec::new(),
+            next_delivery: 0,
+            next_tick: 0,
+            trace: Vec::new(),
+            named: BTreeMap::new(),
+        };
+        let state = Arc::new(world.state.clone());
+        world.feed(Input::BecameLeader { state });
+        world
+    }
+
+    /// Makes a cluster and waits until it serves.
+    pub(super) fn with_cluster(
+        options: SupervisorOptions,
+        nodes: u32,
+        request: &SettingsRequest,
+    ) -> Self {
+        let mut world = Self::new(options);
+        let request = SettingsRequest {
+            data_nodes: Some(nodes),
+            ..request.clone()
+        };
+        let settings = request.resolve().expect("settings").settings;
+        world.commit(Command::CreateCluster {
+            cluster_id: "test".to_owned(),
+            settings,
+        });
+        for number in 1..=nodes {
+            world.register(&format!("data-{number}"), false);
+        }
+        world.run(3_000);
+        world.trace.clear();
+        world
+    }
+
+    /// Registers a node with an empty disk.
+    pub(super) fn register(&mut self, name: &str, replace_dead: bool) -> Response {
+        let number = self.state.nodes().len() + 1;
+        let response = self.commit(Command::RegisterNode(NodeRegistration {
+            uuid: format!("uuid-{number}"),
+            incarnation: format!("incarnation-{number}"),
+            name: name.to_owned(),
+            addresses: Addresses::default(),
+            zone: String::new(),
+            weight: 100,
+            features: 0,
+            replace_dead,
+        }));
+        if let Response::Registered { node } = response {
+            self.nodes.insert(
+                node,
+                SimNode {
+                    name: name.to_owned(),
+                    alive: true,
+                    connected: true,
+                    mute: false,
+                    draining: false,
+                    stopped: false,
+                    stream_open: false,
+                    session: 1,
+                    sequence: 0,
+                    full: true,
+                    next_heartbeat: self.now,
+                    replicas: BTreeMap::new(),
+                    known: BTreeMap::new(),
+                },
+            );
+        }
+        response
+    }
+
+    pub(super) fn commit(&mut self, command: Command) -> Response {
+        self.raft_index += 1;
+        let response = self.state.apply(self.raft_index, command);
+        assert_eq!(self.state.broken_invariant(), None);
+        for record in self.state.partitions() {
+            if let Some(primary) = record.primary {
+                let named = *self
+                    .named
+                    .entry((record.id, record.epoch))
+                    .or_insert(primary);
+                assert_eq!(named, primary, "{} in {}", record.id, record.epoch);
+            }
+        }
+        let state = Arc::new(self.state.clone());
+        self.feed(Input::Applied { state });
+        response
+    }
+
+    pub(super) fn feed(&mut self, input: Input) {
+        let outputs = self.supervisor.step(Micros(self.now), input);
+        for output in outputs {
+            match &output {
+                Output::Propose { id, command } => {
+                    self.deliver(Delivery::Commit(*id, command.clone()));
+                }
+                Output::SendOrder { node, order } => {
+                    self.deliver(Delivery::Order(*node, order.clone()));
+                }
+                Output::Event(_) => {}
+            }
+            self.trace.push((self.now, Traced::Output(output)));
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        self.next_delivery += 1;
+        self.deliveries
+            .push((self.now + LATENCY, self.next_delivery, delivery));
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, millis: u64) {
+        let end = self.now + millis * MS;
+        while self.now < end {
+            self.now += MS;
+            let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deliveries)
+                .into_iter()
+                .partition(|(at, ..)| *at <= self.now);
+            self.deliveries = later;
+            for (_, _, delivery) in due {
+                self.carry_out(delivery);
+            }
+            if self.now.is_multiple_of(SLICE) {
+                self.replicate();
+                self.heartbeats();
+            }
+            if self.now >= self.next_tick {
+                self.next_tick = self.now + 25 * MS;
+                self.feed(Input::Tick {
+                    unix_ms: self.now / MS,
+                });
+            }
+        }
+    }
+
+    fn carry_out(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Commit(id, command) => {
+                if !self.raft_up {
+                    let outcome = ProposalOutcome::Unknown;
+                    self.feed(Input::Proposal { id, outcome });
+                    return;
+                }
+                let response = self.commit(command);
+                self.trace
+                    .push((self.now, Traced::Response(response.clone())));
+                let outcome = ProposalOutcome::Applied(response);
+                self.feed(Input::Proposal { id, outcome });
+            }
+            Delivery::Order(node, order) => self.obey(node, &order),
+            Delivery::Report(from, report, fenced) => {
+                self.trace
+                    .push((self.now, Traced::Report(report.clone(), fenced)));
+                self.feed(Input::Report { from, report });
+            }
+        }
+    }
+
+    fn runs(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.alive && !n.stopped)
+    }
+
+    pub(super) fn reach(&self, a: NodeId, b: NodeId) -> bool {
+        self.runs(a) && self.runs(b) && !self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    fn obey(&mut self, node: NodeId, order: &Order) {
+        let now = self.now;
+        let runs = self.runs(node);
+        let Some(sim) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        if !runs || !sim.connected || sim.mute {
+            return;
+        }
+        let (partition, round, fence) = match order {
+            Order::Ask { partition, round } => (*partition, *round, None),
+            Order::Fence {
+                partition,
+                epoch,
+                round,
+            } => (*partition, *round, Some(*epoch)),
+            Order::HandOver {
+                partition, epoch, ..
+            } => {
+                if let Some(replica) = sim.replicas.get_mut(partition)
+                    && replica.promised == *epoch
+                    && replica.role == Role::Primary
+                {
+                    replica.role = Role::Rising;
+                    replica.hands_over_at = Some(now + 20 * MS);
+                }
+                return;
+            }
+        };
+        let Some(replica) = sim.replicas.get_mut(&partition) else {
+            return;
+        };
+        let current = replica.granted_in == replica.promised && replica.granted_until > now;
+        if let Some(epoch) = fence
+            && epoch > replica.promised
+        {
+            replica.promised = epoch;
+            replica.role = Role::Replica;
+            replica.wish = if replica.whole {
+                Wish::None
+            } else {
+                Wish::Replace
+            };
+            replica.rose = None;
+            replica.hands_over_at = None;
+        }
+        let report = ReplicaReport {
+            partition,
+            member: replica.member,
+            round,
+            promised: replica.promised,
+            head: replica.head,
+            commit: replica.head.index,
+            whole: replica.whole,
+            lease_current: current && replica.rose.is_none(),
+            lease_remaining: Micros(replica.granted_until.saturating_sub(now)),
+        };
+        self.deliver(Delivery::Report(node, report, fence.is_some()));
+    }
+
+    /// What data nodes do with maps and with each other.
+    fn replicate(&mut self) {
+        let records: Vec<Arc<PartitionRecord>> = self.state.partitions().to_vec();
+        let running: Vec<NodeId> = self
+            .nodes
+            .keys()
+            .copied()
+            .filter(|n| self.runs(*n))
+            .collect();
+        for node in running {
+            // Maps reach a node through other members too.
+            let informed = self.nodes[&node].connected
+                || self
+                    .nodes
+                    .keys()
+                    .any(|peer| self.nodes[peer].connected && self.reach(*peer, node));
+            if informed {
+                for record in &records {
+                    self.learn(node, record);
+                }
+            }
+        }
+        for record in &records {
+            self.lead(record.id);
+        }
+    }
+
+    fn learn(&mut self, node: NodeId, record: &Arc<PartitionRecord>) {
+        let Some(sim) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        if sim
+            .known
+            .get(&record.id)
+            .is_some_and(|known| known.order() >= record.order())
+        {
+            return;
+        }
+        sim.known.insert(record.id, Arc::clone(record));
+        let Some(member) = record.config.on_node(node) else {
+            sim.replicas.remove(&record.id);
+            return;
+        };
+        let fresh = sim
+            .replicas
+            .get(&record.id)
+            .is_none_or(|r| r.member.replica < member.replica);
+        if fresh {
+            sim.replicas.insert(
+                record.id,
+                SimReplica {
+                    member,
+                    promised: Epoch::ZERO,
+                    head: Position::ZERO,
+                    whole: true,
+                    role: Role::Replica,
+                    wish: Wish::None,
+                    granted_until: 0,
+                    granted_in: Epoch::ZERO,
+                    rose: None,
+                    hands_over_at: None,
+                },
+            );
+        }
+        let Some(replica) = sim.replicas.get_mut(&record.id) else {
+            return;
+        };
+        if replica.member != member || record.epoch < replica.promised {
+            return;
+        }
+        let named = record.primary == Some(member) && replica.whole;
+        if named && replica.rose != Some(record.epoch) {
+            replica.role = Role::Rising;
+            replica.wish = Wish::None;
+            replica.rose = Some(record.epoch);
+            replica.hands_over_at = None;
+        } else if !named && record.epoch > replica.promised {
+            replica.role = Role::Replica;
+            replica.rose = None;
+        }
+        replica.promised = record.epoch;
+    }
+
+    /// The members, learners too, that follow the primary of a partition.
+    fn lead(&mut self, partition: PartitionId) {
+        let leaders: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(_, n)| n.alive && !n.stopped)
+            .filter(|(_, n)| {
+                n.replicas.get(&partition).is_some_and(|r| {
+                    r.rose == Some(r.promised) && matches!(r.role, Role::Rising | Role::Primary)
+                })
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for leader in leaders {
+            let Some(replica) = self.nodes[&leader].replicas.get(&partition).cloned() else {
+                continue;
+            };
+            let Some(record) = self.nodes[&leader].known.get(&partition).cloned() else {
+                continue;
+            };
+            if record.epoch != replica.promised {
+                continue;
+            }
+            let mut following: Vec<Member> = vec![replica.member];
+            for member in record.config.replicas() {
+                let follows = member != replica.member
+                    && self.reach(leader, member.node)
+                    && self.nodes[&member.node]
+                        .replicas
+                        .get(&partition)
+                        .is_some_and(|r| {
+                            r.member == member && r.whole && r.promised <= replica.promised
+                        });
+                if follows {
+                    following.push(member);
+                }
+            }
+            let enough = record.config.sets().all(|set| {
+                let count = set.members.iter().filter(|m| following.contains(m)).count();
+                count >= set.write_quorum() && count >= set.lease_quorum()
+            });
+            let rises = replica.role == Role::Rising && replica.hands_over_at.is_none() && enough;
+            let head = if rises {
+                Position {
+                    epoch: replica.promised,
+                    index: replica.head.index.next(),
+                }
+            } else {
+                replica.head
+            };
+            let released = replica.hands_over_at.is_some_and(|at| at <= self.now);
+            for member in &following {
+                let now = self.now;
+                let Some(follower) = self
+                    .nodes
+                    .get_mut(&member.node)
+                    .and_then(|n| n.replicas.get_mut(&partition))
+                else {
+                    continue;
+                };
+                follower.head = head;
+                follower.promised = replica.promised;
+                if released {
+                    follower.granted_until = now;
+                } else if replica.hands_over_at.is_none() {
+                    follower.granted_until = now + LEASE;
+                    follower.granted_in = replica.promised;
+                }
+            }
+            if let Some(me) = self
+                .nodes
+                .get_mut(&leader)
+                .and_then(|n| n.replicas.get_mut(&partition))
+            {
+                if rises {
+                    me.role = Role::Primary;
+                }
+                if released {
+                    me.wish = Wish::HandedOver;
+                }
+            }
+        }
+    }
+
+    fn heartbeats(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            let up = self.runs(id);
+            let gone = !self.state.is_member(id);
+            let connected = self.nodes[&id].connected;
+            let alive = self.nodes[&id].alive;
+            let open = self.nodes[&id].stream_open;
+            // A stopped process leaves its connection open.
+            if open && (!alive || !connected) {
+                self.set_stream(id, false);
+                self.feed(Input::StreamClosed { node: id });
+            }
+            if !up || !connected || gone {
+                continue;
+            }
+            if !self.nodes[&id].stream_open {
+                self.set_stream(id, true);
+                self.feed(Input::StreamOpened { node: id });
+            }
+            if self.now >= self.nodes[&id].next_heartbeat {
+                let heartbeat = self.heartbeat(id);
+                self.feed(Input::Heartbeat(heartbeat));
+            }
+        }
+    }
+
+    fn set_stream(&mut self, node: NodeId, open: bool) {
+        if let Some(sim) = self.nodes.get_mut(&node) {
+            sim.stream_open = open;
+            sim.full = true;
+            sim.next_heartbeat = self.now;
+        }
+    }
+
+    fn heartbeat(&mut self, node: NodeId) -> Heartbeat {
+        let unreachable: Vec<NodeId> = self
+            .state
+            .members()
+            .map(|n| n.id)
+            .filter(|peer| *peer != node && !self.reach(node, *peer))
+            .collect();
+        let statuses: Vec<PartitionStatus> = self.nodes[&node]
+            .replicas
+            .iter()
+            .map(|(partition, replica)| self.status(node, *partition, replica))
+            .collect();
+        let map_version = self.state.version();
+        let now = self.now;
+        let sim = self.nodes.get_mut(&node).expect("a node");
+        sim.sequence += 1;
+        sim.next_heartbeat = now + 100 * MS;
+        Heartbeat {
+            node,
+            session: sim.session,
+            sequence: sim.sequence,
+            map_version,
+            unreachable,
+            disk_full: false,
+            draining: sim.draining,
+            full: std::mem::take(&mut sim.full),
+            partitions: statuses,
+        }
+    }
+
+    fn status(
+        &self,
+        node: NodeId,
+        partition: PartitionId,
+        replica: &SimReplica,
+    ) -> PartitionStatus {
+        let leads = matches!(replica.role, Role::Rising | Role::Primary);
+        let followers = self.nodes[&node]
+            .known
+            .get(&partition)
+            .filter(|_| leads)
+            .map(|record| {
+                record
+                    .config
+                    .replicas()
+                    .into_iter()
+                    .filter(|m| *m != replica.member)
+                    .map(|m| {
+                        let there = self
+                            .nodes
+                            .get(&m.node)
+                            .and_then(|n| n.replicas.get(&partition))
+                            .filter(|r| r.member == m && r.whole);
+                        FollowerStatus {
+                            replica: m.replica,
+                            matched: there.map_or(Index::ZERO, |r| r.head.index),
+                            caught_up: there.is_some_and(|r| r.head == replica.head),
+                            answering: there.is_some() && self.reach(node, m.node),
+                        }
+                    })
+                    .collect()
+            })
+            .unwrap_or_default();
+        PartitionStatus {
+            partition,
+            replica: replica.member.replica,
+            epoch: replica.promised,
+            role: replica.role,
+            head: replica.head,
+            commit: replica.head.index,
+            applied: replica.head.index,
+            wish: replica.wish,
+            followers,
+        }
+    }
+
+    /// kill -9.
+    pub(super) fn kill(&mut self, node: NodeId) {
+        self.nodes.get_mut(&node).expect("a node").alive = false;
+        if self.nodes[&node].stream_open {
+            self.set_stream(node, false);
+            self.feed(Input::StreamClosed { node });
+        }
+    }
+
+    /// The process starts again, on its disk.
+    pub(super) fn start(&mut self, node: NodeId) {
+        let now = self.now;
+        let sim = self.nodes.get_mut(&node).expect("a node");
+        if sim.alive {
+            return;
+        }
+        sim.alive = true;
+        sim.session += 1;
+        for replica in sim.replicas.values_mut() {
+            // Grants are not durable: a full one counts as given (rule 5).
+            replica.granted_until = now + LEASE;
+            replica.hands_over_at = None;
+            let led = replica.rose.take() == Some(replica.promised);
+            replica.role = if led { Role::Suspended } else { Role::Replica };
+            replica.wish = if !replica.whole {
+                Wish::Replace
+            } else if led {
+                Wish::Promote
+            } else {
+                Wish::None
+            };
+        }
+    }
+
+    /// Reading found damage.
+    pub(super) fn corrupt(&mut self, node: NodeId, partition: PartitionId) {
+        if let Some(replica) = self
+            .nodes
+            .get_mut(&node)
+            .and_then(|n| n.replicas.get_mut(&partition))
+        {
+            replica.whole = false;
+            replica.role = Role::Replica;
+            replica.wish = Wish::Replace;
+            replica.rose = None;
+        }
+    }
+
+    /// Whether every partition has a primary that serves.
+    pub(super) fn all_serve(&self) -> bool {
+        let status = self.supervisor.status(Micros(self.now));
+        status.summary.serving == status.summary.partitions
+    }
+}
