@@ -316,12 +316,18 @@ impl Load {
         locked(&self.shared.broken).clone()
     }
 
+    /// Lets no further request begin. What is under way goes on: the Rust client's
+    /// calls wait for a cluster that is down to come back.
+    pub fn wind_down(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Ends the load. Requests under way are waited for, within the clients' bounds.
     ///
     /// # Errors
     /// Where a task panicked.
     pub fn stop(self) -> Result<Stopped> {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.wind_down();
         self.runtime.block_on(async {
             for task in self.tasks {
                 task.await.context("a task of the load panicked")?;

@@ -3,20 +3,48 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use cairn_client::{Client, Error, Options};
+use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
-use crate::cluster::Target;
+use crate::cluster::{BOUND, Target};
 use crate::load::Shared;
 
 /// The client that every task shares.
-#[derive(Clone, Debug)]
-pub(crate) struct Native {}
+#[derive(Clone)]
+pub(crate) struct Native(Client);
 
 impl Native {
-    pub(crate) fn connect(_runtime: &Runtime, _target: &Target) -> Result<Self> {
-        Ok(Self {})
+    pub(crate) fn connect(runtime: &Runtime, target: &Target) -> Result<Self> {
+        // So patient that it finds every outcome out, whatever is killed meanwhile.
+        let options = Options {
+            deadline: BOUND * 2,
+            ..Options::default()
+        };
+        let client = runtime.block_on(Client::connect(target.clients.clone(), options))?;
+        Ok(Self(client))
     }
 
-    pub(crate) async fn work(self, _shared: Arc<Shared>, _rng: StdRng) {}
+    pub(crate) async fn work(self, shared: Arc<Shared>, mut rng: StdRng) {
+        while !shared.stopping() {
+            let counter =
+                &shared.native_counters[rng.random_range(0..shared.native_counters.len())];
+            counter.state().begin();
+            match self.0.increment(counter.key.clone(), 1).await {
+                Ok(sum) => {
+                    let value = u64::try_from(sum).unwrap_or(u64::MAX);
+                    let judged = counter.state().acknowledged(value);
+                    shared.check(&counter.key, "increment", judged);
+                    shared.acknowledged(counter.partition);
+                }
+                Err(error @ Error::OutcomeUnknown { .. }) => shared.error(&error.to_string()),
+                Err(error) => {
+                    // After any other error nothing was changed.
+                    counter.state().refused();
+                    shared.error(&error.to_string());
+                }
+            }
+        }
+    }
 }

@@ -1,95 +1,101 @@
-//! The partition table as `cairn partitions -o json` prints it.
+//! What the cluster says of itself, asked as `cairn status` asks.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use cairn_client::admin::Admin;
+use cairn_client::transport::Dialer;
+use cairn_client::{ClusterMap, Options};
+use cairn_core::cluster::status::{ClusterStatus, PartitionState};
+use cairn_core::ids::ReplicaId;
 
 use crate::cluster::{BOUND, Cluster};
-use crate::{binary, waiting};
+use crate::node::Node;
+use crate::waiting;
 
-/// One partition.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Partition {
-    /// Its number.
-    pub id: u32,
-    /// Its epoch.
-    pub epoch: u64,
-    /// The name of the primary's node.
-    pub primary: Option<String>,
-    /// The names of the nodes that hold voting replicas.
-    pub replicas: Vec<String>,
-    /// Whether it has fewer replicas, or a lower W, than it should, or is joint or
-    /// has learners: whether a repair is under way.
-    pub degraded: bool,
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
 }
 
-/// Runs `cairn` as a person would, and returns what it printed.
-///
-/// # Errors
-/// Where it fails; names what it said.
-pub fn cairn(cluster: &Cluster, words: &[&str]) -> Result<String> {
-    let done = std::process::Command::new(binary::cairn()?)
-        .arg("--endpoints")
-        .arg(cluster.client_addresses().join(","))
-        .args(words)
-        .env_remove("CAIRN_ROLE")
-        .output()?;
-    ensure!(
-        done.status.success(),
-        "cairn {}: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(String::from_utf8(done.stdout)?)
-}
-
-/// The table, as any node that answers knows it.
+/// The map, as the first node that answers knows it.
 ///
 /// # Errors
 /// Where none answers.
-pub fn partitions(cluster: &Cluster) -> Result<Vec<Partition>> {
-    let text = cairn(cluster, &["partitions", "-o", "json"])?;
-    let rows: Vec<Value> = serde_json::from_str(&text).context("read the table")?;
-    let table: Vec<Partition> = rows
-        .iter()
-        .map(|row| partition(row).with_context(|| format!("a row like {row}")))
-        .collect::<Result<_>>()?;
-    ensure!(
-        table.len() == cluster.partitions() as usize,
-        "the table has {} partitions",
-        table.len()
-    );
-    Ok(table)
-}
-
-fn partition(row: &Value) -> Option<Partition> {
-    let names = |value: &Value| -> Option<Vec<String>> {
-        value
-            .as_array()?
-            .iter()
-            .map(|name| Some(name.as_str()?.to_owned()))
-            .collect()
-    };
-    Some(Partition {
-        id: u32::try_from(row["id"].as_u64()?).ok()?,
-        epoch: row["epoch"].as_u64()?,
-        primary: row["primary"].as_str().map(str::to_owned),
-        replicas: names(&row["replicas"])?,
-        degraded: row["degraded"].as_bool()?,
+pub fn map(cluster: &Cluster) -> Result<ClusterMap> {
+    runtime()?.block_on(async {
+        let options = Options::default();
+        let client = cairn_client::Client::connect(cluster.client_addresses(), options).await?;
+        Ok(client.map().as_ref().clone())
     })
 }
 
-/// Waits until no partition lacks a replica and nothing is being repaired.
+/// Each partition's epoch.
 ///
 /// # Errors
-/// Where that does not come in time.
-pub fn await_whole(cluster: &Cluster) -> Result<()> {
-    let bound: Duration = BOUND * 2;
-    waiting::until("every partition to be whole again", bound, || {
-        let table = partitions(cluster)?;
-        let degraded: Vec<u32> = table.iter().filter(|p| p.degraded).map(|p| p.id).collect();
-        ensure!(degraded.is_empty(), "degraded: {degraded:?}");
+/// Where no node answers.
+pub fn epochs(cluster: &Cluster) -> Result<Vec<u64>> {
+    let map = map(cluster)?;
+    ensure!(
+        map.partitions.len() == cluster.partitions() as usize,
+        "the map has {} partitions",
+        map.partitions.len()
+    );
+    Ok(map.partitions.iter().map(|record| record.epoch.0).collect())
+}
+
+/// The replicas that the map places on the node of this name.
+///
+/// # Errors
+/// Where no node answers.
+pub fn replicas_on(cluster: &Cluster, name: &str) -> Result<Vec<ReplicaId>> {
+    let map = map(cluster)?;
+    let members = map
+        .partitions
+        .iter()
+        .flat_map(|record| record.config.replicas());
+    Ok(members
+        .filter(|member| {
+            map.nodes
+                .get(&member.node)
+                .is_some_and(|node| node.name == name)
+        })
+        .map(|member| member.replica)
+        .collect())
+}
+
+/// How the coordinators see everything.
+///
+/// # Errors
+/// Where they have no leader.
+pub fn cluster(cluster: &Cluster) -> Result<ClusterStatus> {
+    let coordinators = cluster.coordinators.iter().map(Node::client);
+    let admin = Admin::new(coordinators, Dialer::default()).deadline(Duration::from_secs(5));
+    let text = runtime()?.block_on(admin.status())?;
+    serde_json::from_str(&text).context("read the status")
+}
+
+/// Waits until every partition has all its replicas, answering and whole, and nothing
+/// is moving. Repairs take a while: the bound is that of several of them.
+///
+/// # Errors
+/// Where that does not come in time; names what is not as it should be.
+pub fn await_healthy(of: &Cluster) -> Result<()> {
+    waiting::until("every partition to be healthy", BOUND * 2, || {
+        let status = cluster(of)?;
+        let ill: Vec<_> = status
+            .partitions
+            .iter()
+            .filter(|health| health.state != PartitionState::Healthy)
+            .map(|health| (health.partition, health.state))
+            .collect();
+        ensure!(
+            ill.is_empty(),
+            "{} partitions are not healthy: {:?}",
+            ill.len(),
+            &ill[..ill.len().min(8)]
+        );
         Ok(Some(()))
     })
 }

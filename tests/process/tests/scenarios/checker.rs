@@ -107,12 +107,12 @@ fn answer(
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut state = state.lock().expect("not poisoned");
     state.requests += 1;
-    let strikes = state.requests % 1000 == 0;
+    let strikes = state.requests.is_multiple_of(1000);
     let text = match words.as_slice() {
         ["CLUSTER", "SLOTS"] => {
             format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
         }
-        _ if strikes && fault == Fault::DropsConnections && state.requests % 2000 == 0 => {
+        _ if strikes && fault == Fault::DropsConnections && state.requests.is_multiple_of(2000) => {
             return Ok(None);
         }
         ["SET", key, value] => {

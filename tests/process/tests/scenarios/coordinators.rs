@@ -6,13 +6,6 @@ use cairn_process_tests::load::{Load, Plan};
 use cairn_process_tests::{seed, status};
 use rand::Rng;
 
-fn epochs(cluster: &Cluster) -> Result<Vec<u64>> {
-    Ok(status::partitions(cluster)?
-        .iter()
-        .map(|p| p.epoch)
-        .collect())
-}
-
 #[test]
 fn reads_and_writes_go_on_without_coordinators_and_nothing_is_promoted_when_they_return()
 -> Result<()> {
@@ -20,10 +13,13 @@ fn reads_and_writes_go_on_without_coordinators_and_nothing_is_promoted_when_they
     let mut cluster = Cluster::start(Spec::default())?;
     let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
-    let before = epochs(&cluster)?;
+    let before = status::epochs(&cluster)?;
     // Under load and with every process up, nothing may be promoted.
     load.await_acknowledged(5000)?;
-    ensure!(epochs(&cluster)? == before, "a failover without a fault");
+    ensure!(
+        status::epochs(&cluster)? == before,
+        "a failover without a fault"
+    );
 
     for coordinator in &mut cluster.coordinators {
         coordinator.kill()?;
@@ -45,7 +41,7 @@ fn reads_and_writes_go_on_without_coordinators_and_nothing_is_promoted_when_they
     cluster.await_ready()?;
     load.await_acknowledged(5000)?;
     load.await_every_partition()?;
-    let after = epochs(&cluster)?;
+    let after = status::epochs(&cluster)?;
     let raised: Vec<_> = (0..before.len())
         .filter(|&p| before[p] != after[p])
         .collect();

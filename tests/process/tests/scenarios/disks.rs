@@ -19,7 +19,7 @@ fn a_torn_write_at_the_end_of_every_log_loses_no_acknowledged_write() -> Result<
     load.await_every_partition()?;
     load.await_acknowledged(2000)?;
     cluster.kill_all()?;
-    let load = load.stop()?;
+    load.wind_down();
     for node in &cluster.data {
         let segments = wal::segments(&node.data)?;
         let last = segments.last().context("a segment")?;
@@ -31,7 +31,7 @@ fn a_torn_write_at_the_end_of_every_log_loses_no_acknowledged_write() -> Result<
     cluster.start_all()?;
     cluster.await_ready()?;
     cluster.await_serving()?;
-    load.verify(&cluster.target())
+    load.stop()?.verify(&cluster.target())
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_flipped_byte_in_the_middle_of_a_segment_is_repaired_from_a_peer() -> Result
             .contains("corrupt")
             .then_some(()))
     })?;
-    status::await_whole(&cluster)?;
+    status::await_healthy(&cluster)?;
     // Now that it is whole again, another node may go.
     let other = (victim + 1) % cluster.data.len();
     cluster.data[other].kill()?;
@@ -81,7 +81,7 @@ fn a_wiped_disk_is_filled_again_from_the_others() -> Result<()> {
     cluster.data[victim].wipe()?;
     cluster.data[victim].start()?;
     cluster.await_ready()?;
-    status::await_whole(&cluster)?;
+    status::await_healthy(&cluster)?;
     // Every partition has three copies again, so that another node may lose its own.
     let other = (victim + 1) % cluster.data.len();
     cluster.data[other].kill()?;
@@ -89,7 +89,7 @@ fn a_wiped_disk_is_filled_again_from_the_others() -> Result<()> {
     cluster.data[other].wipe()?;
     cluster.start_all()?;
     cluster.await_ready()?;
-    status::await_whole(&cluster)?;
+    status::await_healthy(&cluster)?;
     load.await_every_partition()?;
     load.stop()?.verify(&cluster.target())
 }

@@ -75,11 +75,11 @@ fn every_process_killed_at_once_loses_no_acknowledged_write() -> Result<()> {
         load.await_every_partition()?;
         load.await_acknowledged(2000)?;
         cluster.kill_all()?;
-        let load = load.stop()?;
+        load.wind_down();
         cluster.start_all()?;
         cluster.await_ready()?;
         cluster.await_serving()?;
-        load.verify(&cluster.target())?;
+        load.stop()?.verify(&cluster.target())?;
     }
     Ok(())
 }
