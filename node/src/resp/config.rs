@@ -80,6 +80,8 @@ pub struct Limits {
     pub arguments: usize,
     /// The longest command in all, in bytes.
     pub request_bytes: usize,
+    /// The most keys of one command.
+    pub keys: usize,
     /// The longest inline command (one without RESP framing), in bytes.
     pub inline_bytes: usize,
     /// The most commands of one connection that wait for their answer. Beyond it
@@ -102,6 +104,7 @@ impl Default for Limits {
             value_bytes: 16 << 20,
             arguments: 1 << 20,
             request_bytes: 32 << 20,
+            keys: 65_536,
             inline_bytes: 64 << 10,
             in_flight: 1024,
             output_bytes: 1 << 20,

@@ -1,31 +1,30 @@
 //! The Redis protocol, RESP2 and RESP3, as a Redis Cluster node speaks it.
+//!
+//! - `parser`, `encode`: the wire. `connection`: the task of one client. `queue`: its
+//!   commands that wait, and their order. `output`: its replies that wait.
+//! - `commands`: the table and the handlers. `words`: the errors. `render`: replies.
+//! - `topology`: the cluster map as Redis clients read it.
+//! - `shared`: what all connections share: clients, counts, limits.
+//!
+//! Keys are served by a [`Backend`]; nothing here knows of logs, epochs or replicas.
 
 pub mod backend;
+mod call;
+mod commands;
 pub mod config;
+mod connection;
+pub mod encode;
+mod glob;
+mod many;
+mod output;
+mod parser;
+mod queue;
+mod render;
+mod server;
+mod shared;
+mod topology;
+mod words;
 
-use std::io;
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
-use cairn_core::record::ClusterMap;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-
-pub use backend::{Backend, Figures, ReadLevel, Started};
+pub use backend::{Backend, Facts, Figures, ReadLevel, Session, Started};
 pub use config::{Limits, RespConfig};
-
-/// Serves Redis clients until `shutdown` is cancelled.
-///
-/// # Errors
-/// Where the listener cannot be used.
-pub async fn serve<B: Backend>(
-    listener: TcpListener,
-    backend: Arc<B>,
-    map: Arc<ArcSwap<ClusterMap>>,
-    config: RespConfig,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    let _ = (listener, backend, map, config);
-    shutdown.cancelled().await;
-    Ok(())
-}
+pub use server::{Server, serve};

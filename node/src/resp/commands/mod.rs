@@ -1,0 +1,145 @@
+//! The commands: one table, and what stands before each handler.
+
+mod cluster;
+mod connection;
+mod introspect;
+mod keys;
+mod server;
+mod strings;
+mod table;
+
+use super::call::{Action, Args, Call, Refusal};
+use super::words;
+
+pub(crate) use introspect::Group;
+pub(crate) use strings::wall_millis;
+pub(crate) use table::{COMMANDS, find};
+
+/// A handler.
+pub(crate) type Handler = fn(&mut Call<'_>) -> Result<Action, Refusal>;
+
+/// Where the keys stand among the arguments, as `COMMAND` tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Keys {
+    /// The first; 0: there is none.
+    pub(crate) first: usize,
+    /// The last; -1: the last argument.
+    pub(crate) last: i64,
+    /// From one to the next.
+    pub(crate) step: usize,
+}
+
+/// A row of the table.
+#[derive(Debug)]
+pub(crate) struct Command {
+    /// In lower case; a subcommand's is `container|name`.
+    pub(crate) name: &'static str,
+    /// The number of arguments, the name included; negative: at least so many.
+    pub(crate) arity: i64,
+    /// What `COMMAND` says of it.
+    pub(crate) flags: &'static [&'static str],
+    pub(crate) keys: Keys,
+    pub(crate) group: Group,
+    pub(crate) since: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) handler: Handler,
+    pub(crate) subcommands: &'static [Command],
+}
+
+impl Command {
+    /// Whether it takes so many arguments.
+    pub(crate) fn takes(&self, arguments: usize) -> bool {
+        let arguments = i64::try_from(arguments).unwrap_or(i64::MAX);
+        if self.arity < 0 {
+            arguments >= -self.arity
+        } else {
+            arguments == self.arity
+        }
+    }
+
+    /// The places of its keys among so many arguments.
+    pub(crate) fn key_places(&self, arguments: usize) -> impl Iterator<Item = usize> + use<> {
+        let Keys { first, last, step } = self.keys;
+        let last = usize::try_from(last).unwrap_or_else(|_| arguments.saturating_sub(1));
+        let places = if first == 0 {
+            1..=0
+        } else {
+            first..=last.min(arguments.saturating_sub(1))
+        };
+        places.step_by(step.max(1))
+    }
+}
+
+/// Finds a command and checks what can be checked before it runs. Returns it and the
+/// slot of its keys.
+pub(crate) fn admit(
+    args: Args<'_>,
+    key_bytes_max: usize,
+) -> Result<(&'static Command, u16), Refusal> {
+    let command = find(args.get(0)).ok_or_else(|| unknown(args))?;
+    let command = match command.subcommands {
+        // `COMMAND` alone is a command; the other containers are not, which their
+        // arity says.
+        subcommands if !subcommands.is_empty() && args.len() > 1 => {
+            table::find_in(subcommands, command.name, args.get(1))
+                .ok_or_else(|| unknown_subcommand(command, args))?
+        }
+        _ => command,
+    };
+    if !command.takes(args.len()) {
+        return Err(arity(command));
+    }
+    let mut slot = None;
+    for place in command.key_places(args.len()) {
+        let key = args.get(place);
+        if key.len() > key_bytes_max {
+            return Err(format!("ERR a key may have at most {key_bytes_max} bytes").into());
+        }
+        let this = cairn_core::slots::slot(key);
+        if slot.is_some_and(|slot| slot != this) {
+            return Err(words::CROSS_SLOT.into());
+        }
+        slot = Some(this);
+    }
+    Ok((command, slot.unwrap_or(0)))
+}
+
+/// Redis shows at most so many bytes of what it did not understand.
+const SHOWN: usize = 128;
+
+fn unknown(args: Args<'_>) -> Refusal {
+    let name = args.get(0);
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(&name[..name.len().min(SHOWN)]);
+    text.extend_from_slice(b"', with args beginning with: ");
+    let start = text.len();
+    for argument in args.from(1).iter() {
+        let shown = text.len() - start;
+        if shown >= SHOWN {
+            break;
+        }
+        text.push(b'\'');
+        text.extend_from_slice(&argument[..argument.len().min(SHOWN - shown)]);
+        text.extend_from_slice(b"' ");
+    }
+    text.into()
+}
+
+fn unknown_subcommand(command: &Command, args: Args<'_>) -> Refusal {
+    let name = args.get(1);
+    let mut text = b"ERR unknown subcommand '".to_vec();
+    text.extend_from_slice(&name[..name.len().min(SHOWN)]);
+    text.extend_from_slice(b"'. Try ");
+    text.extend_from_slice(command.name.to_ascii_uppercase().as_bytes());
+    text.extend_from_slice(b" HELP.");
+    text.into()
+}
+
+/// The command was given too few arguments, or too many.
+pub(crate) fn arity(command: &Command) -> Refusal {
+    format!(
+        "ERR wrong number of arguments for '{}' command",
+        command.name
+    )
+    .into()
+}

@@ -1,0 +1,502 @@
+//! One client connection: a single task that reads, runs and answers, and that is
+//! never further ahead of its client than the limits allow.
+//!
+//! Each turn takes the answers that came, runs every command that is complete in the
+//! buffer, writes what is due in one system call, and reads. A connection that asks
+//! for one thing at a time costs one read and one write for each.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use cairn_core::kv::request::WriteRequest;
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use tracing::{debug, warn};
+
+use super::backend::Backend;
+use super::call::{Action, Args, Call, Replies, Session};
+use super::commands;
+use super::output::Output;
+use super::parser::{Found, Parser, Range};
+use super::queue::{Queue, Runner};
+use super::render;
+use super::shared::{BUDGET_UNIT, Client, Count, Fate, Shared};
+
+/// How often the task goes round before others have their turn.
+const TURNS: usize = 16;
+/// Commands run in one turn.
+const COMMANDS_PER_TURN: usize = 256;
+/// The smallest room to read into, and the largest for short commands.
+const READ_MIN: usize = 2 << 10;
+const READ_MAX: usize = 64 << 10;
+/// Progress of so many bytes ends a stall.
+const PROGRESS_BYTES: usize = 64 << 10;
+
+/// Why no more commands are run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// It goes on.
+    No,
+    /// Answer what was taken, then close.
+    AfterReplies,
+}
+
+/// See the module.
+pub(crate) struct Connection<B: Backend, S> {
+    stream: S,
+    shared: Arc<Shared>,
+    backend: Arc<B>,
+    client: Arc<Client>,
+    writes: B::Session,
+    session: Session,
+    parser: Parser,
+    input: BytesMut,
+    /// How much room to read into.
+    read_size: usize,
+    /// How many bytes the command under way needs in `input`, as far as is known;
+    /// 0: there may be a complete one.
+    wanted: usize,
+    /// Room for a long command that is not complete.
+    permit: Option<OwnedSemaphorePermit>,
+    waiting_for_permit: Option<BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>>,
+    output: Output,
+    queue: Queue<B>,
+    ending: Ending,
+    /// Bytes read and written since the stall clock was set.
+    progress: usize,
+    stalled: bool,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn run<B: Backend, S>(
+    stream: S,
+    shared: Arc<Shared>,
+    backend: Arc<B>,
+    client: Arc<Client>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut connection = Connection {
+        stream,
+        writes: backend.session(),
+        parser: Parser::new(shared.config.limits),
+        shared,
+        backend,
+        client,
+        session: Session::default(),
+        input: BytesMut::new(),
+        read_size: READ_MIN,
+        wanted: 1,
+        permit: None,
+        waiting_for_permit: None,
+        output: Output::default(),
+        queue: Queue::new(),
+        ending: Ending::No,
+        progress: 0,
+        stalled: false,
+    };
+    let result = std::future::poll_fn(|context| connection.poll(context)).await;
+    if let Err(error) = result {
+        debug!(client = connection.client.id, %error, "connection ended");
+    }
+}
+
+impl<B: Backend, S> Connection<B, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.client.waker.register(context.waker());
+        match self.client.fate() {
+            Fate::Lives => {}
+            Fate::Drains => self.ending = Ending::AfterReplies,
+            Fate::Killed => return Poll::Ready(Ok(())),
+        }
+        for _ in 0..TURNS {
+            let mut progress = self.collect(context);
+            progress |= self.run_commands();
+            self.render();
+            let mut written = 0;
+            let flushed = self
+                .output
+                .poll_write(&mut self.stream, context, &mut written);
+            self.shared.counts.add(Count::OutputBytes, written as u64);
+            self.progress += written;
+            progress |= written > 0 && self.wanted == 0;
+            match flushed {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) if self.is_over() => return self.poll_shutdown(context),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            progress |= match self.fill(context) {
+                Poll::Ready(result) => result.map(|()| true)?,
+                Poll::Pending => false,
+            };
+            if !progress {
+                self.watch_stall();
+                return Poll::Pending;
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether everything that will be said was said.
+    fn is_over(&self) -> bool {
+        self.ending == Ending::AfterReplies && self.queue.is_empty() && self.output.is_empty()
+    }
+
+    fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn collect(&mut self, context: &mut Context<'_>) -> bool {
+        if self.queue.is_empty() {
+            return false;
+        }
+        let mut runner = Runner {
+            backend: &*self.backend,
+            session: &mut self.writes,
+            hold: self.shared.config.failover_hold,
+            reply_bytes_max: self.shared.config.limits.reply_bytes,
+        };
+        let changed = self.queue.collect(&mut runner, context);
+        self.shared
+            .counts
+            .add(Count::Held, self.queue.take_held());
+        changed
+    }
+
+    /// Writes the replies that are due into the output, as far as there is room.
+    fn render(&mut self) {
+        let room = self.shared.config.limits.output_bytes;
+        while self.output.len() < room {
+            let Some(due) = self.queue.front() else {
+                return;
+            };
+            render::due(&due, &mut self.output, &self.shared);
+            self.queue.pop();
+        }
+    }
+
+    /// Whether another command may be run.
+    fn may_run(&self) -> bool {
+        let limits = &self.shared.config.limits;
+        self.ending == Ending::No
+            && self.queue.len() < limits.in_flight
+            && self.queue.has_room()
+            && self.output.len() + self.queue.reply_bytes() < limits.output_bytes
+    }
+
+    /// Runs commands that are complete in the buffer. Returns whether the task should
+    /// go round again for it.
+    fn run_commands(&mut self) -> bool {
+        if self.input.len() < self.wanted || self.input.is_empty() {
+            return false;
+        }
+        let mut commands = 0u64;
+        let mut again = false;
+        while self.may_run() {
+            if commands as usize == COMMANDS_PER_TURN {
+                again = true;
+                break;
+            }
+            let (frame, length) = match self.parser.find(&self.input) {
+                Ok(Found::Incomplete { bytes }) => {
+                    self.wanted = bytes;
+                    break;
+                }
+                Ok(Found::Nothing { bytes }) => {
+                    self.input.advance(bytes);
+                    self.wanted = 0;
+                    continue;
+                }
+                Ok(Found::Command { bytes }) => (self.input.split_to(bytes).freeze(), bytes),
+                Ok(Found::Inline { bytes }) => {
+                    self.input.advance(bytes);
+                    (self.parser.take_inline(), bytes)
+                }
+                Err(error) => {
+                    debug!(client = self.client.id, %error, "protocol error");
+                    self.shared.counts.add(Count::Errors, 1);
+                    self.reply_error(format!("ERR {error}").as_bytes());
+                    self.end();
+                    break;
+                }
+            };
+            self.wanted = 0;
+            self.release(length);
+            let ranges = self.parser.take_arguments();
+            self.run(&frame, &ranges);
+            self.parser.recycle(ranges);
+            commands += 1;
+        }
+        if commands > 0 {
+            self.shared.counts.add(Count::Commands, commands);
+            self.client.touch(self.shared.clients.tick());
+        }
+        // A write that was started, or a read, is to be polled once.
+        again || (commands > 0 && !self.queue.is_empty())
+    }
+
+    /// Gives back what a long command took.
+    fn release(&mut self, length: usize) {
+        if length <= READ_MAX {
+            return;
+        }
+        self.permit = None;
+        // What is left of the buffer would keep all of it in memory.
+        self.input = BytesMut::from(&self.input[..]);
+    }
+
+    fn end(&mut self) {
+        self.ending = Ending::AfterReplies;
+        self.input = BytesMut::new();
+        self.permit = None;
+        self.wanted = 1;
+    }
+
+    fn reply_error(&mut self, text: &[u8]) {
+        self.local(false, |out, protocol| {
+            super::encode::Encoder::new(out, protocol).error(text);
+        });
+    }
+
+    /// Writes a reply behind all others.
+    fn local(
+        &mut self,
+        mute: bool,
+        write: impl FnOnce(&mut BytesMut, super::encode::Protocol),
+    ) {
+        let protocol = self.session.protocol;
+        if !self.queue.is_empty() {
+            let out = self.queue.local(protocol, mute);
+            let before = out.len();
+            write(out, protocol);
+            let grown = out.len() - before;
+            self.queue.grew(grown);
+        } else if !mute {
+            write(self.output.tail(), protocol);
+        }
+    }
+
+    fn run(&mut self, frame: &Bytes, ranges: &[Range]) {
+        let args = Args::new(frame, ranges);
+        let mute = match self.session.replies {
+            Replies::On => false,
+            Replies::Off => true,
+            Replies::SkipNext => {
+                self.session.replies = Replies::On;
+                true
+            }
+        };
+        let (command, slot) = match commands::admit(args, self.shared.config.limits.key_bytes) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                if args.is(0, "POST") || args.is(0, "HOST:") {
+                    warn!(
+                        client = self.client.id,
+                        remote = %self.client.ends.remote,
+                        "HTTP on the Redis port: closed, someone may be trying to reach it \
+                         through a browser"
+                    );
+                    self.end();
+                    return;
+                }
+                return self.refuse(mute, &refusal.0);
+            }
+        };
+        let mut out = BytesMut::new();
+        let direct = self.queue.is_empty();
+        let target = if direct { self.output.tail() } else { &mut out };
+        let before = target.len();
+        let protocol = self.session.protocol;
+        let mut call = Call {
+            args,
+            slot,
+            session: &mut self.session,
+            client: &self.client,
+            shared: &self.shared,
+            out: target,
+        };
+        let action = (command.handler)(&mut call);
+        if command.keys.first == 0 {
+            self.client.about.lock().command = command.name;
+        }
+        let mute = match action {
+            Ok(Action::Silent) => true,
+            // `CLIENT REPLY ON` is answered, whatever it was before.
+            Ok(Action::Replied) if command.name == "client|reply" => false,
+            _ => mute,
+        };
+        match action {
+            Ok(action @ (Action::Replied | Action::Quit | Action::Silent)) => {
+                if direct && mute {
+                    self.output.truncate_tail(before);
+                } else if !direct {
+                    self.local(mute, |to, _| to.extend_from_slice(&out));
+                }
+                if matches!(action, Action::Quit) {
+                    self.end();
+                }
+            }
+            Ok(action) => self.start(action, slot, protocol, mute),
+            Err(refusal) => {
+                if direct {
+                    self.output.truncate_tail(before);
+                }
+                self.refuse(mute, &refusal.0);
+            }
+        }
+    }
+
+    fn refuse(&mut self, mute: bool, text: &[u8]) {
+        self.shared.counts.add(Count::Errors, 1);
+        self.local(mute, |out, protocol| {
+            super::encode::Encoder::new(out, protocol).error(text);
+        });
+    }
+
+    fn start(
+        &mut self,
+        action: Action,
+        slot: u16,
+        protocol: super::encode::Protocol,
+        mute: bool,
+    ) {
+        let mut runner = Runner {
+            backend: &*self.backend,
+            session: &mut self.writes,
+            hold: self.shared.config.failover_hold,
+            reply_bytes_max: self.shared.config.limits.reply_bytes,
+        };
+        let level = self.session.level;
+        match action {
+            Action::Replied | Action::Silent | Action::Quit => {}
+            Action::Write { op, shape } => {
+                let request = WriteRequest {
+                    op,
+                    sequenced: None,
+                };
+                self.queue
+                    .write(&mut runner, slot, shape, request, protocol, mute);
+            }
+            Action::Read { key, shape } => {
+                let result = self
+                    .queue
+                    .read(&mut runner, slot, shape, key, level, protocol, mute);
+                if let Some(result) = result
+                    && !mute
+                {
+                    render::read(
+                        shape,
+                        &result,
+                        slot,
+                        protocol,
+                        &mut self.output,
+                        &self.shared,
+                    );
+                }
+            }
+            Action::ReadMany { keys, shape } => {
+                self.queue
+                    .read_many(slot, shape, keys, level, protocol, mute);
+            }
+        }
+    }
+
+    /// Reads, where more is wanted. Ready with progress, or with an error.
+    fn fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ending != Ending::No || self.input.len() >= self.wanted.max(1) || !self.may_run() {
+            return Poll::Pending;
+        }
+        if !self.make_room(context) {
+            return Poll::Pending;
+        }
+        let before = self.input.len();
+        let room = self.input.capacity() - before;
+        let read = {
+            let read = pin!(self.stream.read_buf(&mut self.input));
+            std::task::ready!(read.poll(context))?
+        };
+        if read == 0 {
+            // The client closed its side. What it sent is answered; half a command is
+            // not one.
+            self.end();
+            return Poll::Ready(Ok(()));
+        }
+        self.shared.counts.add(Count::InputBytes, read as u64);
+        self.progress += read;
+        if read == room {
+            self.read_size = (self.read_size * 2).min(READ_MAX);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room to read into: little for short commands, for a long one twice what
+    /// came of it already, so that announcing it alone takes no memory.
+    fn make_room(&mut self, context: &mut Context<'_>) -> bool {
+        let len = self.input.len();
+        let capacity = self.input.capacity();
+        let missing = self.wanted.saturating_sub(len);
+        if capacity - len >= missing.min(self.read_size / 2).max(READ_MIN / 4) {
+            return true;
+        }
+        let more = missing.clamp(self.read_size, len.max(READ_MAX));
+        if len + more > READ_MAX && !self.charge(len + more, context) {
+            return false;
+        }
+        self.input.reserve(more);
+        true
+    }
+
+    /// Takes room for a long command of so many bytes from what all connections
+    /// share. Where there is none it is waited for, until the stall ends the wait.
+    fn charge(&mut self, bytes: usize, context: &mut Context<'_>) -> bool {
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        let held = self
+            .permit
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(short) = units.checked_sub(u32::try_from(held).unwrap_or(u32::MAX)) else {
+            return true;
+        };
+        if short == 0 {
+            return true;
+        }
+        let waiting = self.waiting_for_permit.get_or_insert_with(|| {
+            let budget = Arc::clone(&self.shared.budget);
+            Box::pin(budget.acquire_many_owned(short))
+        });
+        let Poll::Ready(acquired) = waiting.as_mut().poll(context) else {
+            return false;
+        };
+        self.waiting_for_permit = None;
+        match (acquired, &mut self.permit) {
+            (Ok(more), Some(permit)) => permit.merge(more),
+            (Ok(more), none) => *none = Some(more),
+            // Never closed; without an account the connection cannot go on.
+            (Err(_), _) => self.end(),
+        }
+        true
+    }
+
+    /// Says since when the client owes the rest of a command, or leaves replies
+    /// unread, without moving on.
+    fn watch_stall(&mut self) {
+        let owes = self.parser.is_within() || (!self.input.is_empty() && self.wanted > self.input.len());
+        let stalled = (owes && self.ending == Ending::No && self.may_run()) || !self.output.is_empty();
+        let moved = self.progress >= PROGRESS_BYTES;
+        if stalled && (!self.stalled || moved) {
+            self.client.stall(Some(self.shared.clients.tick()));
+            self.progress = 0;
+        } else if !stalled && self.stalled {
+            self.client.stall(None);
+        }
+        self.stalled = stalled;
+    }
+}

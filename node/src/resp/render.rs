@@ -1,0 +1,190 @@
+//! How outcomes and values are told.
+
+use cairn_core::kv::request::{RequestError, Value, WriteOutcome, WriteReply};
+
+use super::backend::{Backend, ReadResult, WriteResult};
+use super::call::{ExpiryShape, ManyShape, ReadShape, WriteShape};
+use super::commands::wall_millis;
+use super::encode::Protocol;
+use super::many::Many;
+use super::output::Output;
+use super::queue::{Due, Reply};
+use super::shared::{Count, Shared};
+use super::words;
+
+/// Writes a reply.
+pub(crate) fn due<B: Backend>(due: &Due<'_, B>, output: &mut Output, shared: &Shared) {
+    let Due {
+        slot,
+        protocol,
+        mute,
+        reply,
+    } = due;
+    if *mute {
+        return;
+    }
+    match reply {
+        Reply::Encoded(bytes) => output.raw(bytes),
+        Reply::Write(shape, result) => write(*shape, result, *slot, *protocol, output, shared),
+        Reply::Read(shape, result) => read(*shape, result, *slot, *protocol, output, shared),
+        Reply::Many(shape, Ok(many)) => values(*shape, many, *protocol, output, shared),
+        Reply::Many(_, Err(error)) => refuse(error, *slot, *protocol, output, shared),
+    }
+}
+
+fn refuse(
+    error: &RequestError,
+    slot: u16,
+    protocol: Protocol,
+    output: &mut Output,
+    shared: &Shared,
+) {
+    shared.counts.add(Count::Errors, 1);
+    let text = words::of_request(error, slot, &shared.map(), shared.facts.node());
+    output.encoder(protocol).error(&text);
+}
+
+fn write(
+    shape: WriteShape,
+    result: &WriteResult,
+    slot: u16,
+    protocol: Protocol,
+    output: &mut Output,
+    shared: &Shared,
+) {
+    let outcome = match result {
+        Ok(WriteReply { outcome, .. }) => outcome,
+        Err(error) => return refuse(error, slot, protocol, output, shared),
+    };
+    match (shape, outcome) {
+        (WriteShape::Set, WriteOutcome::Set { .. }) => output.encoder(protocol).ok(),
+        (WriteShape::Set, WriteOutcome::ConditionFailed { .. }) => output.encoder(protocol).null(),
+        (
+            WriteShape::SetGet,
+            WriteOutcome::Set { previous } | WriteOutcome::ConditionFailed { previous, .. },
+        ) => match previous {
+            Some(value) => output.value(value, protocol),
+            None => output.encoder(protocol).null(),
+        },
+        (WriteShape::SetNx, WriteOutcome::Set { .. }) => output.encoder(protocol).integer(1),
+        (WriteShape::SetNx, WriteOutcome::ConditionFailed { .. }) => {
+            output.encoder(protocol).integer(0);
+        }
+        (_, WriteOutcome::Deleted { count }) => {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            output.encoder(protocol).integer(count);
+        }
+        (_, WriteOutcome::Integer(number)) => output.encoder(protocol).integer(*number),
+        (_, WriteOutcome::NotAnInteger) => {
+            shared.counts.add(Count::Errors, 1);
+            output.encoder(protocol).error(words::NOT_AN_INTEGER);
+        }
+        (_, WriteOutcome::Overflow) => {
+            shared.counts.add(Count::Errors, 1);
+            output.encoder(protocol).error(words::OVERFLOW);
+        }
+        (WriteShape::Number, WriteOutcome::Set { .. } | WriteOutcome::ConditionFailed { .. }) => {
+            // No command asks for this; a reply that fits nothing would be taken for
+            // that of another command.
+            shared.counts.add(Count::Errors, 1);
+            output
+                .encoder(protocol)
+                .error(b"ERR the write was answered with an outcome of another kind");
+        }
+    }
+}
+
+/// Writes the reply to a read of one key.
+pub(crate) fn read(
+    shape: ReadShape,
+    result: &ReadResult,
+    slot: u16,
+    protocol: Protocol,
+    output: &mut Output,
+    shared: &Shared,
+) {
+    let value = match result {
+        Ok(value) => value.as_ref(),
+        Err(error) => return refuse(error, slot, protocol, output, shared),
+    };
+    shared.counts.add(
+        if value.is_some() {
+            Count::Hits
+        } else {
+            Count::Misses
+        },
+        1,
+    );
+    match shape {
+        ReadShape::Value => match value {
+            Some(value) => output.value(&value.data, protocol),
+            None => output.encoder(protocol).null(),
+        },
+        ReadShape::Length => {
+            let length = value.map_or(0, |value| value.data.len());
+            output.encoder(protocol).integer(length as i64);
+        }
+        ReadShape::Exists => output
+            .encoder(protocol)
+            .integer(i64::from(value.is_some())),
+        ReadShape::Type => {
+            output
+                .encoder(protocol)
+                .simple(if value.is_some() { "string" } else { "none" });
+        }
+        ReadShape::Expiry(shape) => {
+            let number = expiry(shape, value, wall_millis());
+            output.encoder(protocol).integer(number);
+        }
+    }
+}
+
+/// What `TTL` and its kin answer: -2 for no key, -1 for no expiry.
+fn expiry(shape: ExpiryShape, value: Option<&Value>, now: i64) -> i64 {
+    let Some(value) = value else {
+        return -2;
+    };
+    let Some(at) = value.expires_at else {
+        return -1;
+    };
+    let at = i64::try_from(at).unwrap_or(i64::MAX);
+    let left = at.saturating_sub(now).max(0);
+    let seconds = |millis: i64| millis.saturating_add(500) / 1000;
+    match shape {
+        ExpiryShape::Seconds => seconds(left),
+        ExpiryShape::Millis => left,
+        ExpiryShape::AtSeconds => seconds(at),
+        ExpiryShape::AtMillis => at,
+    }
+}
+
+fn values<B: Backend>(
+    shape: ManyShape,
+    many: &Many<B>,
+    protocol: Protocol,
+    output: &mut Output,
+    shared: &Shared,
+) {
+    let values = many.values();
+    let hits = values.iter().flatten().count();
+    shared.counts.add(Count::Hits, hits as u64);
+    shared
+        .counts
+        .add(Count::Misses, (values.len() - hits) as u64);
+    match shape {
+        ManyShape::Count => output.encoder(protocol).integer(hits as i64),
+        ManyShape::Values if many.is_too_long() => {
+            shared.counts.add(Count::Errors, 1);
+            output.encoder(protocol).error(words::REPLY_TOO_LONG);
+        }
+        ManyShape::Values => {
+            output.encoder(protocol).array(values.len());
+            for value in values {
+                match value {
+                    Some(value) => output.value(value, protocol),
+                    None => output.encoder(protocol).null(),
+                }
+            }
+        }
+    }
+}
