@@ -24,6 +24,18 @@ use super::park::Park;
 use super::reply::{ReplyTo, WriteResult};
 use crate::store::StateReader;
 
+/// Values that are at hand without waiting.
+pub(super) trait Cache {
+    /// See [`StateReader::get_cached`].
+    fn get_cached(&self, generation: Generation, key: &[u8]) -> Option<Option<Bytes>>;
+}
+
+impl Cache for StateReader {
+    fn get_cached(&self, generation: Generation, key: &[u8]) -> Option<Option<Bytes>> {
+        Self::get_cached(self, generation, key)
+    }
+}
+
 /// One turn of the engine's loop: its time, and what it gathers for later.
 #[derive(Debug)]
 pub(super) struct Turn {
@@ -244,14 +256,14 @@ impl Lane {
         &mut self,
         core: &mut NodeCore,
         turn: &mut Turn,
-        reader: &StateReader,
+        cache: &dyn Cache,
         window: u32,
     ) {
         if !self.leads(turn.now) {
             return;
         }
         for write in std::mem::take(&mut self.held) {
-            self.submit(core, turn, reader, window, write);
+            self.submit(core, turn, cache, window, write);
         }
     }
 
@@ -287,7 +299,7 @@ impl Lane {
         &mut self,
         core: &mut NodeCore,
         turn: &mut Turn,
-        reader: &StateReader,
+        cache: &dyn Cache,
         window: u32,
         write: Submission,
     ) {
@@ -314,7 +326,7 @@ impl Lane {
             self.park.add(write);
             return;
         }
-        if let Err((write, keys)) = self.evaluate(core, turn, reader, write) {
+        if let Err((write, keys)) = self.evaluate(core, turn, cache, write) {
             self.park.add(write);
             self.look_up(turn, keys);
         }
@@ -351,7 +363,7 @@ impl Lane {
         &mut self,
         core: &mut NodeCore,
         turn: &mut Turn,
-        reader: &StateReader,
+        cache: &dyn Cache,
         (term, ticket): (u64, u64),
         found: Option<Found>,
     ) {
@@ -378,7 +390,7 @@ impl Lane {
                 tries.extend(self.park.leave(id));
                 continue;
             };
-            match self.evaluate(core, turn, reader, write) {
+            match self.evaluate(core, turn, cache, write) {
                 Ok(()) => tries.extend(self.park.leave(id)),
                 Err((write, keys)) => {
                     self.park.give_back(id, write);
@@ -393,7 +405,7 @@ impl Lane {
         &mut self,
         core: &mut NodeCore,
         turn: &mut Turn,
-        reader: &StateReader,
+        cache: &dyn Cache,
         window: u32,
         term: u64,
         loaded: Option<LoadedTable>,
@@ -406,7 +418,7 @@ impl Lane {
         match set {
             Some(true) => {
                 for write in std::mem::take(&mut self.tableless) {
-                    self.submit(core, turn, reader, window, write);
+                    self.submit(core, turn, cache, window, write);
                 }
             }
             // The log no longer reaches back to where the table was read.
@@ -448,7 +460,7 @@ impl Lane {
         &mut self,
         core: &mut NodeCore,
         turn: &mut Turn,
-        reader: &StateReader,
+        cache: &dyn Cache,
         write: Submission,
     ) -> Result<(), (Submission, Vec<Bytes>)> {
         let Some(evaluator) = &mut self.evaluator else {
@@ -458,7 +470,7 @@ impl Lane {
         let (park, generation) = (&self.park, self.generation);
         let bases = |key: &Bytes| {
             park.base(key)
-                .or_else(|| decode_cached(reader.get_cached(generation, key)?))
+                .or_else(|| decode_cached(cache.get_cached(generation, key)?))
         };
         let evaluation = match &write.work {
             Work::Write(request) => evaluator.evaluate(turn.wall_ms, request, &bases),
@@ -600,3 +612,7 @@ fn decode_cached(stored: Option<Bytes>) -> Option<Option<VersionedValue>> {
         Some(bytes) => VersionedValue::decode(bytes).ok().map(Some),
     }
 }
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;
