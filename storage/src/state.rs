@@ -223,6 +223,26 @@ pub fn drop_some(
     Ok(changes.len() >= limit)
 }
 
+/// Looks on while a batch is written; what keeps a cache true.
+pub trait ApplyObserver {
+    /// These changes are about to be written: nobody can see them yet.
+    fn before(&mut self, changes: &[StoreChange]) {
+        let _ = changes;
+    }
+
+    /// They were written: everybody sees them.
+    fn after(&mut self, changes: &[StoreChange]) {
+        let _ = changes;
+    }
+
+    /// The generation has come so far.
+    fn moved(&mut self, generation: Generation, applied: Mark) {
+        let _ = (generation, applied);
+    }
+}
+
+impl ApplyObserver for () {}
+
 /// How far a generation has come.
 #[derive(Clone, Debug)]
 struct Progress {
@@ -290,16 +310,6 @@ impl Applier {
         self.staged_bytes
     }
 
-    /// What the next [`Self::commit`] will write of clients' keys: keys of the store
-    /// with the values that they will have, each once.
-    pub fn staged_data(&mut self) -> impl Iterator<Item = (&Bytes, Option<&Bytes>)> {
-        self.settle();
-        self.changes
-            .iter()
-            .filter(|(key, _)| key.get(KEY_PREFIX_BYTES - 1) == Some(&(Kind::Data as u8)))
-            .map(|(key, value)| (key, value.as_ref()))
-    }
-
     /// Of changes to the same key the last one stays. The batch is sorted, which the
     /// store likes too.
     fn settle(&mut self) {
@@ -314,15 +324,14 @@ impl Applier {
         });
     }
 
-    /// Writes what is staged, with the applied marks, as one batch. Calls `applied`
-    /// with each generation that moved on and its new mark, after the write.
+    /// Writes what is staged, with the applied marks, as one batch.
     ///
     /// # Errors
     /// See [`ApplyError`]; the applier may not be used after it.
     pub fn commit(
         &mut self,
         store: &dyn Store,
-        mut applied: impl FnMut(Generation, Mark),
+        observer: &mut dyn ApplyObserver,
     ) -> Result<(), ApplyError> {
         self.settle();
         for generation in &self.staged {
@@ -344,12 +353,14 @@ impl Applier {
         if self.changes.is_empty() {
             return Ok(());
         }
+        observer.before(&self.changes);
         store.write(&self.changes)?;
+        observer.after(&self.changes);
         self.changes.clear();
         self.staged_bytes = 0;
         for generation in std::mem::take(&mut self.staged) {
             if let Some(progress) = self.progress.get(&generation) {
-                applied(generation, progress.applied);
+                observer.moved(generation, progress.applied);
             }
         }
         Ok(())
@@ -416,6 +427,6 @@ pub fn apply_entries(
 ) -> Result<Mark, ApplyError> {
     let mut applier = Applier::default();
     applier.stage(store, partition, generation, entries)?;
-    applier.commit(store, |_, _| {})?;
+    applier.commit(store, &mut ())?;
     Ok(applied(store, generation)?)
 }

@@ -6,7 +6,19 @@
 //! the process at once: nothing may be acknowledged after it (rule 12).
 
 mod directory;
+mod files;
+mod space;
 mod wal;
 
 pub use directory::{DataDirectory, DirectoryError, Identity};
+pub use files::{DirectoryDisk, RealFile};
+pub use space::SpaceWatch;
 pub use wal::{WalConfig, WalHandle};
+
+/// Ends the process where going on would break a promise: after a flush that failed
+/// nobody knows what is on the disk. It neither unwinds nor flushes anything else.
+pub(crate) fn fatal(what: &str, error: &dyn std::fmt::Display) -> ! {
+    tracing::error!(%error, "{what}: the process ends");
+    eprintln!("cairn: {what}: {error}; the process ends, so that nothing is acknowledged after it");
+    std::process::abort()
+}

@@ -1,7 +1,23 @@
 //! The thread that applies committed entries to the store.
 
-use cairn_core::ids::{Index, PartitionId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use cairn_core::ids::{Index, Mark, PartitionId};
 use cairn_core::replication::{Generation, LogEntry};
+use cairn_storage::state::{Applier, ApplyObserver};
+use cairn_storage::store::StoreChange;
+use parking_lot::{Condvar, Mutex};
+
+use super::FjallStore;
+use super::cache::ValueCache;
+use super::maintenance::MaintenanceHandle;
+use crate::disk::fatal;
+
+/// Where a batch is closed and written.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// How far a partition's state has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,27 +30,263 @@ pub struct Applied {
     pub index: Index,
 }
 
+#[derive(Debug)]
+enum Job {
+    Apply {
+        partition: PartitionId,
+        generation: Generation,
+        entries: Vec<LogEntry>,
+    },
+    Drop {
+        generation: Generation,
+    },
+}
+
+fn bytes_of(entries: &[LogEntry]) -> u64 {
+    entries.iter().map(|e| e.body.len() as u64 + 64).sum()
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    sleeping: bool,
+    closing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    news: Condvar,
+    backlog: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
 /// Hands committed entries to the apply thread. Cheap to clone; every call returns
 /// at once.
 #[derive(Clone, Debug)]
-pub struct ApplyHandle {}
+pub struct ApplyHandle {
+    shared: Arc<Shared>,
+}
 
 impl ApplyHandle {
+    pub(super) fn start(
+        store: FjallStore,
+        cache: Arc<ValueCache>,
+        maintenance: MaintenanceHandle,
+        applied: Box<dyn FnMut(&[Applied]) + Send>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let worker = Worker {
+            store,
+            cache,
+            maintenance,
+            applied,
+            applier: Applier::default(),
+            touched: Vec::new(),
+            dropped: BTreeSet::new(),
+            shared: Arc::clone(&shared),
+            figures: Figures::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("cairn-apply".to_owned())
+            .spawn(move || worker.run())?;
+        *shared.thread.lock() = Some(thread);
+        Ok(Self { shared })
+    }
+
     /// Applies entries in the order in which they are submitted. Entries at or
     /// below the applied index are passed over.
     pub fn submit(&self, partition: PartitionId, generation: Generation, entries: Vec<LogEntry>) {
-        let _ = (partition, generation, entries);
+        if entries.is_empty() {
+            return;
+        }
+        self.shared
+            .backlog
+            .fetch_add(bytes_of(&entries), Ordering::Relaxed);
+        self.push(Job::Apply {
+            partition,
+            generation,
+            entries,
+        });
     }
 
     /// How many bytes wait to be applied: past some bound the engine takes no more
     /// proposals.
     #[must_use]
     pub fn backlog_bytes(&self) -> u64 {
-        0
+        self.shared.backlog.load(Ordering::Relaxed)
     }
 
-    /// Removes every key of a generation, in the background.
+    /// Removes every key of a generation, in the background. What was submitted for
+    /// it before is passed over.
     pub fn drop_generation(&self, generation: Generation) {
-        let _ = generation;
+        self.push(Job::Drop { generation });
+    }
+
+    fn push(&self, job: Job) {
+        let mut queue = self.shared.queue.lock();
+        queue.jobs.push(job);
+        let sleeping = std::mem::take(&mut queue.sleeping);
+        drop(queue);
+        if sleeping {
+            self.shared.news.notify_one();
+        }
+    }
+
+    /// Applies what was submitted and ends the thread. Blocks.
+    pub(super) fn close(&self) {
+        self.shared.queue.lock().closing = true;
+        self.shared.news.notify_one();
+        let thread = self.shared.thread.lock().take();
+        if let Some(thread) = thread {
+            // The thread ends the process rather than panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Figures {
+    batch_seconds: metrics::Histogram,
+    entries: metrics::Counter,
+}
+
+impl Figures {
+    fn new() -> Self {
+        metrics::describe_histogram!(
+            "cairn_apply_batch_seconds",
+            "How long writing a batch to the store took."
+        );
+        Self {
+            batch_seconds: metrics::histogram!("cairn_apply_batch_seconds"),
+            entries: metrics::counter!("cairn_applied_entries_total"),
+        }
+    }
+}
+
+struct Worker {
+    store: FjallStore,
+    cache: Arc<ValueCache>,
+    maintenance: MaintenanceHandle,
+    applied: Box<dyn FnMut(&[Applied]) + Send>,
+    applier: Applier,
+    /// The partitions with something staged.
+    touched: Vec<(Generation, PartitionId)>,
+    /// Generations that were dropped: numbers are never used again, so that what
+    /// still comes for one is late.
+    dropped: BTreeSet<Generation>,
+    shared: Arc<Shared>,
+    figures: Figures,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut jobs = Vec::new();
+        loop {
+            let closing = {
+                let mut queue = self.shared.queue.lock();
+                while queue.jobs.is_empty() && !queue.closing {
+                    queue.sleeping = true;
+                    self.shared.news.wait(&mut queue);
+                }
+                queue.sleeping = false;
+                std::mem::swap(&mut queue.jobs, &mut jobs);
+                queue.closing && jobs.is_empty()
+            };
+            if closing {
+                return;
+            }
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Apply {
+                        partition,
+                        generation,
+                        entries,
+                    } => self.stage(partition, generation, &entries),
+                    Job::Drop { generation } => {
+                        self.commit();
+                        self.dropped.insert(generation);
+                        self.applier.forget(generation);
+                        self.maintenance.drop_generation(generation);
+                    }
+                }
+                if self.applier.staged_bytes() >= BATCH_BYTES {
+                    self.commit();
+                }
+            }
+            self.commit();
+        }
+    }
+
+    fn stage(&mut self, partition: PartitionId, generation: Generation, entries: &[LogEntry]) {
+        self.shared
+            .backlog
+            .fetch_sub(bytes_of(entries), Ordering::Relaxed);
+        if self.dropped.contains(&generation) {
+            return;
+        }
+        let staged = self
+            .applier
+            .stage(&self.store, partition, generation, entries);
+        if let Err(error) = staged {
+            // Entries are checked by checksum when they arrive and when they are read
+            // back, so that this is a bug or a broken memory: nothing may be built
+            // upon it.
+            fatal("committed entries cannot be applied", &error);
+        }
+        self.touched.push((generation, partition));
+        self.figures.entries.increment(entries.len() as u64);
+    }
+
+    fn commit(&mut self) {
+        if self.applier.staged_bytes() == 0 {
+            self.touched.clear();
+            return;
+        }
+        let begun = std::time::Instant::now();
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        let bytes = self.applier.staged_bytes() as u64;
+        let mut watcher = Watcher {
+            cache: &self.cache,
+            touched: &self.touched,
+            moved: Vec::with_capacity(self.touched.len()),
+        };
+        if let Err(error) = self.applier.commit(&self.store, &mut watcher) {
+            fatal("the state cannot be written", &error);
+        }
+        let moved = watcher.moved;
+        (self.applied)(&moved);
+        self.maintenance.applied(&moved, bytes);
+        self.touched.clear();
+        self.figures.batch_seconds.record(begun.elapsed());
+    }
+}
+
+/// Keeps the cache true and collects what moved on.
+struct Watcher<'a> {
+    cache: &'a ValueCache,
+    /// Sorted by generation.
+    touched: &'a [(Generation, PartitionId)],
+    moved: Vec<Applied>,
+}
+
+impl ApplyObserver for Watcher<'_> {
+    fn before(&mut self, changes: &[StoreChange]) {
+        self.cache.begin(changes);
+    }
+
+    fn after(&mut self, changes: &[StoreChange]) {
+        self.cache.finish(changes);
+    }
+
+    fn moved(&mut self, generation: Generation, applied: Mark) {
+        let at = self.touched.partition_point(|(g, _)| *g < generation);
+        if let Some((_, partition)) = self.touched.get(at).filter(|(g, _)| *g == generation) {
+            self.moved.push(Applied {
+                partition: *partition,
+                generation,
+                index: applied.index(),
+            });
+        }
     }
 }

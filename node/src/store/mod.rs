@@ -1,14 +1,27 @@
 //! A data node's state in fjall: applying, reading, snapshots.
 //!
 //! [`NodeStorage::open`] opens the store and the write-ahead log together, since
-//! each needs the other to recover and to reclaim.
+//! each needs the other to recover and to reclaim. The threads:
+//!
+//! - *apply* merges committed entries of all partitions into large batches, and is
+//!   the only one that writes state that is being served;
+//! - *readers* read for those who must not block;
+//! - *maintenance* persists the store, tells the log what is durable, removes dropped
+//!   generations, and watches free space.
 
 mod apply;
+mod cache;
+mod fjall_store;
+mod maintenance;
 mod open;
 mod read;
 mod snapshot;
 
 pub use apply::{Applied, ApplyHandle};
-pub use open::{NodeStorage, StorageCallbacks, StorageConfig, StorageError};
+pub use fjall_store::FjallStore;
+pub use open::{NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError};
 pub use read::StateReader;
 pub use snapshot::{SnapshotSink, SnapshotSource};
+
+
+

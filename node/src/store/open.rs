@@ -1,9 +1,20 @@
 //! Opens everything that a data node keeps on its disk.
 
-use cairn_core::replication::RecoveredPartition;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Applied, ApplyHandle, StateReader};
-use crate::disk::{DataDirectory, WalConfig, WalHandle};
+use cairn_core::replication::{Generation, RecoveredPartition};
+use cairn_storage::disk::Disk;
+use cairn_storage::format::segment_header::LogIdentity;
+use cairn_storage::state;
+use cairn_storage::store::StoreError;
+use cairn_storage::wal::{Wal, WalError};
+
+use super::cache::ValueCache;
+use super::maintenance::{MaintenanceHandle, PersistAfter};
+use super::{Applied, ApplyHandle, FjallStore, StateReader};
+use crate::disk::{DataDirectory, DirectoryDisk, DirectoryError, SpaceWatch, WalConfig, WalHandle};
 
 /// Sizes and periods of a node's storage.
 #[derive(Clone, Debug)]
@@ -12,16 +23,20 @@ pub struct StorageConfig {
     pub wal: WalConfig,
     /// fjall's block cache.
     pub block_cache_bytes: u64,
-    /// fjall's memtable.
+    /// fjall's memtable; up to four more may wait to be written.
     pub memtable_bytes: u64,
     /// fjall's journals, at least 64 MiB.
     pub journal_bytes: u64,
-    /// Values kept in memory, decoded from nothing: what reads find at once.
+    /// Values kept in memory: what reads find at once.
     pub value_cache_bytes: u64,
     /// Threads that read the store for those who must not block.
     pub reader_threads: usize,
     /// Free bytes below which data writes are refused.
     pub reserve_bytes: u64,
+    /// The store is made durable after so many bytes of entries ...
+    pub persist_bytes: u64,
+    /// ... or after so long, whichever comes first. Until then the log keeps them.
+    pub persist_after: Duration,
 }
 
 impl Default for StorageConfig {
@@ -34,6 +49,8 @@ impl Default for StorageConfig {
             value_cache_bytes: 64 << 20,
             reader_threads: 2,
             reserve_bytes: 512 << 20,
+            persist_bytes: 32 << 20,
+            persist_after: Duration::from_secs(5),
         }
     }
 }
@@ -55,12 +72,41 @@ impl std::fmt::Debug for StorageCallbacks {
     }
 }
 
-/// Why the storage could not be opened.
+/// Why the storage could not be opened or used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// Anything that stands in the way, in words.
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The write-ahead log.
+    #[error(transparent)]
+    Log(#[from] WalError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The operating system.
+    #[error("{action}: {source}")]
+    Io {
+        /// Verb and object.
+        action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something does not read as what it should be.
     #[error("{0}")]
-    Refused(String),
+    Damaged(String),
+    /// Too many reads wait.
+    #[error("too many reads wait for the disk")]
+    Overloaded,
+    /// The storage was closed.
+    #[error("the storage is closed")]
+    Closed,
+}
+
+impl StorageError {
+    fn io(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, source }
+    }
 }
 
 /// All handles of an opened storage. Each is cheap to clone.
@@ -72,10 +118,31 @@ pub struct NodeStorage {
     pub apply: ApplyHandle,
     /// Reads and snapshots.
     pub reader: StateReader,
-    /// For [`cairn_core::replication::NodeCore::new`].
+    /// For [`cairn_core::replication::NodeCore::new`]; to be taken out.
     pub recovered: Vec<RecoveredPartition>,
     /// For [`cairn_core::replication::NodeCore::new`].
     pub next_generation: u64,
+    closer: StorageCloser,
+}
+
+/// Closes a storage whose handles have gone elsewhere. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StorageCloser {
+    wal: WalHandle,
+    apply: ApplyHandle,
+    reader: StateReader,
+    maintenance: MaintenanceHandle,
+}
+
+impl StorageCloser {
+    /// Applies and flushes what was submitted, persists the store, closes the log
+    /// with its empty batch, and ends the threads. Blocks.
+    pub fn close(&self) {
+        self.reader.close();
+        self.apply.close();
+        self.maintenance.close();
+        self.wal.close();
+    }
 }
 
 impl NodeStorage {
@@ -89,11 +156,138 @@ impl NodeStorage {
         config: &StorageConfig,
         callbacks: StorageCallbacks,
     ) -> Result<Self, StorageError> {
-        let _ = (directory, config, callbacks);
-        Err(StorageError::Refused("not implemented yet".to_owned()))
+        let StorageCallbacks {
+            flushed,
+            applied,
+            disk_full,
+        } = callbacks;
+        if directory.is_established() && !directory.log_path().is_dir() {
+            return Err(directory
+                .damaged("its write-ahead log is missing, though it has an identity")
+                .into());
+        }
+        let disk = DirectoryDisk::open(&directory.log_path())
+            .map_err(StorageError::io("open the write-ahead log"))?;
+        if directory.is_established() && is_empty(&disk)? {
+            return Err(directory
+                .damaged("its write-ahead log is empty, though it has an identity")
+                .into());
+        }
+        let store = FjallStore::open(&directory.state_path(), config)?;
+        let (wal, recovery) = Wal::open(
+            disk.clone(),
+            log_identity(directory),
+            config.wal.options(),
+            &store,
+            Box::new(rand::random),
+        )?;
+        directory.establish()?;
+        report(&recovery);
+
+        let wal = WalHandle::start(wal, disk.clone(), config.wal.segment_bytes, flushed)
+            .map_err(StorageError::io("start the log's thread"))?;
+        let cache = Arc::new(ValueCache::new(config.value_cache_bytes));
+        let maintenance = MaintenanceHandle::new(PersistAfter {
+            bytes: config.persist_bytes,
+            time: config.persist_after,
+        });
+        for generation in orphans(&store, &recovery.partitions)? {
+            maintenance.drop_generation(generation);
+        }
+        maintenance
+            .start(
+                store.clone(),
+                disk,
+                wal.clone(),
+                SpaceWatch::new(config.reserve_bytes),
+                disk_full,
+            )
+            .map_err(StorageError::io("start the maintenance thread"))?;
+        let apply = ApplyHandle::start(
+            store.clone(),
+            Arc::clone(&cache),
+            maintenance.clone(),
+            applied,
+        )
+        .map_err(StorageError::io("start the apply thread"))?;
+        let reader = StateReader::start(store, cache, config.reader_threads)
+            .map_err(StorageError::io("start the reader threads"))?;
+        let closer = StorageCloser {
+            wal: wal.clone(),
+            apply: apply.clone(),
+            reader: reader.clone(),
+            maintenance,
+        };
+        Ok(Self {
+            wal,
+            apply,
+            reader,
+            recovered: recovery.partitions,
+            next_generation: recovery.next_generation,
+            closer,
+        })
     }
 
-    /// Flushes what was submitted, closes the log with its empty batch, persists the
-    /// store, and ends the threads. Blocks.
-    pub fn close(self) {}
+    /// Closes the storage later, when the handles have gone elsewhere.
+    #[must_use]
+    pub fn closer(&self) -> StorageCloser {
+        self.closer.clone()
+    }
+
+    /// See [`StorageCloser::close`].
+    pub fn close(&self) {
+        self.closer.close();
+    }
+}
+
+fn is_empty(disk: &DirectoryDisk) -> Result<bool, StorageError> {
+    let names = disk
+        .list()
+        .map_err(StorageError::io("list the write-ahead log"))?;
+    Ok(!names.iter().any(|name| name.starts_with("segment-")))
+}
+
+fn log_identity(directory: &DataDirectory) -> LogIdentity {
+    let identity = directory.identity();
+    LogIdentity {
+        cluster: identity.cluster.unwrap_or_default(),
+        node: identity.node.as_u128(),
+        incarnation: identity.incarnation.as_u128(),
+    }
+}
+
+fn report(recovery: &cairn_storage::wal::Recovery) {
+    for damage in &recovery.damage {
+        tracing::error!(damage, "the write-ahead log is damaged");
+    }
+    let corrupt = recovery.partitions.iter().filter(|p| p.corrupt).count();
+    let replicas = recovery
+        .partitions
+        .iter()
+        .filter(|p| p.meta.replica.is_some())
+        .count();
+    metrics::counter!("cairn_corrupt_replicas_total").increment(corrupt as u64);
+    tracing::info!(
+        replicas,
+        corrupt,
+        entries = recovery.entries_read,
+        dropped_tail = recovery.dropped_tail,
+        "recovered the write-ahead log"
+    );
+}
+
+/// Generations in the store that no partition uses: snapshots that were not finished
+/// and what was dropped just before the process ended.
+fn orphans(
+    store: &FjallStore,
+    recovered: &[RecoveredPartition],
+) -> Result<Vec<Generation>, StoreError> {
+    let used: BTreeSet<Generation> = recovered
+        .iter()
+        .filter(|p| p.meta.replica.is_some())
+        .map(|p| p.meta.generation)
+        .collect();
+    let mut found = state::generations(store)?;
+    found.retain(|generation| !used.contains(generation));
+    Ok(found)
 }

@@ -1,39 +1,121 @@
 //! Reads of the state: at once from the value cache, else on a reader thread.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
 use bytes::Bytes;
 use cairn_core::ids::{Index, Mark};
 use cairn_core::replication::Generation;
+use cairn_storage::state::{self, KEY_PREFIX_BYTES, Kind};
+use cairn_storage::store::Store;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
 
-use super::{SnapshotSink, SnapshotSource, StorageError};
+use super::cache::ValueCache;
+use super::{FjallStore, SnapshotSink, SnapshotSource, StorageError};
+
+/// The most reads that wait for a reader thread.
+const WAITING_MAX: usize = 64 << 10;
+/// How many reads a thread takes at once.
+const TAKEN_MAX: usize = 32;
+
+type Answer = Result<Option<Bytes>, StorageError>;
+
+#[derive(Debug)]
+struct Wanted {
+    generation: Generation,
+    key: Bytes,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    wanted: VecDeque<Wanted>,
+    sleeping: usize,
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: FjallStore,
+    cache: Arc<ValueCache>,
+    queue: Mutex<Queue>,
+    news: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 /// Reads the state of any partition. Cheap to clone.
 ///
 /// Values come back as the store holds them:
 /// [`cairn_core::kv::VersionedValue::decode`] reads them.
 #[derive(Clone, Debug)]
-pub struct StateReader {}
+pub struct StateReader {
+    shared: Arc<Shared>,
+}
 
 impl StateReader {
+    pub(super) fn start(
+        store: FjallStore,
+        cache: Arc<ValueCache>,
+        threads: usize,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            store,
+            cache,
+            queue: Mutex::default(),
+            news: Condvar::new(),
+            threads: Mutex::default(),
+        });
+        for number in 0..threads.max(1) {
+            let worker = Arc::clone(&shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("cairn-read-{number}"))
+                .spawn(move || worker.serve())?;
+            shared.threads.lock().push(thread);
+        }
+        Ok(Self { shared })
+    }
+
     /// What the value cache knows of a key: `None` where it knows nothing,
     /// `Some(None)` where it knows that there is no such key. Never blocks. What it
     /// returns is at least as new as the applied index that was published before.
     #[must_use]
     pub fn get_cached(&self, generation: Generation, key: &[u8]) -> Option<Option<Bytes>> {
-        let _ = (generation, key);
-        None
+        self.shared.cache.get(generation, key)
     }
 
     /// A key's value, on a reader thread where the cache lacks it.
     ///
     /// # Errors
-    /// Where the store cannot be read.
+    /// Where the store cannot be read, or too many reads wait.
     pub async fn get(
         &self,
         generation: Generation,
         key: Bytes,
     ) -> Result<Option<Bytes>, StorageError> {
-        let _ = (generation, key);
-        Ok(None)
+        if let Some(known) = self.get_cached(generation, &key) {
+            return Ok(known);
+        }
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.closing {
+                return Err(StorageError::Closed);
+            }
+            if queue.wanted.len() >= WAITING_MAX {
+                return Err(StorageError::Overloaded);
+            }
+            queue.wanted.push_back(Wanted {
+                generation,
+                key,
+                answer,
+            });
+            if queue.sleeping > 0 {
+                self.shared.news.notify_one();
+            }
+        }
+        answered.await.map_err(|_| StorageError::Closed)?
     }
 
     /// A key's value, on the caller's thread, which may block on the disk.
@@ -45,8 +127,10 @@ impl StateReader {
         generation: Generation,
         key: &[u8],
     ) -> Result<Option<Bytes>, StorageError> {
-        let _ = (generation, key);
-        Ok(None)
+        match self.get_cached(generation, key) {
+            Some(known) => Ok(known),
+            None => self.shared.read(generation, key),
+        }
     }
 
     /// The last mark that the generation has applied. Blocks.
@@ -54,8 +138,7 @@ impl StateReader {
     /// # Errors
     /// Where the store cannot be read.
     pub fn applied(&self, generation: Generation) -> Result<Mark, StorageError> {
-        let _ = generation;
-        Ok(Mark::ZERO)
+        Ok(state::applied(&self.shared.store, generation)?)
     }
 
     /// The rows of the idempotence table, ascending by index
@@ -64,8 +147,22 @@ impl StateReader {
     /// # Errors
     /// Where the store cannot be read.
     pub fn table(&self, generation: Generation) -> Result<Vec<(Index, Bytes)>, StorageError> {
-        let _ = generation;
-        Ok(Vec::new())
+        let (from, to) = state::kind_range(generation, Kind::Table);
+        let mut rows = Vec::new();
+        let mut strange = false;
+        self.shared.store.scan(&from, Some(&to), &mut |key, row| {
+            match key[KEY_PREFIX_BYTES..].try_into() {
+                Ok(index) => rows.push((Index(u64::from_be_bytes(index)), row)),
+                Err(_) => strange = true,
+            }
+            !strange
+        })?;
+        if strange {
+            return Err(StorageError::Damaged(
+                "a row of the idempotence table has no index for a key".to_owned(),
+            ));
+        }
+        Ok(rows)
     }
 
     /// Up to `limit` keys after `after`, ascending, with their values, from one
@@ -79,16 +176,31 @@ impl StateReader {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        let _ = (generation, after, limit);
-        Ok(Vec::new())
+        let (mut from, to) = state::kind_range(generation, Kind::Data);
+        if let Some(after) = after {
+            // The first key that is greater is the same one with a zero behind it.
+            let mut next = after.to_vec();
+            next.push(0);
+            from = state::data_key(generation, &next);
+        }
+        let mut rows = Vec::new();
+        if limit > 0 {
+            self.shared
+                .store
+                .scan(&from, Some(&to), &mut |key, value| {
+                    rows.push((key.slice(KEY_PREFIX_BYTES..), value));
+                    rows.len() < limit
+                })?;
+        }
+        Ok(rows)
     }
 
     /// A consistent view of a generation to stream to another node. Blocks.
     ///
     /// # Errors
-    /// Where the store cannot be read, or the generation holds nothing.
+    /// Where the store cannot be read.
     pub fn snapshot(&self, generation: Generation) -> Result<SnapshotSource, StorageError> {
-        SnapshotSource::open(generation)
+        SnapshotSource::open(&self.shared.store, generation)
     }
 
     /// Begins to write a snapshot from another node into a fresh generation. Blocks.
@@ -96,6 +208,54 @@ impl StateReader {
     /// # Errors
     /// Where the store cannot be written.
     pub fn install(&self, generation: Generation) -> Result<SnapshotSink, StorageError> {
-        SnapshotSink::open(generation)
+        SnapshotSink::open(&self.shared.store, generation)
+    }
+
+    /// Ends the reader threads; what waits is refused. Blocks.
+    pub(super) fn close(&self) {
+        {
+            let mut queue = self.shared.queue.lock();
+            queue.closing = true;
+            queue.wanted.clear();
+        }
+        self.shared.news.notify_all();
+        for thread in self.shared.threads.lock().drain(..) {
+            // A reader that panicked has printed why.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self) {
+        let mut taken = Vec::with_capacity(TAKEN_MAX);
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                while queue.wanted.is_empty() && !queue.closing {
+                    queue.sleeping += 1;
+                    self.news.wait(&mut queue);
+                    queue.sleeping -= 1;
+                }
+                if queue.closing {
+                    return;
+                }
+                let count = queue.wanted.len().min(TAKEN_MAX);
+                taken.extend(queue.wanted.drain(..count));
+            }
+            for wanted in taken.drain(..) {
+                let answer = self.read(wanted.generation, &wanted.key);
+                // Nobody waits any more: then nobody is told.
+                let _ = wanted.answer.send(answer);
+            }
+        }
+    }
+
+    fn read(&self, generation: Generation, key: &[u8]) -> Answer {
+        let now = self.cache.now();
+        let key = state::data_key(generation, key);
+        let value = self.store.get(&key)?;
+        self.cache.put(key, value.clone(), now);
+        Ok(value)
     }
 }

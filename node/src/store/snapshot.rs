@@ -1,23 +1,66 @@
 //! Snapshots of a partition's state: read in chunks from a consistent view, and
 //! written into a fresh generation (rule 13).
+//!
+//! The applied mark and the lineage of a generation are written last, and everything
+//! is made durable before it is reported: a generation without a mark was not
+//! finished. Rows are inserted rather than ingested as sorted tables;
+//! `docs/adr/0003-inserting-into-fjall.md` says why.
+
+use std::fmt;
 
 use bytes::Bytes;
 use cairn_core::ids::Mark;
 use cairn_core::replication::Generation;
+use cairn_storage::format::snapshot_chunk::{SnapshotChunk, decode_chunk, encode_chunk};
+use cairn_storage::state::{self, KEY_PREFIX_BYTES, Kind};
+use cairn_storage::store::{Store, StoreChange};
 
-use super::StorageError;
+use super::fjall_store::View;
+use super::{FjallStore, StorageError};
+
+/// Bytes of rows that are written to the store as one batch.
+const BATCH_BYTES: usize = 1 << 20;
+/// Keys of an unfinished attempt that are removed as one batch.
+const DROP_KEYS: usize = 4096;
+/// The part of a key that names its generation.
+const GENERATION_BYTES: usize = KEY_PREFIX_BYTES - 1;
 
 /// A consistent view of one generation, read chunk by chunk. All calls block.
-#[derive(Debug)]
 pub struct SnapshotSource {
     mark: Mark,
     lineage: Vec<Mark>,
+    /// Keeps the view alive as long as its rows are read.
+    _view: View,
+    rows: fjall::Iter,
+    /// The number of the next chunk; none once the last was given.
+    next: Option<u64>,
+}
+
+impl fmt::Debug for SnapshotSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotSource")
+            .field("mark", &self.mark)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SnapshotSource {
-    pub(super) fn open(generation: Generation) -> Result<Self, StorageError> {
-        let _ = generation;
-        Err(StorageError::Refused("not implemented yet".to_owned()))
+    pub(super) fn open(store: &FjallStore, generation: Generation) -> Result<Self, StorageError> {
+        let view = store.view();
+        let mark = state::applied(&view, generation)?;
+        let lineage = state::lineage(&view, generation)?;
+        // Metadata sorts before data and does not travel as rows.
+        let (from, _) = state::kind_range(generation, Kind::Data);
+        let (_, to) = state::generation_range(generation);
+        let rows = view.rows(&from, to.as_deref());
+        Ok(Self {
+            mark,
+            lineage,
+            _view: view,
+            rows,
+            next: Some(0),
+        })
     }
 
     /// The last entry that the snapshot holds.
@@ -38,8 +81,26 @@ impl SnapshotSource {
     /// # Errors
     /// Where the store cannot be read.
     pub fn next_chunk(&mut self, bytes: usize) -> Result<Option<Bytes>, StorageError> {
-        let _ = bytes;
-        Ok(None)
+        let Some(number) = self.next else {
+            return Ok(None);
+        };
+        let mut rows = Vec::new();
+        let mut taken = 0;
+        let mut last = false;
+        while taken < bytes.max(1) {
+            let Some(row) = self.rows.next() else {
+                last = true;
+                break;
+            };
+            let (key, value) = row
+                .into_inner()
+                .map_err(|error| StorageError::Damaged(error.to_string()))?;
+            taken += key.len() + value.len();
+            let key = key.get(GENERATION_BYTES..).unwrap_or_default();
+            rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(&value)));
+        }
+        self.next = (!last).then_some(number + 1);
+        Ok(Some(encode_chunk(&SnapshotChunk { number, rows, last })))
     }
 }
 
@@ -47,12 +108,25 @@ impl SnapshotSource {
 /// [`Self::finish`], it leaves keys behind that
 /// [`super::ApplyHandle::drop_generation`] removes.
 #[derive(Debug)]
-pub struct SnapshotSink {}
+pub struct SnapshotSink {
+    store: FjallStore,
+    generation: Generation,
+    /// The number of the chunk that must come next.
+    next: u64,
+    last_key: Bytes,
+    complete: bool,
+}
 
 impl SnapshotSink {
-    pub(super) fn open(generation: Generation) -> Result<Self, StorageError> {
-        let _ = generation;
-        Err(StorageError::Refused("not implemented yet".to_owned()))
+    pub(super) fn open(store: &FjallStore, generation: Generation) -> Result<Self, StorageError> {
+        while state::drop_some(store, generation, DROP_KEYS)? {}
+        Ok(Self {
+            store: store.clone(),
+            generation,
+            next: 0,
+            last_key: Bytes::new(),
+            complete: false,
+        })
     }
 
     /// Writes a chunk, in the order in which the source gave them.
@@ -60,16 +134,59 @@ impl SnapshotSink {
     /// # Errors
     /// Where the chunk is damaged, out of order, or cannot be written.
     pub fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StorageError> {
-        let _ = chunk;
+        let chunk =
+            decode_chunk(&chunk).map_err(|error| StorageError::Damaged(error.to_string()))?;
+        if self.complete || chunk.number != self.next {
+            return Err(StorageError::Damaged(format!(
+                "chunk {} of a snapshot came where {} belongs",
+                chunk.number, self.next
+            )));
+        }
+        self.next += 1;
+        self.complete = chunk.last;
+        let mut changes: Vec<StoreChange> = Vec::new();
+        let mut bytes = 0;
+        for (key, value) in chunk.rows {
+            let travels = matches!(
+                key.first(),
+                Some(kind) if *kind == Kind::Data as u8 || *kind == Kind::Table as u8
+            );
+            if !travels || key <= self.last_key {
+                return Err(StorageError::Damaged(
+                    "a snapshot's rows are out of order".to_owned(),
+                ));
+            }
+            bytes += key.len() + value.len();
+            let mut stored = Vec::with_capacity(GENERATION_BYTES + key.len());
+            stored.extend_from_slice(&self.generation.0.to_be_bytes());
+            stored.extend_from_slice(&key);
+            changes.push((Bytes::from(stored), Some(value)));
+            self.last_key = key;
+            if bytes >= BATCH_BYTES {
+                self.store.write(&changes)?;
+                changes.clear();
+                bytes = 0;
+            }
+        }
+        if !changes.is_empty() {
+            self.store.write(&changes)?;
+        }
         Ok(())
     }
 
     /// Makes it all durable; afterwards it may be reported.
     ///
     /// # Errors
-    /// Where it cannot be made durable.
+    /// Where chunks are missing, or it cannot be made durable.
     pub fn finish(self, mark: Mark, lineage: &[Mark]) -> Result<(), StorageError> {
-        let _ = (mark, lineage);
+        if !self.complete {
+            return Err(StorageError::Damaged(
+                "a snapshot ended before its last chunk".to_owned(),
+            ));
+        }
+        let rows = state::metadata_rows(self.generation, mark, lineage);
+        self.store.write(&rows)?;
+        self.store.persist()?;
         Ok(())
     }
 }

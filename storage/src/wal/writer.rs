@@ -384,11 +384,14 @@ impl<D: Disk> Wal<D> {
         self.fold.rows().map(|row| &row.meta)
     }
 
-    /// Whether the next roll would have to make a file: one may be prepared beside
-    /// with [`prepare_spare`] and handed over with [`Self::add_spare`].
+    /// Whether the next roll, which is not far, would have to make a file: one may be
+    /// prepared beside with [`prepare_spare`] and handed over with
+    /// [`Self::add_spare`].
     #[must_use]
     pub fn wants_spare(&self) -> bool {
-        self.options.spares > 0 && self.spares.is_empty()
+        self.options.spares > 0
+            && self.spares.is_empty()
+            && self.active.end > self.active.capacity / 2
     }
 
     /// Takes a file that [`prepare_spare`] made.

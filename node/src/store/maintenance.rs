@@ -1,0 +1,223 @@
+//! What must be done now and then: persisting the store and telling the log what is
+//! durable, removing dropped generations, looking at free space.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cairn_core::ids::{Index, PartitionId};
+use cairn_core::replication::Generation;
+use cairn_storage::disk::Disk;
+use cairn_storage::state;
+use cairn_storage::store::Store;
+use parking_lot::{Condvar, Mutex};
+
+use super::{Applied, FjallStore};
+use crate::disk::{DirectoryDisk, SpaceWatch, WalHandle, fatal};
+
+/// How often free space is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Keys of a dropped generation that go in one batch.
+const DROP_KEYS: usize = 512;
+
+/// When the store is persisted: whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PersistAfter {
+    pub(super) bytes: u64,
+    pub(super) time: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// What was applied since the store was last persisted.
+    applied: BTreeMap<PartitionId, (Generation, Index)>,
+    applied_bytes: u64,
+    drops: VecDeque<Generation>,
+    closing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    news: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Hands work to the maintenance thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct MaintenanceHandle {
+    shared: Arc<Shared>,
+    persist_after: PersistAfter,
+}
+
+impl MaintenanceHandle {
+    pub(super) fn new(persist_after: PersistAfter) -> Self {
+        Self {
+            shared: Arc::default(),
+            persist_after,
+        }
+    }
+
+    pub(super) fn start(
+        &self,
+        store: FjallStore,
+        disk: DirectoryDisk,
+        wal: WalHandle,
+        watch: SpaceWatch,
+        disk_full: Box<dyn FnMut(bool) + Send>,
+    ) -> std::io::Result<()> {
+        let worker = Worker {
+            store,
+            disk,
+            wal,
+            watch,
+            disk_full,
+            shared: Arc::clone(&self.shared),
+            persist_after: self.persist_after,
+            persisted_at: Instant::now(),
+            persist_seconds: metrics::histogram!("cairn_store_persist_seconds"),
+            free: metrics::gauge!("cairn_disk_free_bytes"),
+            size: metrics::gauge!("cairn_store_size_bytes"),
+        };
+        let thread = std::thread::Builder::new()
+            .name("cairn-upkeep".to_owned())
+            .spawn(move || worker.run())?;
+        *self.shared.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// From the apply thread: so much was applied.
+    pub(super) fn applied(&self, moved: &[Applied], bytes: u64) {
+        let mut queue = self.shared.queue.lock();
+        for one in moved {
+            queue
+                .applied
+                .insert(one.partition, (one.generation, one.index));
+        }
+        let before = queue.applied_bytes;
+        queue.applied_bytes += bytes;
+        let due = self.persist_after.bytes;
+        if before < due && queue.applied_bytes >= due {
+            self.shared.news.notify_one();
+        }
+    }
+
+    pub(super) fn drop_generation(&self, generation: Generation) {
+        self.shared.queue.lock().drops.push_back(generation);
+        self.shared.news.notify_one();
+    }
+
+    /// Persists the store a last time and ends the thread. Blocks.
+    pub(super) fn close(&self) {
+        self.shared.queue.lock().closing = true;
+        self.shared.news.notify_one();
+        let thread = self.shared.thread.lock().take();
+        if let Some(thread) = thread {
+            // The thread ends the process rather than panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    store: FjallStore,
+    disk: DirectoryDisk,
+    wal: WalHandle,
+    watch: SpaceWatch,
+    disk_full: Box<dyn FnMut(bool) + Send>,
+    shared: Arc<Shared>,
+    persist_after: PersistAfter,
+    persisted_at: Instant,
+    persist_seconds: metrics::Histogram,
+    free: metrics::Gauge,
+    size: metrics::Gauge,
+}
+
+impl Worker {
+    fn run(mut self) {
+        self.look();
+        let mut looked = Instant::now();
+        loop {
+            let (drop_next, persist, closing) = self.wait();
+            if let Some(generation) = drop_next {
+                self.drop_some(generation);
+            }
+            if persist || closing {
+                self.persist();
+            }
+            if closing {
+                return;
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.look();
+            }
+        }
+    }
+
+    fn wait(&self) -> (Option<Generation>, bool, bool) {
+        let due = |queue: &Queue| {
+            !queue.applied.is_empty()
+                && (queue.applied_bytes >= self.persist_after.bytes
+                    || self.persisted_at.elapsed() >= self.persist_after.time)
+        };
+        let mut queue = self.shared.queue.lock();
+        if queue.drops.is_empty() && !due(&queue) && !queue.closing {
+            self.shared.news.wait_for(&mut queue, LOOK);
+        }
+        let persist = due(&queue);
+        (queue.drops.front().copied(), persist, queue.closing)
+    }
+
+    fn look(&mut self) {
+        let free = match self.disk.free_bytes() {
+            Ok(free) => free,
+            Err(error) => {
+                tracing::warn!(%error, "could not ask for free space");
+                return;
+            }
+        };
+        self.free.set(free as f64);
+        if let Some(full) = self.watch.observe(free) {
+            if full {
+                tracing::warn!(free, "the disk is nearly full: data writes are refused");
+            } else {
+                tracing::info!(free, "the disk has room for data");
+            }
+            (self.disk_full)(full);
+        }
+    }
+
+    fn persist(&mut self) {
+        let applied = {
+            let mut queue = self.shared.queue.lock();
+            queue.applied_bytes = 0;
+            std::mem::take(&mut queue.applied)
+        };
+        self.persisted_at = Instant::now();
+        if applied.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.persist() {
+            fatal("the state cannot be made durable", &error);
+        }
+        self.persist_seconds.record(self.persisted_at.elapsed());
+        self.size.set(self.store.disk_bytes() as f64);
+        let durable: Vec<(PartitionId, Generation, Index)> = applied
+            .into_iter()
+            .map(|(partition, (generation, index))| (partition, generation, index))
+            .collect();
+        self.wal.set_store_durable(&durable);
+    }
+
+    fn drop_some(&mut self, generation: Generation) {
+        match state::drop_some(&self.store, generation, DROP_KEYS) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.shared.queue.lock().drops.pop_front();
+            }
+            Err(error) => fatal("the state cannot be written", &error),
+        }
+    }
+}
