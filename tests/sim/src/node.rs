@@ -1,29 +1,19 @@
-//! A simulated data node: the shipped core over a modelled log and store.
+//! A simulated data node: the shipped core over the shipped log, recovery and apply,
+//! on a disk and a store in memory.
 //!
-//! The log keeps its records in memory with a mark of what was flushed; a crash
-//! keeps the flushed ones and a drawn prefix of the rest. The store keeps an
-//! applied mark and a checksum of what was applied, with an older persisted copy
-//! that a crash may fall back to.
+//! A crash drops what was not handed to the log, lets the batch that was being
+//! written arrive in part, and, where the power goes, loses or tears what was not
+//! flushed.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use cairn_core::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
-use cairn_core::record::PartitionRecord;
-use cairn_core::replication::{
-    DurableRecord, Generation, LogEntry, NodeCore, PartitionMeta, RecoveredPartition, Timing,
-};
-use rand::Rng;
+use cairn_core::ids::{Index, Mark, Micros, NodeId, PartitionId};
+use cairn_core::replication::{DurableRecord, Generation, LogEntry, NodeCore, Timing};
+use cairn_storage::format::segment_header::LogIdentity;
+use cairn_storage::sim::{MemDisk, MemStore};
+use cairn_storage::state;
+use cairn_storage::store::{Store, StoreChange};
+use cairn_storage::wal::{Wal, WalOptions};
 use rand::rngs::StdRng;
-
-/// The state of one generation in the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Copy {
-    /// The last applied entry.
-    pub applied: Mark,
-    /// Every applied entry's mark, by index: what tests compare.
-    pub history: BTreeMap<Index, Mark>,
-}
+use rand::{Rng, SeedableRng};
 
 /// A node, running or not.
 #[derive(Debug)]
@@ -32,26 +22,27 @@ pub struct Node {
     pub id: NodeId,
     /// The core, while the process runs.
     pub core: Option<NodeCore>,
+    /// The log, while the process runs.
+    wal: Option<Wal<MemDisk>>,
     /// Counts the starts of the process.
     pub session: u64,
     /// Until when the process is stopped (SIGSTOP).
     pub paused_until: Micros,
     /// Local time = true time * rate / 1e6 + offset.
-    pub rate: u64,
-    /// See `rate`.
-    pub offset: u64,
-    /// All records since the disk was new.
-    pub wal: Vec<DurableRecord>,
-    /// How many of them are flushed.
-    pub flushed: usize,
-    /// How many there were when this process started.
-    pub at_start: usize,
-    /// A flush is under way up to this many.
-    pub flushing: Option<usize>,
-    /// The store.
-    pub store: BTreeMap<Generation, Copy>,
-    /// What of it is persisted.
-    pub persisted: BTreeMap<Generation, Copy>,
+    rate: u64,
+    offset: u64,
+    /// Records that were not handed to the log yet.
+    pub waiting: Vec<DurableRecord>,
+    /// Records that are being written and flushed.
+    pub writing: Vec<DurableRecord>,
+    /// How many segments there were at most.
+    pub segments: usize,
+    disk: MemDisk,
+    store: MemStore,
+}
+
+fn problem<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> String {
+    move |error| format!("{what}: {error}")
 }
 
 impl Node {
@@ -60,165 +51,211 @@ impl Node {
         Self {
             id,
             core: None,
+            wal: None,
             session: 0,
             paused_until: Micros(0),
             rate: rng.random_range(990_000..=1_010_000),
             offset: rng.random_range(0..1_000_000_000),
-            wal: Vec::new(),
-            flushed: 0,
-            at_start: 0,
-            flushing: None,
-            store: BTreeMap::new(),
-            persisted: BTreeMap::new(),
+            waiting: Vec::new(),
+            writing: Vec::new(),
+            segments: 0,
+            disk: MemDisk::new(),
+            store: MemStore::new(),
         }
     }
 
     /// The node's clock.
     pub fn clock(&self, now: Micros) -> Micros {
-        Micros(
-            now.0 / 1_000_000 * self.rate + now.0 % 1_000_000 * self.rate / 1_000_000 + self.offset,
-        )
+        let (seconds, rest) = (now.0 / 1_000_000, now.0 % 1_000_000);
+        Micros(seconds * self.rate + rest * self.rate / 1_000_000 + self.offset)
     }
 
-    /// Starts the process from what its disk holds.
-    pub fn start(&mut self, now: Micros, timing: Timing, dropped_tail: bool) {
+    /// Starts the process from what its disk holds. Returns what recovery says.
+    ///
+    /// # Errors
+    /// Where recovery refuses a disk that only lost power.
+    pub fn start(&mut self, now: Micros, timing: Timing, rng: &mut StdRng) -> Result<bool, String> {
         self.session += 1;
-        self.flushed = self.wal.len();
-        self.at_start = self.wal.len();
-        self.flushing = None;
-        let (recovered, next_generation) = recover(&self.wal, &self.store, dropped_tail);
+        let identity = LogIdentity {
+            cluster: "simulated".into(),
+            node: u128::from(self.id.0),
+            incarnation: u128::from(self.id.0),
+        };
+        let options = WalOptions {
+            segment_bytes: 16 << 10,
+            total_bytes: 128 << 10,
+            batch_bytes: 4 << 10,
+            ..WalOptions::default()
+        };
+        let mut random = StdRng::seed_from_u64(rng.random());
+        let (wal, recovery) = Wal::open(
+            self.disk.clone(),
+            identity,
+            options,
+            &self.store,
+            Box::new(move || random.random()),
+        )
+        .map_err(problem("open the log"))?;
+        if !recovery.damage.is_empty() {
+            return Err(format!(
+                "{}: damage after a mere power loss: {:?}",
+                self.id, recovery.damage
+            ));
+        }
+        self.segments = self.segments.max(wal.segments());
+        self.wal = Some(wal);
         let session = self.id.0 * 1_000 + self.session;
+        let dropped = recovery.dropped_tail;
         self.core = Some(NodeCore::new(
             self.id,
             session,
             timing,
-            next_generation,
-            recovered,
+            recovery.next_generation.max(1),
+            recovery.partitions,
             self.clock(now),
         ));
+        Ok(dropped)
     }
 
-    /// Ends the process at once. With `power_loss` what was not flushed may be gone.
-    /// Returns whether records were lost.
-    pub fn crash(&mut self, rng: &mut StdRng, power_loss: bool) -> bool {
+    /// Ends the process at once; with `power_loss` what was not flushed may be gone.
+    pub fn crash(&mut self, rng: &mut StdRng, power_loss: bool) {
         self.core = None;
-        self.flushing = None;
-        let mut dropped = false;
-        if power_loss {
-            let keep = rng.random_range(self.flushed..=self.wal.len());
-            dropped = keep < self.wal.len();
-            self.wal.truncate(keep);
-            self.store = self.persisted.clone();
+        self.waiting.clear();
+        let writing = std::mem::take(&mut self.writing);
+        if let Some(mut wal) = self.wal.take()
+            && !writing.is_empty()
+        {
+            // Some of the batch had been written when the process ended.
+            self.disk.fail_after(rng.random_range(0..4));
+            let _ = wal.append(&writing);
         }
-        dropped
+        if power_loss {
+            self.disk.lose_power(&mut |n| rng.random_range(0..n));
+        } else {
+            self.disk.lose_power(&mut |n| n - 1);
+        }
+        // The store keeps its own buffers: they may go with either.
+        self.store.lose_power(&mut |n| rng.random_range(0..n));
+    }
+
+    /// The records under way are written and flushed. Returns the number of the last.
+    ///
+    /// # Errors
+    /// Where the log refuses.
+    pub fn flush(&mut self) -> Result<u64, String> {
+        let writing = std::mem::take(&mut self.writing);
+        let Some(wal) = &mut self.wal else {
+            return Ok(0);
+        };
+        let number = wal.append(&writing).map_err(problem("append to the log"))?;
+        self.segments = self.segments.max(wal.segments());
+        Ok(number)
+    }
+
+    /// The log falls idle; segments that nobody needs go.
+    ///
+    /// # Errors
+    /// Where the log refuses.
+    pub fn idle(&mut self) -> Result<bool, String> {
+        let Some(wal) = &mut self.wal else {
+            return Ok(false);
+        };
+        wal.confirm().map_err(problem("confirm the log"))?;
+        wal.reclaim().map_err(problem("reclaim a segment"))
+    }
+
+    /// Replication needs the log no more up to there.
+    pub fn reclaimable(&mut self, partition: PartitionId, index: Index) {
+        if let Some(wal) = &mut self.wal {
+            wal.set_reclaimable(partition, index);
+        }
     }
 
     /// Applies entries.
-    pub fn apply(&mut self, generation: Generation, entries: &[LogEntry]) -> Option<Index> {
-        let copy = self.store.entry(generation).or_default();
-        for entry in entries {
-            if entry.position.index <= copy.applied.index() {
-                continue;
-            }
-            copy.applied = entry.mark();
-            copy.history.insert(entry.position.index, entry.mark());
-        }
-        entries.last().map(|e| e.position.index)
-    }
-}
-
-/// Folds the log as recovery does.
-fn recover(
-    wal: &[DurableRecord],
-    store: &BTreeMap<Generation, Copy>,
-    dropped_tail: bool,
-) -> (Vec<RecoveredPartition>, u64) {
-    struct Found {
-        replica: Option<ReplicaId>,
+    ///
+    /// # Errors
+    /// Where the state does not continue.
+    pub fn apply(
+        &mut self,
+        partition: PartitionId,
         generation: Generation,
-        promised: Epoch,
-        record: Option<Arc<PartitionRecord>>,
-        deleted_at: Option<(Epoch, u64)>,
-        base: Mark,
-        lineage: Vec<Mark>,
-        entries: Vec<LogEntry>,
+        entries: &[LogEntry],
+    ) -> Result<Index, String> {
+        let mark = state::apply_entries(&self.store, partition, generation, entries)
+            .map_err(problem("apply"))?;
+        Ok(mark.index())
     }
-    let mut found: BTreeMap<PartitionId, Found> = BTreeMap::new();
-    let mut next_generation = 1;
-    for record in wal {
-        let f = found.entry(record.partition()).or_insert(Found {
-            replica: None,
-            generation: Generation(0),
-            promised: Epoch::ZERO,
-            record: None,
-            deleted_at: None,
-            base: Mark::ZERO,
-            lineage: Vec::new(),
-            entries: Vec::new(),
-        });
-        match record.clone() {
-            DurableRecord::Create {
-                replica,
-                generation,
-                ..
-            } => {
-                f.replica = Some(replica);
-                f.generation = generation;
-                f.base = Mark::ZERO;
-                f.entries.clear();
-                f.lineage.clear();
-                next_generation = next_generation.max(generation.0 + 1);
-            }
-            DurableRecord::Delete { order, .. } => {
-                f.replica = None;
-                f.deleted_at = Some(order);
-            }
-            DurableRecord::Promise { epoch, .. } => f.promised = epoch,
-            DurableRecord::Configure { record } => f.record = Some(record),
-            DurableRecord::Entry { entry, .. } => f.entries.push(entry),
-            DurableRecord::Truncate { to, .. } => {
-                f.entries.retain(|e| e.position.index <= to.index());
-            }
-            DurableRecord::Installed {
-                generation,
-                mark,
-                lineage,
-                keep_tail,
-                ..
-            } => {
-                f.generation = generation;
-                f.base = mark;
-                f.lineage = lineage;
-                next_generation = next_generation.max(generation.0 + 1);
-                if keep_tail {
-                    f.entries.retain(|e| e.position.index > mark.index());
-                } else {
-                    f.entries.clear();
-                }
-            }
+
+    /// Persists the store and tells the log.
+    ///
+    /// # Errors
+    /// Where the store refuses.
+    pub fn persist(&mut self, partition: PartitionId) -> Result<(), String> {
+        self.store.persist().map_err(problem("persist"))?;
+        let generation = self
+            .core
+            .as_ref()
+            .and_then(|core| core.standing(partition))
+            .map(|standing| standing.generation);
+        if let (Some(generation), Some(wal)) = (generation, &mut self.wal) {
+            let applied = state::applied(&self.store, generation).map_err(problem("read"))?;
+            wal.set_store_durable(partition, generation, applied.index());
         }
+        Ok(())
     }
-    let recovered = found
-        .into_iter()
-        .map(|(partition, f)| RecoveredPartition {
-            applied: store
-                .get(&f.generation)
-                .map(|c| c.applied)
-                .unwrap_or_default(),
-            meta: PartitionMeta {
-                partition,
-                replica: f.replica,
-                generation: f.generation,
-                promised: f.promised,
-                record: f.record,
-                deleted_at: f.deleted_at,
-                base: f.base,
-                lineage: f.lineage,
-            },
-            entries: f.entries,
-            corrupt: false,
-            dropped_tail,
-        })
-        .collect();
-    (recovered, next_generation)
+
+    /// A copy of a generation's rows and the mark that they hold.
+    ///
+    /// # Errors
+    /// Where the store refuses.
+    pub fn snapshot(
+        &self,
+        generation: Generation,
+    ) -> Result<(Mark, Vec<(Vec<u8>, Vec<u8>)>), String> {
+        let mark = state::applied(&self.store, generation).map_err(problem("read"))?;
+        let (from, to) = state::generation_range(generation);
+        let mut rows = Vec::new();
+        self.store
+            .scan(&from, to.as_deref(), &mut |key, value| {
+                let rest = &key[8..];
+                if !state::is_metadata(rest) {
+                    rows.push((rest.to_vec(), value.to_vec()));
+                }
+                true
+            })
+            .map_err(problem("scan"))?;
+        Ok((mark, rows))
+    }
+
+    /// Installs such a copy under a fresh generation, durably.
+    ///
+    /// # Errors
+    /// Where the store refuses.
+    pub fn install(
+        &mut self,
+        generation: Generation,
+        mark: Mark,
+        lineage: &[Mark],
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<(), String> {
+        let mut changes: Vec<StoreChange> = rows
+            .into_iter()
+            .map(|(key, value)| {
+                let key = [&generation.0.to_be_bytes()[..], &key].concat();
+                (key.into(), Some(value.into()))
+            })
+            .collect();
+        changes.extend(state::metadata_rows(generation, mark, lineage));
+        self.store.write(&changes).map_err(problem("install"))?;
+        self.store.persist().map_err(problem("persist"))
+    }
+
+    /// Removes a generation's rows.
+    ///
+    /// # Errors
+    /// Where the store refuses.
+    pub fn drop_generation(&mut self, generation: Generation) -> Result<(), String> {
+        while state::drop_some(&self.store, generation, 1_000).map_err(problem("drop"))? {}
+        Ok(())
+    }
 }

@@ -10,6 +10,7 @@ use cairn_core::cluster::command::Command;
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::supervisor::{Input, Output, ProposalId, SupervisorEvent};
 use cairn_core::ids::{Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId};
+use cairn_core::kv::{EntryBody, StoredValue};
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{Effect, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
@@ -17,15 +18,17 @@ use rand::{Rng, SeedableRng};
 
 use crate::coordinators::{Act, Coordinators, Doing};
 use crate::invariants::Ledger;
-use crate::node::{Copy, Node};
+use crate::node::Node;
 use crate::shipped::Shipped;
 
 const PARTITION: PartitionId = PartitionId(0);
 const TICK: Micros = Micros::from_millis(10);
 
 /// What took place in a run: each must be above zero over a set of seeds.
+///
+/// The second field is a checksum of the whole trace, each line of it.
 #[derive(Clone, Debug, Default)]
-pub struct Coverage(pub BTreeMap<&'static str, u64>);
+pub struct Coverage(pub BTreeMap<&'static str, u64>, pub u64);
 
 impl Coverage {
     fn count(&mut self, what: &'static str) {
@@ -56,7 +59,7 @@ pub struct Failure {
 #[derive(Debug)]
 enum Happening {
     Tick(NodeId, u64),
-    Flushed(NodeId, u64, usize),
+    Flushed(NodeId, u64),
     Deliver {
         from: NodeId,
         to: NodeId,
@@ -79,7 +82,7 @@ enum Happening {
     Client,
     Coordinators,
     Fault,
-    Start(NodeId, bool),
+    Start(NodeId),
 }
 
 /// Who decides.
@@ -209,6 +212,10 @@ impl World {
             self.trace.drain(..10_000);
         }
         let line = format!("{:>9.3} {}", (self.now.0 as f64 - 1e6) / 1000.0, text());
+        // FNV-1a: any difference between two runs of a seed shows.
+        for byte in line.bytes() {
+            self.coverage.1 = (self.coverage.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
         self.trace.push(line);
     }
 
@@ -227,7 +234,7 @@ impl World {
             self.outputs(outputs);
         }
         for node in 1..=self.nodes.len() as u64 {
-            self.start(NodeId(node), false)?;
+            self.start(NodeId(node))?;
         }
         self.at(1_000, Happening::Client);
         self.at(1_000, Happening::Coordinators);
@@ -265,19 +272,22 @@ impl World {
             self.nodes[n].paused_until = Micros(0);
             let id = self.nodes[n].id;
             if self.nodes[n].core.is_none() && !self.retired.contains(&id.0) {
-                self.start(id, false)?;
+                self.start(id)?;
             }
         }
         Ok(())
     }
 
-    fn start(&mut self, id: NodeId, dropped: bool) -> Result<(), String> {
+    fn start(&mut self, id: NodeId) -> Result<(), String> {
         let n = (id.0 - 1) as usize;
         if self.nodes[n].core.is_some() || self.retired.contains(&id.0) {
             return Ok(());
         }
         let (now, timing) = (self.now, self.timing);
-        self.nodes[n].start(now, timing, dropped);
+        let mut rng = StdRng::seed_from_u64(self.rng.random());
+        if self.nodes[n].start(now, timing, &mut rng)? {
+            self.coverage.count("tail dropped");
+        }
         let session = self.nodes[n].session;
         self.say(|| format!("{id} starts, session {session}"));
         self.at(0, Happening::Tick(id, session));
@@ -316,16 +326,16 @@ impl World {
                 }
                 Ok(())
             }
-            Happening::Flushed(id, session, upto) => {
+            Happening::Flushed(id, session) => {
                 if !self.alive(id, session) {
                     return Ok(());
                 }
-                let node = self.node(id);
-                node.flushed = node.flushed.max(upto);
-                node.flushing = None;
-                let number = (upto - node.at_start) as u64;
+                let number = self.node(id).flush()?;
                 self.step(id, Event::Flushed { number })?;
                 self.flush(id);
+                if self.rng.random_bool(0.02) && self.node(id).idle()? {
+                    self.coverage.count("segment reclaimed");
+                }
                 Ok(())
             }
             Happening::Deliver { from, to, message } => {
@@ -393,8 +403,7 @@ impl World {
                     return Ok(());
                 }
                 if self.rng.random_bool(0.1) {
-                    let node = self.node(id);
-                    node.persisted = node.store.clone();
+                    self.node(id).persist(PARTITION)?;
                 }
                 self.step(
                     id,
@@ -414,7 +423,7 @@ impl World {
             Happening::Client => self.client(),
             Happening::Coordinators => self.coordinate(),
             Happening::Fault => self.fault(),
-            Happening::Start(id, dropped) => self.start(id, dropped),
+            Happening::Start(id) => self.start(id),
         }
     }
 
@@ -449,7 +458,7 @@ impl World {
             match effect {
                 Effect::Append(record) => {
                     self.say(|| format!("    {id} wal {record:?}"));
-                    self.node(id).wal.push(record);
+                    self.node(id).waiting.push(record);
                 }
                 Effect::Send { to, message } => self.send(id, to, message),
                 Effect::Apply {
@@ -462,10 +471,9 @@ impl World {
                     }
                     let node = self.node(id);
                     let session = node.session;
-                    if let Some(index) = node.apply(generation, &entries) {
-                        let after = self.rng.random_range(50..3_000);
-                        self.at(after, Happening::Applied(id, session, generation, index));
-                    }
+                    let index = node.apply(PARTITION, generation, &entries)?;
+                    let after = self.rng.random_range(50..3_000);
+                    self.at(after, Happening::Applied(id, session, generation, index));
                 }
                 Effect::Committed { index, .. } => self.committed(id, index)?,
                 Effect::Deposed { epoch, .. } => {
@@ -497,10 +505,10 @@ impl World {
                     );
                 }
                 Effect::DropGeneration { generation, .. } => {
-                    self.node(id).store.remove(&generation);
-                    self.node(id).persisted.remove(&generation);
+                    self.node(id).drop_generation(generation)?;
                 }
-                Effect::Standing { .. } | Effect::Reclaimable { .. } => {}
+                Effect::Reclaimable { index, .. } => self.node(id).reclaimable(PARTITION, index),
+                Effect::Standing { .. } => {}
             }
         }
         self.flush(id);
@@ -516,13 +524,12 @@ impl World {
             self.rng.random_range(100..1_500)
         };
         let node = self.node(id);
-        if node.core.is_none() || node.flushing.is_some() || node.flushed == node.wal.len() {
+        if node.core.is_none() || !node.writing.is_empty() || node.waiting.is_empty() {
             return;
         }
-        let upto = node.wal.len();
-        node.flushing = Some(upto);
+        node.writing = std::mem::take(&mut node.waiting);
         let session = node.session;
-        self.at(after, Happening::Flushed(id, session, upto));
+        self.at(after, Happening::Flushed(id, session));
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) {
@@ -584,7 +591,7 @@ impl World {
             let id = self.nodes[n].id;
             let clock = self.nodes[n].clock(now);
             self.written += 1;
-            let body = Bytes::from(format!("write {} with some bytes", self.written));
+            let body = body(self.written);
             let mut effects = Vec::new();
             let node = &mut self.nodes[n];
             let Some(core) = &mut node.core else { continue };
@@ -805,7 +812,7 @@ impl World {
         let outputs = shipped.step(self.now, Input::Applied { state });
         self.say(|| format!("{old} lost its disk; {response:?} takes its name"));
         self.outputs(outputs);
-        self.at(20_000, Happening::Start(NodeId(identity), false));
+        self.at(20_000, Happening::Start(NodeId(identity)));
     }
 
     fn fault(&mut self) -> Result<(), String> {
@@ -824,12 +831,12 @@ impl World {
                 let power_loss = self.rng.random_bool(0.5);
                 if self.nodes[n].core.is_some() {
                     let mut rng = StdRng::seed_from_u64(self.rng.random());
-                    let dropped = self.nodes[n].crash(&mut rng, power_loss);
-                    self.say(|| format!("{id} crashes, power loss {power_loss}, lost {dropped}"));
+                    self.nodes[n].crash(&mut rng, power_loss);
+                    self.say(|| format!("{id} crashes, power loss {power_loss}"));
                     self.coverage
-                        .count(if dropped { "tail lost" } else { "crash" });
+                        .count(if power_loss { "power loss" } else { "crash" });
                     let after = self.rng.random_range(1_000..800_000);
-                    self.at(after, Happening::Start(id, dropped));
+                    self.at(after, Happening::Start(id));
                 }
             }
             4 | 5 => {
@@ -888,21 +895,18 @@ impl World {
             return Ok(());
         }
         let source = &self.nodes[(from.0 - 1) as usize];
-        let copy: Option<(Copy, Vec<Mark>)> = source.core.as_ref().and_then(|core| {
+        let copy = source.core.as_ref().and_then(|core| {
             let standing = core.standing(PARTITION)?;
-            let copy = source.store.get(&standing.generation)?.clone();
-            let lineage = core.lineage_up_to(PARTITION, copy.applied);
-            Some((copy, lineage))
+            let (mark, rows) = source.snapshot(standing.generation).ok()?;
+            Some((mark, core.lineage_up_to(PARTITION, mark), rows))
         });
         match copy {
-            Some((copy, lineage)) if copy.applied.index() > Index::ZERO => {
-                let mark = copy.applied;
-                let node = self.node(id);
-                node.store.insert(generation, copy.clone());
-                node.persisted.insert(generation, copy);
+            Some((mark, lineage, rows)) if mark.index() > Index::ZERO => {
+                self.node(id).install(generation, mark, &lineage, rows)?;
                 self.coverage.count("snapshot installed");
+                let partition = PARTITION;
                 let event = Event::SnapshotFetched {
-                    partition: PARTITION,
+                    partition,
                     generation,
                     mark,
                     lineage,
@@ -920,11 +924,26 @@ impl World {
     }
 }
 
+/// A write of one key, as the engine encodes it.
+fn body(number: u64) -> Bytes {
+    let value = StoredValue {
+        expires_at: None,
+        kind: 0,
+        data: Bytes::from(format!("value {number}")),
+    };
+    let key = Bytes::from(format!("key {}", number % 100));
+    EntryBody {
+        writes: vec![(key, Some(value))],
+        ..EntryBody::default()
+    }
+    .encode()
+}
+
 impl Happening {
     fn node(&self) -> Option<NodeId> {
         match self {
             Self::Tick(id, _)
-            | Self::Flushed(id, ..)
+            | Self::Flushed(id, _)
             | Self::Record(id, _)
             | Self::Order(id, _)
             | Self::Applied(id, ..)
