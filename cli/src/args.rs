@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -142,9 +141,6 @@ fn settings(markdown: bool, format: Format) -> Result<(), Failure> {
         }),
     )
 }
-
-/// A file to read a value from, or `-` for standard input.
-pub(crate) type FileArgument = PathBuf;
 
 #[cfg(test)]
 mod tests {

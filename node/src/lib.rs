@@ -2,6 +2,8 @@
 
 pub mod agent;
 pub mod coordinator;
+pub mod coordinator_node;
+pub mod data_node;
 pub mod disk;
 pub mod grpc;
 pub mod http;
@@ -11,3 +13,5 @@ pub mod peer;
 pub mod resp;
 pub mod settings;
 pub mod store;
+pub mod tasks;
+pub mod tls;

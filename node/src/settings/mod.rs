@@ -18,8 +18,8 @@ mod values;
 
 pub use docs::markdown;
 pub use process::{
-    CoordinatorAddress, CoordinatorSettings, DataSettings, LogFormat, NodeSettings,
-    ProcessSettings, TlsFiles, allowed_cpus, read,
+    CoordinatorSettings, DataSettings, LogFormat, NodeSettings, ProcessSettings, TlsFiles,
+    allowed_cpus, read,
 };
 pub use reader::{Problem, SettingsError};
 pub use table::{Group, Roles, SETTINGS, Setting, flag_of, setting};

@@ -12,6 +12,7 @@ use super::cluster;
 use super::reader::{Reader, SettingsError, check_host_port};
 use super::table::flag_of;
 use super::values::Values;
+use crate::coordinator::CoordinatorAddress;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -68,15 +69,6 @@ pub struct ProcessSettings {
     pub exit_with_stdin: bool,
     /// Things to warn about once logs are there.
     pub warnings: Vec<String>,
-}
-
-/// One coordinator of `CAIRN_COORDINATORS`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CoordinatorAddress {
-    /// Its name.
-    pub name: String,
-    /// Its peer address, `host:port`.
-    pub peer: String,
 }
 
 /// The files of this node's TLS identity.
@@ -139,6 +131,10 @@ pub struct DataSettings {
     pub store_cache_bytes: u64,
     /// The store's memtable.
     pub store_memtable_bytes: u64,
+    /// The store's journals.
+    pub store_journal_bytes: u64,
+    /// Threads that read the store.
+    pub store_reader_threads: usize,
     /// The size of a WAL segment.
     pub wal_segment_bytes: u64,
     /// The most WAL kept for lagging replicas.
@@ -151,6 +147,8 @@ pub struct DataSettings {
     pub tick: Duration,
     /// When an unanswered append is sent again.
     pub resend: Duration,
+    /// When a flush that does not return counts as stuck.
+    pub stuck_flush: Duration,
     /// What a primary subtracts from its lease; `None` leaves it to the lease's length.
     pub lease_margin: Option<Duration>,
     /// How long a request may wait.
@@ -185,8 +183,8 @@ pub fn read(values: &Values) -> Result<NodeSettings, SettingsError> {
 pub(super) fn read_coordinator(reader: &Reader<'_>) -> Option<CoordinatorSettings> {
     let process = read_process(reader, None);
     let cluster = cluster::read(reader);
-    let raft_heartbeat = reader.millis("CAIRN_RAFT_HEARTBEAT_MS", 100, 10..=10_000);
-    let raft_election = reader.millis("CAIRN_RAFT_ELECTION_MS", 500, 50..=60_000);
+    let raft_heartbeat = reader.millis("CAIRN_RAFT_HEARTBEAT_MS", 80, 10..=10_000);
+    let raft_election = reader.millis("CAIRN_RAFT_ELECTION_MS", 300, 50..=60_000);
     if raft_election < raft_heartbeat * 3 {
         reader.problem(
             "CAIRN_RAFT_ELECTION_MS",
@@ -218,10 +216,10 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
     let process = read_process(reader, resp_listen);
     let zone = reader.text("CAIRN_ZONE").unwrap_or_default().to_owned();
     let bounded = |name, default, range| to_usize(reader.bytes(name, default, range));
-    let max_value_bytes = bounded("CAIRN_MAX_VALUE_BYTES", 8 * MIB, KIB..=512 * MIB);
+    let max_value_bytes = bounded("CAIRN_MAX_VALUE_BYTES", 16 * MIB, KIB..=16 * MIB);
     let pending_write_bytes = bounded("CAIRN_PENDING_WRITE_BYTES", 64 * MIB, MIB..=64 * GIB);
     let wal_segment_bytes = reader.bytes("CAIRN_WAL_SEGMENT_BYTES", 64 * MIB, MIB..=4 * GIB);
-    let wal_retain_bytes = reader.bytes("CAIRN_WAL_RETAIN_BYTES", GIB, 2 * MIB..=1024 * GIB);
+    let wal_retain_bytes = reader.bytes("CAIRN_WAL_RETAIN_BYTES", 512 * MIB, 2 * MIB..=1024 * GIB);
     if pending_write_bytes < 2 * max_value_bytes {
         reader.problem(
             "CAIRN_PENDING_WRITE_BYTES",
@@ -256,20 +254,25 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         value_cache_bytes: reader.bytes("CAIRN_VALUE_CACHE_BYTES", 64 * MIB, 0..=1024 * GIB),
         store_cache_bytes: reader.bytes("CAIRN_STORE_CACHE_BYTES", 64 * MIB, MIB..=1024 * GIB),
         store_memtable_bytes: reader.bytes("CAIRN_STORE_MEMTABLE_BYTES", 64 * MIB, MIB..=4 * GIB),
+        store_journal_bytes: reader.bytes(
+            "CAIRN_STORE_JOURNAL_BYTES",
+            128 * MIB,
+            64 * MIB..=64 * GIB,
+        ),
+        store_reader_threads: reader
+            .number("CAIRN_STORE_READER_THREADS", 1..=256)
+            .unwrap_or(2),
         wal_segment_bytes,
         wal_retain_bytes,
-        disk_reserve_bytes: reader.bytes(
-            "CAIRN_DISK_RESERVE_BYTES",
-            256 * MIB,
-            16 * MIB..=1024 * GIB,
-        ),
+        disk_reserve_bytes: reader.bytes("CAIRN_DISK_RESERVE_BYTES", 256 * MIB, MIB..=1024 * GIB),
         heartbeat: reader.millis("CAIRN_HEARTBEAT_MS", 100, 10..=10_000),
         tick: reader.millis("CAIRN_TICK_MS", 10, 1..=1_000),
         resend: reader.millis("CAIRN_RESEND_MS", 200, 10..=60_000),
+        stuck_flush: reader.millis("CAIRN_STUCK_FLUSH_MS", 5_000, 100..=600_000),
         lease_margin: reader
             .number("CAIRN_LEASE_MARGIN_MS", 1..=60_000)
             .map(Duration::from_millis),
-        request_timeout: reader.millis("CAIRN_REQUEST_TIMEOUT_MS", 5_000, 100..=600_000),
+        request_timeout: reader.millis("CAIRN_REQUEST_TIMEOUT_MS", 2_000, 100..=600_000),
         // Last, so that everything above was judged as well.
         process: process?,
         resp_listen: resp_listen?,
@@ -408,52 +411,36 @@ fn read_name(reader: &Reader<'_>) -> Option<String> {
 fn read_coordinators(reader: &Reader<'_>) -> Option<Vec<CoordinatorAddress>> {
     const NAME: &str = "CAIRN_COORDINATORS";
     let text = reader.required(NAME)?;
-    let mut coordinators = Vec::new();
-    for item in text
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-    {
-        let Some((name, peer)) = item.split_once('=') else {
+    let coordinators = match CoordinatorAddress::parse_list(text) {
+        Ok(coordinators) => coordinators,
+        Err(error) => {
             reader.problem(
                 NAME,
-                format!("{item} is not name=host:port"),
-                "Write every coordinator as name=host:port, separated by commas",
-            );
-            return None;
-        };
-        if let Err(reason) = check_host_port(peer) {
-            reader.problem(
-                NAME,
-                format!("of {name}'s address {peer}, {reason}"),
-                "Write every coordinator as name=host:port, separated by commas",
+                error.to_string(),
+                "Write 1, 3 or 5 coordinators as name=host:port, separated by commas",
             );
             return None;
         }
-        coordinators.push(CoordinatorAddress {
-            name: name.to_owned(),
-            peer: peer.to_owned(),
-        });
+    };
+    for coordinator in &coordinators {
+        if let Err(reason) = check_host_port(&coordinator.peer) {
+            reader.problem(
+                NAME,
+                format!(
+                    "of the address of {}, {}, {reason}",
+                    coordinator.name, coordinator.peer
+                ),
+                "Write every coordinator as name=host:port",
+            );
+            return None;
+        }
     }
-    let names: BTreeSet<_> = coordinators.iter().map(|c| &c.name).collect();
     let peers: BTreeSet<_> = coordinators.iter().map(|c| &c.peer).collect();
-    if names.len() < coordinators.len() || peers.len() < coordinators.len() {
+    if peers.len() < coordinators.len() {
         reader.problem(
             NAME,
-            "a name or an address is in it twice",
-            "List every coordinator once",
-        );
-        return None;
-    }
-    if !matches!(coordinators.len(), 1 | 3 | 5) {
-        reader.problem(
-            NAME,
-            format!(
-                "it lists {} coordinators; an even number survives no more losses than one fewer, \
-                 and more than five only slow each other down",
-                coordinators.len()
-            ),
-            "List 1, 3 or 5",
+            "an address is in it twice",
+            "List every coordinator with an address of its own",
         );
         return None;
     }

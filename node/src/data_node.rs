@@ -1,0 +1,611 @@
+//! A data node's process: what is opened in which order, and how it ends.
+//!
+//! # Start
+//! 1. Every port is bound, so that whoever is told of this node can connect to it.
+//! 2. The directory is locked and says who this node is.
+//! 3. The agent finds the node's number: from the last map on disk, or from the
+//!    coordinators, for as long as it takes.
+//! 4. The log and the store are recovered; the engine runs; peers and clients are
+//!    served; the agent keeps in touch with the coordinators.
+//!
+//! # End
+//! What the node leads is handed over while it still serves; then clients are let
+//! go, the peers, the engine, and at last the log is closed, so that the next start
+//! finds an end and no torn tail. All of it is bounded: whoever waits for longer has
+//! nothing to lose, since what was acknowledged is on disk.
+
+mod redis;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cairn_core::ids::{Micros, NodeId};
+use cairn_core::record::ClusterMap;
+use cairn_core::replication::Timing;
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::agent::{
+    self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity,
+};
+use crate::disk::{DataDirectory, WalConfig};
+use crate::grpc::{self, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer};
+use crate::http::{Check, Health, HttpState, metrics};
+use crate::listener::{ListenerConfig, TlsSource};
+use crate::partition::{EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine};
+use crate::peer::{LocalIdentity, PeerConfig, PeerEvents, PeerPool, PeerService, Throttle};
+use crate::resp::{self, RespConfig};
+use crate::settings::DataSettings;
+use crate::store::{NodeStorage, StorageConfig};
+use crate::tasks::{self, NodeError, Servers};
+use crate::tls::Tls;
+
+/// The lease that holds until a map says otherwise. A node without a map has
+/// granted nothing and leads nothing.
+const LEASE_MS_DEFAULT: u64 = cairn_core::cluster::settings::LEASE_MS_DEFAULT;
+/// The part of the drain bound that handing over may take; the rest is for letting
+/// clients go.
+const HAND_OVER_SHARE: f64 = 0.75;
+/// How long connections may take to end once nothing is led here any more.
+const CONNECTIONS_DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most connections from other nodes: each opens one, and one per snapshot.
+const PEER_CONNECTIONS_MAX: usize = 4096;
+/// How fast snapshots are read for other nodes while clients are served.
+const SNAPSHOT_BYTES_PER_SECOND: u64 = 64 << 20;
+
+/// Every port of a data node, bound.
+struct Ports {
+    resp: TcpListener,
+    client: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+}
+
+impl Ports {
+    async fn bind(settings: &DataSettings) -> Result<Self, NodeError> {
+        let process = &settings.process;
+        Ok(Self {
+            resp: tasks::bind("Redis", settings.resp_listen).await?,
+            client: tasks::bind("gRPC for clients", process.client_listen).await?,
+            peer: tasks::bind("gRPC between nodes", process.peer_listen).await?,
+            http: tasks::bind("health and metrics", process.http_listen).await?,
+        })
+    }
+}
+
+/// How far the node has come, for `/readyz`.
+#[derive(Debug, Default)]
+struct Progress {
+    admitted: AtomicBool,
+    recovered: AtomicBool,
+    serving: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Progress {
+    fn reach(step: &AtomicBool) {
+        step.store(true, Ordering::Release);
+    }
+
+    fn health(&self) -> Health {
+        let reached = |step: &AtomicBool| step.load(Ordering::Acquire);
+        Health::new(vec![
+            Check::when(
+                "admitted",
+                reached(&self.admitted),
+                "the coordinators have not admitted this node yet; are they within reach?",
+            ),
+            Check::when(
+                "recovered",
+                reached(&self.recovered),
+                "the log and the store are being recovered",
+            ),
+            Check::when(
+                "serving",
+                reached(&self.serving),
+                "its ports are not served yet",
+            ),
+            Check::when(
+                "not-draining",
+                !reached(&self.draining),
+                "it is about to stop",
+            ),
+        ])
+    }
+}
+
+/// Runs a data node until `shutdown`, or until something fails.
+///
+/// # Errors
+/// What kept it from starting, or what stopped it.
+pub async fn run(settings: DataSettings, shutdown: CancellationToken) -> Result<(), NodeError> {
+    let metrics = metrics::install()?;
+    let tls = Tls::load(settings.process.tls.as_ref())?;
+    let ports = Ports::bind(&settings).await?;
+    let progress = Arc::new(Progress::default());
+    let mut watchers = Servers::new();
+    tls.keep_fresh(&mut watchers);
+    tasks::run_http(&mut watchers, ports.http, metrics, http_state(&progress));
+    let started = start(
+        &settings,
+        &tls,
+        (ports.resp, ports.client, ports.peer),
+        &progress,
+        shutdown.clone(),
+    )
+    .await;
+    let outcome = match started {
+        Ok(node) => {
+            node.serve(&settings, &progress, &mut watchers, shutdown)
+                .await
+        }
+        // Asked to stop before it had begun: nothing is amiss.
+        Err(NodeError::Agent(AgentError::Shutdown)) => Ok(()),
+        Err(error) => Err(error),
+    };
+    watchers.stop().await;
+    outcome
+}
+
+fn http_state(progress: &Arc<Progress>) -> HttpState {
+    let progress = Arc::clone(progress);
+    HttpState {
+        livez: Arc::new(|| Health::new(vec![Check::ok("process")])),
+        readyz: Arc::new(move || progress.health()),
+        metrics: None,
+        routes: None,
+    }
+}
+
+/// A data node that runs.
+struct DataNode {
+    directory: DataDirectory,
+    storage: NodeStorage,
+    engine: RunningEngine,
+    agent: Agent,
+    /// What clients use.
+    clients: Servers,
+    /// What the other nodes use.
+    peers: Servers,
+}
+
+async fn start(
+    settings: &DataSettings,
+    tls: &Tls,
+    (resp_port, client_port, peer_port): (TcpListener, TcpListener, TcpListener),
+    progress: &Progress,
+    shutdown: CancellationToken,
+) -> Result<DataNode, NodeError> {
+    let root = settings.process.data_dir.clone();
+    let directory = blocking("open the data directory", move || {
+        DataDirectory::open(&root)
+    })
+    .await??;
+    let identity = directory.identity();
+    let session = rand::random();
+    let enrolled = agent::enroll(
+        agent_config(settings, tls, session, &directory),
+        NodeIdentity {
+            uuid: identity.node.to_string(),
+            incarnation: identity.incarnation.to_string(),
+            cluster_id: identity.cluster.clone(),
+            node: identity.number,
+        },
+        shutdown,
+    )
+    .await?;
+    let node = enrolled.node;
+    let cluster_id = enrolled.map.load().cluster_id.clone();
+    let directory = blocking("keep the identity", move || {
+        directory.admit(&cluster_id, node).map(|()| directory)
+    })
+    .await??;
+    Progress::reach(&progress.admitted);
+    tracing::info!(name = %settings.process.name, %node, "admitted");
+
+    let timing = timing(settings, &enrolled.map.load());
+    let prepared = Prepared::new(
+        engine_config(settings, node, session, timing),
+        Arc::clone(&enrolled.map),
+    );
+    let handle = prepared.handle();
+    let (storage_config, callbacks) = (storage_config(settings), prepared.callbacks());
+    let (directory, storage) = blocking("open the storage", move || {
+        NodeStorage::open(&directory, &storage_config, callbacks)
+            .map(|storage| (directory, storage))
+    })
+    .await??;
+    Progress::reach(&progress.recovered);
+
+    let own = LocalIdentity {
+        node,
+        uuid: identity.node.to_string(),
+        incarnation: identity.incarnation.to_string(),
+        session,
+    };
+    let mut peers = Servers::new();
+    let pool = PeerPool::start(
+        own.clone(),
+        PeerConfig::default(),
+        tls.dialer(),
+        Arc::clone(&enrolled.map),
+        Arc::new(PeerWatch {
+            engine: handle.clone(),
+            agent: enrolled.inbox.clone(),
+        }),
+        peers.token(),
+    );
+    let (storage, engine_storage) = split(storage);
+    let engine = prepared
+        .start(
+            engine_storage,
+            Links {
+                peers: Arc::new(pool.clone()),
+                snapshots: Arc::new(pool.clone()),
+                agent: Arc::new(enrolled.inbox.clone()),
+            },
+            tokio::runtime::Handle::current(),
+        )
+        .map_err(|source| NodeError::Io {
+            action: "start the engine",
+            source,
+        })?;
+    serve_peers(&mut peers, peer_port, own, &handle, &enrolled, tls);
+
+    let feed = MapFeed::new(Arc::clone(&enrolled.map));
+    let mut clients = Servers::new();
+    serve_clients(
+        &mut clients,
+        settings,
+        tls,
+        client_port,
+        &handle,
+        feed.clone(),
+    );
+    serve_resp(&mut clients, settings, tls, resp_port, &handle, &enrolled);
+    let agent = agent::spawn(
+        enrolled,
+        Arc::new(handle.clone()),
+        Arc::new(MapWatch { pool, feed }),
+        // The agent ends by `Agent::stop`, after the drain that needs it.
+        CancellationToken::new(),
+    );
+    Progress::reach(&progress.serving);
+    Ok(DataNode {
+        directory,
+        storage,
+        engine,
+        agent,
+        clients,
+        peers,
+    })
+}
+
+impl DataNode {
+    async fn serve(
+        mut self,
+        settings: &DataSettings,
+        progress: &Progress,
+        watchers: &mut Servers,
+        shutdown: CancellationToken,
+    ) -> Result<(), NodeError> {
+        let addresses = &settings.process.advertised;
+        tracing::info!(
+            resp = %addresses.resp,
+            client = %addresses.client,
+            peer = %addresses.peer,
+            http = %addresses.http,
+            "the data node serves"
+        );
+        let mut status = self.agent.status();
+        let outcome = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                failure = self.clients.failed() => break Err(failure),
+                failure = self.peers.failed() => break Err(failure),
+                failure = watchers.failed() => break Err(failure),
+                () = log_contact(&mut status) => {}
+            }
+        };
+        Progress::reach(&progress.draining);
+        self.stop(settings.process.drain_timeout, outcome.is_ok())
+            .await;
+        outcome
+    }
+
+    /// Ends the node in the order that the module's head gives.
+    async fn stop(self, bound: Duration, hand_over: bool) {
+        let Self {
+            directory,
+            storage,
+            engine,
+            agent,
+            clients,
+            peers,
+        } = self;
+        let began = Instant::now();
+        if hand_over {
+            let drained = agent.drain(bound.mul_f64(HAND_OVER_SHARE)).await;
+            tracing::info!(drained, took = ?began.elapsed(), "handed over");
+        }
+        clients.stop().await;
+        agent.stop().await;
+        peers.stop().await;
+        let closed = blocking("close the storage", move || {
+            engine.stop();
+            storage.close();
+            // The lock is the last to go: nobody else opens what is not closed.
+            drop(directory);
+        })
+        .await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "the storage was not closed");
+        }
+    }
+}
+
+/// Says in the log when the coordinators come within reach or leave it.
+async fn log_contact(status: &mut watch::Receiver<AgentStatus>) {
+    if status.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    let status = status.borrow_and_update();
+    match (&status.leader, status.reachable) {
+        (Some(leader), _) => tracing::info!(%leader, "in touch with the coordinators' leader"),
+        (None, Some(false)) => tracing::warn!("the coordinators are out of reach; serving goes on"),
+        (None, _) => tracing::debug!("no session with the coordinators' leader"),
+    }
+}
+
+fn split(mut storage: NodeStorage) -> (NodeStorage, EngineStorage) {
+    let engine = EngineStorage {
+        wal: storage.wal.clone(),
+        apply: storage.apply.clone(),
+        reader: storage.reader.clone(),
+        recovered: std::mem::take(&mut storage.recovered),
+        next_generation: storage.next_generation,
+    };
+    (storage, engine)
+}
+
+fn agent_config(
+    settings: &DataSettings,
+    tls: &Tls,
+    session: u64,
+    directory: &DataDirectory,
+) -> AgentConfig {
+    AgentConfig {
+        zone: settings.zone.clone(),
+        weight: settings.weight,
+        addresses: settings.process.advertised.clone(),
+        dialer: tls.dialer(),
+        heartbeat: settings.heartbeat,
+        ..AgentConfig::new(
+            settings.process.name.clone(),
+            session,
+            settings.process.coordinators.clone(),
+            directory.map_path(),
+        )
+    }
+}
+
+fn timing(settings: &DataSettings, map: &ClusterMap) -> Timing {
+    let (lease, longest) = map
+        .settings
+        .as_ref()
+        .map_or((LEASE_MS_DEFAULT, LEASE_MS_DEFAULT), |agreed| {
+            (agreed.lease_ms, agreed.lease_ms_longest)
+        });
+    let margin = settings
+        .lease_margin
+        .map_or(Micros(lease * 1000 / 10), micros);
+    Timing {
+        lease: Micros::from_millis(lease),
+        lease_longest: Micros::from_millis(longest),
+        lease_margin: margin,
+        tick: micros(settings.tick),
+        resend: micros(settings.resend),
+        stuck: micros(settings.stuck_flush),
+        window_bytes: settings.window_bytes,
+        log_bytes: settings.log_memory_bytes,
+    }
+}
+
+fn micros(duration: Duration) -> Micros {
+    Micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn engine_config(
+    settings: &DataSettings,
+    node: NodeId,
+    session: u64,
+    timing: Timing,
+) -> EngineConfig {
+    EngineConfig {
+        request_timeout: settings.request_timeout,
+        pending_bytes_max: settings.pending_write_bytes,
+        ..EngineConfig::new(node, session, timing)
+    }
+}
+
+fn storage_config(settings: &DataSettings) -> StorageConfig {
+    StorageConfig {
+        wal: WalConfig {
+            segment_bytes: settings.wal_segment_bytes,
+            total_bytes: settings.wal_retain_bytes,
+            recovered_bytes: settings.log_memory_bytes / 2,
+        },
+        block_cache_bytes: settings.store_cache_bytes,
+        memtable_bytes: settings.store_memtable_bytes,
+        journal_bytes: settings.store_journal_bytes,
+        value_cache_bytes: settings.value_cache_bytes,
+        reader_threads: settings.store_reader_threads,
+        reserve_bytes: settings.disk_reserve_bytes,
+        ..StorageConfig::default()
+    }
+}
+
+fn listener_config(
+    name: &'static str,
+    connections_max: usize,
+    drain: Duration,
+    tls: Option<TlsSource>,
+) -> ListenerConfig {
+    ListenerConfig {
+        name,
+        connections_max,
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        drain_timeout: drain.min(CONNECTIONS_DRAIN_MAX),
+        tls,
+    }
+}
+
+fn serve_peers(
+    peers: &mut Servers,
+    port: TcpListener,
+    own: LocalIdentity,
+    handle: &Handle,
+    enrolled: &Enrolled,
+    tls: &Tls,
+) {
+    let service = PeerService::new(
+        own,
+        PeerConfig::default(),
+        Arc::clone(&enrolled.map),
+        Arc::new(handle.clone()),
+        Arc::new(handle.clone()),
+        Throttle::new(SNAPSHOT_BYTES_PER_SECOND),
+        peers.token(),
+    );
+    peers.run(
+        "serve other nodes",
+        grpc::serve(
+            port,
+            Routes::new(service.into_server()),
+            ServeConfig::default(),
+            listener_config(
+                "peer",
+                PEER_CONNECTIONS_MAX,
+                Duration::from_secs(1),
+                tls.peer_server(),
+            ),
+            peers.token(),
+        ),
+    );
+}
+
+fn serve_clients(
+    clients: &mut Servers,
+    settings: &DataSettings,
+    tls: &Tls,
+    port: TcpListener,
+    handle: &Handle,
+    feed: MapFeed,
+) {
+    let limits = KvLimits {
+        value_bytes_max: settings.max_value_bytes,
+        ..KvLimits::default()
+    };
+    let kv = KvServer::new(handle.clone(), limits, clients.token());
+    let topology = TopologyServer::new(feed, clients.token());
+    clients.run(
+        "serve gRPC clients",
+        grpc::serve(
+            port,
+            Routes::new(kv.into_server()).add_service(topology.into_server()),
+            ServeConfig::default(),
+            listener_config(
+                "client",
+                settings.max_connections,
+                settings.process.drain_timeout,
+                tls.grpc_server(),
+            ),
+            clients.token(),
+        ),
+    );
+}
+
+fn serve_resp(
+    clients: &mut Servers,
+    settings: &DataSettings,
+    tls: &Tls,
+    port: TcpListener,
+    handle: &Handle,
+    enrolled: &Enrolled,
+) {
+    let defaults = RespConfig::default();
+    let config = RespConfig {
+        connections_max: settings.max_connections,
+        limits: resp::Limits {
+            value_bytes: settings.max_value_bytes,
+            ..defaults.limits
+        },
+        drain_timeout: settings.process.drain_timeout.min(CONNECTIONS_DRAIN_MAX),
+        tls: tls.plain_server(),
+        ..defaults
+    };
+    clients.run(
+        "serve Redis clients",
+        resp::serve(
+            port,
+            Arc::new(redis::Redis(handle.clone())),
+            Arc::clone(&enrolled.map),
+            config,
+            clients.token(),
+        ),
+    );
+}
+
+/// Tells the engine and the agent of the streams to other nodes.
+struct PeerWatch {
+    engine: Handle,
+    agent: AgentInbox,
+}
+
+impl PeerEvents for PeerWatch {
+    fn connected(&self, peer: NodeId) {
+        self.engine
+            .submit(cairn_core::replication::Event::PeerConnected { peer });
+    }
+
+    fn unreachable(&self, peers: Vec<NodeId>) {
+        self.agent.set_unreachable(peers);
+    }
+}
+
+/// Tells the streams and the clients that watch of a newer map.
+struct MapWatch {
+    pool: PeerPool,
+    feed: MapFeed,
+}
+
+impl agent::PeerLink for MapWatch {
+    fn map_changed(&self) {
+        self.pool.map_changed();
+        self.feed.changed();
+    }
+
+    fn fetch_map(&self, from: NodeId) -> BoxFuture<'static, Result<Arc<ClusterMap>, String>> {
+        agent::PeerLink::fetch_map(&self.pool, from)
+    }
+}
+
+/// Runs what blocks on the disk outside the network's threads.
+async fn blocking<T: Send + 'static>(
+    action: &'static str,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NodeError> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .map_err(|error| NodeError::Io {
+            action,
+            source: std::io::Error::other(error),
+        })
+}

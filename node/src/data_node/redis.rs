@@ -1,0 +1,103 @@
+//! The partitions of this node behind the Redis listener.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use cairn_core::ids::NodeId;
+use cairn_core::kv::request::WriteRequest;
+
+use crate::partition::{self, Handle, PendingRead, ReplyQueue};
+use crate::resp::backend::{ReadResult, WriteResult};
+use crate::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
+
+/// A read on its way.
+pub(super) enum Reading {
+    /// From the primary, under its lease.
+    Primary(PendingRead),
+    /// From this replica's own state.
+    Local(Pin<Box<dyn Future<Output = ReadResult> + Send>>),
+}
+
+impl Future for Reading {
+    type Output = ReadResult;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<ReadResult> {
+        match self.get_mut() {
+            Self::Primary(read) => Pin::new(read).poll(context),
+            Self::Local(read) => read.as_mut().poll(context),
+        }
+    }
+}
+
+/// The door to the partitions, as the Redis listener knows it.
+pub(super) struct Redis(pub(super) Handle);
+
+impl Facts for Redis {
+    fn node(&self) -> Option<NodeId> {
+        Some(self.0.node())
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            keys: self.0.keys(),
+            ..Figures::default()
+        }
+    }
+}
+
+impl Backend for Redis {
+    type Session = Writes;
+    type Read = Reading;
+
+    fn session(&self) -> Writes {
+        Writes {
+            handle: self.0.clone(),
+            queue: ReplyQueue::default(),
+        }
+    }
+
+    fn read(&self, slot: u16, key: &Bytes, level: ReadLevel) -> Started<Reading> {
+        let partition = match self.0.partition_of_slot(slot) {
+            Ok(partition) => partition,
+            Err(error) => return Started::Done(Err(error)),
+        };
+        let leads = || {
+            self.0
+                .standing(partition)
+                .is_some_and(|here| here.is_primary(self.0.node()))
+        };
+        if level == ReadLevel::Replica && !leads() {
+            // As Redis does after READONLY: whatever this replica holds.
+            let (handle, key) = (self.0.clone(), Bytes::copy_from_slice(key));
+            return Started::Waiting(Reading::Local(Box::pin(async move {
+                handle.read_any(&key).await.map(|read| read.value)
+            })));
+        }
+        match self.0.start_read(partition, key) {
+            partition::StartedRead::Done(result) => Started::Done(result),
+            partition::StartedRead::Waiting(read) => Started::Waiting(Reading::Primary(read)),
+        }
+    }
+}
+
+/// The writes of one connection.
+pub(super) struct Writes {
+    handle: Handle,
+    queue: ReplyQueue,
+}
+
+impl Session for Writes {
+    fn write(&mut self, slot: u16, token: u64, request: WriteRequest) {
+        let reply = self.queue.reply_to(token);
+        match self.handle.partition_of_slot(slot) {
+            Ok(partition) => self.handle.submit_write_to(partition, request, reply),
+            Err(_) => self.handle.submit_write(request, reply),
+        }
+    }
+
+    fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Vec<(u64, WriteResult)>> {
+        self.queue.poll_take(context, 1)
+    }
+}

@@ -1,0 +1,283 @@
+//! This node's TLS identity: read from files, used by every listener and dialler,
+//! and read again when the files change.
+//!
+//! Nodes know each other by mutual TLS: whoever connects to a peer port shows a
+//! certificate of the cluster's CA. Clients need not.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use cairn_client::transport::Dialer;
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::listener::TlsSource;
+use crate::settings::TlsFiles;
+use crate::tasks::Servers;
+
+/// How often the files are looked at.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+/// The most that one of the files may have.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// What gRPC speaks inside.
+const H2: &[u8] = b"h2";
+
+/// Why the files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One cannot be read.
+    #[error("read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// One does not hold what it should.
+    #[error("{} holds no usable {what}: {reason}", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Certificate, key and CA do not fit together.
+    #[error("the TLS files do not fit together: {0}")]
+    Mismatch(String),
+}
+
+/// TLS, or plain text where no files were named. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    loaded: Option<Arc<Loaded>>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    files: TlsFiles,
+    current: ArcSwap<Configs>,
+}
+
+/// What the files make, and their bytes.
+#[derive(Debug)]
+struct Configs {
+    bytes: [Vec<u8>; 3],
+    /// For ports between nodes: a certificate is asked for.
+    peer_server: Arc<ServerConfig>,
+    /// For gRPC clients.
+    grpc_server: Arc<ServerConfig>,
+    /// For Redis clients.
+    plain_server: Arc<ServerConfig>,
+    /// For dialling other nodes.
+    client: Arc<ClientConfig>,
+}
+
+impl Tls {
+    /// Reads the files, if there are any.
+    ///
+    /// # Errors
+    /// See [`TlsError`].
+    pub fn load(files: Option<&TlsFiles>) -> Result<Self, TlsError> {
+        let loaded = files
+            .map(|files| {
+                let configs = Configs::build(files, read_all(files)?)?;
+                Ok(Arc::new(Loaded {
+                    files: files.clone(),
+                    current: ArcSwap::from_pointee(configs),
+                }))
+            })
+            .transpose()?;
+        Ok(Self { loaded })
+    }
+
+    /// For listeners between nodes.
+    #[must_use]
+    pub fn peer_server(&self) -> Option<TlsSource> {
+        self.source(|configs| &configs.peer_server)
+    }
+
+    /// For listeners of gRPC clients.
+    #[must_use]
+    pub fn grpc_server(&self) -> Option<TlsSource> {
+        self.source(|configs| &configs.grpc_server)
+    }
+
+    /// For listeners of Redis clients.
+    #[must_use]
+    pub fn plain_server(&self) -> Option<TlsSource> {
+        self.source(|configs| &configs.plain_server)
+    }
+
+    fn source(&self, pick: fn(&Configs) -> &Arc<ServerConfig>) -> Option<TlsSource> {
+        let loaded = Arc::clone(self.loaded.as_ref()?);
+        Some(Arc::new(move || Arc::clone(pick(&loaded.current.load()))))
+    }
+
+    /// For dialling other nodes.
+    #[must_use]
+    pub fn dialer(&self) -> Dialer {
+        let tls = self.loaded.as_ref().map(|loaded| {
+            let loaded = Arc::clone(loaded);
+            let source: cairn_client::transport::TlsSource =
+                Arc::new(move || Arc::clone(&loaded.current.load().client));
+            source
+        });
+        Dialer {
+            tls,
+            ..Dialer::default()
+        }
+    }
+
+    /// Looks at the files now and then among `servers`. New ones serve from the next
+    /// connection on; ones that cannot be used are warned about and the old ones kept.
+    pub(crate) fn keep_fresh(&self, servers: &mut Servers) {
+        let Some(loaded) = self.loaded.clone() else {
+            return;
+        };
+        let token = servers.token();
+        servers.run("reload TLS files", async move {
+            let mut clock = interval(RELOAD_INTERVAL);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = token.cancelled() => return Ok(()),
+                    _ = clock.tick() => {}
+                }
+                let again = Arc::clone(&loaded);
+                match tokio::task::spawn_blocking(move || again.reload()).await {
+                    Ok(Ok(true)) => tracing::info!("the TLS files changed and were read again"),
+                    Ok(Ok(false)) => {}
+                    Ok(Err(error)) => {
+                        metrics::counter!("cairn_tls_reloads_failed_total").increment(1);
+                        tracing::warn!(%error, "the TLS files changed and cannot be used; the old ones are kept");
+                    }
+                    Err(error) => return Err(io::Error::other(error)),
+                }
+            }
+        });
+    }
+}
+
+impl Loaded {
+    /// Reads the files again; says whether they had changed.
+    fn reload(&self) -> Result<bool, TlsError> {
+        let bytes = read_all(&self.files)?;
+        if bytes == self.current.load().bytes {
+            return Ok(false);
+        }
+        let configs = Configs::build(&self.files, bytes)?;
+        self.current.store(Arc::new(configs));
+        Ok(true)
+    }
+}
+
+fn read_all(files: &TlsFiles) -> Result<[Vec<u8>; 3], TlsError> {
+    Ok([read(&files.cert)?, read(&files.key)?, read(&files.ca)?])
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let failed = |source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let length = fs::metadata(path).map_err(failed)?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(failed(io::Error::other(format!(
+            "it has {length} bytes, which no certificate has"
+        ))));
+    }
+    fs::read(path).map_err(failed)
+}
+
+impl Configs {
+    fn build(files: &TlsFiles, bytes: [Vec<u8>; 3]) -> Result<Self, TlsError> {
+        let [cert, key, ca] = &bytes;
+        let chain = certificates(&files.cert, cert)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Content {
+            path: files.key.clone(),
+            what: "private key",
+            reason: error.to_string(),
+        })?;
+        let mut roots = RootCertStore::empty();
+        for root in certificates(&files.ca, ca)? {
+            roots.add(root).map_err(|error| TlsError::Content {
+                path: files.ca.clone(),
+                what: "CA certificate",
+                reason: error.to_string(),
+            })?;
+        }
+        let roots = Arc::new(roots);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = |mutual: bool, protocol: Option<&[u8]>| {
+            server(&provider, &roots, mutual, chain.clone(), key.clone_key()).map(|mut config| {
+                config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+                Arc::new(config)
+            })
+        };
+        let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(mismatch)?
+            .with_root_certificates(Arc::clone(&roots))
+            .with_client_auth_cert(chain.clone(), key.clone_key())
+            .map_err(mismatch)?;
+        client.alpn_protocols = vec![H2.to_vec()];
+        Ok(Self {
+            peer_server: server(true, Some(H2))?,
+            grpc_server: server(false, Some(H2))?,
+            plain_server: server(false, None)?,
+            client: Arc::new(client),
+            bytes,
+        })
+    }
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let content = |reason: String| TlsError::Content {
+        path: path.to_owned(),
+        what: "certificate",
+        reason,
+    };
+    let all = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| content(error.to_string()))?;
+    if all.is_empty() {
+        return Err(content("there is none in it".to_owned()));
+    }
+    Ok(all)
+}
+
+fn server(
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+    mutual: bool,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(mismatch)?;
+    let builder = if mutual {
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+                .build()
+                .map_err(|error| TlsError::Mismatch(error.to_string()))?;
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    builder.with_single_cert(chain, key).map_err(mismatch)
+}
+
+fn mismatch(error: rustls::Error) -> TlsError {
+    TlsError::Mismatch(error.to_string())
+}
