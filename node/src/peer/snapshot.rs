@@ -133,19 +133,23 @@ impl Throttle {
 
     /// Waits until so many bytes may pass.
     pub async fn pass(&self, bytes: usize) {
+        if let Some(at) = self.reserve(Instant::now(), bytes) {
+            sleep_until(at).await;
+        }
+    }
+
+    /// When so many bytes may pass: once those before them are paid for. `None`
+    /// without a rate.
+    fn reserve(&self, now: Instant, bytes: usize) -> Option<Instant> {
         let rate = self.rate();
         if rate == 0 {
-            return;
+            return None;
         }
-        let now = Instant::now();
         let cost = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        let begins = {
-            let mut paid_at = self.shared.paid_at.lock();
-            let begins = paid_at.map_or(now, |at| at.max(now));
-            *paid_at = Some(begins + cost);
-            begins
-        };
-        sleep_until(begins).await;
+        let mut paid_at = self.shared.paid_at.lock();
+        let begins = paid_at.map_or(now, |at| at.max(now));
+        *paid_at = Some(begins + cost);
+        Some(begins)
     }
 }
 
@@ -312,4 +316,24 @@ pub(super) async fn fetch(
         sum: SnapshotSum::default(),
         stall,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_spreads_what_passes() {
+        let throttle = Throttle::new(1000);
+        let now = Instant::now();
+        let after = |ms| Some(now + Duration::from_millis(ms));
+        assert_eq!(throttle.reserve(now, 500), after(0));
+        assert_eq!(throttle.reserve(now, 250), after(500));
+        assert_eq!(throttle.reserve(now, 1), after(750));
+        // What was not used in time is not saved up.
+        let later = now + Duration::from_secs(60);
+        assert_eq!(throttle.reserve(later, 500), Some(later));
+        throttle.set_rate(0);
+        assert_eq!(throttle.reserve(later, 1 << 40), None);
+    }
 }
