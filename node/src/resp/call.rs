@@ -115,8 +115,6 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) args: Args<'a>,
-    /// The slot of its keys; 0 for a command without.
-    pub(crate) slot: u16,
     pub(crate) session: &'a mut Session,
     pub(crate) client: &'a Arc<Client>,
     pub(crate) shared: &'a Shared,

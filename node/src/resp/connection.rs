@@ -317,7 +317,6 @@ where
         let protocol = self.session.protocol;
         let mut call = Call {
             args,
-            slot,
             session: &mut self.session,
             client: &self.client,
             shared: &self.shared,
