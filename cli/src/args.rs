@@ -1,6 +1,5 @@
 //! The command line.
 
-
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
@@ -18,7 +17,12 @@ use crate::{bench, data, dev, inspect, node};
 /// settings; 3 the cluster cannot be reached or cannot serve, nothing was done; 4 the
 /// outcome of a write is unknown; 5 refused; 6 anything else.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "cairn", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "cairn",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     /// gRPC addresses of any nodes of the cluster [default: the cluster of `cairn dev`]
     #[arg(

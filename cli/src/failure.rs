@@ -87,6 +87,34 @@ impl Display for Failure {
     }
 }
 
+impl From<cairn_client::Error> for Failure {
+    fn from(error: cairn_client::Error) -> Self {
+        use cairn_client::Error;
+        let kind = match &error {
+            Error::Connect { .. } | Error::Unavailable { .. } => Kind::Unavailable,
+            Error::OutcomeUnknown { .. } => Kind::Unknown,
+            Error::Invalid { .. } => Kind::Usage,
+            Error::DiskFull | Error::Unsupported { .. } | Error::NotAnInteger | Error::Overflow => {
+                Kind::Refused
+            }
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<cairn_client::admin::AdminError> for Failure {
+    fn from(error: cairn_client::admin::AdminError) -> Self {
+        use cairn_client::admin::AdminError;
+        let kind = match &error {
+            AdminError::NoEndpoint => Kind::Usage,
+            AdminError::Dial(_) | AdminError::NoLeader { .. } => Kind::Unavailable,
+            AdminError::Refused(_) => Kind::Refused,
+            AdminError::Text(_) => Kind::Other,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::new(Kind::Other, format!("{error:#}"))

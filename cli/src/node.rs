@@ -116,7 +116,10 @@ fn serve(settings: NodeSettings) -> anyhow::Result<()> {
 /// The first signal asks the node to drain, the second ends it.
 async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], shutdown: CancellationToken) {
     let name = next(&mut terminate, &mut interrupt).await;
-    tracing::info!(signal = name, "draining; a second signal ends the node at once");
+    tracing::info!(
+        signal = name,
+        "draining; a second signal ends the node at once"
+    );
     shutdown.cancel();
     let name = next(&mut terminate, &mut interrupt).await;
     tracing::warn!(signal = name, "ended before the node had drained");

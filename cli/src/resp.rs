@@ -236,7 +236,12 @@ fn owner(range: &Tree, asked_host: &str) -> Option<SlotOwner> {
     let Tree::Array(parts) = range else {
         return None;
     };
-    let [Tree::Integer(first), Tree::Integer(last), Tree::Array(node), ..] = parts.as_slice()
+    let [
+        Tree::Integer(first),
+        Tree::Integer(last),
+        Tree::Array(node),
+        ..,
+    ] = parts.as_slice()
     else {
         return None;
     };
@@ -337,7 +342,10 @@ mod tests {
 
     #[test]
     fn a_redirection_is_read() {
-        assert_eq!(moved(b"MOVED 12182 10.0.0.1:6379"), Some((12_182, "10.0.0.1:6379")));
+        assert_eq!(
+            moved(b"MOVED 12182 10.0.0.1:6379"),
+            Some((12_182, "10.0.0.1:6379"))
+        );
         assert_eq!(moved(b"MOVED 99999 10.0.0.1:6379"), None);
         assert_eq!(moved(b"ERR no"), None);
     }

@@ -17,8 +17,8 @@ use hdrhistogram::Histogram;
 use rustix::event::epoll;
 
 use super::directory::{Directory, Table};
-use crate::resp::{self, ReplyKind};
 use super::workload::{KEY_BYTES, Operation, Plan, Random, Values, Window, key};
+use crate::resp::{self, ReplyKind};
 
 /// How long an operation may take before it is given up as timed out.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

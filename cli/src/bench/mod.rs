@@ -34,7 +34,11 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t = Mode::Write)]
     mode: Mode,
     /// Shares of the operations where the mode is `mix`
-    #[arg(long, value_name = "set=N,get=N,incr=N", default_value = "set=45,get=45,incr=10")]
+    #[arg(
+        long,
+        value_name = "set=N,get=N,incr=N",
+        default_value = "set=45,get=45,incr=10"
+    )]
     mix: Mix,
     /// How many connections, each with one request at a time
     #[arg(long, short = 'c', default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=20_000))]
@@ -155,8 +159,9 @@ fn run_resp(args: &BenchArgs, endpoints: &endpoints::Endpoints) -> Result<Report
         args.resp.clone()
     };
     let directory = Directory::open(seeds).map_err(|error| {
-        Failure::unavailable(format!("no data node told its slots: {error}"))
-            .with_remedy("is the cluster up? `cairn status` shows it; --resp names its Redis addresses")
+        Failure::unavailable(format!("no data node told its slots: {error}")).with_remedy(
+            "is the cluster up? `cairn status` shows it; --resp names its Redis addresses",
+        )
     })?;
     if args.preloads() {
         let (tally, _) = phase(args, &directory, Phase::Preload)?;
@@ -176,36 +181,53 @@ enum Phase {
     Measure,
 }
 
-/// Runs one phase on every thread.
-fn phase(args: &BenchArgs, directory: &Directory, phase: Phase) -> anyhow::Result<(Tally, Duration)> {
-    let threads = args.threads() as u64;
-    let share = |total: u64, at: u64| total * (at + 1) / threads - total * at / threads;
-    let start = Instant::now();
-    let window = (phase == Phase::Measure && args.requests.is_none()).then(|| Window {
+/// What part `at` of `parts` has of a total.
+fn share(total: u64, at: u64, parts: u64) -> u64 {
+    total * (at + 1) / parts - total * at / parts
+}
+
+/// When a phase measures; a phase that ends by a count measures all of it.
+fn window(args: &BenchArgs, phase: Phase, start: Instant) -> Option<Window> {
+    (phase == Phase::Measure && args.requests.is_none()).then(|| Window {
         from: start + args.warmup(),
         until: start + args.warmup() + args.duration(),
-    });
+    })
+}
+
+/// What part `at` of `parts` asks for.
+fn plan(args: &BenchArgs, phase: Phase, at: u64, parts: u64) -> Plan {
+    match phase {
+        Phase::Preload => Plan::Preload {
+            next: args.keys * at / parts,
+            end: args.keys * (at + 1) / parts,
+        },
+        Phase::Measure => Plan::Random {
+            mix: args.mix(),
+            keys: args.keys,
+            left: args.requests.map(|requests| share(requests, at, parts)),
+        },
+    }
+}
+
+/// Runs one phase on every thread.
+fn phase(
+    args: &BenchArgs,
+    directory: &Directory,
+    phase: Phase,
+) -> anyhow::Result<(Tally, Duration)> {
+    let threads = args.threads() as u64;
+    let start = Instant::now();
+    let window = window(args, phase, start);
     let progress = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let mut tally = Tally::new();
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let workers: Vec<_> = (0..threads)
             .map(|at| {
-                let plan = match phase {
-                    Phase::Preload => Plan::Preload {
-                        next: args.keys * at / threads,
-                        end: args.keys * (at + 1) / threads,
-                    },
-                    Phase::Measure => Plan::Random {
-                        mix: args.mix(),
-                        keys: args.keys,
-                        left: args.requests.map(|requests| share(requests, at)),
-                    },
-                };
                 let task = Task {
                     directory,
-                    connections: share(u64::from(args.connections), at) as usize,
-                    plan,
+                    connections: share(u64::from(args.connections), at, threads) as usize,
+                    plan: plan(args, phase, at, threads),
                     window,
                     seed: args.seed.wrapping_add(at.wrapping_mul(0x51_7C_C1)),
                     value_size: args.value_size as usize,

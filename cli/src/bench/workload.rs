@@ -169,7 +169,9 @@ pub(super) struct Values {
 
 impl Values {
     pub(super) fn new(size: usize, random: &mut Random) -> Self {
-        let pool = (0..size + (64 << 10)).map(|_| random.next() as u8).collect();
+        let pool = (0..size + (64 << 10))
+            .map(|_| random.next() as u8)
+            .collect();
         Self { pool, size }
     }
 
@@ -209,7 +211,10 @@ mod tests {
             partitions[usize::from(slot) / 128] += 1;
         }
         let (least, most) = (partitions.iter().min(), partitions.iter().max());
-        assert!(least >= Some(&600) && most <= Some(&960), "{least:?} {most:?}");
+        assert!(
+            least >= Some(&600) && most <= Some(&960),
+            "{least:?} {most:?}"
+        );
     }
 
     #[test]
@@ -220,7 +225,11 @@ mod tests {
         assert_eq!(preload.next(&mut random), Some((Operation::Set, 4)));
         assert_eq!(preload.next(&mut random), None);
         let mut some = Plan::Random {
-            mix: Mix { set: 1, get: 0, incr: 0 },
+            mix: Mix {
+                set: 1,
+                get: 0,
+                incr: 0,
+            },
             keys: 10,
             left: Some(2),
         };

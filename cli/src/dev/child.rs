@@ -186,7 +186,8 @@ mod tests {
         for node in cluster.nodes() {
             let env = environment(&cluster, &node, Path::new("/x"));
             let values = cairn_node::settings::Values::from_variables(
-                env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())),
+                env.iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.clone())),
             );
             assert!(values.unknown().is_empty(), "{:?}", values.unknown());
             let settings = cairn_node::settings::read(&values)

@@ -40,16 +40,17 @@ impl Holder {
             .filter_map(|table| fs::read_to_string(table).ok())
             .flat_map(|table| listening_inodes(&table, port))
             .collect();
-        processes().find(|pid| {
-            descriptors(*pid).any(|target| {
-                target
-                    .strip_prefix("socket:[")
-                    .and_then(|rest| rest.strip_suffix(']'))
-                    .and_then(|inode| inode.parse().ok())
-                    .is_some_and(|inode: u64| inodes.contains(&inode))
+        processes()
+            .find(|pid| {
+                descriptors(*pid).any(|target| {
+                    target
+                        .strip_prefix("socket:[")
+                        .and_then(|rest| rest.strip_suffix(']'))
+                        .and_then(|inode| inode.parse().ok())
+                        .is_some_and(|inode: u64| inodes.contains(&inode))
+                })
             })
-        })
-        .and_then(Self::of_pid)
+            .and_then(Self::of_pid)
     }
 
     /// The process that has a file open, other than this one.

@@ -12,6 +12,10 @@ use crate::failure::Failure;
 
 /// The port of the first data node's Redis listener where nobody says otherwise.
 pub(crate) const RESP_PORT_DEFAULT: u16 = 6379;
+/// Coordinators where nobody says otherwise.
+const COORDINATORS_DEFAULT: u16 = 3;
+/// Data nodes where nobody says otherwise.
+const DATA_NODES_DEFAULT: u16 = 5;
 /// From the first Redis port to the first gRPC port for clients: 6379 and 7400.
 const CLIENT_OFFSET: u16 = 1021;
 /// To the first port between nodes: 7500.
@@ -55,8 +59,8 @@ pub(super) struct Asked {
 impl Recorded {
     /// A new cluster: what was asked for, and defaults.
     pub(super) fn new(asked: Asked) -> Result<Self, Failure> {
-        let data_nodes = asked.data_nodes.unwrap_or(5);
-        let coordinators = asked.coordinators.unwrap_or(3);
+        let data_nodes = asked.data_nodes.unwrap_or(DATA_NODES_DEFAULT);
+        let coordinators = asked.coordinators.unwrap_or(COORDINATORS_DEFAULT);
         // The same judgement as a coordinator's own, before anything is made.
         let resolved = cairn_core::cluster::settings::SettingsRequest {
             replication_factor: asked.replication_factor,
@@ -88,6 +92,19 @@ impl Recorded {
             partitions: resolved.settings.partitions,
             resp_port: asked.resp_port.unwrap_or(RESP_PORT_DEFAULT),
         })
+    }
+
+    /// What a cluster is made with where nothing is asked for.
+    pub(crate) fn usual() -> Self {
+        Self {
+            format: FORMAT,
+            coordinators: COORDINATORS_DEFAULT,
+            data_nodes: DATA_NODES_DEFAULT,
+            replication_factor: 3,
+            write_quorum: 2,
+            partitions: cairn_core::cluster::settings::PARTITIONS_DEFAULT,
+            resp_port: RESP_PORT_DEFAULT,
+        }
     }
 
     /// The cluster as it is, if nothing else was asked for.
@@ -294,6 +311,7 @@ mod tests {
     #[test]
     fn the_default_cluster_is_the_documented_one() {
         let made = made();
+        assert_eq!(made, Recorded::usual());
         assert_eq!(
             (
                 made.coordinators,
@@ -370,8 +388,14 @@ mod tests {
             .expect_err("it differs");
         assert_eq!(failure.kind(), Kind::Refused);
         let text = failure.to_string();
-        assert!(text.contains("--data-nodes is 7, it was made with 5"), "{text}");
-        assert!(text.contains("--replication-factor is 5, it was made with 3"), "{text}");
+        assert!(
+            text.contains("--data-nodes is 7, it was made with 5"),
+            "{text}"
+        );
+        assert!(
+            text.contains("--replication-factor is 5, it was made with 3"),
+            "{text}"
+        );
         assert!(text.contains("cairn dev reset --data-dir /x/dev"), "{text}");
     }
 

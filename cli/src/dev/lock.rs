@@ -71,7 +71,9 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("cairn-dev-lock-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("a directory");
         let lock = DirectoryLock::take(&directory).expect("free");
-        let refused = DirectoryLock::take(&directory).expect_err("held").to_string();
+        let refused = DirectoryLock::take(&directory)
+            .expect_err("held")
+            .to_string();
         assert!(
             refused.contains(&format!("process {} (", std::process::id())),
             "{refused}"

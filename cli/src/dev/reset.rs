@@ -43,10 +43,10 @@ pub(super) fn run(args: &ResetArgs) -> Result<(), Failure> {
 
 fn confirm(directory: &Path) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
-        return Err(
-            Failure::usage("deleting all data needs a confirmation, and this is no terminal")
-                .with_remedy("Give --yes"),
-        );
+        return Err(Failure::usage(
+            "deleting all data needs a confirmation, and this is no terminal",
+        )
+        .with_remedy("Give --yes"));
     }
     print!(
         "Delete the cluster in {} with all its data? [y/N] ",

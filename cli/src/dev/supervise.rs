@@ -145,12 +145,8 @@ impl<'a> Supervisor<'a> {
 
     fn start(&mut self, at: usize) -> Result<(), Failure> {
         let slot = &mut self.slots[at];
-        let mut process = child::spawn(
-            Path::new(EXECUTABLE),
-            &slot.node,
-            &slot.env,
-            self.directory,
-        )?;
+        let mut process =
+            child::spawn(Path::new(EXECUTABLE), &slot.node, &slot.env, self.directory)?;
         slot.pid = process
             .id()
             .and_then(|pid| i32::try_from(pid).ok())
@@ -158,8 +154,7 @@ impl<'a> Supervisor<'a> {
         // Waiting for a child closes its standard input, which is to stay open.
         slot._stdin = process.stdin.take();
         slot.restart_at = None;
-        self.exits
-            .spawn(async move { (at, process.wait().await) });
+        self.exits.spawn(async move { (at, process.wait().await) });
         Ok(())
     }
 
@@ -280,7 +275,15 @@ impl<'a> Supervisor<'a> {
             ]
         });
         let table = output::render_table(
-            &["NODE", "PID", "REDIS", "GRPC", "PEER", "HTTP", "WHAT IT DOES"],
+            &[
+                "NODE",
+                "PID",
+                "REDIS",
+                "GRPC",
+                "PEER",
+                "HTTP",
+                "WHAT IT DOES",
+            ],
             rows,
         );
         output::text(&format!(

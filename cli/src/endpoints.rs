@@ -1,0 +1,113 @@
+//! Where the cluster is: what the commands are told, or else the cluster of
+//! `cairn dev` on this machine.
+
+use std::future::Future;
+use std::time::Duration;
+
+use cairn_client::admin::Admin;
+use cairn_client::transport::Dialer;
+use cairn_client::{Client, Options};
+use cairn_core::record::NodeStanding;
+
+use crate::dev::layout::{self, Recorded, Role};
+use crate::failure::{Failure, Kind};
+
+/// Addresses of nodes, and how long a command may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoints {
+    given: Vec<String>,
+    timeout: Duration,
+}
+
+impl Endpoints {
+    pub(crate) fn new(given: Vec<String>, timeout: Duration) -> Self {
+        Self {
+            given: given.into_iter().filter(|one| !one.is_empty()).collect(),
+            timeout,
+        }
+    }
+
+    /// How long a command may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// gRPC addresses for clients.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        if self.given.is_empty() {
+            dev_addresses()
+        } else {
+            self.given.clone()
+        }
+    }
+
+    /// The Rust client.
+    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        let options = Options {
+            deadline: self.timeout,
+            ..Options::default()
+        };
+        Client::connect(self.addresses(), options)
+            .await
+            .map_err(|error| self.explain(Failure::from(error)))
+    }
+
+    /// The coordinators.
+    pub(crate) fn admin(&self) -> Admin {
+        Admin::new(self.addresses(), Dialer::default()).deadline(self.timeout)
+    }
+
+    /// Where data nodes speak the Redis protocol, by the map.
+    pub(crate) fn resp_addresses(&self) -> Result<Vec<String>, Failure> {
+        let map = block_on(async { Ok(self.client().await?.map()) })?;
+        let addresses: Vec<_> = map
+            .nodes
+            .values()
+            .filter(|node| node.standing == NodeStanding::Member)
+            .map(|node| node.addresses.resp.clone())
+            .filter(|address| !address.is_empty())
+            .collect();
+        if addresses.is_empty() {
+            return Err(Failure::unavailable("the map lists no data node yet"));
+        }
+        Ok(addresses)
+    }
+
+    /// Adds where the addresses came from, for someone who gave none.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        if self.given.is_empty() {
+            failure.with_remedy(
+                "No --endpoints and no CAIRN_ENDPOINTS were given, so that the cluster of \
+                 `cairn dev` was looked for on this machine",
+            )
+        } else {
+            failure
+        }
+    }
+}
+
+/// The coordinators of the development cluster: as its `dev.json` says, else as one
+/// with default ports has them.
+fn dev_addresses() -> Vec<String> {
+    let recorded = layout::directory(None)
+        .ok()
+        .and_then(|directory| Recorded::load(&directory).ok().flatten());
+    let nodes = match recorded {
+        Some(recorded) => recorded.nodes(),
+        None => Recorded::usual().nodes(),
+    };
+    nodes
+        .into_iter()
+        .filter(|node| node.role == Role::Coordinator)
+        .map(|node| format!("127.0.0.1:{}", node.client))
+        .collect()
+}
+
+/// Runs a command's calls to their end on this thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Kind::Other, format!("start the runtime: {error}")))?;
+    runtime.block_on(future)
+}

@@ -1,0 +1,542 @@
+//! `status`, `ring`, `nodes`, `partitions`: what the coordinators' leader says of
+//! the cluster, and what the map says of the ring.
+
+use std::collections::BTreeMap;
+
+use cairn_client::ClusterMap;
+use cairn_core::cluster::failure_detector::Health;
+use cairn_core::cluster::ring::{Ring, RingNode};
+use cairn_core::cluster::status::{ClusterStatus, NodeStatus, PartitionHealth, PartitionState};
+use cairn_core::ids::NodeId;
+use cairn_core::record::{ClusterSettings, Member, NodeStanding};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::endpoints::{Endpoints, block_on};
+use crate::failure::{Failure, Kind};
+use crate::output::{self, Format};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct PartitionsArgs {
+    /// Only those that are not as they should be
+    #[arg(long)]
+    degraded: bool,
+    /// Only those with a replica on this data node
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+/// The status document, as far as the tables need it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    #[serde(flatten)]
+    status: ClusterStatus,
+    answered_by: String,
+    leading: bool,
+    coordinators: Vec<Coordinator>,
+    settings: Option<ClusterSettings>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Coordinator {
+    name: String,
+    raft_id: String,
+    peer: String,
+    client: String,
+    voter: bool,
+    leader: bool,
+}
+
+async fn fetch(endpoints: &Endpoints) -> Result<Value, Failure> {
+    let text = endpoints
+        .admin()
+        .status()
+        .await
+        .map_err(|error| endpoints.explain(Failure::from(error)))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::new(Kind::Other, format!("read the status: {error}")))
+}
+
+fn parse(document: &Value) -> Result<Document, Failure> {
+    Document::deserialize(document).map_err(|error| {
+        Failure::new(
+            Kind::Other,
+            format!("the status has a form that this build does not know: {error}"),
+        )
+        .with_remedy("Use the command of the cluster's own version, or -o json")
+    })
+}
+
+impl Document {
+    fn name_of(&self, node: NodeId) -> String {
+        self.status
+            .nodes
+            .iter()
+            .find(|status| status.id == node)
+            .map_or_else(|| node.to_string(), |status| status.name.clone())
+    }
+
+    fn warn_if_blind(&self) {
+        if !self.leading {
+            eprintln!(
+                "the coordinators have no leader: {} tells what it knows, which says nothing of \
+                 how nodes and partitions are now",
+                self.answered_by
+            );
+        }
+    }
+}
+
+/// How the cluster is, in a few lines.
+pub(crate) fn status(endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
+    let value = block_on(fetch(endpoints))?;
+    if format == Format::Json {
+        return output::json(&value);
+    }
+    let document = parse(&value)?;
+    document.warn_if_blind();
+    output::text(&status_text(&document))
+}
+
+fn status_text(document: &Document) -> String {
+    let Document {
+        status,
+        coordinators,
+        settings,
+        ..
+    } = document;
+    let summary = status.summary;
+    let leader = coordinators
+        .iter()
+        .find(|coordinator| coordinator.leader)
+        .map_or("none", |coordinator| coordinator.name.as_str());
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        text.push_str(&format!("{name:<14}{value}\n"));
+    };
+    if status.cluster_id.is_empty() {
+        line("cluster", "not made yet".to_owned());
+    } else {
+        line(
+            "cluster",
+            format!("{}, map {}", status.cluster_id, status.version),
+        );
+    }
+    if let Some(settings) = settings {
+        line(
+            "settings",
+            format!(
+                "replication factor {}, write quorum {}, min in sync {}, lease {} ms",
+                settings.replication_factor,
+                settings.write_quorum,
+                settings.min_in_sync,
+                settings.lease_ms
+            ),
+        );
+    }
+    line(
+        "coordinators",
+        format!("{}, leader {leader}", coordinators.len()),
+    );
+    line(
+        "data nodes",
+        format!("{} of {} up", summary.nodes_up, summary.nodes),
+    );
+    line(
+        "partitions",
+        format!(
+            "{} of {} serve, {} degraded, {} moving",
+            summary.serving, summary.partitions, summary.degraded, summary.moving
+        ),
+    );
+    if summary.lossy_promotions > 0 {
+        line(
+            "LOSS",
+            format!(
+                "{} promotions from too few replicas: acknowledged writes may be lost",
+                summary.lossy_promotions
+            ),
+        );
+    }
+    for node in status.nodes.iter().filter(|node| !is_well(node)) {
+        line("node", format!("{}: {}", node.name, condition(node)));
+    }
+    text
+}
+
+fn is_well(node: &NodeStatus) -> bool {
+    node.standing == NodeStanding::Member
+        && node.health == Health::Up
+        && !node.draining
+        && !node.disk_full
+}
+
+fn condition(node: &NodeStatus) -> String {
+    let mut words = vec![match node.standing {
+        NodeStanding::Gone => "gone".to_owned(),
+        NodeStanding::Member => health_word(node.health),
+    }];
+    if node.draining {
+        words.push("draining".to_owned());
+    }
+    if node.disk_full {
+        words.push("disk full".to_owned());
+    }
+    words.join(", ")
+}
+
+fn health_word(health: Health) -> String {
+    match health {
+        Health::Unknown => "unknown".to_owned(),
+        Health::Up => "up".to_owned(),
+        Health::Suspect(reason) => format!("suspect ({})", kebab(&format!("{reason:?}"))),
+        Health::Down(reason) => format!("down ({})", kebab(&format!("{reason:?}"))),
+    }
+}
+
+/// `SomeWords` as `some-words`.
+fn kebab(name: &str) -> String {
+    let mut text = String::new();
+    for (at, letter) in name.chars().enumerate() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            text.push('-');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
+/// Coordinators and data nodes.
+pub(crate) fn nodes(endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
+    let value = block_on(fetch(endpoints))?;
+    if format == Format::Json {
+        return output::json(&json!({
+            "coordinators": value["coordinators"],
+            "nodes": value["nodes"],
+        }));
+    }
+    let document = parse(&value)?;
+    document.warn_if_blind();
+    // Where the map cannot be had, the table goes without addresses.
+    let map = block_on(async { Ok(endpoints.client().await?.map()) }).ok();
+    let address = |node: NodeId| {
+        map.as_ref()
+            .and_then(|map| map.nodes.get(&node))
+            .map_or(("-".to_owned(), "-".to_owned()), |info| {
+                (info.addresses.resp.clone(), info.addresses.client.clone())
+            })
+    };
+    let coordinators = document.coordinators.iter().map(|coordinator| {
+        vec![
+            coordinator.name.clone(),
+            "coordinator".to_owned(),
+            if coordinator.leader {
+                "leader"
+            } else if coordinator.voter {
+                "follower"
+            } else {
+                "joining"
+            }
+            .to_owned(),
+            "-".to_owned(),
+            "-".to_owned(),
+            "-".to_owned(),
+            "-".to_owned(),
+            coordinator.client.clone(),
+        ]
+    });
+    let data = document.status.nodes.iter().map(|node| {
+        let (resp, client) = address(node.id);
+        vec![
+            node.name.clone(),
+            format!("data {}", node.id),
+            condition(node),
+            if node.zone.is_empty() {
+                "-".to_owned()
+            } else {
+                node.zone.clone()
+            },
+            node.leads.to_string(),
+            node.replicas.to_string(),
+            resp,
+            client,
+        ]
+    });
+    output::table(
+        &[
+            "NODE", "ROLE", "STATE", "ZONE", "LEADS", "REPLICAS", "REDIS", "GRPC",
+        ],
+        coordinators.chain(data),
+    )
+}
+
+/// Every partition.
+pub(crate) fn partitions(
+    args: &PartitionsArgs,
+    endpoints: &Endpoints,
+    format: Format,
+) -> Result<(), Failure> {
+    let value = block_on(fetch(endpoints))?;
+    let document = parse(&value)?;
+    document.warn_if_blind();
+    let node = match &args.node {
+        None => None,
+        Some(name) => Some(
+            document
+                .status
+                .nodes
+                .iter()
+                .find(|node| node.name == *name)
+                .map(|node| node.id)
+                .ok_or_else(|| Failure::usage(format!("there is no data node named {name}")))?,
+        ),
+    };
+    let chosen: Vec<&PartitionHealth> = document
+        .status
+        .partitions
+        .iter()
+        .filter(|partition| !args.degraded || partition.state != PartitionState::Healthy)
+        .filter(|partition| {
+            node.is_none_or(|node| partition.replicas.iter().any(|r| r.member.node == node))
+        })
+        .collect();
+    if format == Format::Json {
+        return output::json(&chosen);
+    }
+    output::table(
+        &[
+            "PARTITION",
+            "SLOTS",
+            "EPOCH",
+            "STATE",
+            "W",
+            "PRIMARY",
+            "REPLICAS",
+            "LAG",
+        ],
+        chosen
+            .into_iter()
+            .map(|partition| partition_row(&document, partition)),
+    )
+}
+
+fn partition_row(document: &Document, partition: &PartitionHealth) -> Vec<String> {
+    let name = |member: Member| document.name_of(member.node);
+    let primary = partition.primary;
+    let others: Vec<_> = partition
+        .replicas
+        .iter()
+        .filter(|replica| Some(replica.member) != primary)
+        .collect();
+    let lag = others
+        .iter()
+        .map(|replica| match (replica.up, replica.corrupt, replica.lag) {
+            (_, true, _) => "corrupt".to_owned(),
+            (false, ..) => "down".to_owned(),
+            (true, _, Some(lag)) => lag.to_string(),
+            (true, _, None) => "?".to_owned(),
+        })
+        .collect::<Vec<_>>();
+    let state = serde_json::to_value(partition.state)
+        .ok()
+        .and_then(|state| state.as_str().map(str::to_owned))
+        .unwrap_or_default();
+    vec![
+        partition.partition.0.to_string(),
+        format!("{}-{}", partition.slots.first, partition.slots.last),
+        partition.epoch.0.to_string(),
+        match &partition.promotion {
+            Some((_, reason)) => format!("{state} ({})", kebab(&format!("{reason:?}"))),
+            None => state,
+        },
+        partition.write_quorum.to_string(),
+        primary.map_or("-".to_owned(), name),
+        others
+            .iter()
+            .map(|replica| name(replica.member))
+            .collect::<Vec<_>>()
+            .join(","),
+        lag.join(","),
+    ]
+}
+
+/// The ring and how much of it each node has.
+pub(crate) fn ring(endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
+    let map = block_on(async { Ok(endpoints.client().await?.map()) })?;
+    let view = RingView::new(&map)?;
+    if format == Format::Json {
+        return output::json(&view);
+    }
+    output::table(
+        &["NODE", "WEIGHT", "VIRTUAL", "RING", "LEADS", "REPLICAS"],
+        view.nodes.iter().map(|node| {
+            vec![
+                node.name.clone(),
+                node.weight.to_string(),
+                node.virtual_nodes.to_string(),
+                format!("{:.2}%", node.ring_share * 100.0),
+                node.leads.to_string(),
+                node.replicas.to_string(),
+            ]
+        }),
+    )
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RingView {
+    virtual_nodes_per_weight_100: u32,
+    nodes: Vec<RingShare>,
+    points: Vec<RingPoint>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RingShare {
+    id: NodeId,
+    name: String,
+    weight: u32,
+    virtual_nodes: usize,
+    /// The part of all positions whose first virtual node clockwise is the node's.
+    ring_share: f64,
+    leads: usize,
+    replicas: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RingPoint {
+    /// As text: JSON's numbers end before it does.
+    position: String,
+    node: NodeId,
+}
+
+impl RingView {
+    fn new(map: &ClusterMap) -> Result<Self, Failure> {
+        let settings = map
+            .settings
+            .as_ref()
+            .ok_or_else(|| Failure::unavailable("the cluster has not been made yet"))?;
+        let members: Vec<_> = map
+            .nodes
+            .values()
+            .filter(|node| node.standing == NodeStanding::Member)
+            .collect();
+        let ring_nodes: Vec<_> = members
+            .iter()
+            .map(|node| RingNode {
+                id: node.id,
+                uuid: &node.uuid,
+                weight: node.weight,
+            })
+            .collect();
+        let ring = Ring::new(&ring_nodes, settings.virtual_nodes);
+        let shares = ring_shares(ring.points().iter().map(|p| (p.position, p.node)));
+        let nodes = members
+            .iter()
+            .map(|node| {
+                let holds = |member: &Member| member.node == node.id;
+                let (points, ring_share) = shares.get(&node.id).copied().unwrap_or_default();
+                RingShare {
+                    id: node.id,
+                    name: node.name.clone(),
+                    weight: node.weight,
+                    virtual_nodes: points,
+                    ring_share,
+                    leads: map
+                        .partitions
+                        .iter()
+                        .filter(|p| p.primary.as_ref().is_some_and(holds))
+                        .count(),
+                    replicas: map
+                        .partitions
+                        .iter()
+                        .filter(|p| p.config.replicas().iter().any(holds))
+                        .count(),
+                }
+            })
+            .collect();
+        Ok(Self {
+            virtual_nodes_per_weight_100: settings.virtual_nodes,
+            nodes,
+            points: ring
+                .points()
+                .iter()
+                .map(|point| RingPoint {
+                    position: point.position.to_string(),
+                    node: point.node,
+                })
+                .collect(),
+        })
+    }
+}
+
+/// Points and share of the ring by node. A point owns the arc from the point before
+/// it, so that the first one's arc goes around zero.
+fn ring_shares(points: impl Iterator<Item = (u64, NodeId)>) -> BTreeMap<NodeId, (usize, f64)> {
+    const WHOLE: f64 = 18_446_744_073_709_551_616.0;
+    let points: Vec<_> = points.collect();
+    let mut shares: BTreeMap<NodeId, (usize, f64)> = BTreeMap::new();
+    for (at, (position, node)) in points.iter().enumerate() {
+        let before = points[(at + points.len() - 1) % points.len()].0;
+        let arc = if points.len() == 1 {
+            WHOLE
+        } else {
+            position.wrapping_sub(before) as f64
+        };
+        let share = shares.entry(*node).or_default();
+        share.0 += 1;
+        share.1 += arc / WHOLE;
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arcs_make_the_whole_ring() {
+        let quarter = 1u64 << 62;
+        let shares = ring_shares(
+            [
+                (quarter, NodeId(1)),
+                (2 * quarter, NodeId(2)),
+                (3 * quarter, NodeId(1)),
+            ]
+            .into_iter(),
+        );
+        assert_eq!(shares[&NodeId(1)], (2, 0.75));
+        assert_eq!(shares[&NodeId(2)], (1, 0.25));
+        assert_eq!(
+            ring_shares([(7, NodeId(1))].into_iter())[&NodeId(1)],
+            (1, 1.0)
+        );
+    }
+
+    #[test]
+    fn names_are_told_as_words() {
+        assert_eq!(kebab("PrimaryDown"), "primary-down");
+    }
+
+    #[test]
+    fn the_status_document_is_read() {
+        let document: Document = serde_json::from_value(json!({
+            "clusterId": "c", "version": 7,
+            "summary": {"partitions": 2, "serving": 1, "degraded": 1, "moving": 0,
+                "nodesUp": 2, "nodes": 3, "lossyPromotions": 0},
+            "nodes": [], "partitions": [],
+            "answeredBy": "coordinator-1", "leading": true, "term": 3, "http": "h:1",
+            "coordinators": [{"name": "coordinator-1", "raftId": "5", "peer": "a:1",
+                "client": "b:2", "voter": true, "leader": true}],
+            "settings": null, "events": [],
+        }))
+        .expect("the form that coordinators write");
+        let text = status_text(&document);
+        assert!(text.contains("2 of 3 up"), "{text}");
+        assert!(text.contains("1 of 2 serve, 1 degraded"), "{text}");
+        assert!(text.contains("leader coordinator-1"), "{text}");
+    }
+}
