@@ -22,3 +22,6 @@ pub(crate) fn fatal(what: &str, error: &dyn std::fmt::Display) -> ! {
     eprintln!("cairn: {what}: {error}; the process ends, so that nothing is acknowledged after it");
     std::process::abort()
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,9 @@ pub struct Applied {
     pub index: Index,
 }
 
+/// What the apply thread calls with the partitions that moved on.
+pub type AppliedCallback = Box<dyn FnMut(&[Applied]) + Send>;
+
 #[derive(Debug)]
 enum Job {
     Apply {
@@ -73,7 +76,7 @@ impl ApplyHandle {
         store: FjallStore,
         cache: Arc<ValueCache>,
         maintenance: MaintenanceHandle,
-        applied: Box<dyn FnMut(&[Applied]) + Send>,
+        applied: AppliedCallback,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let worker = Worker {
@@ -167,7 +170,7 @@ struct Worker {
     store: FjallStore,
     cache: Arc<ValueCache>,
     maintenance: MaintenanceHandle,
-    applied: Box<dyn FnMut(&[Applied]) + Send>,
+    applied: AppliedCallback,
     applier: Applier,
     /// The partitions with something staged.
     touched: Vec<(Generation, PartitionId)>,

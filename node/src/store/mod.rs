@@ -17,11 +17,11 @@ mod open;
 mod read;
 mod snapshot;
 
-pub use apply::{Applied, ApplyHandle};
+pub use apply::{Applied, AppliedCallback, ApplyHandle};
 pub use fjall_store::FjallStore;
 pub use open::{NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError};
 pub use read::StateReader;
 pub use snapshot::{SnapshotSink, SnapshotSource};
 
-
-
+#[cfg(test)]
+mod tests;

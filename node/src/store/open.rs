@@ -11,9 +11,10 @@ use cairn_storage::state;
 use cairn_storage::store::StoreError;
 use cairn_storage::wal::{Wal, WalError};
 
+use super::apply::AppliedCallback;
 use super::cache::ValueCache;
 use super::maintenance::{MaintenanceHandle, PersistAfter};
-use super::{Applied, ApplyHandle, FjallStore, StateReader};
+use super::{ApplyHandle, FjallStore, StateReader};
 use crate::disk::{DataDirectory, DirectoryDisk, DirectoryError, SpaceWatch, WalConfig, WalHandle};
 
 /// Sizes and periods of a node's storage.
@@ -60,7 +61,7 @@ pub struct StorageCallbacks {
     /// From the log's thread: everything up to the record of this number is durable.
     pub flushed: Box<dyn FnMut(u64) + Send>,
     /// From the apply thread: these partitions' states have moved on.
-    pub applied: Box<dyn FnMut(&[Applied]) + Send>,
+    pub applied: AppliedCallback,
     /// From the watch over free space: whether data writes are to be refused.
     /// Called once at the start and then at each change.
     pub disk_full: Box<dyn FnMut(bool) + Send>,

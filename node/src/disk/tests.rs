@@ -1,0 +1,130 @@
+//! The data directory on a real disk.
+
+use std::fs;
+
+use cairn_core::ids::NodeId;
+use cairn_storage::disk::{Disk, DiskFile, Preallocation};
+use tempfile::tempdir;
+
+use super::{DataDirectory, DirectoryDisk, DirectoryError};
+
+#[test]
+fn a_second_holder_is_told_who_the_first_is() {
+    let root = tempdir().unwrap();
+    let held = DataDirectory::open(root.path()).unwrap();
+    let error = DataDirectory::open(root.path()).unwrap_err();
+    let words = error.to_string();
+    assert!(matches!(error, DirectoryError::Locked { .. }), "{words}");
+    assert!(
+        words.contains(&format!("in use by process {}", std::process::id())),
+        "{words}"
+    );
+    drop(held);
+    DataDirectory::open(root.path()).unwrap();
+}
+
+#[test]
+fn an_identity_is_drawn_once_and_lives_on_the_disk_alone() {
+    let root = tempdir().unwrap();
+    let first = DataDirectory::open(root.path()).unwrap();
+    first.establish().unwrap();
+    let identity = first.identity();
+    drop(first);
+    let again = DataDirectory::open(root.path()).unwrap();
+    assert!(again.is_established());
+    assert_eq!(again.identity(), identity);
+    drop(again);
+    // A wiped disk is another node.
+    fs::remove_dir_all(root.path()).unwrap();
+    let wiped = DataDirectory::open(root.path()).unwrap();
+    assert_ne!(wiped.identity().node, identity.node);
+    assert_ne!(wiped.identity().incarnation, identity.incarnation);
+}
+
+#[test]
+fn an_unfinished_directory_is_begun_again_under_the_same_identity() {
+    let root = tempdir().unwrap();
+    let first = DataDirectory::open(root.path()).unwrap();
+    first.admit("c", NodeId(3)).unwrap();
+    let identity = first.identity();
+    fs::create_dir(first.log_path()).unwrap();
+    fs::write(first.log_path().join("segment-0000000000000001"), "half").unwrap();
+    drop(first);
+    let again = DataDirectory::open(root.path()).unwrap();
+    assert_eq!(again.identity(), identity);
+    assert!(!again.is_established());
+    assert!(!again.log_path().exists());
+}
+
+#[test]
+fn data_without_an_identity_is_refused() {
+    let root = tempdir().unwrap();
+    let first = DataDirectory::open(root.path()).unwrap();
+    first.establish().unwrap();
+    fs::create_dir(first.log_path()).unwrap();
+    drop(first);
+    fs::remove_file(root.path().join("identity.json")).unwrap();
+    let error = DataDirectory::open(root.path()).unwrap_err();
+    assert!(error.to_string().contains("identity.json is missing"));
+}
+
+#[test]
+fn another_cluster_or_number_is_refused() {
+    let root = tempdir().unwrap();
+    let directory = DataDirectory::open(root.path()).unwrap();
+    directory.admit("one", NodeId(1)).unwrap();
+    directory.admit("one", NodeId(1)).unwrap();
+    let error = directory.admit("two", NodeId(1)).unwrap_err().to_string();
+    assert!(
+        error.contains("belongs to node 1 of cluster one, not to node 1 of cluster two"),
+        "{error}"
+    );
+    assert!(directory.admit("one", NodeId(2)).is_err());
+    drop(directory);
+    let again = DataDirectory::open(root.path()).unwrap();
+    assert_eq!(again.identity().number, Some(NodeId(1)));
+}
+
+#[test]
+fn a_newer_directory_is_refused_by_number() {
+    let root = tempdir().unwrap();
+    let directory = DataDirectory::open(root.path()).unwrap();
+    directory.establish().unwrap();
+    drop(directory);
+    fs::write(
+        root.path().join("identity.json"),
+        r#"{"format": 7, "something": "else"}"#,
+    )
+    .unwrap();
+    let error = DataDirectory::open(root.path()).unwrap_err();
+    assert!(
+        matches!(error, DirectoryError::Newer { found: 7, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_directory_is_a_disk() {
+    let root = tempdir().unwrap();
+    let disk = DirectoryDisk::open(&root.path().join("log")).unwrap();
+    let file = disk.create("a").unwrap();
+    for how in [Preallocation::Reserved, Preallocation::Zeroed] {
+        file.preallocate(3 << 20, how).unwrap();
+        assert_eq!(file.length().unwrap(), 3 << 20);
+    }
+    file.write_at(5, b"hello").unwrap();
+    file.sync_data().unwrap();
+    let mut found = [0; 7];
+    assert_eq!(file.read_at(4, &mut found).unwrap(), 7);
+    assert_eq!(&found, b"\0hello\0");
+    assert!(disk.create("a").is_err());
+    disk.rename("a", "b").unwrap();
+    disk.sync_directory().unwrap();
+    assert_eq!(disk.list().unwrap(), ["b"]);
+    let mut past = [0; 4];
+    let reopened = disk.open("b").unwrap();
+    assert_eq!(reopened.read_at((3 << 20) - 1, &mut past).unwrap(), 1);
+    disk.remove("b").unwrap();
+    assert!(disk.open("b").is_err());
+    assert!(disk.free_bytes().unwrap() > 0);
+}
