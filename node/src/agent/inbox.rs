@@ -112,11 +112,12 @@ impl AgentInbox {
     /// Another node said which map it has.
     pub fn peer_map(&self, peer: NodeId, version: MapVersion) {
         self.peer_maps.send_if_modified(|known| {
-            let newer = known.is_none_or(|(_, v)| version > v);
-            if newer {
+            let before = known.map(|(_, v)| v).unwrap_or_default();
+            // Of several that have it the last one to say so is asked: that one lives.
+            if version >= before {
                 *known = Some((peer, version));
             }
-            newer
+            version > before
         });
     }
 }

@@ -19,6 +19,8 @@ use super::{EngineHandle, PeerLink, PeerMap, SharedMap, map_file};
 const PEER_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a peer may take to send its map.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait before a map that could not be fetched is asked for again.
+const FETCH_RETRY: Duration = Duration::from_millis(500);
 /// How long to wait before a map that could not be written is written again.
 const SAVE_RETRY: Duration = Duration::from_secs(1);
 
@@ -126,14 +128,17 @@ pub(super) async fn follow_peers(
     peers: Arc<dyn PeerLink>,
     shutdown: CancellationToken,
 ) {
+    let mut retry = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
+            () = sleep(FETCH_RETRY), if retry => {}
             changed = heard.changed() => if changed.is_err() {
                 // Nobody is left who could say anything.
                 return;
             },
         }
+        retry = false;
         let newer = |heard: &PeerMap| heard.filter(|(_, version)| *version > maps.version());
         if newer(&heard.borrow()).is_none() {
             continue;
@@ -142,16 +147,14 @@ pub(super) async fn follow_peers(
         let Some((peer, version)) = newer(&heard.borrow_and_update()) else {
             continue;
         };
-        match timeout(FETCH_TIMEOUT, peers.fetch_map(peer)).await {
-            Ok(Ok(map)) => {
-                if let Err(error) = maps.offer(MapUpdate::Full(map)) {
-                    tracing::warn!(%peer, %error, "take a peer's map");
-                }
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%peer, %version, error, "fetch a peer's map");
-            }
-            Err(_) => tracing::debug!(%peer, %version, "fetch a peer's map: no answer in time"),
+        let outcome = match timeout(FETCH_TIMEOUT, peers.fetch_map(peer)).await {
+            Ok(Ok(map)) => maps.offer(MapUpdate::Full(map)).map_err(|e| e.to_string()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%peer, %version, error, "fetch a peer's map");
+            retry = true;
         }
     }
 }

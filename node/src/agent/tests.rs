@@ -1,1 +1,327 @@
+//! Agents against real coordinators, with an engine that only takes notes.
 
+use cairn_core::cluster::report::{Role, Wish};
+use cairn_core::ids::{Epoch, Index, PartitionId, Position, ReplicaId};
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use super::*;
+use crate::coordinator::tests::{Fleet, eventually, settings};
+
+#[derive(Debug, Default)]
+struct Notes {
+    events: Mutex<Vec<Event>>,
+    maps: Mutex<Vec<Arc<ClusterMap>>>,
+    full: Mutex<usize>,
+    statuses: Mutex<Vec<PartitionStatus>>,
+}
+
+impl Notes {
+    /// What the engine was told of the coordinators, in order.
+    fn reach(&self) -> Vec<bool> {
+        let events = self.events.lock();
+        events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Coordinators { reachable } => Some(*reachable),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn newest(&self) -> MapVersion {
+        self.maps
+            .lock()
+            .last()
+            .map(|m| m.version)
+            .unwrap_or_default()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Engine(Arc<Notes>);
+
+impl EngineLink for Engine {
+    fn submit(&self, event: Event) {
+        if matches!(event, Event::Drain) {
+            for status in self.0.statuses.lock().iter_mut() {
+                status.role = Role::Replica;
+            }
+        }
+        self.0.events.lock().push(event);
+    }
+
+    fn statuses(&self, full: bool) -> BoxFuture<'static, Vec<PartitionStatus>> {
+        *self.0.full.lock() += usize::from(full);
+        let statuses = self.0.statuses.lock().clone();
+        async move { statuses }.boxed()
+    }
+
+    fn set_map(&self, map: Arc<ClusterMap>) {
+        self.0.maps.lock().push(map);
+    }
+}
+
+/// Other data nodes that all have one map, and how often they were asked for it.
+#[derive(Debug, Default)]
+struct Peers(Mutex<Option<Arc<ClusterMap>>>, Mutex<usize>);
+
+impl PeerLink for Peers {
+    fn map_changed(&self) {}
+
+    fn fetch_map(&self, _: NodeId) -> BoxFuture<'static, Result<Arc<ClusterMap>, String>> {
+        *self.1.lock() += 1;
+        let map = self.0.lock().clone().ok_or_else(|| "no map".to_owned());
+        async move { map }.boxed()
+    }
+}
+
+/// One data node, and its disk.
+struct Node {
+    dir: TempDir,
+    identity: NodeIdentity,
+    engine: Engine,
+    peers: Arc<Peers>,
+    sessions: u64,
+}
+
+impl Node {
+    fn new(uuid: &str) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            identity: NodeIdentity {
+                uuid: uuid.to_owned(),
+                incarnation: format!("{uuid}-1"),
+                cluster_id: None,
+                node: None,
+            },
+            engine: Engine::default(),
+            peers: Arc::default(),
+            sessions: 0,
+        }
+    }
+
+    fn config(&mut self, fleet: &Fleet) -> AgentConfig {
+        self.sessions += 1;
+        let mut config = AgentConfig::new(
+            format!("n-{}", self.identity.uuid),
+            self.sessions,
+            fleet.addresses.clone(),
+            self.dir.path().join("map"),
+        );
+        config.coordinators_grace = Duration::from_millis(300);
+        config
+    }
+
+    async fn enroll(&mut self, fleet: &Fleet) -> Result<Enrolled, AgentError> {
+        let config = self.config(fleet);
+        let enrolled = enroll(config, self.identity.clone(), CancellationToken::new()).await?;
+        self.identity.node = Some(enrolled.node);
+        self.identity.cluster_id = Some(enrolled.map.load().cluster_id.clone());
+        Ok(enrolled)
+    }
+
+    fn spawn(&self, enrolled: Enrolled) -> Agent {
+        let engine = Arc::new(self.engine.clone());
+        let peers = Arc::clone(&self.peers) as Arc<dyn PeerLink>;
+        spawn(enrolled, engine, peers, CancellationToken::new())
+    }
+
+    async fn connected(agent: &Agent) -> String {
+        let mut status = agent.status();
+        let status = eventually("a session", || {
+            let now = status.borrow_and_update().clone();
+            async move { now.connected.then_some(now) }
+        })
+        .await;
+        status.leader.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_admitted_and_follows_the_leader() {
+    let mut fleet = Fleet::started(3, settings(3)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    let (number, map) = (enrolled.node, Arc::clone(&enrolled.map));
+    assert!(map.load().nodes.contains_key(&number));
+    let agent = node.spawn(enrolled);
+    let leader = fleet.leader().await;
+    assert_eq!(Node::connected(&agent).await, fleet.addresses[leader].peer);
+
+    fleet.stop(leader).await;
+    let next = fleet.leader().await;
+    eventually("a session with the next leader", || async {
+        let status = agent.status().borrow().clone();
+        (status.leader.as_ref() == Some(&fleet.addresses[next].peer)).then_some(())
+    })
+    .await;
+    // Each session begins with a heartbeat that tells everything.
+    eventually("a full heartbeat to each", || async {
+        (*node.engine.0.full.lock() >= 2).then_some(())
+    })
+    .await;
+
+    // Another node's admission reaches this one's map, and its disk.
+    let other = Node::new("u2").enroll(&fleet).await.unwrap().node;
+    assert_ne!(other, number);
+    eventually("the other node in the map", || async {
+        map.load().nodes.contains_key(&other).then_some(())
+    })
+    .await;
+    agent.stop().await;
+    let kept = map_file::read(&node.dir.path().join("map")).unwrap();
+    assert_eq!(kept.unwrap(), **map.load());
+    assert_eq!(node.engine.0.newest(), map.load().version);
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_starts_from_its_disk_while_the_coordinators_are_away() {
+    let mut fleet = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    let number = enrolled.node;
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    eventually("the map on disk", || async {
+        map_file::read(&node.dir.path().join("map"))
+            .unwrap()
+            .map(drop)
+    })
+    .await;
+    agent.stop().await;
+    fleet.stop_all().await;
+
+    node.engine = Engine::default();
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    assert_eq!(enrolled.node, number);
+    let agent = node.spawn(enrolled);
+    eventually("the coordinators to count as away", || async {
+        (node.engine.0.reach() == [false]).then_some(())
+    })
+    .await;
+    fleet.start(0).await;
+    Node::connected(&agent).await;
+    eventually("the coordinators to count as back", || async {
+        (node.engine.0.reach() == [false, true]).then_some(())
+    })
+    .await;
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_another_cluster_is_refused_and_refuses() {
+    let mut ours = Fleet::started(1, settings(1)).await;
+    let mut theirs = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&ours).await.unwrap();
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    eventually("the map on disk", || async {
+        map_file::read(&node.dir.path().join("map"))
+            .unwrap()
+            .map(drop)
+    })
+    .await;
+    agent.stop().await;
+
+    // Its map is good enough to start from, and its session is refused.
+    node.engine = Engine::default();
+    let enrolled = node.enroll(&theirs).await.unwrap();
+    let agent = node.spawn(enrolled);
+    eventually("the coordinators to count as away", || async {
+        (node.engine.0.reach() == [false]).then_some(())
+    })
+    .await;
+    assert!(!agent.status().borrow().connected);
+    agent.stop().await;
+
+    // Without a map it is refused outright.
+    std::fs::remove_file(node.dir.path().join("map")).unwrap();
+    let refused = node.enroll(&theirs).await;
+    assert!(
+        matches!(refused, Err(AgentError::Refused(_))),
+        "{refused:?}"
+    );
+    ours.stop_all().await;
+    theirs.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_map_comes_from_a_peer_and_another_clusters_does_not() {
+    let mut fleet = Fleet::started(1, settings(3)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    fleet.stop_all().await;
+    let (map, inbox) = (Arc::clone(&enrolled.map), enrolled.inbox.clone());
+    let agent = node.spawn(enrolled);
+    let mut newer = ClusterMap::clone(&map.load());
+    newer.version = MapVersion(newer.version.0 + 10);
+    let mut foreign = newer.clone();
+    foreign.cluster_id = "another".to_owned();
+    foreign.version = MapVersion(newer.version.0 + 1);
+
+    *node.peers.0.lock() = Some(Arc::new(newer.clone()));
+    inbox.peer_map(NodeId(77), newer.version);
+    eventually("the peer's map", || async {
+        (node.engine.0.newest() == newer.version).then_some(())
+    })
+    .await;
+    *node.peers.0.lock() = Some(Arc::new(foreign.clone()));
+    inbox.peer_map(NodeId(77), foreign.version);
+    // Asked for a second time: by then the first answer was looked at.
+    let asked = *node.peers.1.lock();
+    eventually("the foreign map to be looked at", || async {
+        (*node.peers.1.lock() >= asked + 2).then_some(())
+    })
+    .await;
+    newer.version = MapVersion(foreign.version.0 + 1);
+    *node.peers.0.lock() = Some(Arc::new(newer.clone()));
+    inbox.peer_map(NodeId(77), newer.version);
+    eventually("a later map of the own cluster", || async {
+        (node.engine.0.newest() == newer.version).then_some(())
+    })
+    .await;
+    assert!(
+        node.engine
+            .0
+            .maps
+            .lock()
+            .iter()
+            .all(|m| m.cluster_id != "another")
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_ends_once_nothing_is_led_any_more() {
+    let mut fleet = Fleet::started(1, settings(3)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    node.engine.0.statuses.lock().push(PartitionStatus {
+        partition: PartitionId(3),
+        replica: ReplicaId(9),
+        epoch: Epoch(1),
+        role: Role::Primary,
+        head: Position::ZERO,
+        commit: Index::ZERO,
+        applied: Index::ZERO,
+        wish: Wish::None,
+        followers: Vec::new(),
+    });
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    assert!(agent.drain(Duration::from_secs(30)).await);
+    let drained = node
+        .engine
+        .0
+        .events
+        .lock()
+        .iter()
+        .any(|e| matches!(e, Event::Drain));
+    assert!(drained);
+    agent.stop().await;
+    fleet.stop_all().await;
+}

@@ -8,6 +8,8 @@ use std::time::Duration;
 use cairn_client::transport::Dialer;
 use cairn_core::record::ClusterSettings;
 
+use crate::listener::TlsSource;
+
 /// One configured coordinator: its fixed name, and where its peer port answers.
 ///
 /// Written as `name=host:port`, several of them separated by commas
@@ -126,7 +128,7 @@ impl RaftTimings {
 }
 
 /// All that a coordinator needs to run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CoordinatorConfig {
     /// This coordinator's name, one of `coordinators`.
     pub name: String,
@@ -144,6 +146,10 @@ pub struct CoordinatorConfig {
     pub http_advertise: String,
     /// How the other coordinators are reached.
     pub dialer: Dialer,
+    /// TLS on the port between nodes, where it is wanted.
+    pub peer_tls: Option<TlsSource>,
+    /// TLS on the port for clients, where it is wanted.
+    pub client_tls: Option<TlsSource>,
     /// The settings that a new cluster is made with. An existing one keeps its own.
     pub cluster: ClusterSettings,
     /// Raft's timings.
@@ -152,6 +158,18 @@ pub struct CoordinatorConfig {
     pub tick: Duration,
     /// After how many Raft entries a snapshot is taken.
     pub snapshot_every: u64,
+}
+
+impl fmt::Debug for CoordinatorConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CoordinatorConfig")
+            .field("name", &self.name)
+            .field("data_dir", &self.data_dir)
+            .field("coordinators", &self.coordinators)
+            .field("cluster", &self.cluster)
+            .field("raft", &self.raft)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a configuration is refused.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
+use cairn_core::cluster::status::ClusterStatus;
 use cairn_core::cluster::{AdminRequest, Command, Input, Output, Response, Supervisor};
 use cairn_core::ids::NodeId;
 use cairn_core::record::ClusterSettings;
@@ -29,9 +30,18 @@ use super::raft::{Applied, RaftMetrics};
 use super::storage::View;
 use crate::partition::{boottime, wall_ms};
 use events::Chronicle;
+pub(super) use events::Noted;
 use proposals::Proposals;
 
-pub(super) use events::Recent;
+/// What there is to show to people. How nodes and partitions are is known to a
+/// leader alone.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// The cluster.
+    pub(super) status: ClusterStatus,
+    /// What happened of late, oldest first.
+    pub(super) events: Vec<Noted>,
+}
 
 /// How many messages of data nodes may wait for the leader's task.
 const MESSAGES_MAX: usize = 8192;
@@ -86,10 +96,10 @@ pub(super) enum Message {
         /// The answer.
         answer: oneshot::Sender<bool>,
     },
-    /// What the supervisor shows people.
+    /// What there is to show to people.
     Show {
         /// The answer.
-        answer: oneshot::Sender<Recent>,
+        answer: oneshot::Sender<Shown>,
     },
 }
 
@@ -124,7 +134,7 @@ impl Desk {
     }
 
     /// What there is to show.
-    pub(super) async fn show(&self) -> Option<Recent> {
+    pub(super) async fn show(&self) -> Option<Shown> {
         let (answer, receiver) = oneshot::channel();
         if !self.tell(Message::Show { answer }).await {
             return None;
@@ -211,7 +221,7 @@ impl Leader {
                 confirmed = confirmation(&mut self.confirming), if confirming => {
                     self.confirmed(confirmed, &mut wanted);
                 }
-                changed = self.view.changed(), if leading => {
+                changed = self.view.changed() => {
                     if changed.is_err() {
                         break;
                     }
@@ -286,7 +296,10 @@ impl Leader {
                 let _ = answer.send(may);
             }
             Message::Show { answer } => {
-                let _ = answer.send(self.chronicle.recent());
+                let _ = answer.send(Shown {
+                    status: self.supervisor.status(boottime()),
+                    events: self.chronicle.recent(),
+                });
             }
         }
     }
@@ -359,12 +372,13 @@ impl Leader {
         }));
     }
 
-    fn end_reign(&mut self) {
+    /// Ends every session; whose they were.
+    fn end_reign(&mut self) -> Vec<NodeId> {
         if let Some(reign) = self.reign.send_replace(None) {
             reign.over.cancel();
         }
-        self.sessions.clear();
         metrics::gauge!("cairn_coordinator_leading").set(0.0);
+        self.sessions.drain().map(|(node, _)| node).collect()
     }
 
     fn carry_out(&mut self, wanted: Vec<Output>) {

@@ -21,31 +21,36 @@ mod network;
 mod raft;
 mod service;
 mod storage;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use cairn_core::record::ClusterMap;
 use cairn_proto::limits;
 use cairn_proto::pb::coordinator::v1::admin_server::AdminServer;
 use cairn_proto::pb::coordinator::v1::coordinator_server::CoordinatorServer;
 use cairn_proto::pb::coordinator::v1::raft_server::RaftServer;
-use cairn_proto::pb::kv::v1::topology_server::TopologyServer;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 
 use group::{ClusterId, Group};
 use leader::{Leader, Reign};
 use network::Network;
 use raft::{Raft, RaftMetrics, raft_config};
-use service::{AdminService, Office, PeerPort, TopologyService};
-use storage::{OpenError, Opened};
+use service::{AdminService, Office, PeerPort};
+use storage::{OpenError, Opened, View};
+
+use crate::grpc::{self, MapFeed, ServeConfig, TopologyServer};
+use crate::listener::{ListenerConfig, TlsSource};
 
 pub use config::{AddressError, ConfigError, CoordinatorAddress, CoordinatorConfig, RaftTimings};
 
@@ -132,6 +137,8 @@ impl Listeners {
 
 /// How long connections may take to end when the coordinator stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most connections on one port.
+const CONNECTIONS_MAX: usize = 4096;
 /// How far the applied entries may be behind the log of a coordinator that counts
 /// as caught up: what is under way is never applied yet.
 const LAG_MAX: u64 = 64;
@@ -156,7 +163,10 @@ impl Coordinator {
     /// says how the data nodes are.
     pub fn status(&self) -> impl Future<Output = serde_json::Value> + Send + use<> {
         let office = self.office.clone();
-        async move { office.status().await }
+        async move {
+            // Every part of it is plain data.
+            serde_json::to_value(office.document().await).unwrap_or_default()
+        }
     }
 
     /// Asks it to stop.
@@ -257,6 +267,8 @@ pub async fn start(
         shutdown: shutdown.child_token(),
         closed,
         health,
+        peer_tls: config.peer_tls,
+        client_tls: config.client_tls,
     };
     let shutdown = running.shutdown.clone();
     let ended = tokio::spawn(running.run(leader, listeners));
@@ -286,6 +298,8 @@ struct Running {
     shutdown: CancellationToken,
     closed: oneshot::Receiver<()>,
     health: watch::Sender<CoordinatorHealth>,
+    peer_tls: Option<TlsSource>,
+    client_tls: Option<TlsSource>,
 }
 
 impl Running {
@@ -295,40 +309,53 @@ impl Running {
             shutdown,
             closed,
             health,
+            peer_tls,
+            client_tls,
         } = self;
         let raft = office.group.raft.clone();
         let leader = tokio::spawn(leader.run(shutdown.clone()));
         let settling = tokio::spawn(Arc::clone(&office.group).settle());
         let watching = tokio::spawn(watch_health(office.clone(), health));
-        let mut peer = tokio::spawn(serve_peers(
-            office.clone(),
+        let map = Arc::new(ArcSwap::default());
+        let feed = MapFeed::new(Arc::clone(&map));
+        let feeding = tokio::spawn(feed_map(office.view.clone(), map, feed.clone()));
+        let mut serving = JoinSet::new();
+        serving.spawn(grpc::serve(
             listeners.peer,
+            peer_routes(office.clone()),
+            ServeConfig::default(),
+            connections("coordinator-peer", peer_tls),
             shutdown.clone(),
         ));
-        let mut client = tokio::spawn(serve_clients(office, listeners.client, shutdown.clone()));
+        serving.spawn(grpc::serve(
+            listeners.client,
+            client_routes(office, feed, shutdown.clone()),
+            ServeConfig::default(),
+            connections("coordinator-client", client_tls),
+            shutdown.clone(),
+        ));
 
         let mut metrics = raft.metrics();
         let failure = tokio::select! {
+            biased;
             () = shutdown.cancelled() => None,
-            ended = &mut peer => Some(serving_ended(ended)),
-            ended = &mut client => Some(serving_ended(ended)),
+            Some(ended) = serving.join_next() => Some(serving_ended(ended)),
             error = raft_failure(&mut metrics) => Some(CoordinatorError::Storage(error)),
         };
         if let Some(error) = &failure {
             tracing::error!(%error, "the coordinator stops");
         }
         shutdown.cancel();
-        settling.abort();
-        watching.abort();
+        for task in [settling, watching, feeding] {
+            task.abort();
+        }
         if let Err(error) = raft.shutdown().await {
             tracing::warn!(%error, "stop Raft");
         }
         let _ = leader.await;
-        for server in [peer, client] {
-            let abort = server.abort_handle();
-            if timeout(STOP_TIMEOUT, server).await.is_err() {
-                abort.abort();
-            }
+        let ending = async { while serving.join_next().await.is_some() {} };
+        if timeout(STOP_TIMEOUT, ending).await.is_err() {
+            serving.shutdown().await;
         }
         drop((raft, metrics));
         if timeout(STOP_TIMEOUT, closed).await.is_err() {
@@ -341,9 +368,7 @@ impl Running {
     }
 }
 
-fn serving_ended(
-    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
-) -> CoordinatorError {
+fn serving_ended(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> CoordinatorError {
     CoordinatorError::Serve(match ended {
         Ok(Ok(())) => "a listener ended by itself".to_owned(),
         Ok(Err(error)) => error.to_string(),
@@ -363,16 +388,12 @@ async fn raft_failure(metrics: &mut watch::Receiver<RaftMetrics>) -> String {
     }
 }
 
-async fn serve_peers(
-    office: Office,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
+/// The port between nodes.
+fn peer_routes(office: Office) -> Routes {
     let limit = limits::COORDINATOR_MESSAGE_BYTES;
     let port = PeerPort(office);
-    Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+    let mut routes = Routes::builder();
+    routes
         .add_service(
             RaftServer::new(port.clone())
                 .max_decoding_message_size(limit)
@@ -382,36 +403,40 @@ async fn serve_peers(
             CoordinatorServer::new(port)
                 .max_decoding_message_size(limit)
                 .max_encoding_message_size(limit),
-        )
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled_owned(),
-        )
-        .await
+        );
+    routes.routes()
 }
 
-async fn serve_clients(
-    office: Office,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
+/// The port for clients and people.
+fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> Routes {
     let limit = limits::COORDINATOR_MESSAGE_BYTES;
-    Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .add_service(
-            TopologyServer::new(TopologyService {
-                office: office.clone(),
-                shutdown: shutdown.clone(),
-            })
-            .max_encoding_message_size(limit),
-        )
-        .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled_owned(),
-        )
-        .await
+    let mut routes = Routes::builder();
+    routes
+        .add_service(TopologyServer::new(feed, shutdown).into_server())
+        .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit));
+    routes.routes()
+}
+
+fn connections(name: &'static str, tls: Option<TlsSource>) -> ListenerConfig {
+    ListenerConfig {
+        name,
+        connections_max: CONNECTIONS_MAX,
+        handshake_timeout: Duration::from_secs(5),
+        drain_timeout: STOP_TIMEOUT,
+        tls,
+    }
+}
+
+/// Gives clients the map as it is applied here: what is was committed, even where
+/// this coordinator lags.
+async fn feed_map(mut view: watch::Receiver<View>, map: Arc<ArcSwap<ClusterMap>>, feed: MapFeed) {
+    loop {
+        map.store(Arc::clone(&view.borrow_and_update().map));
+        feed.changed();
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Keeps [`CoordinatorHealth`] current.

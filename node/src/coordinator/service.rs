@@ -3,7 +3,6 @@
 
 mod admin;
 mod session;
-mod topology;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,6 @@ use super::raft::Applied;
 use super::storage::View;
 
 pub(super) use admin::AdminService;
-pub(super) use topology::TopologyService;
 
 /// How long a proposal on behalf of a caller may take.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -14,20 +14,12 @@ const KEPT: usize = 256;
 
 /// An event and when it was.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(in super::super) struct Noted {
     /// Milliseconds since 1970 UTC.
     pub(in super::super) at_unix_ms: u64,
     /// What.
     pub(in super::super) event: SupervisorEvent,
-}
-
-/// What there is to show of the recent past.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(in super::super) struct Recent {
-    /// How the data nodes are.
-    pub(in super::super) health: BTreeMap<NodeId, Health>,
-    /// The last events, oldest first.
-    pub(in super::super) events: Vec<Noted>,
 }
 
 #[derive(Debug, Default)]
@@ -47,11 +39,9 @@ impl Chronicle {
         self.events.clear();
     }
 
-    pub(super) fn recent(&self) -> Recent {
-        Recent {
-            health: self.health.clone(),
-            events: self.events.iter().cloned().collect(),
-        }
+    /// The last events, oldest first.
+    pub(super) fn recent(&self) -> Vec<Noted> {
+        self.events.iter().cloned().collect()
     }
 
     pub(super) fn note(&mut self, event: SupervisorEvent) {

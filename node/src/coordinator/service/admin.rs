@@ -1,16 +1,56 @@
 //! What people and tools ask of the coordinators.
 
+use std::sync::Arc;
+
+use cairn_core::cluster::status::ClusterStatus;
 use cairn_core::cluster::{AdminRequest, Command, Response as Answer};
 use cairn_core::ids::{NodeId, PartitionId};
 use cairn_core::record::ClusterSettings;
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::admin_server::Admin;
 use cairn_proto::pb::coordinator::v1::change_request::Change;
-use serde_json::json;
+use serde::Serialize;
 use tonic::{Request, Response, Status};
 
 use super::{Office, refusal_status};
-use crate::coordinator::leader::Message;
+use crate::coordinator::group::Group;
+use crate::coordinator::leader::{Message, Noted};
+
+/// What `cairn status` and the status page show.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(in super::super) struct StatusDocument {
+    /// Nodes and partitions, as the leader sees them.
+    #[serde(flatten)]
+    status: ClusterStatus,
+    /// The coordinator that says so.
+    answered_by: String,
+    /// Whether it leads.
+    leading: bool,
+    /// Its Raft term.
+    term: u64,
+    /// Its HTTP address.
+    http: String,
+    /// Every member of the Raft group.
+    coordinators: Vec<CoordinatorStatus>,
+    /// What the cluster agreed on.
+    settings: Option<Arc<ClusterSettings>>,
+    /// What happened of late, oldest first.
+    events: Vec<Noted>,
+}
+
+/// A member of the Raft group.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CoordinatorStatus {
+    name: String,
+    /// As text: JSON's numbers end before it does.
+    raft_id: String,
+    peer: String,
+    client: String,
+    voter: bool,
+    leader: bool,
+}
 
 /// `cairn.coordinator.v1.Admin`.
 #[derive(Clone, Debug)]
@@ -22,7 +62,16 @@ impl Admin for AdminService {
         &self,
         _request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusReply>, Status> {
-        let document = self.0.status().await;
+        // Where a leader is known, it knows more. Where none is, this is all there is.
+        let leader = {
+            let metrics = self.0.group.raft.metrics();
+            let metrics = metrics.borrow();
+            Group::leader_of(&metrics)
+        };
+        if leader.is_some_and(|(id, _)| id != self.0.group.id()) {
+            return Err(self.0.group.not_leader());
+        }
+        let document = self.0.document().await;
         let json = serde_json::to_vec(&document).map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(pb::StatusReply { json: json.into() }))
     }
@@ -43,49 +92,40 @@ impl Admin for AdminService {
 }
 
 impl Office {
-    /// What there is to show. A follower tells who leads; only the leader knows how
-    /// the data nodes are.
-    pub(in super::super) async fn status(&self) -> serde_json::Value {
-        let coordinators: Vec<_> = {
-            let metrics = self.group.raft.metrics();
-            let metrics = metrics.borrow();
-            let membership = metrics.membership_config.membership();
-            let leader = metrics.current_leader;
-            membership
-                .nodes()
-                .map(|(id, node)| {
-                    json!({
-                        "name": node.name,
-                        "raftId": id.to_string(),
-                        "peer": node.peer,
-                        "client": node.client,
-                        "voter": membership.voter_ids().any(|voter| voter == *id),
-                        "leader": leader == Some(*id),
-                    })
-                })
-                .collect()
-        };
-        let recent = match self.desk.reign() {
-            Some(_) => self.desk.show().await,
-            None => None,
-        };
-        let (map, term) = {
-            let term = self.group.raft.metrics().borrow().current_term;
-            (self.view.borrow().map.clone(), term)
-        };
-        json!({
-            "clusterId": map.cluster_id,
-            "mapVersion": map.version,
-            "answeredBy": self.group.identity.name,
-            "http": self.http_advertise,
-            "leading": recent.is_some(),
-            "term": term,
-            "coordinators": coordinators,
-            "settings": map.settings,
-            "nodes": map.nodes.values().collect::<Vec<_>>(),
-            "partitions": map.partitions,
-            "observed": recent,
-        })
+    /// What there is to show, as this coordinator has it: only a leader knows how
+    /// nodes and partitions are.
+    pub(in super::super) async fn document(&self) -> StatusDocument {
+        let shown = self.desk.show().await;
+        let metrics = self.group.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let coordinators = membership
+            .nodes()
+            .map(|(id, node)| CoordinatorStatus {
+                name: node.name.clone(),
+                raft_id: id.to_string(),
+                peer: self
+                    .group
+                    .addresses
+                    .get(&node.name)
+                    .map_or_else(|| node.peer.clone(), |a| a.peer.clone()),
+                client: node.client.clone(),
+                voter: membership.voter_ids().any(|voter| voter == *id),
+                leader: metrics.current_leader == Some(*id),
+            })
+            .collect();
+        let (status, events) =
+            shown.map_or_else(Default::default, |shown| (shown.status, shown.events));
+        StatusDocument {
+            status,
+            answered_by: self.group.identity.name.clone(),
+            leading: self.desk.reign().is_some(),
+            term: metrics.current_term,
+            http: self.http_advertise.clone(),
+            coordinators,
+            settings: self.view.borrow().map.settings.clone(),
+            events,
+        }
     }
 
     async fn change(&self, change: Change) -> Result<String, Status> {

@@ -13,6 +13,8 @@ mod format;
 mod identity;
 mod log_store;
 mod machine;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::Path;
