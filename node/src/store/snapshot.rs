@@ -4,7 +4,7 @@
 //! The applied mark and the lineage of a generation are written last, and everything
 //! is made durable before it is reported: a generation without a mark was not
 //! finished. Rows are inserted rather than ingested as sorted tables;
-//! `docs/adr/0003-inserting-into-fjall.md` says why.
+//! `docs/adr/0005-inserting-into-fjall.md` says why.
 
 use std::fmt;
 
