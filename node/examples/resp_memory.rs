@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[allow(dead_code)]
-#[path = "../tests/resp_support/memory.rs"]
+#[path = "../tests/resp/memory.rs"]
 mod memory;
 
 fn main() -> anyhow::Result<()> {

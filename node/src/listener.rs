@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -156,6 +157,20 @@ pub async fn serve<H: ConnectionHandler>(
     Ok(())
 }
 
+/// How long a silent connection stays unprobed. A client whose machine died would
+/// otherwise hold its place for ever.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// Sends replies at once, and finds out about clients that are gone.
+fn prepare(stream: &TcpStream) -> io::Result<SocketAddr> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 3);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+    stream.local_addr()
+}
+
 async fn run_connection<H: ConnectionHandler>(
     stream: TcpStream,
     remote: SocketAddr,
@@ -163,7 +178,7 @@ async fn run_connection<H: ConnectionHandler>(
     config: ListenerConfig,
     _permit: OwnedSemaphorePermit,
 ) {
-    let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
+    let local = match prepare(&stream) {
         Ok(local) => local,
         Err(error) => {
             debug!(listener = config.name, %error, "prepare connection");
@@ -206,9 +221,4 @@ fn is_per_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionReset
     )
-}
-
-/// Closes the writing side so that the client reads everything before the end.
-pub async fn finish<S: AsyncWrite + Unpin>(stream: &mut S, bound: Duration) {
-    let _ = timeout(bound, stream.shutdown()).await;
 }

@@ -31,16 +31,18 @@ impl<'a> Args<'a> {
 
     /// An argument; empty where there is none so late.
     pub(crate) fn get(&self, at: usize) -> &'a [u8] {
-        self.ranges
-            .get(at)
-            .map_or(&[], |&(start, end)| &self.frame[start as usize..end as usize])
+        self.ranges.get(at).map_or(&[], |&(start, end)| {
+            &self.frame[start as usize..end as usize]
+        })
     }
 
     /// An argument, sharing the buffer.
     pub(crate) fn bytes(&self, at: usize) -> Bytes {
-        self.ranges.get(at).map_or_else(Bytes::new, |&(start, end)| {
-            self.frame.slice(start as usize..end as usize)
-        })
+        self.ranges
+            .get(at)
+            .map_or_else(Bytes::new, |&(start, end)| {
+                self.frame.slice(start as usize..end as usize)
+            })
     }
 
     /// Whether an argument is this word, in whatever case.

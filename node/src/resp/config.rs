@@ -19,7 +19,8 @@ pub struct RespConfig {
     pub stall_timeout: Duration,
     /// How long a request waits here for a partition that has no primary just now,
     /// before the client is told. Most failovers end within it, which spares the
-    /// many clients that do not retry.
+    /// many clients that do not retry; it stays below the two seconds after which
+    /// some of them give up.
     pub failover_hold: Duration,
     /// How long connections may take to finish what is in flight at shutdown.
     pub drain_timeout: Duration,
@@ -36,7 +37,7 @@ impl Default for RespConfig {
             limits: Limits::default(),
             idle_timeout: None,
             stall_timeout: Duration::from_secs(60),
-            failover_hold: Duration::from_secs(2),
+            failover_hold: Duration::from_millis(1500),
             drain_timeout: Duration::from_secs(5),
             announce_replicas: true,
             tls: None,

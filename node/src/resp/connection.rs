@@ -20,9 +20,10 @@ use tracing::{debug, warn};
 use super::backend::Backend;
 use super::call::{Action, Args, Call, Replies, Session};
 use super::commands;
+use super::encode::{Encoder, Protocol};
 use super::output::Output;
 use super::parser::{Found, Parser, Range};
-use super::queue::{Queue, Runner};
+use super::queue::{Queue, Runner, Terms};
 use super::render;
 use super::shared::{BUDGET_UNIT, Client, Count, Fate, Shared};
 
@@ -66,6 +67,7 @@ pub(crate) struct Connection<B: Backend, S> {
     output: Output,
     queue: Queue<B>,
     ending: Ending,
+    last_command: &'static str,
     /// Bytes read and written since the stall clock was set.
     progress: usize,
     stalled: bool,
@@ -96,6 +98,7 @@ pub(crate) async fn run<B: Backend, S>(
         output: Output::default(),
         queue: Queue::new(),
         ending: Ending::No,
+        last_command: "",
         progress: 0,
         stalled: false,
     };
@@ -165,9 +168,7 @@ where
             reply_bytes_max: self.shared.config.limits.reply_bytes,
         };
         let changed = self.queue.collect(&mut runner, context);
-        self.shared
-            .counts
-            .add(Count::Held, self.queue.take_held());
+        self.shared.counts.add(Count::Held, self.queue.take_held());
         changed
     }
 
@@ -262,16 +263,12 @@ where
 
     fn reply_error(&mut self, text: &[u8]) {
         self.local(false, |out, protocol| {
-            super::encode::Encoder::new(out, protocol).error(text);
+            Encoder::new(out, protocol).error(text);
         });
     }
 
     /// Writes a reply behind all others.
-    fn local(
-        &mut self,
-        mute: bool,
-        write: impl FnOnce(&mut BytesMut, super::encode::Protocol),
-    ) {
+    fn local(&mut self, mute: bool, write: impl FnOnce(&mut BytesMut, Protocol)) {
         let protocol = self.session.protocol;
         if !self.queue.is_empty() {
             let out = self.queue.local(protocol, mute);
@@ -310,6 +307,10 @@ where
                 return self.refuse(mute, &refusal.0);
             }
         };
+        if self.last_command != command.name {
+            self.last_command = command.name;
+            self.client.about.lock().command = command.name;
+        }
         let mut out = BytesMut::new();
         let direct = self.queue.is_empty();
         let target = if direct { self.output.tail() } else { &mut out };
@@ -323,9 +324,6 @@ where
             out: target,
         };
         let action = (command.handler)(&mut call);
-        if command.keys.first == 0 {
-            self.client.about.lock().command = command.name;
-        }
         let mute = match action {
             Ok(Action::Silent) => true,
             // `CLIENT REPLY ON` is answered, whatever it was before.
@@ -343,7 +341,14 @@ where
                     self.end();
                 }
             }
-            Ok(action) => self.start(action, slot, protocol, mute),
+            Ok(action) => {
+                let terms = Terms {
+                    slot,
+                    protocol,
+                    mute,
+                };
+                self.start(action, terms);
+            }
             Err(refusal) => {
                 if direct {
                     self.output.truncate_tail(before);
@@ -356,17 +361,11 @@ where
     fn refuse(&mut self, mute: bool, text: &[u8]) {
         self.shared.counts.add(Count::Errors, 1);
         self.local(mute, |out, protocol| {
-            super::encode::Encoder::new(out, protocol).error(text);
+            Encoder::new(out, protocol).error(text);
         });
     }
 
-    fn start(
-        &mut self,
-        action: Action,
-        slot: u16,
-        protocol: super::encode::Protocol,
-        mute: bool,
-    ) {
+    fn start(&mut self, action: Action, terms: Terms) {
         let mut runner = Runner {
             backend: &*self.backend,
             session: &mut self.writes,
@@ -381,29 +380,18 @@ where
                     op,
                     sequenced: None,
                 };
-                self.queue
-                    .write(&mut runner, slot, shape, request, protocol, mute);
+                self.queue.write(&mut runner, terms, shape, request);
             }
             Action::Read { key, shape } => {
-                let result = self
-                    .queue
-                    .read(&mut runner, slot, shape, key, level, protocol, mute);
+                let result = self.queue.read(&mut runner, terms, shape, key, level);
                 if let Some(result) = result
-                    && !mute
+                    && !terms.mute
                 {
-                    render::read(
-                        shape,
-                        &result,
-                        slot,
-                        protocol,
-                        &mut self.output,
-                        &self.shared,
-                    );
+                    render::read(shape, &result, terms, &mut self.output, &self.shared);
                 }
             }
             Action::ReadMany { keys, shape } => {
-                self.queue
-                    .read_many(slot, shape, keys, level, protocol, mute);
+                self.queue.read_many(terms, shape, keys, level);
             }
         }
     }
@@ -487,8 +475,13 @@ where
     /// Says since when the client owes the rest of a command, or leaves replies
     /// unread, without moving on.
     fn watch_stall(&mut self) {
-        let owes = self.parser.is_within() || (!self.input.is_empty() && self.wanted > self.input.len());
-        let stalled = (owes && self.ending == Ending::No && self.may_run()) || !self.output.is_empty();
+        let owes =
+            self.parser.is_within() || (!self.input.is_empty() && self.wanted > self.input.len());
+        // One that waits for room and holds none is not to blame; of those that hold
+        // some, one must give way where all wait for more.
+        let waits = self.waiting_for_permit.is_some() && self.permit.is_none();
+        let stalled = (owes && !waits && self.ending == Ending::No && self.may_run())
+            || !self.output.is_empty();
         let moved = self.progress >= PROGRESS_BYTES;
         if stalled && (!self.stalled || moved) {
             self.client.stall(Some(self.shared.clients.tick()));

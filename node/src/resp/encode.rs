@@ -247,7 +247,17 @@ mod tests {
 
     #[test]
     fn integers_are_strict() {
-        for bad in ["", "-", "+1", "01", "-0", " 1", "1 ", "1a", "9223372036854775808"] {
+        for bad in [
+            "",
+            "-",
+            "+1",
+            "01",
+            "-0",
+            " 1",
+            "1 ",
+            "1a",
+            "9223372036854775808",
+        ] {
             assert_eq!(parse_integer(bad.as_bytes()), None, "{bad:?}");
         }
         assert_eq!(parse_integer(b"-9223372036854775808"), Some(i64::MIN));

@@ -101,11 +101,18 @@ mod tests {
             ("h\\*llo", "hello", false),
             ("[", "a", false),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), hit, "{pattern} {text}");
+            assert_eq!(
+                matches(pattern.as_bytes(), text.as_bytes()),
+                hit,
+                "{pattern} {text}"
+            );
         }
         // Many stars cost a walk for each, not one for each way to place them.
         let text = "a".repeat(2000);
-        assert!(!matches(format!("{}b", "a*".repeat(50)).as_bytes(), text.as_bytes()));
+        assert!(!matches(
+            format!("{}b", "a*".repeat(50)).as_bytes(),
+            text.as_bytes()
+        ));
     }
 
     proptest! {

@@ -4,10 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Everything that a parser finds in a stream that arrives in `pieces`.
-fn commands(
-    pieces: &[&[u8]],
-    limits: Limits,
-) -> (Vec<Vec<Vec<u8>>>, Option<ProtocolError>) {
+fn commands(pieces: &[&[u8]], limits: Limits) -> (Vec<Vec<Vec<u8>>>, Option<ProtocolError>) {
     let mut parser = Parser::new(limits);
     let mut buffer = BytesMut::new();
     let mut found = Vec::new();
@@ -56,7 +53,9 @@ fn whole(bytes: &[u8]) -> (Vec<Vec<Vec<u8>>>, Option<ProtocolError>) {
 }
 
 fn words(text: &str) -> Vec<Vec<u8>> {
-    text.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+    text.split(' ')
+        .map(|word| word.as_bytes().to_vec())
+        .collect()
 }
 
 #[test]
@@ -64,9 +63,20 @@ fn inline_commands_are_split_by_redis_rules() {
     let (found, error) = whole(b"\r\n  \r\nPING\r\nSET a \"x y\\x41\\n\"\nGET 'it\\'s' \"\"\r\n");
     assert_eq!(error, None);
     assert_eq!(found[0], words("PING"));
-    assert_eq!(found[1], vec![b"SET".to_vec(), b"a".to_vec(), b"x yA\n".to_vec()]);
-    assert_eq!(found[2], vec![b"GET".to_vec(), b"it's".to_vec(), b"".to_vec()]);
-    for bad in [&b"GET \"abc\r\n"[..], b"GET \"a\"b\r\n", b"GET 'a\r\n", b"GET \"a\\\r\n"] {
+    assert_eq!(
+        found[1],
+        vec![b"SET".to_vec(), b"a".to_vec(), b"x yA\n".to_vec()]
+    );
+    assert_eq!(
+        found[2],
+        vec![b"GET".to_vec(), b"it's".to_vec(), b"".to_vec()]
+    );
+    for bad in [
+        &b"GET \"abc\r\n"[..],
+        b"GET \"a\"b\r\n",
+        b"GET 'a\r\n",
+        b"GET \"a\\\r\n",
+    ] {
         assert_eq!(whole(bad).1, Some(ProtocolError::Quotes), "{bad:?}");
     }
 }
@@ -81,22 +91,60 @@ fn empty_and_negative_arrays_are_passed_over() {
 fn what_is_not_a_command_is_refused_in_redis_words() {
     let long = vec![b'1'; 70_000];
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (b"*abc\r\n".to_vec(), "Protocol error: invalid multibulk length"),
-        (b"*01\r\n".to_vec(), "Protocol error: invalid multibulk length"),
-        (b"*1\n$4\r\n".to_vec(), "Protocol error: invalid multibulk length"),
-        (b"*1048577\r\n".to_vec(), "Protocol error: invalid multibulk length"),
-        (b"*1\r\n+PING\r\n".to_vec(), "Protocol error: expected '$', got '+'"),
-        (b"*1\r\n*1\r\n".to_vec(), "Protocol error: expected '$', got '*'"),
-        (b"*1\r\n$-1\r\n".to_vec(), "Protocol error: invalid bulk length"),
-        (b"*1\r\n$abc\r\n".to_vec(), "Protocol error: invalid bulk length"),
-        (b"*1\r\n$16777217\r\n".to_vec(), "Protocol error: invalid bulk length"),
-        ([b"*", &long[..]].concat(), "Protocol error: too big mbulk count string"),
-        ([b"*1\r\n$", &long[..]].concat(), "Protocol error: too big bulk count string"),
+        (
+            b"*abc\r\n".to_vec(),
+            "Protocol error: invalid multibulk length",
+        ),
+        (
+            b"*01\r\n".to_vec(),
+            "Protocol error: invalid multibulk length",
+        ),
+        (
+            b"*1\n$4\r\n".to_vec(),
+            "Protocol error: invalid multibulk length",
+        ),
+        (
+            b"*1048577\r\n".to_vec(),
+            "Protocol error: invalid multibulk length",
+        ),
+        (
+            b"*1\r\n+PING\r\n".to_vec(),
+            "Protocol error: expected '$', got '+'",
+        ),
+        (
+            b"*1\r\n*1\r\n".to_vec(),
+            "Protocol error: expected '$', got '*'",
+        ),
+        (
+            b"*1\r\n$-1\r\n".to_vec(),
+            "Protocol error: invalid bulk length",
+        ),
+        (
+            b"*1\r\n$abc\r\n".to_vec(),
+            "Protocol error: invalid bulk length",
+        ),
+        (
+            b"*1\r\n$16777217\r\n".to_vec(),
+            "Protocol error: invalid bulk length",
+        ),
+        (
+            [b"*", &long[..]].concat(),
+            "Protocol error: too big mbulk count string",
+        ),
+        (
+            [b"*1\r\n$", &long[..]].concat(),
+            "Protocol error: too big bulk count string",
+        ),
         (long, "Protocol error: too big inline request"),
     ];
     for (bytes, words) in cases {
         let error = whole(&bytes).1.map(|e| e.to_string());
-        assert_eq!(error.as_deref(), Some(words), "{:?}", &bytes[..bytes.len().min(40)]);
+        assert_eq!(
+            error.as_deref(),
+            Some(words),
+            "{:?}",
+            &bytes[..bytes.len().min(40)]
+        );
     }
 }
 
@@ -106,8 +154,14 @@ fn a_command_longer_than_the_limit_is_refused_before_its_bytes_come() {
         request_bytes: 100,
         ..Limits::default()
     };
-    let (found, error) = commands(&[b"*3\r\n$1\r\na\r\n$50\r\n", &[b'x'; 50], b"\r\n$50\r\n"], limits);
-    assert_eq!((found.len(), error), (0, Some(ProtocolError::RequestLength)));
+    let (found, error) = commands(
+        &[b"*3\r\n$1\r\na\r\n$50\r\n", &[b'x'; 50], b"\r\n$50\r\n"],
+        limits,
+    );
+    assert_eq!(
+        (found.len(), error),
+        (0, Some(ProtocolError::RequestLength))
+    );
 }
 
 /// Commands of arbitrary bytes, and places to cut their encoding at.

@@ -46,6 +46,8 @@ enum Phase<Running, Result> {
     Finished(Result),
 }
 
+type ManyResult<B> = Result<Box<Many<B>>, RequestError>;
+
 enum Work<B: Backend> {
     /// A reply that is complete already.
     Local(BytesMut),
@@ -64,15 +66,22 @@ enum Work<B: Backend> {
         shape: ManyShape,
         keys: Vec<Bytes>,
         level: ReadLevel,
-        phase: Phase<Box<Many<B>>, Result<Box<Many<B>>, RequestError>>,
+        phase: Phase<Box<Many<B>>, ManyResult<B>>,
     },
 }
 
-struct Entry<B: Backend> {
-    slot: u16,
-    protocol: Protocol,
+/// Which slot a command is about, and how its reply is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Terms {
+    /// The slot of its keys.
+    pub(crate) slot: u16,
+    pub(crate) protocol: Protocol,
     /// The client does not want the reply.
-    mute: bool,
+    pub(crate) mute: bool,
+}
+
+struct Entry<B: Backend> {
+    terms: Terms,
     /// When it was first refused for want of a primary.
     refused: Option<Instant>,
     work: Work<B>,
@@ -90,11 +99,9 @@ pub(crate) enum Reply<'a, B: Backend> {
     Many(ManyShape, Result<&'a Many<B>, &'a RequestError>),
 }
 
-/// Who is told of a reply that is due: its slot, its protocol, whether it is wanted.
+/// A reply that is due.
 pub(crate) struct Due<'a, B: Backend> {
-    pub(crate) slot: u16,
-    pub(crate) protocol: Protocol,
-    pub(crate) mute: bool,
+    pub(crate) terms: Terms,
     pub(crate) reply: Reply<'a, B>,
 }
 
@@ -167,13 +174,15 @@ impl<B: Backend> Queue<B> {
     pub(crate) fn local(&mut self, protocol: Protocol, mute: bool) -> &mut BytesMut {
         let joins = matches!(
             self.entries.back(),
-            Some(Entry { mute: m, work: Work::Local(_), .. }) if *m == mute
+            Some(Entry { terms, work: Work::Local(_), .. }) if terms.mute == mute
         );
         if !joins {
             self.entries.push_back(Entry {
-                slot: 0,
-                protocol,
-                mute,
+                terms: Terms {
+                    slot: 0,
+                    protocol,
+                    mute,
+                },
                 refused: None,
                 work: Work::Local(BytesMut::new()),
             });
@@ -196,12 +205,11 @@ impl<B: Backend> Queue<B> {
     pub(crate) fn write(
         &mut self,
         runner: &mut Runner<'_, B>,
-        slot: u16,
+        terms: Terms,
         shape: WriteShape,
         request: WriteRequest,
-        protocol: Protocol,
-        mute: bool,
     ) {
+        let slot = terms.slot;
         let deferred = self.blocks(slot, true);
         let token = self.first + self.entries.len() as u64;
         let phase = if deferred {
@@ -213,9 +221,7 @@ impl<B: Backend> Queue<B> {
             Phase::Running(())
         };
         self.entries.push_back(Entry {
-            slot,
-            protocol,
-            mute,
+            terms,
             refused: None,
             work: Work::Write {
                 shape,
@@ -227,17 +233,15 @@ impl<B: Backend> Queue<B> {
 
     /// Takes a read; starts it if it may. A read that is answered at once while
     /// nothing is ahead of it is handed back instead.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn read(
         &mut self,
         runner: &mut Runner<'_, B>,
-        slot: u16,
+        terms: Terms,
         shape: ReadShape,
         key: Bytes,
         level: ReadLevel,
-        protocol: Protocol,
-        mute: bool,
     ) -> Option<ReadResult> {
+        let slot = terms.slot;
         let mut refused = None;
         let phase = if self.blocks(slot, false) {
             self.deferred += 1;
@@ -264,9 +268,7 @@ impl<B: Backend> Queue<B> {
             }
         };
         self.entries.push_back(Entry {
-            slot,
-            protocol,
-            mute,
+            terms,
             refused,
             work: Work::Read {
                 shape,
@@ -281,18 +283,14 @@ impl<B: Backend> Queue<B> {
     /// Takes a read of several keys. It is started by [`Self::advance`].
     pub(crate) fn read_many(
         &mut self,
-        slot: u16,
+        terms: Terms,
         shape: ManyShape,
         keys: Vec<Bytes>,
         level: ReadLevel,
-        protocol: Protocol,
-        mute: bool,
     ) {
         self.deferred += 1;
         self.entries.push_back(Entry {
-            slot,
-            protocol,
-            mute,
+            terms,
             refused: None,
             work: Work::Many {
                 shape,
@@ -310,7 +308,7 @@ impl<B: Backend> Queue<B> {
         }
         self.entries
             .iter()
-            .any(|entry| entry.slot == slot && entry.blocks(write))
+            .any(|entry| entry.terms.slot == slot && entry.blocks(write))
     }
 
     /// Takes the answers that have come, and tries again what is due for it. Returns
@@ -379,7 +377,7 @@ impl<B: Backend> Queue<B> {
             let overtaken = self
                 .entries
                 .range(at + 1..)
-                .any(|later| later.slot == entry.slot && later.may_have_happened());
+                .any(|later| later.terms.slot == entry.terms.slot && later.may_have_happened());
             if !overtaken {
                 let entry = &mut self.entries[at];
                 entry.refused.get_or_insert(now);
@@ -413,7 +411,7 @@ impl<B: Backend> Queue<B> {
                     let Phase::Running(many) = phase else {
                         continue;
                     };
-                    changed |= many.poll(runner.backend, entry.slot, keys, *level, context);
+                    changed |= many.poll(runner.backend, entry.terms.slot, keys, *level, context);
                     if !many.is_done() {
                         continue;
                     }
@@ -470,7 +468,7 @@ impl<B: Backend> Queue<B> {
         let mut writes = SlotSet::default();
         let mut reads = SlotSet::default();
         for (at, entry) in self.entries.iter_mut().enumerate() {
-            let slot = entry.slot;
+            let slot = entry.terms.slot;
             match &mut entry.work {
                 Work::Local(_) => {}
                 Work::Write { request, phase, .. } => {
@@ -570,9 +568,7 @@ impl<B: Backend> Queue<B> {
             _ => return None,
         };
         Some(Due {
-            slot: entry.slot,
-            protocol: entry.protocol,
-            mute: entry.mute,
+            terms: entry.terms,
             reply,
         })
     }

@@ -8,53 +8,43 @@ use super::commands::wall_millis;
 use super::encode::Protocol;
 use super::many::Many;
 use super::output::Output;
-use super::queue::{Due, Reply};
+use super::queue::{Due, Reply, Terms};
 use super::shared::{Count, Shared};
 use super::words;
 
 /// Writes a reply.
 pub(crate) fn due<B: Backend>(due: &Due<'_, B>, output: &mut Output, shared: &Shared) {
-    let Due {
-        slot,
-        protocol,
-        mute,
-        reply,
-    } = due;
-    if *mute {
+    let Due { terms, reply } = due;
+    let terms = *terms;
+    if terms.mute {
         return;
     }
     match reply {
         Reply::Encoded(bytes) => output.raw(bytes),
-        Reply::Write(shape, result) => write(*shape, result, *slot, *protocol, output, shared),
-        Reply::Read(shape, result) => read(*shape, result, *slot, *protocol, output, shared),
-        Reply::Many(shape, Ok(many)) => values(*shape, many, *protocol, output, shared),
-        Reply::Many(_, Err(error)) => refuse(error, *slot, *protocol, output, shared),
+        Reply::Write(shape, result) => write(*shape, result, terms, output, shared),
+        Reply::Read(shape, result) => read(*shape, result, terms, output, shared),
+        Reply::Many(shape, Ok(many)) => values(*shape, many, terms.protocol, output, shared),
+        Reply::Many(_, Err(error)) => refuse(error, terms, output, shared),
     }
 }
 
-fn refuse(
-    error: &RequestError,
-    slot: u16,
-    protocol: Protocol,
-    output: &mut Output,
-    shared: &Shared,
-) {
+fn refuse(error: &RequestError, terms: Terms, output: &mut Output, shared: &Shared) {
     shared.counts.add(Count::Errors, 1);
-    let text = words::of_request(error, slot, &shared.map(), shared.facts.node());
-    output.encoder(protocol).error(&text);
+    let text = words::of_request(error, terms.slot, &shared.map(), shared.facts.node());
+    output.encoder(terms.protocol).error(&text);
 }
 
 fn write(
     shape: WriteShape,
     result: &WriteResult,
-    slot: u16,
-    protocol: Protocol,
+    terms: Terms,
     output: &mut Output,
     shared: &Shared,
 ) {
+    let protocol = terms.protocol;
     let outcome = match result {
         Ok(WriteReply { outcome, .. }) => outcome,
-        Err(error) => return refuse(error, slot, protocol, output, shared),
+        Err(error) => return refuse(error, terms, output, shared),
     };
     match (shape, outcome) {
         (WriteShape::Set, WriteOutcome::Set { .. }) => output.encoder(protocol).ok(),
@@ -98,14 +88,14 @@ fn write(
 pub(crate) fn read(
     shape: ReadShape,
     result: &ReadResult,
-    slot: u16,
-    protocol: Protocol,
+    terms: Terms,
     output: &mut Output,
     shared: &Shared,
 ) {
+    let protocol = terms.protocol;
     let value = match result {
         Ok(value) => value.as_ref(),
-        Err(error) => return refuse(error, slot, protocol, output, shared),
+        Err(error) => return refuse(error, terms, output, shared),
     };
     shared.counts.add(
         if value.is_some() {
@@ -124,9 +114,7 @@ pub(crate) fn read(
             let length = value.map_or(0, |value| value.data.len());
             output.encoder(protocol).integer(length as i64);
         }
-        ReadShape::Exists => output
-            .encoder(protocol)
-            .integer(i64::from(value.is_some())),
+        ReadShape::Exists => output.encoder(protocol).integer(i64::from(value.is_some())),
         ReadShape::Type => {
             output
                 .encoder(protocol)

@@ -144,9 +144,7 @@ impl<B: Backend> ConnectionHandler for Server<B> {
 }
 
 fn sweep_once(shared: &Shared) -> u64 {
-    let ticks = |timeout: Duration| {
-        u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX)
-    };
+    let ticks = |timeout: Duration| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX);
     let ended = shared.clients.sweep(
         shared.config.idle_timeout.map(ticks),
         ticks(shared.config.stall_timeout),

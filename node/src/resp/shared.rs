@@ -265,8 +265,7 @@ impl Clients {
         let mut ended = 0;
         for client in self.list() {
             let stalled = client.stalled.load(Ordering::Relaxed);
-            let stalled =
-                stalled != NOT_STALLED && now.saturating_sub(stalled) > stall_ticks;
+            let stalled = stalled != NOT_STALLED && now.saturating_sub(stalled) > stall_ticks;
             let active = client.active.load(Ordering::Relaxed);
             let idle = idle_ticks.is_some_and(|ticks| now.saturating_sub(active) > ticks);
             if (stalled || idle) && client.doom(Fate::Killed) {

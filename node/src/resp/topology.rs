@@ -74,9 +74,8 @@ impl Topology {
             .map(|node| NodeView::new(node))
             .collect();
         nodes.sort_unstable_by_key(|node| node.id);
-        let place = |id: NodeId, nodes: &[NodeView]| {
-            nodes.binary_search_by_key(&id, |node| node.id).ok()
-        };
+        let place =
+            |id: NodeId, nodes: &[NodeView]| nodes.binary_search_by_key(&id, |node| node.id).ok();
         let mut view = Self {
             here,
             nodes: Vec::new(),
@@ -219,7 +218,11 @@ impl Topology {
                 e.array(1 + of.replicas.len());
                 for &at in std::iter::once(&of.owner).chain(&of.replicas) {
                     let node = &self.nodes[at];
-                    let role: &[u8] = if at == of.owner { b"master" } else { b"replica" };
+                    let role: &[u8] = if at == of.owner {
+                        b"master"
+                    } else {
+                        b"replica"
+                    };
                     e.map(7);
                     e.bulk(b"id");
                     e.bulk(node.name.as_bytes());
@@ -407,5 +410,26 @@ pub(crate) fn node_name(uuid: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "topology_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_forty_digits_and_tell_nodes_apart() {
+        let name = node_name("6F9619FF-8B86-D011-B42D-00CF4FC964FF");
+        assert!(name.starts_with("6f9619ff8b86d011b42d00cf4fc964ff"));
+        for uuid in ["", "a", "b", "6f9619ff-8b86-d011-b42d-00cf4fc964ff"] {
+            let name = node_name(uuid);
+            assert_eq!(name.len(), 40, "{uuid}");
+            assert!(name.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
+        }
+        assert_ne!(node_name("a"), node_name("b"));
+    }
+
+    #[test]
+    fn addresses_are_split_at_the_last_colon() {
+        assert_eq!(split_address("127.0.0.1:6379"), ("127.0.0.1", 6379));
+        assert_eq!(split_address("data-0.cairn:6379"), ("data-0.cairn", 6379));
+        assert_eq!(split_address("[::1]:6379"), ("::1", 6379));
+        assert_eq!(split_address("nowhere"), ("nowhere", 0));
+    }
+}

@@ -5,7 +5,9 @@ use super::introspect::help_lines;
 
 /// `CLUSTER` alone is refused by its arity.
 pub(super) fn cluster(_: &mut Call<'_>) -> Result<Action, Refusal> {
-    Err("ERR wrong number of arguments for 'cluster' command".to_owned().into())
+    Err("ERR wrong number of arguments for 'cluster' command"
+        .to_owned()
+        .into())
 }
 
 pub(super) fn slots(call: &mut Call<'_>) -> Result<Action, Refusal> {
@@ -77,12 +79,24 @@ pub(super) fn help(call: &mut Call<'_>) -> Result<Action, Refusal> {
         &[
             ("INFO", "Return information about the cluster."),
             ("KEYSLOT <key>", "Return the hash slot for <key>."),
-            ("LINKS", "Return an empty array: nodes have no links of Redis's kind."),
+            (
+                "LINKS",
+                "Return an empty array: nodes have no links of Redis's kind.",
+            ),
             ("MYID", "Return the node id."),
             ("MYSHARDID", "Return the node id."),
-            ("NODES", "Return every node with the slots that it is primary of."),
-            ("REPLICAS <node-id>", "Return an empty array: replicas go by slot range."),
-            ("SHARDS", "Return information about slot range mappings and the nodes associated with them."),
+            (
+                "NODES",
+                "Return every node with the slots that it is primary of.",
+            ),
+            (
+                "REPLICAS <node-id>",
+                "Return an empty array: replicas go by slot range.",
+            ),
+            (
+                "SHARDS",
+                "Return information about slot range mappings and the nodes associated with them.",
+            ),
             ("SLOTS", "Return information about slots range mappings."),
         ],
     )

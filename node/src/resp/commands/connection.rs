@@ -24,7 +24,11 @@ pub(super) fn ping(call: &mut Call<'_>) -> Result<Action, Refusal> {
             let message = call.args.get(1);
             call.reply().bulk(message);
         }
-        _ => return Err("ERR wrong number of arguments for 'ping' command".to_owned().into()),
+        _ => {
+            return Err("ERR wrong number of arguments for 'ping' command"
+                .to_owned()
+                .into());
+        }
     }
     Ok(Action::Replied)
 }
@@ -116,10 +120,12 @@ pub(super) fn auth(call: &mut Call<'_>) -> Result<Action, Refusal> {
 
 pub(super) fn select(call: &mut Call<'_>) -> Result<Action, Refusal> {
     // The number of a database has 32 bits in Redis.
-    let number = i32::try_from(call.args.integer(1)?)
-        .map_err(|_| Refusal::from(words::NOT_AN_INTEGER))?;
+    let number =
+        i32::try_from(call.args.integer(1)?).map_err(|_| Refusal::from(words::NOT_AN_INTEGER))?;
     if number != 0 {
-        return Err("ERR SELECT is not allowed in cluster mode".to_owned().into());
+        return Err("ERR SELECT is not allowed in cluster mode"
+            .to_owned()
+            .into());
     }
     call.ok()
 }
@@ -157,7 +163,9 @@ pub(super) fn reset(call: &mut Call<'_>) -> Result<Action, Refusal> {
 
 /// `CLIENT` alone is refused by its arity.
 pub(super) fn client(_: &mut Call<'_>) -> Result<Action, Refusal> {
-    Err("ERR wrong number of arguments for 'client' command".to_owned().into())
+    Err("ERR wrong number of arguments for 'client' command"
+        .to_owned()
+        .into())
 }
 
 pub(super) fn client_getname(call: &mut Call<'_>) -> Result<Action, Refusal> {
@@ -300,7 +308,7 @@ pub(super) fn client_kill(call: &mut Call<'_>) -> Result<Action, Refusal> {
             Err("ERR No such client".to_owned().into())
         };
     }
-    if args.len() % 2 != 0 {
+    if !args.len().is_multiple_of(2) {
         return Err(words::SYNTAX.into());
     }
     let mut skip_me = true;
@@ -309,9 +317,11 @@ pub(super) fn client_kill(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let mut local = None;
     for at in (2..args.len()).step_by(2) {
         if args.is(at, "ID") {
-            let number = parse_integer(args.get(at + 1)).filter(|id| *id > 0).ok_or_else(|| {
-                Refusal::from("ERR client-id should be greater than 0".to_owned())
-            })?;
+            let number = parse_integer(args.get(at + 1))
+                .filter(|id| *id > 0)
+                .ok_or_else(|| {
+                    Refusal::from("ERR client-id should be greater than 0".to_owned())
+                })?;
             id = Some(number.unsigned_abs());
         } else if args.is(at, "ADDR") {
             remote = Some(args.get(at + 1));
@@ -377,14 +387,32 @@ pub(super) fn client_help(call: &mut Call<'_>) -> Result<Action, Refusal> {
             ("GETREDIR", "Return -1: there is no tracking."),
             ("GETNAME", "Return the name of the current connection."),
             ("ID", "Return the ID of the current connection."),
-            ("INFO", "Return information about the current client connection."),
+            (
+                "INFO",
+                "Return information about the current client connection.",
+            ),
             ("KILL <ip:port>", "Kill connection made from <ip:port>."),
-            ("KILL <option> <value> [<option> <value> [...]]", "Kill connections by ID, ADDR, LADDR; SKIPME (YES|NO)."),
-            ("LIST [TYPE <type>|ID <id> [...]]", "Return information about client connections."),
+            (
+                "KILL <option> <value> [<option> <value> [...]]",
+                "Kill connections by ID, ADDR, LADDR; SKIPME (YES|NO).",
+            ),
+            (
+                "LIST [TYPE <type>|ID <id> [...]]",
+                "Return information about client connections.",
+            ),
             ("NO-EVICT (ON|OFF)", "Accepted: nothing is evicted."),
-            ("REPLY (ON|OFF|SKIP)", "Control the replies sent to the current connection."),
-            ("SETINFO (LIB-NAME|LIB-VER) <value>", "Name the client's library."),
-            ("SETNAME <name>", "Assign the name <name> to the current connection."),
+            (
+                "REPLY (ON|OFF|SKIP)",
+                "Control the replies sent to the current connection.",
+            ),
+            (
+                "SETINFO (LIB-NAME|LIB-VER) <value>",
+                "Name the client's library.",
+            ),
+            (
+                "SETNAME <name>",
+                "Assign the name <name> to the current connection.",
+            ),
         ],
     )
 }

@@ -227,7 +227,7 @@ pub(super) fn list(call: &mut Call<'_>) -> Result<Action, Refusal> {
         5 if args.is(2, "FILTERBY") && args.is(3, "ACLCAT") => Box::new(move |c| {
             categories(c)
                 .iter()
-                .any(|name| name[1..].as_bytes().eq_ignore_ascii_case(args.get(4)))
+                .any(|name| name.as_bytes()[1..].eq_ignore_ascii_case(args.get(4)))
         }),
         5 if args.is(2, "FILTERBY") && args.is(3, "MODULE") => Box::new(|_| false),
         _ => return Err(words::SYNTAX.into()),
@@ -249,10 +249,22 @@ pub(super) fn help(call: &mut Call<'_>) -> Result<Action, Refusal> {
         &[
             ("(no subcommand)", "Return details about all commands."),
             ("COUNT", "Return the total number of commands."),
-            ("DOCS [<command-name> ...]", "Return documentation details about commands."),
-            ("GETKEYS <full-command>", "Return the keys from a full command."),
-            ("INFO [<command-name> ...]", "Return details about commands."),
-            ("LIST [FILTERBY (PATTERN|ACLCAT|MODULE) <value>]", "Return a list of command names."),
+            (
+                "DOCS [<command-name> ...]",
+                "Return documentation details about commands.",
+            ),
+            (
+                "GETKEYS <full-command>",
+                "Return the keys from a full command.",
+            ),
+            (
+                "INFO [<command-name> ...]",
+                "Return details about commands.",
+            ),
+            (
+                "LIST [FILTERBY (PATTERN|ACLCAT|MODULE) <value>]",
+                "Return a list of command names.",
+            ),
         ],
     )
 }

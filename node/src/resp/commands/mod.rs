@@ -60,13 +60,11 @@ impl Command {
     /// The places of its keys among so many arguments.
     pub(crate) fn key_places(&self, arguments: usize) -> impl Iterator<Item = usize> + use<> {
         let Keys { first, last, step } = self.keys;
-        let last = usize::try_from(last).unwrap_or_else(|_| arguments.saturating_sub(1));
-        let places = if first == 0 {
-            1..=0
-        } else {
-            first..=last.min(arguments.saturating_sub(1))
-        };
-        places.step_by(step.max(1))
+        let last = usize::try_from(last)
+            .unwrap_or(usize::MAX)
+            .min(arguments.saturating_sub(1));
+        let end = if first == 0 { 0 } else { last + 1 };
+        (first..end).step_by(step.max(1))
     }
 }
 

@@ -12,7 +12,9 @@ use crate::http::metrics::resident_bytes;
 
 /// `CONFIG` alone is refused by its arity.
 pub(super) fn config(_: &mut Call<'_>) -> Result<Action, Refusal> {
-    Err("ERR wrong number of arguments for 'config' command".to_owned().into())
+    Err("ERR wrong number of arguments for 'config' command"
+        .to_owned()
+        .into())
 }
 
 /// What `CONFIG GET` knows: names that clients and tools look for, with what is true
@@ -25,7 +27,10 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         ("appendfsync", fixed("always")),
         ("appendonly", fixed("yes")),
         ("bind", fixed("")),
-        ("client-query-buffer-limit", limits.request_bytes.to_string()),
+        (
+            "client-query-buffer-limit",
+            limits.request_bytes.to_string(),
+        ),
         ("cluster-enabled", fixed("yes")),
         ("cluster-require-full-coverage", fixed("no")),
         ("databases", fixed("1")),
@@ -39,7 +44,7 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
         ("save", fixed("")),
         ("slowlog-log-slower-than", fixed("-1")),
         ("slowlog-max-len", fixed("0")),
-        ("tcp-keepalive", fixed("0")),
+        ("tcp-keepalive", fixed("300")),
         (
             "timeout",
             config
@@ -102,7 +107,10 @@ pub(super) fn config_help(call: &mut Call<'_>) -> Result<Action, Refusal> {
                 "SET <directive> <value>",
                 "Refused: settings come from the environment.",
             ),
-            ("RESETSTAT", "Reset statistics reported by the INFO command."),
+            (
+                "RESETSTAT",
+                "Reset statistics reported by the INFO command.",
+            ),
         ],
     )
 }
@@ -140,9 +148,10 @@ pub(super) fn role(call: &mut Call<'_>) -> Result<Action, Refusal> {
 /// those that have it beyond that.
 pub(super) fn wait(call: &mut Call<'_>) -> Result<Action, Refusal> {
     call.args.integer(1)?;
-    let timeout = call.args.integer(2).map_err(|_| {
-        Refusal::from("ERR timeout is not an integer or out of range".to_owned())
-    })?;
+    let timeout = call
+        .args
+        .integer(2)
+        .map_err(|_| Refusal::from("ERR timeout is not an integer or out of range".to_owned()))?;
     if timeout < 0 {
         return Err("ERR timeout is negative".to_owned().into());
     }
@@ -171,7 +180,11 @@ pub(super) fn info(call: &mut Call<'_>) -> Result<Action, Refusal> {
         });
     let mut text = String::new();
     for name in SECTIONS {
-        if all || wanted.iter().any(|s| s.eq_ignore_ascii_case(name.as_bytes())) {
+        if all
+            || wanted
+                .iter()
+                .any(|s| s.eq_ignore_ascii_case(name.as_bytes()))
+        {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
@@ -288,7 +301,10 @@ fn stats_fields(shared: &Shared) -> Vec<(&'static str, String)> {
         2,
         (
             "instantaneous_ops_per_sec",
-            counts.commands_per_second.load(Ordering::Relaxed).to_string(),
+            counts
+                .commands_per_second
+                .load(Ordering::Relaxed)
+                .to_string(),
         ),
     );
     fields

@@ -112,21 +112,45 @@ pub(super) fn set(call: &mut Call<'_>) -> Result<Action, Refusal> {
 }
 
 pub(super) fn set_nx(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    Ok(plain_set(call.args, 2, Condition::Absent, Expiry::Never, WriteShape::SetNx))
+    Ok(plain_set(
+        call.args,
+        2,
+        Condition::Absent,
+        Expiry::Never,
+        WriteShape::SetNx,
+    ))
 }
 
 pub(super) fn set_ex(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let expiry = expiry(call.args, 2, Unit::Seconds, "setex")?;
-    Ok(plain_set(call.args, 3, Condition::Always, expiry, WriteShape::Set))
+    Ok(plain_set(
+        call.args,
+        3,
+        Condition::Always,
+        expiry,
+        WriteShape::Set,
+    ))
 }
 
 pub(super) fn pset_ex(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let expiry = expiry(call.args, 2, Unit::Millis, "psetex")?;
-    Ok(plain_set(call.args, 3, Condition::Always, expiry, WriteShape::Set))
+    Ok(plain_set(
+        call.args,
+        3,
+        Condition::Always,
+        expiry,
+        WriteShape::Set,
+    ))
 }
 
 pub(super) fn get_set(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    Ok(plain_set(call.args, 2, Condition::Always, Expiry::Never, WriteShape::SetGet))
+    Ok(plain_set(
+        call.args,
+        2,
+        Condition::Always,
+        Expiry::Never,
+        WriteShape::SetGet,
+    ))
 }
 
 fn plain_set(

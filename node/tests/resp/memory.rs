@@ -270,7 +270,12 @@ impl Facts for Memory {
     }
 
     fn figures(&self) -> Figures {
-        let keys = self.state.lock().expect("no test panics with it").keys.len();
+        let keys = self
+            .state
+            .lock()
+            .expect("no test panics with it")
+            .keys
+            .len();
         Figures {
             keys: Some(keys as u64),
             disk_full: false,
@@ -307,7 +312,11 @@ impl Backend for Shared {
         let state = self.0.state.lock().expect("no test panics with it");
         Started::Done(match &state.refusal {
             Some(error) => Err(error.clone()),
-            None => Ok(state.keys.get(key).filter(|value| !is_expired(value)).cloned()),
+            None => Ok(state
+                .keys
+                .get(key)
+                .filter(|value| !is_expired(value))
+                .cloned()),
         })
     }
 }
@@ -323,7 +332,9 @@ impl Session for Writes {
         let mut state = self.memory.state.lock().expect("no test panics with it");
         state.started += 1;
         if self.memory.answering == Answering::WhenTold {
-            state.waiting.push((Arc::clone(&self.inbox), token, request));
+            state
+                .waiting
+                .push((Arc::clone(&self.inbox), token, request));
             return;
         }
         let result = state.write(request);

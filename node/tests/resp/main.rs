@@ -1,0 +1,7 @@
+//! The Redis listener, and the HTTP listener beside it, over keys in memory.
+
+mod commands;
+mod flow;
+mod http;
+mod memory;
+mod support;
