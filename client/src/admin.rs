@@ -100,10 +100,7 @@ impl Admin {
             change: Some(change),
         };
         let reply = self
-            .ask(|mut client| {
-                let request = request;
-                async move { client.change(request).await }
-            })
+            .ask(|mut client| async move { client.change(request).await })
             .await?;
         Ok(reply.message)
     }
