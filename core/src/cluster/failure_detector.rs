@@ -379,3 +379,208 @@ struct Witnesses {
     against: usize,
     for_it: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: u64 = 1_000;
+
+    /// A detector that is told of nodes by number, at times in milliseconds.
+    struct Watch {
+        detector: FailureDetector,
+    }
+
+    impl Watch {
+        /// Nodes that have all been up for long.
+        fn of(nodes: u64) -> Self {
+            let mut detector = FailureDetector::new(Micros::from_millis(TIMEOUT));
+            let members = (1..=nodes).map(NodeId).collect();
+            detector.set_members(Micros::default(), &members);
+            detector.became_leader(Micros::default());
+            let mut watch = Self { detector };
+            for n in 1..=nodes {
+                watch
+                    .detector
+                    .stream_opened(Micros::from_millis(1), NodeId(n));
+            }
+            for at in (0..=5_000).step_by(100) {
+                for n in 1..=nodes {
+                    watch.beat(at, n, &[]);
+                }
+            }
+            watch
+        }
+
+        fn beat(&mut self, at: u64, node: u64, unreachable: &[u64]) {
+            self.detector.heartbeat(
+                Micros::from_millis(at),
+                NodeId(node),
+                7,
+                unreachable.iter().map(|n| NodeId(*n)),
+            );
+        }
+
+        fn close(&mut self, node: u64) {
+            self.detector.stream_closed(NodeId(node));
+        }
+
+        fn health(&mut self, at: u64, node: u64) -> Health {
+            self.detector.evaluate(Micros::from_millis(at));
+            self.detector.health(NodeId(node))
+        }
+    }
+
+    #[test]
+    fn a_broken_stream_and_two_witnesses_are_down_at_once() {
+        let mut watch = Watch::of(5);
+        assert_eq!(watch.health(5_000, 1), Health::Up);
+        watch.close(1);
+        assert_eq!(
+            watch.health(5_001, 1),
+            Health::Suspect(SuspectReason::Silent)
+        );
+        watch.beat(5_010, 2, &[1]);
+        assert_eq!(
+            watch.health(5_010, 1),
+            Health::Suspect(SuspectReason::Silent),
+            "one witness is not enough"
+        );
+        watch.beat(5_020, 3, &[1]);
+        assert_eq!(
+            watch.health(5_020, 1),
+            Health::Down(DownReason::PeersConfirm)
+        );
+        watch
+            .detector
+            .stream_opened(Micros::from_millis(5_100), NodeId(1));
+        assert!(
+            watch.health(5_100, 1).is_down(),
+            "only its word brings it back"
+        );
+        watch.beat(5_110, 1, &[]);
+        assert_eq!(watch.health(5_110, 1), Health::Up);
+    }
+
+    #[test]
+    fn with_two_nodes_the_one_other_is_witness_enough() {
+        let mut watch = Watch::of(2);
+        watch.close(1);
+        watch.beat(5_010, 2, &[1]);
+        assert_eq!(
+            watch.health(5_010, 1),
+            Health::Down(DownReason::PeersConfirm)
+        );
+    }
+
+    #[test]
+    fn a_node_that_its_peers_reach_is_suspect_however_long_it_is_silent() {
+        let mut watch = Watch::of(3);
+        watch.close(1);
+        for at in (5_100..20_000).step_by(100) {
+            watch.beat(at, 2, &[]);
+            watch.beat(at, 3, &[]);
+            assert!(!watch.health(at, 1).is_down());
+        }
+        assert_eq!(
+            watch.health(20_000, 1),
+            Health::Suspect(SuspectReason::PeersReachIt)
+        );
+    }
+
+    #[test]
+    fn a_stopped_process_with_open_connections_is_down_after_the_timeout() {
+        let mut watch = Watch::of(3);
+        for at in (5_100..=6_100).step_by(100) {
+            watch.beat(at, 2, &[1]);
+            watch.beat(at, 3, &[1]);
+            let up = at <= 6_000;
+            assert_eq!(watch.health(at, 1).is_down(), !up, "at {at}");
+        }
+        assert_eq!(
+            watch.health(6_100, 1),
+            Health::Down(DownReason::SilentAndPeersConfirm)
+        );
+    }
+
+    #[test]
+    fn a_coordinator_that_hears_of_nobody_blames_itself() {
+        let mut watch = Watch::of(5);
+        for n in 1..=5 {
+            watch.close(n);
+        }
+        for n in 1..=5 {
+            assert_eq!(
+                watch.health(30_000, n),
+                Health::Suspect(SuspectReason::Blind)
+            );
+        }
+        // They come back one by one: those still to come are not down for that.
+        watch
+            .detector
+            .stream_opened(Micros::from_millis(30_100), NodeId(1));
+        watch.beat(30_100, 1, &[]);
+        for n in 2..=5 {
+            assert_eq!(
+                watch.health(30_100, n),
+                Health::Suspect(SuspectReason::Silent)
+            );
+        }
+    }
+
+    #[test]
+    fn a_leader_that_just_started_has_patience() {
+        let mut watch = Watch::of(3);
+        watch.close(1);
+        watch.detector.became_leader(Micros::from_millis(5_050));
+        watch.beat(5_060, 2, &[1]);
+        watch.beat(5_060, 3, &[1]);
+        assert_eq!(watch.health(5_900, 1), Health::Unknown);
+        watch.beat(7_000, 2, &[1]);
+        watch.beat(7_000, 3, &[1]);
+        assert!(watch.health(7_000, 1).is_down());
+    }
+
+    #[test]
+    fn a_node_never_heard_of_is_unknown_before_it_is_anything_else() {
+        let mut detector = FailureDetector::new(Micros::from_millis(TIMEOUT));
+        let now = Micros::from_millis(60_000);
+        detector.set_members(now, &BTreeSet::from([NodeId(1), NodeId(2)]));
+        detector.became_leader(now);
+        detector.evaluate(now.plus(Micros::from_millis(TIMEOUT)));
+        assert_eq!(detector.health(NodeId(1)), Health::Unknown);
+        detector.evaluate(now.plus(Micros::from_millis(TIMEOUT + 1)));
+        assert_eq!(
+            detector.health(NodeId(1)),
+            Health::Suspect(SuspectReason::Blind)
+        );
+    }
+
+    #[test]
+    fn a_pair_that_is_cut_off_does_not_condemn_the_rest() {
+        let mut watch = Watch::of(5);
+        for at in (5_100..8_000).step_by(100) {
+            for n in 1..=2 {
+                watch.beat(at, n, &[3, 4, 5]);
+            }
+            for n in 3..=5 {
+                watch.beat(at, n, &[1, 2]);
+            }
+            watch.detector.evaluate(Micros::from_millis(at));
+        }
+        let now = Micros::from_millis(8_000);
+        let cut_off: Vec<u64> = (1..=5)
+            .filter(|n| watch.detector.is_unreachable_to_peers(now, NodeId(*n)))
+            .collect();
+        assert_eq!(cut_off, [1, 2], "most of the others reach 3, 4 and 5");
+    }
+
+    #[test]
+    fn a_restart_is_seen_by_its_session() {
+        let mut watch = Watch::of(2);
+        let now = Micros::from_millis(5_100);
+        assert!(!watch.detector.heartbeat(now, NodeId(1), 7, []));
+        assert!(watch.detector.heartbeat(now, NodeId(1), 8, []));
+        assert!(!watch.detector.heartbeat(now, NodeId(1), 8, []));
+    }
+}

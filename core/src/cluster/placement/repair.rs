@@ -69,9 +69,9 @@ impl Plan {
                 if busy {
                     continue;
                 }
-                for next in 0..self.nodes.len() {
-                    if came[next].is_none() && self.may_replace(partition, node, next) {
-                        came[next] = Some(Some(Hop {
+                for (next, way) in came.iter_mut().enumerate() {
+                    if way.is_none() && self.may_replace(partition, node, next) {
+                        *way = Some(Some(Hop {
                             from: node,
                             partition,
                         }));

@@ -71,14 +71,14 @@ impl Supervisor {
             work.promotion = self.fence(now, record, work, inquiry);
             return;
         };
-        if self.views.is_serving(record) {
-            if let Some(since) = work.unserved_since.take() {
-                self.event(SupervisorEvent::Serving {
-                    partition: record.id,
-                    epoch: record.epoch,
-                    unserved: now.minus(since),
-                });
-            }
+        if self.views.is_serving(record)
+            && let Some(since) = work.unserved_since.take()
+        {
+            self.event(SupervisorEvent::Serving {
+                partition: record.id,
+                epoch: record.epoch,
+                unserved: now.minus(since),
+            });
         }
         let trouble = self.trouble(now, record, primary, work);
         let inquiry = match (step, trouble) {

@@ -239,12 +239,11 @@ impl Supervisor {
             if record.primary == Some(*member) {
                 return false;
             }
-            let absent_for_good = self.views.is_corrupt(record.id, *member)
+            self.views.is_corrupt(record.id, *member)
                 // The first heartbeat of a node may be older than what it is doing
                 // about the record, so a missing replica must be silent as well.
                 || (self.views.is_missing(record, *member)
-                    && self.silent_for(now, member.replica, work) >= repair_after);
-            absent_for_good
+                    && self.silent_for(now, member.replica, work) >= repair_after)
         })?;
         let busy = *self.joining_on(seat) >= self.options.joiners_per_node;
         (!busy).then_some(seat)

@@ -225,11 +225,9 @@ impl Work {
                 self.epoch_since = now;
             }
             // Somebody else named it, or the epoch was raised with its primary kept.
-            (Promotion::Fencing(_) | Promotion::Raising(_), Some(_)) => {
-                if self.pending.is_none() {
-                    self.promotion = Promotion::Idle;
-                    self.epoch_since = now;
-                }
+            (Promotion::Fencing(_) | Promotion::Raising(_), Some(_)) if self.pending.is_none() => {
+                self.promotion = Promotion::Idle;
+                self.epoch_since = now;
             }
             (Promotion::Asking(inquiry), Some(_)) if inquiry.epoch != record.epoch => {
                 self.promotion = Promotion::Idle;

@@ -25,6 +25,23 @@ const SLICE: u64 = 5 * MS;
 const LATENCY: u64 = MS;
 const LEASE: u64 = 400 * MS;
 
+/// SplitMix64: enough to draw faults from a seed.
+pub(super) struct Draw(pub(super) u64);
+
+impl Draw {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct SimReplica {
     pub(super) member: Member,
@@ -72,6 +89,10 @@ pub(super) struct World {
     pub(super) supervisor: Supervisor,
     pub(super) state: ClusterState,
     pub(super) raft_up: bool,
+    /// Where set, orders and reports are delayed and lost as drawn from it.
+    pub(super) weather: Option<Draw>,
+    /// Whether clients write all the time.
+    pub(super) writes: bool,
     raft_index: u64,
     pub(super) nodes: BTreeMap<NodeId, SimNode>,
     /// Pairs that do not reach each other, smaller first.
@@ -83,6 +104,10 @@ pub(super) struct World {
     pub(super) trace: Vec<(u64, Traced)>,
     /// Every primary that was ever named, by partition and epoch.
     pub(super) named: BTreeMap<(PartitionId, Epoch), Member>,
+    /// The last acknowledged entry of each partition.
+    acknowledged: BTreeMap<PartitionId, Position>,
+    /// Until when a primary that was cut off might still answer, and in which epoch.
+    leased: BTreeMap<(PartitionId, NodeId), (Epoch, u64)>,
 }
 
 /// Something worth telling.
@@ -100,6 +125,8 @@ impl World {
             supervisor: Supervisor::new(options),
             state: ClusterState::default(),
             raft_up: true,
+            writes: false,
+            weather: None,
             raft_index: 0,
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
@@ -108,6 +135,8 @@ impl World {
             next_tick: 0,
             trace: Vec::new(),
             named: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            leased: BTreeMap::new(),
         };
         let state = Arc::new(world.state.clone());
         world.feed(Input::BecameLeader { state });
@@ -174,8 +203,14 @@ impl World {
         response
     }
 
+    /// Applies a command, and checks what must hold of every state.
     pub(super) fn commit(&mut self, command: Command) -> Response {
         self.raft_index += 1;
+        let naming = match &command {
+            Command::NamePrimary { .. } => vec![command.clone()],
+            Command::Batch(commands) => commands.clone(),
+            _ => Vec::new(),
+        };
         let response = self.state.apply(self.raft_index, command);
         assert_eq!(self.state.broken_invariant(), None);
         for record in self.state.partitions() {
@@ -187,9 +222,88 @@ impl World {
                 assert_eq!(named, primary, "{} in {}", record.id, record.epoch);
             }
         }
+        let responses = match &response {
+            Response::Batch(responses) => responses.clone(),
+            single => vec![single.clone()],
+        };
+        for (command, response) in naming.iter().zip(responses) {
+            if response == Response::Done {
+                self.check_naming(command);
+            }
+        }
         let state = Arc::new(self.state.clone());
         self.feed(Input::Applied { state });
         response
+    }
+
+    /// Who is named holds everything that was acknowledged, unless the loss is told,
+    /// and no primary of an older epoch may still answer.
+    fn check_naming(&mut self, command: &Command) {
+        let Command::NamePrimary {
+            partition,
+            epoch,
+            primary,
+            loss,
+        } = command
+        else {
+            return;
+        };
+        let head = self.nodes[&primary.node].replicas[partition].head;
+        let acknowledged = self
+            .acknowledged
+            .get(partition)
+            .copied()
+            .unwrap_or_default();
+        if loss.is_some() {
+            self.acknowledged.insert(*partition, head.min(acknowledged));
+        } else {
+            assert!(
+                head >= acknowledged,
+                "{partition}: {primary:?} is named in {epoch} with head {head}, \
+                 {acknowledged} was acknowledged"
+            );
+        }
+        for ((of, node), (older, until)) in &self.leased {
+            // One that promised a newer epoch, or runs anew, answers nothing.
+            let might = of == partition
+                && older < epoch
+                && self.nodes[node].alive
+                && self.nodes[node]
+                    .replicas
+                    .get(of)
+                    .is_some_and(|r| r.promised < *epoch && r.rose.is_some());
+            assert!(
+                !might || *until <= self.now,
+                "{partition}: {node} may still answer in {older} for {} us",
+                until.saturating_sub(self.now)
+            );
+        }
+    }
+
+    /// What was acknowledged is on W replicas of the set in force.
+    pub(super) fn check_nothing_lost(&self, partition: PartitionId) {
+        let record = &self.state.partitions()[partition.0 as usize];
+        let acknowledged = self
+            .acknowledged
+            .get(&partition)
+            .copied()
+            .unwrap_or_default();
+        for set in record.config.sets() {
+            let copies = set
+                .members
+                .iter()
+                .filter_map(|m| self.nodes[&m.node].replicas.get(&partition))
+                .filter(|r| r.whole && r.head >= acknowledged)
+                .count();
+            assert!(
+                copies >= set.write_quorum(),
+                "{partition}: {copies} copies of {acknowledged}"
+            );
+        }
+    }
+
+    pub(super) fn sim(&mut self, node: NodeId) -> &mut SimNode {
+        self.nodes.get_mut(&node).expect("a node")
     }
 
     pub(super) fn feed(&mut self, input: Input) {
@@ -210,8 +324,19 @@ impl World {
 
     fn deliver(&mut self, delivery: Delivery) {
         self.next_delivery += 1;
+        let mut latency = LATENCY;
+        if let Some(weather) = &mut self.weather
+            && !matches!(delivery, Delivery::Commit(..))
+        {
+            if weather.below(4) == 0 {
+                return;
+            }
+            if weather.below(4) == 0 {
+                latency += weather.below(500) * MS;
+            }
+        }
         self.deliveries
-            .push((self.now + LATENCY, self.next_delivery, delivery));
+            .push((self.now + latency, self.next_delivery, delivery));
     }
 
     /// Lets time pass.
@@ -455,7 +580,8 @@ impl World {
                 count >= set.write_quorum() && count >= set.lease_quorum()
             });
             let rises = replica.role == Role::Rising && replica.hands_over_at.is_none() && enough;
-            let head = if rises {
+            let writes = replica.role == Role::Primary && self.writes && enough;
+            let head = if rises || writes {
                 Position {
                     epoch: replica.promised,
                     index: replica.head.index.next(),
@@ -463,6 +589,19 @@ impl World {
             } else {
                 replica.head
             };
+            if enough && replica.hands_over_at.is_none() {
+                // The primary counts from the send and keeps a margin.
+                self.leased.insert(
+                    (partition, leader),
+                    (replica.promised, self.now + LEASE - 5 * MS),
+                );
+                if rises || writes {
+                    let last = self.acknowledged.entry(partition).or_default();
+                    *last = head.max(*last);
+                }
+            } else if replica.hands_over_at.is_some() {
+                self.leased.remove(&(partition, leader));
+            }
             let released = replica.hands_over_at.is_some_and(|at| at <= self.now);
             for member in &following {
                 let now = self.now;
