@@ -186,7 +186,7 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken, ended: Cancella
 /// command costs no more than an addition.
 struct Gauges {
     clients: metrics::Gauge,
-    totals: [(Count, metrics::Counter); 7],
+    totals: [(Count, metrics::Counter); 8],
 }
 
 impl Gauges {
@@ -213,6 +213,7 @@ impl Gauges {
                     Count::TimedOut,
                     metrics::counter!("cairn_resp_timeouts_total"),
                 ),
+                (Count::Held, metrics::counter!("cairn_resp_held_total")),
             ],
         }
     }
