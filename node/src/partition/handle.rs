@@ -264,8 +264,6 @@ impl EngineLink for Handle {
     }
 
     fn set_map(&self, map: Arc<ClusterMap>) {
-        // The agent keeps the shared map, and sends the records as events.
-        drop(map);
-        self.shared.inbox.push(Input::MapChanged);
+        self.shared.install_map(map);
     }
 }
