@@ -30,6 +30,7 @@ use super::figures::Figures;
 use super::inbox::{Found, Input, LoadedTable, Submission};
 use super::lane::{Lane, Lookup, TableLoad, Turn};
 use super::links::{Links, SnapshotWanted};
+use super::read::Unreadable;
 use super::shared::Shared;
 use super::snapshot::Fetcher;
 use crate::disk::WalHandle;
@@ -158,6 +159,7 @@ impl Engine {
             self.finish();
         }
         self.shared.inbox.close();
+        self.shared.reader.store(None);
     }
 
     fn overloaded(&self) -> bool {
@@ -279,12 +281,8 @@ impl Engine {
         write.arrived = self.turn.now;
         self.writes_since += 1;
         let partition = write.partition;
-        let here = self
-            .shared
-            .board
-            .load(partition)
-            .filter(|published| published.is_primary(self.shared.config.node));
-        let Some(lane) = lane_of(&mut self.lanes, partition).filter(|_| here.is_some()) else {
+        let known = self.lanes.get_mut(partition.0 as usize);
+        let Some(lane) = known.and_then(Option::as_mut).filter(|l| l.is_primary()) else {
             let published = self.shared.board.load(partition);
             let error = self.shared.moved(partition, published.as_ref());
             self.turn.answer(write.reply, write.bytes, Err(error));
@@ -473,14 +471,15 @@ impl Engine {
         if let Some(cell) = self.shared.board.cell_or_new(partition) {
             cell.publish(&standing, lane.applied());
         }
-        let turned = lane.stands(&standing);
+        let published = to_published(&standing);
+        let is_primary = published.is_primary(self.shared.config.node);
+        let turned = lane.stands(&standing, is_primary);
         if turned {
             self.links.agent.urge();
             tracing::info!(%partition, epoch = %standing.epoch, serving = standing.serving, "standing changed");
         }
         if lane.has_held() {
-            let published = to_published(&standing);
-            if published.is_primary(self.shared.config.node) {
+            if is_primary {
                 let (core, turn) = (&mut self.core, &mut self.turn);
                 lane.release_held(core, turn, &self.reader, self.window);
             } else {
@@ -539,7 +538,7 @@ impl Engine {
             let found = match read_values(&reader, generation, keys).await {
                 Ok(found) => Some(found),
                 Err(error) => {
-                    shared.unreadable(partition, error.as_ref());
+                    shared.unreadable(partition, &error);
                     None
                 }
             };
@@ -563,7 +562,7 @@ impl Engine {
             let loaded = match read_table(&reader, generation) {
                 Ok(loaded) => Some(loaded),
                 Err(error) => {
-                    shared.unreadable(partition, error.as_ref());
+                    shared.unreadable(partition, &error);
                     None
                 }
             };
@@ -576,13 +575,11 @@ impl Engine {
     }
 }
 
-type ReadError = Box<dyn std::error::Error + Send + Sync>;
-
 async fn read_values(
     reader: &StateReader,
     generation: Generation,
     keys: Vec<Bytes>,
-) -> Result<Found, ReadError> {
+) -> Result<Found, Unreadable> {
     let mut found = Vec::with_capacity(keys.len());
     for key in keys {
         let stored = reader.get(generation, key.clone()).await?;
@@ -593,7 +590,7 @@ async fn read_values(
 
 /// The applied index is read before the rows: whatever the rows hold beyond it, the
 /// log tells again, which changes nothing ([`Table::absorb`]).
-fn read_table(reader: &StateReader, generation: Generation) -> Result<LoadedTable, ReadError> {
+fn read_table(reader: &StateReader, generation: Generation) -> Result<LoadedTable, Unreadable> {
     let applied = reader.applied(generation)?.index();
     let table = Table::from_rows(reader.table(generation)?)?;
     Ok(LoadedTable { table, applied })

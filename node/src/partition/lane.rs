@@ -140,6 +140,7 @@ pub(super) struct Lane {
     loading_table: bool,
     generation: Generation,
     epoch: Epoch,
+    is_primary: bool,
     serving: bool,
     /// Where W is 1, an acknowledgement needs the lease (rule 7).
     ack_needs_lease: bool,
@@ -164,6 +165,7 @@ impl Lane {
             loading_table: false,
             generation: Generation(0),
             epoch: Epoch::ZERO,
+            is_primary: false,
             serving: false,
             ack_needs_lease: false,
             lease_until: Micros(0),
@@ -225,8 +227,9 @@ impl Lane {
     }
 
     /// The replica's standing changed. Whether it began or ceased to serve.
-    pub(super) fn stands(&mut self, standing: &Standing) -> bool {
+    pub(super) fn stands(&mut self, standing: &Standing, is_primary: bool) -> bool {
         let before = self.serving;
+        self.is_primary = is_primary;
         self.epoch = standing.epoch;
         self.serving = standing.serving;
         self.lease_until = standing.lease_until;
@@ -244,6 +247,11 @@ impl Lane {
 
     fn leads(&self, now: Micros) -> bool {
         self.serving && now < self.lease_until
+    }
+
+    /// Whether this replica is named primary of its epoch, serving or not.
+    pub(super) fn is_primary(&self) -> bool {
+        self.is_primary
     }
 
     /// Whether writes wait for the primary to serve.
@@ -281,6 +289,9 @@ impl Lane {
         self.evaluator = None;
         self.loading_table = false;
         self.serving = false;
+        self.is_primary = false;
+        // The next log may be another one: indexes of this one say nothing of it.
+        self.commit = Index::ZERO;
         let waiting = std::mem::take(&mut self.waiting);
         let leaseless = std::mem::take(&mut self.leaseless);
         for waiting in leaseless.into_iter().chain(waiting) {

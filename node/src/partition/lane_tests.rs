@@ -152,7 +152,8 @@ impl Rig {
             }
             if let Some(standing) = self.core.standing(PARTITION) {
                 self.lane.set_generation(standing.generation, Index::ZERO);
-                self.lane.stands(&standing);
+                let is_primary = standing.primary == ME;
+                self.lane.stands(&standing, is_primary);
                 self.lane
                     .release_held(&mut self.core, &mut self.turn, &self.store, WINDOW);
             }

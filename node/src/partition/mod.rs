@@ -37,3 +37,6 @@ pub use links::{AgentLink, Links, PeerLink, SnapshotFetch, SnapshotParts, Snapsh
 pub use read::{LocalRead, PendingRead, ReadResult, StartedRead};
 pub use reply::{ReplyQueue, ReplyTo, WriteResult};
 pub use start::{EngineStorage, Prepared, RunningEngine};
+
+#[cfg(test)]
+mod cluster_tests;

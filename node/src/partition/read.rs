@@ -14,8 +14,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId};
-use cairn_core::kv::VersionedValue;
 use cairn_core::kv::request::{RequestError, Value};
+use cairn_core::kv::{DecodeError, VersionedValue};
 use cairn_core::replication::Event;
 use tokio::time::{Instant, timeout_at};
 
@@ -25,6 +25,7 @@ use super::handle::Handle;
 use super::inbox::{Input, Submission, Work};
 use super::reply::ReplyQueue;
 use super::shared::Shared;
+use crate::store::{StateReader, StorageError};
 
 /// What came of a read.
 pub type ReadResult = Result<Option<Value>, RequestError>;
@@ -127,10 +128,10 @@ impl Handle {
             .load(partition)
             .ok_or_else(|| shared.moved(partition, None))?;
         let stored = shared
-            .reader()?
+            .reader(partition)?
             .get(published.generation, Bytes::copy_from_slice(key))
             .await
-            .map_err(|error| shared.unreadable(partition, &error))?;
+            .map_err(|error| shared.unreadable(partition, &error.into()))?;
         let value = shared.decode(partition, stored)?;
         let now = clock::wall_ms();
         Ok(LocalRead {
@@ -217,7 +218,11 @@ impl Shared {
             Look::Wait { .. } => return None,
             Look::Refuse(error) => return Some(Err(error)),
         };
-        let stored = self.reader.get()?.get_cached(first.generation, key)?;
+        let stored = self
+            .reader
+            .load()
+            .as_ref()?
+            .get_cached(first.generation, key)?;
         let value = match self.decode(partition, stored) {
             Ok(value) => value,
             Err(error) => return Some(Err(error)),
@@ -263,10 +268,10 @@ impl Shared {
                 }
                 Look::Read(first) => {
                     let stored = self
-                        .reader()?
+                        .reader(partition)?
                         .get(first.generation, key.clone())
                         .await
-                        .map_err(|error| self.unreadable(partition, &error))?;
+                        .map_err(|error| self.unreadable(partition, &error.into()))?;
                     let value = self.decode(partition, stored)?;
                     if !self.still_leads(cell, &first) {
                         if Instant::now() >= deadline {
@@ -312,8 +317,9 @@ impl Shared {
         }
     }
 
-    fn reader(&self) -> Result<&crate::store::StateReader, RequestError> {
-        self.reader.get().ok_or(RequestError::NoMap)
+    fn reader(&self, partition: PartitionId) -> Result<Arc<StateReader>, RequestError> {
+        let reader = self.reader.load_full();
+        reader.ok_or(RequestError::NotReady { partition })
     }
 
     fn decode(
@@ -321,24 +327,38 @@ impl Shared {
         partition: PartitionId,
         stored: Option<Bytes>,
     ) -> Result<Option<VersionedValue>, RequestError> {
-        match stored.map(VersionedValue::decode).transpose() {
-            Ok(value) => Ok(value),
-            Err(error) => Err(self.unreadable(partition, &error)),
-        }
+        stored
+            .map(VersionedValue::decode)
+            .transpose()
+            .map_err(|error| self.unreadable(partition, &error.into()))
     }
 
-    /// The store gave something that cannot be: the replica is damaged (rule 12).
-    pub(super) fn unreadable(
-        &self,
-        partition: PartitionId,
-        error: &dyn std::error::Error,
-    ) -> RequestError {
-        tracing::error!(%partition, %error, "cannot read the state of a partition");
-        self.inbox.push(Input::Event(Event::Corrupt {
-            partitions: vec![partition],
-        }));
+    /// What to answer where the state could not be read. What is damaged is told to
+    /// the engine (rule 12); a store that is busy or closed is not damaged.
+    pub(super) fn unreadable(&self, partition: PartitionId, error: &Unreadable) -> RequestError {
+        match error {
+            Unreadable::Storage(StorageError::Overloaded) => return RequestError::Overloaded,
+            Unreadable::Storage(StorageError::Closed) => {}
+            damage => {
+                tracing::error!(%partition, error = %damage, "cannot read the state of a partition");
+                self.inbox.push(Input::Event(Event::Corrupt {
+                    partitions: vec![partition],
+                }));
+            }
+        }
         RequestError::NotReady { partition }
     }
+}
+
+/// Why the state of a partition could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// The store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// What it gave makes no sense.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
 }
 
 fn to_value(stored: VersionedValue) -> Value {

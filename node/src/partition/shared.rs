@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use cairn_core::ids::{PartitionId, ReplicaId};
 use cairn_core::kv::request::RequestError;
 use cairn_core::record::ClusterMap;
@@ -29,8 +28,8 @@ pub(super) struct Shared {
     pub(super) peer_backlog: PeerBacklog,
     /// Replicas whose log or state is damaged: nothing is copied from them.
     damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
-    /// Set once the storage is open, before the first [`super::Handle`] is given out.
-    pub(super) reader: OnceLock<StateReader>,
+    /// There while the engine runs: a handle that outlives it keeps no store open.
+    pub(super) reader: ArcSwapOption<StateReader>,
 }
 
 impl fmt::Debug for Shared {
@@ -53,7 +52,7 @@ impl Shared {
             admission,
             peer_backlog: PeerBacklog::default(),
             damaged: Mutex::default(),
-            reader: OnceLock::new(),
+            reader: ArcSwapOption::empty(),
         }
     }
 

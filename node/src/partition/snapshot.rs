@@ -86,7 +86,7 @@ impl SnapshotSource for Handle {
                 return Err(SnapshotRefusal::Behind { partition, replica });
             }
             let failed = |error: &dyn fmt::Display| SnapshotRefusal::Failed(error.to_string());
-            let reader = shared.reader.get().cloned();
+            let reader = shared.reader.load_full();
             let reader = reader.ok_or_else(|| failed(&"the storage is not open"))?;
             let opened = spawn_blocking(move || reader.snapshot(published.generation)).await;
             let view = opened

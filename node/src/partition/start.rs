@@ -114,8 +114,7 @@ impl Prepared {
         } = storage;
         let shared = self.shared;
         let config = &shared.config;
-        // Nobody set it before: `start` consumes the only `Prepared`.
-        let _ = shared.reader.set(reader.clone());
+        shared.reader.store(Some(Arc::new(reader.clone())));
         let applied = recovered
             .iter()
             .filter(|found| found.meta.replica.is_some())
