@@ -430,3 +430,113 @@ pub fn apply_entries(
     applier.commit(store, &mut ())?;
     Ok(applied(store, generation)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use cairn_core::ids::{Epoch, Position};
+    use cairn_core::kv::{StoredValue, VersionedValue};
+
+    use super::*;
+    use crate::sim::MemStore;
+
+    const P: PartitionId = PartitionId(3);
+    const G: Generation = Generation(2);
+
+    fn write(head: Mark, epoch: u64, key: &'static str, value: Option<&'static str>) -> LogEntry {
+        let body = EntryBody {
+            writes: vec![(
+                Bytes::from_static(key.as_bytes()),
+                value.map(|value| StoredValue {
+                    expires_at: None,
+                    kind: 0,
+                    data: Bytes::from_static(value.as_bytes()),
+                }),
+            )],
+            ..EntryBody::default()
+        };
+        LogEntry::after(head, Epoch(epoch), EntryKind::Write, body.encode())
+    }
+
+    fn value(store: &MemStore, key: &str) -> Option<(Position, Bytes)> {
+        let stored = store.get(&data_key(G, key.as_bytes())).unwrap()?;
+        let value = VersionedValue::decode(stored).unwrap();
+        Some((value.version, value.value.data))
+    }
+
+    #[test]
+    fn of_writes_to_one_key_in_one_batch_the_last_one_stays() {
+        let store = MemStore::new();
+        let first = write(Mark::ZERO, 1, "k", Some("1"));
+        let second = write(first.mark(), 1, "k", Some("2"));
+        let third = write(second.mark(), 1, "gone", Some("x"));
+        let fourth = write(third.mark(), 1, "gone", None);
+        let log = [first, second.clone(), third, fourth.clone()];
+        assert_eq!(apply_entries(&store, P, G, &log).unwrap(), fourth.mark());
+        let expected = (second.position, Bytes::from_static(b"2"));
+        assert_eq!(value(&store, "k"), Some(expected));
+        assert_eq!(value(&store, "gone"), None);
+        // Applied again, nothing changes.
+        apply_entries(&store, P, G, &log).unwrap();
+        assert_eq!(applied(&store, G).unwrap(), fourth.mark());
+    }
+
+    #[test]
+    fn an_entry_that_does_not_continue_the_state_is_refused_whole() {
+        let store = MemStore::new();
+        let first = write(Mark::ZERO, 1, "k", Some("1"));
+        let stranger = write(Mark::ZERO, 1, "k", Some("other"));
+        let behind = write(stranger.mark(), 1, "k", Some("2"));
+        apply_entries(&store, P, G, std::slice::from_ref(&first)).unwrap();
+        let error = apply_entries(&store, P, G, &[behind]).unwrap_err();
+        assert!(matches!(error, ApplyError::Gap { .. }), "{error}");
+        assert_eq!(applied(&store, G).unwrap(), first.mark());
+    }
+
+    #[test]
+    fn a_body_of_a_newer_format_is_refused() {
+        let store = MemStore::new();
+        let newer = Bytes::from_static(&[99, 0]);
+        let entry = LogEntry::after(Mark::ZERO, Epoch(1), EntryKind::Write, newer);
+        let error = apply_entries(&store, P, G, &[entry]).unwrap_err();
+        assert!(matches!(error, ApplyError::Body { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_lineage_holds_the_last_mark_of_each_epoch() {
+        let store = MemStore::new();
+        let mut head = Mark::ZERO;
+        let mut expected = Vec::new();
+        for epoch in [1, 4, 9] {
+            let log: Vec<LogEntry> = (0..3)
+                .map(|_| {
+                    let entry = write(head, epoch, "k", Some("v"));
+                    head = entry.mark();
+                    entry
+                })
+                .collect();
+            // An applier that does not remember the epochs before reads them.
+            apply_entries(&store, P, G, &log).unwrap();
+            expected.push(head);
+        }
+        assert_eq!(lineage(&store, G).unwrap(), expected);
+        let copy = Generation(7);
+        store.write(&metadata_rows(copy, head, &expected)).unwrap();
+        assert_eq!(lineage(&store, copy).unwrap(), expected);
+        assert_eq!(generations(&store).unwrap(), [G, copy]);
+    }
+
+    #[test]
+    fn dropping_a_generation_takes_its_mark_first_and_touches_no_other() {
+        let store = MemStore::new();
+        let entry = write(Mark::ZERO, 1, "k", Some("v"));
+        for generation in [G, Generation(3)] {
+            apply_entries(&store, P, generation, std::slice::from_ref(&entry)).unwrap();
+        }
+        assert!(drop_some(&store, G, 1).unwrap());
+        assert_eq!(applied(&store, G).unwrap(), Mark::ZERO);
+        assert!(value(&store, "k").is_some());
+        while drop_some(&store, G, 1).unwrap() {}
+        assert_eq!(generations(&store).unwrap(), [Generation(3)]);
+        assert_eq!(applied(&store, Generation(3)).unwrap(), entry.mark());
+    }
+}

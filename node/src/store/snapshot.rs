@@ -52,7 +52,12 @@ impl SnapshotSource {
         let lineage = state::lineage(&view, generation)?;
         // Metadata sorts before data and does not travel as rows.
         let (from, _) = state::kind_range(generation, Kind::Data);
-        let (_, to) = state::generation_range(generation);
+        let (_, mut to) = state::generation_range(generation);
+        if mark == Mark::ZERO {
+            // Nothing was applied, or the generation is being dropped, which begins
+            // with its mark: what rows there are belong to no state.
+            to = Some(from.clone());
+        }
         let rows = view.rows(&from, to.as_deref());
         Ok(Self {
             mark,

@@ -11,6 +11,7 @@ use cairn_core::ids::{Epoch, Index, Mark, PartitionId, ReplicaId};
 use cairn_core::kv::request::WriteOutcome;
 use cairn_core::kv::{EntryBody, SequencedRecord, StoredValue, VersionedValue};
 use cairn_core::replication::{DurableRecord, EntryKind, Generation, LogEntry, RecoveredPartition};
+use cairn_storage::format::snapshot_chunk::decode_chunk;
 use tempfile::{TempDir, tempdir};
 
 use super::{Applied, NodeStorage, StorageCallbacks, StorageConfig, StorageError};
@@ -403,6 +404,12 @@ fn a_snapshot_with_a_missing_or_damaged_chunk_is_refused() {
     sink.write_chunk(first).unwrap();
     assert!(sink.finish(source.mark(), &[]).is_err());
     drop(source);
+    // Rows without a mark are no state, and nobody is given them.
+    let mut unfinished = reader.snapshot(Generation(7)).unwrap();
+    let chunk = unfinished.next_chunk(500).unwrap().unwrap();
+    assert_eq!(decode_chunk(&chunk).unwrap().rows, []);
+    assert_eq!(unfinished.mark(), Mark::ZERO);
+    drop(unfinished);
     node.close();
     // What was left half done is nobody's, and goes.
     let node = Node::open(&root);

@@ -23,6 +23,9 @@ use crate::store::Store;
 /// Kept free at a segment's end for the empty batch.
 const CLOSING_BYTES: u64 = BATCH_HEADER_BYTES as u64;
 
+/// The room behind the checkpoint of a segment on a disk that is nearly full.
+const SHORT_BYTES: u64 = 256 << 10;
+
 /// The segment that is written to.
 struct Active<F> {
     file: F,
@@ -563,7 +566,8 @@ fn place<D: Disk>(
     image: &Image,
 ) -> Result<Active<D::File>, WalError> {
     let end = image.bytes.len() as u64;
-    let capacity = options.segment_bytes.max(end + image.room + CLOSING_BYTES);
+    let least = end + image.room + CLOSING_BYTES;
+    let mut capacity = options.segment_bytes.max(least);
     let usual = capacity == options.segment_bytes;
     let (from, file) = match spares.pop_if(|_| usual) {
         Some(spare) => {
@@ -573,8 +577,18 @@ fn place<D: Disk>(
         None => {
             let name = format!("{PREPARING_PREFIX}{:016x}", image.segment);
             let file = disk.create(&name).map_err(WalError::io("create", &name))?;
-            file.preallocate(capacity, Preallocation::Reserved)
-                .map_err(WalError::io("preallocate", &name))?;
+            let reserved = file.preallocate(capacity, Preallocation::Reserved);
+            if let Err(error) = reserved {
+                if error.kind() != std::io::ErrorKind::StorageFull {
+                    return Err(WalError::io("preallocate", &name)(error));
+                }
+                // A short segment keeps epochs, barriers and deletes going until
+                // there is room again.
+                capacity = least.max(end + SHORT_BYTES);
+                file.set_length(0)
+                    .and_then(|()| file.preallocate(capacity, Preallocation::Reserved))
+                    .map_err(WalError::io("preallocate", &name))?;
+            }
             (name, file)
         }
     };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, Mark, PartitionId, ReplicaId};
 use cairn_core::replication::{DurableRecord, EntryKind, Generation, LogEntry, RecoveredPartition};
 
-use super::super::{Recovery, Wal, WalError, segment_name};
+use super::super::{Recovery, Wal, WalError, WalOptions, segment_name};
 use super::model::{identity, open, options};
 use crate::disk::{Disk, DiskFile};
 use crate::format::batch::BATCH_HEADER_BYTES;
@@ -496,4 +496,56 @@ fn many_records_take_one_flush() {
         .unwrap();
     assert_eq!(bench.disk.syncs(), before + 1);
     assert_eq!(last, 31);
+}
+
+#[test]
+fn what_only_the_page_cache_holds_of_the_store_lets_no_segment_go() {
+    let mut bench = Bench::new();
+    let (mut wal, _) = bench.open();
+    let mine = entries(Mark::ZERO, 1, 800);
+    wal.append(&[create(1)]).unwrap();
+    for batch in records(1, &mine).chunks(10) {
+        wal.append(batch).unwrap();
+    }
+    assert!(wal.segments() > 2);
+    apply_entries(&bench.store, PartitionId(1), G, &mine).unwrap();
+    drop(wal);
+    // The process starts again, with the store as it was left: applied, not persisted.
+    let (mut wal, recovery) = bench.open();
+    assert_eq!(of(&recovery, 1).applied.index(), Index(800));
+    wal.set_reclaimable(PartitionId(1), Index(800));
+    while wal.reclaim().unwrap() {}
+    drop(wal);
+    bench.lose_power();
+    let (_, recovery) = bench.open();
+    assert!(!of(&recovery, 1).corrupt);
+    assert_eq!(of(&recovery, 1).applied.index(), Index(800));
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_gets_short_segments() {
+    let bench = Bench::new();
+    let generous = WalOptions {
+        segment_bytes: 4 << 20,
+        ..options()
+    };
+    let open = |seed: u64| {
+        Wal::open(
+            bench.disk.clone(),
+            identity(),
+            generous,
+            &bench.store,
+            Box::new(move || seed),
+        )
+    };
+    bench.disk.set_capacity(Some(5 << 20));
+    let (mut wal, _) = open(1).unwrap();
+    wal.append(&[create(1)]).unwrap();
+    drop(wal);
+    // Opening needs another segment before it can shorten the old one.
+    let (mut wal, recovery) = open(2).unwrap();
+    assert!(of(&recovery, 1).meta.replica.is_some());
+    assert!(wal.bytes() < 5 << 20);
+    wal.append(&records(1, &entries(Mark::ZERO, 1, 10)))
+        .unwrap();
 }
