@@ -209,8 +209,8 @@ async fn run_connection<H: ConnectionHandler>(
 fn refuse(stream: &TcpStream, plain: bool, words: &[u8]) {
     if plain && !words.is_empty() {
         // A fresh socket has room for a line. Where it has not, the client sees the
-        // close alone.
-        let _ = stream.try_write(words);
+        // close alone. Tokio does not know yet that the socket can be written to.
+        let _ = SockRef::from(stream).send(words);
     }
 }
 

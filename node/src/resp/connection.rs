@@ -129,7 +129,8 @@ where
                 .poll_write(&mut self.stream, context, &mut written);
             self.shared.counts.add(Count::OutputBytes, written as u64);
             self.progress += written;
-            progress |= written > 0 && self.wanted == 0;
+            // Room for more replies, and so for more commands.
+            progress |= written > 0 && (self.wanted == 0 || self.queue.front().is_some());
             match flushed {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) if self.is_over() => return self.poll_shutdown(context),
@@ -154,6 +155,11 @@ where
     }
 
     fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Saying goodbye over TLS takes a client that reads.
+        if !self.stalled {
+            self.stalled = true;
+            self.client.stall(Some(self.shared.clients.tick()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 

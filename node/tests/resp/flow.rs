@@ -218,6 +218,25 @@ async fn a_reply_may_not_be_too_long() {
 }
 
 #[tokio::test]
+async fn replies_that_had_no_room_are_sent_once_there_is() {
+    let config = RespConfig {
+        limits: Limits {
+            output_bytes: 100,
+            ..Limits::default()
+        },
+        ..RespConfig::default()
+    };
+    let node = Node::alone(Answering::AtOnce, config);
+    let mut client = node.connect();
+    let value = "x".repeat(200);
+    client.call(&format!("SET a {value}"), "+OK\r\n").await;
+    let swap = format!("SET a {value} GET");
+    client.send(&pipeline(&[&swap, &swap, &swap])).await;
+    let reply = format!("$200\r\n{value}\r\n");
+    client.expect(&reply.repeat(3)).await;
+}
+
+#[tokio::test]
 async fn long_values_go_in_and_come_out() {
     let node = Node::alone(Answering::AtOnce, RespConfig::default());
     let mut client = node.connect();

@@ -2,6 +2,7 @@
 
 mod commands;
 mod flow;
+mod hostile;
 mod http;
 mod memory;
 mod support;
