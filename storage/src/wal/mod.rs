@@ -17,10 +17,10 @@
 //!
 //! # Recovery
 //! What is broken below the highest such offset is corruption, above it a torn tail
-//! (rule 12). [`recovery`] says what follows from either.
+//! (rule 12). The module `recovery` says what follows from either.
 //!
 //! # Reclaiming
-//! [`ledger`] knows which segment holds entries of which partition, up to which
+//! The module `ledger` knows which segment holds entries of which partition, up to which
 //! index. The oldest segment goes once the store durably holds all of them and no
 //! replica needs them (rule 17).
 
