@@ -231,6 +231,9 @@ impl Engine {
                 // Whoever asked may be gone.
                 let _ = reply.send(self.core.statuses(self.turn.now, full));
             }
+            Input::Metas { reply } => {
+                let _ = reply.send(self.core.metas());
+            }
             Input::HurryLease(partition) => {
                 self.figures.lease_lapses.increment(1);
                 let (now, effects) = (self.turn.now, &mut self.turn.effects);

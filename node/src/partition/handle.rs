@@ -11,7 +11,7 @@ use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::kv::request::{RequestError, WriteRequest};
 use cairn_core::record::ClusterMap;
-use cairn_core::replication::Event;
+use cairn_core::replication::{Event, PartitionMeta};
 use cairn_core::slots;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -226,6 +226,14 @@ impl Handle {
         let (reply, statuses) = oneshot::channel();
         self.shared.inbox.push(Input::Statuses { full, reply });
         statuses.await.unwrap_or_default()
+    }
+
+    /// What the log in memory holds of each partition, its entries aside: for
+    /// diagnosis. Nothing where the engine has stopped.
+    pub async fn metas(&self) -> Vec<PartitionMeta> {
+        let (reply, metas) = oneshot::channel();
+        self.shared.inbox.push(Input::Metas { reply });
+        metas.await.unwrap_or_default()
     }
 
     /// Takes a newer map: puts it where everyone sees it and tells the engine of

@@ -12,7 +12,7 @@ use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::WriteRequest;
 use cairn_core::kv::{Table, VersionedValue};
-use cairn_core::replication::{Event, PeerMessage};
+use cairn_core::replication::{Event, PartitionMeta, PeerMessage};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -78,6 +78,9 @@ pub(super) enum Input {
     Statuses {
         full: bool,
         reply: oneshot::Sender<Vec<PartitionStatus>>,
+    },
+    Metas {
+        reply: oneshot::Sender<Vec<PartitionMeta>>,
     },
     /// A read found the lease lapsed.
     HurryLease(PartitionId),

@@ -99,6 +99,12 @@ impl Turn {
     }
 }
 
+/// A write that cannot be evaluated before the values of these keys are known.
+struct Wanting {
+    write: Submission,
+    keys: Vec<Bytes>,
+}
+
 /// An answer that waits for a commit.
 #[derive(Debug)]
 struct Waiting {
@@ -337,7 +343,7 @@ impl Lane {
             self.park.add(write);
             return;
         }
-        if let Err((write, keys)) = self.evaluate(core, turn, cache, write) {
+        if let Some(Wanting { write, keys }) = self.evaluate(core, turn, cache, write) {
             self.park.add(write);
             self.look_up(turn, keys);
         }
@@ -402,8 +408,8 @@ impl Lane {
                 continue;
             };
             match self.evaluate(core, turn, cache, write) {
-                Ok(()) => tries.extend(self.park.leave(id)),
-                Err((write, keys)) => {
+                None => tries.extend(self.park.leave(id)),
+                Some(Wanting { write, keys }) => {
                     self.park.give_back(id, write);
                     self.look_up(turn, keys);
                 }
@@ -473,10 +479,10 @@ impl Lane {
         turn: &mut Turn,
         cache: &dyn Cache,
         write: Submission,
-    ) -> Result<(), (Submission, Vec<Bytes>)> {
+    ) -> Option<Wanting> {
         let Some(evaluator) = &mut self.evaluator else {
             self.held.push_back(write);
-            return Ok(());
+            return None;
         };
         let (park, generation) = (&self.park, self.generation);
         let bases = |key: &Bytes| {
@@ -488,7 +494,7 @@ impl Lane {
             Work::Expire { key, version } => evaluator.expire(turn.wall_ms, key, *version, &bases),
         };
         match evaluation {
-            Evaluation::NeedBase(keys) => return Err((write, keys)),
+            Evaluation::NeedBase(keys) => return Some(Wanting { write, keys }),
             Evaluation::NeedTable => {
                 self.tableless.push_back(write);
                 self.load_table(turn);
@@ -523,7 +529,7 @@ impl Lane {
                 self.wait(write, position, outcome, WaitingKind::Retry);
             }
         }
-        Ok(())
+        None
     }
 
     fn committed_position(&self) -> Position {

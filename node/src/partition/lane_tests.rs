@@ -420,6 +420,37 @@ fn a_refusal_needs_the_lease() {
 }
 
 #[test]
+fn where_one_copy_is_enough_an_acknowledgement_needs_the_lease() {
+    let mut rig = Rig::serving();
+    rig.lane.set_ack_needs_lease(true);
+    let token = rig.submit(set("k", "v"), None);
+    rig.lane.lease_until = Micros(0);
+    rig.lane.committed(Index(u64::MAX));
+    rig.settle();
+    assert!(rig.answers().is_empty());
+    rig.lane.lease_until = Micros(u64::MAX);
+    rig.settle();
+    assert_eq!(rig.answers(), BTreeMap::from([(token, SET)]));
+}
+
+#[test]
+fn what_one_leadership_committed_says_nothing_of_the_next() {
+    let mut rig = Rig::serving();
+    rig.submit(set("k", "v"), None);
+    rig.flush();
+    assert!(rig.lane.commit > Index::ZERO);
+    rig.step(Event::Order {
+        order: Order::Fence {
+            partition: PARTITION,
+            epoch: Epoch(2),
+            round: 1,
+        },
+    });
+    assert_eq!(rig.lane.commit, Index::ZERO);
+    assert!(!rig.lane.is_primary() && !rig.lane.serves());
+}
+
+#[test]
 fn values_that_are_not_at_hand_are_looked_up_and_other_keys_go_on() {
     let mut rig = Rig::serving();
     let first = rig.submit(increment("n"), None);
