@@ -34,3 +34,24 @@ impl Figures {
         }
     }
 }
+
+/// The metrics of reads, which are counted where they are served.
+#[derive(Debug)]
+pub(super) struct ReadFigures {
+    /// Answered from the cache, without waiting.
+    pub(super) at_once: Counter,
+    /// Everything else.
+    pub(super) waited: Counter,
+    /// Answered from a replica's own state.
+    pub(super) local: Counter,
+}
+
+impl ReadFigures {
+    pub(super) fn new() -> Self {
+        Self {
+            at_once: counter!("cairn_reads_total", "served" => "at_once"),
+            waited: counter!("cairn_reads_total", "served" => "after_waiting"),
+            local: counter!("cairn_reads_total", "served" => "local_state"),
+        }
+    }
+}

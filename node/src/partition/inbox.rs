@@ -101,16 +101,21 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Adds an input, and wakes the engine if it sleeps.
     pub(super) fn push(&self, input: Input) {
+        self.push_quietly(input);
+        self.wake();
+    }
+
+    /// Adds an input that nobody waits for: the engine finds it when it wakes the
+    /// next time, at its tick at the latest.
+    pub(super) fn push_quietly(&self, input: Input) {
         let mut queue = self.queue.lock();
         if self.closed.load(Ordering::Relaxed) {
             // Dropping an input answers it; that takes other locks.
             drop(queue);
             drop(input);
-            return;
+        } else {
+            queue.push(input);
         }
-        queue.push(input);
-        drop(queue);
-        self.wake();
     }
 
     /// Takes nothing any more: whatever is pushed or lies here is dropped, which

@@ -105,11 +105,13 @@ impl Handle {
     #[must_use]
     pub fn start_read(&self, partition: PartitionId, key: &Bytes) -> StartedRead {
         if let Some(result) = self.shared.read_at_once(partition, key) {
+            self.shared.reads.at_once.increment(1);
             return StartedRead::Done(result);
         }
         // The key shares its connection's read buffer, which must not live as long
         // as a slow read.
         let key = Bytes::copy_from_slice(key);
+        self.shared.reads.waited.increment(1);
         let shared = Arc::clone(&self.shared);
         StartedRead::Waiting(PendingRead {
             future: Box::pin(async move { shared.read_slowly(partition, key).await }),
@@ -123,6 +125,7 @@ impl Handle {
     pub async fn read_any(&self, key: &Bytes) -> Result<LocalRead, RequestError> {
         let partition = self.partition_of(key)?;
         let shared = &self.shared;
+        shared.reads.local.increment(1);
         let published = shared
             .board
             .load(partition)

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::board::Board;
 use super::config::EngineConfig;
+use super::figures::ReadFigures;
 use super::inbox::{Inbox, Input};
 use crate::store::StateReader;
 
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     pub(super) map: Arc<ArcSwap<ClusterMap>>,
     pub(super) admission: Admission,
     pub(super) peer_backlog: PeerBacklog,
+    pub(super) reads: ReadFigures,
     /// Replicas whose log or state is damaged: nothing is copied from them.
     damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
     /// There while the engine runs: a handle that outlives it keeps no store open.
@@ -51,6 +53,7 @@ impl Shared {
             map,
             admission,
             peer_backlog: PeerBacklog::default(),
+            reads: ReadFigures::new(),
             damaged: Mutex::default(),
             reader: ArcSwapOption::empty(),
         }

@@ -79,13 +79,13 @@ impl Prepared {
                 flushed.inbox.push(Input::Event(event));
             }),
             applied: Box::new(move |all: &[Applied]| {
-                // Reads wait for this: they are told before the engine is.
+                // Reads wait for this, and are told at once; the engine only tidies up.
                 for one in all {
                     if let Some(cell) = applied.board.cell(one.partition) {
                         cell.publish_applied(one.generation, one.index);
                     }
                 }
-                applied.inbox.push(Input::Applied(all.to_vec()));
+                applied.inbox.push_quietly(Input::Applied(all.to_vec()));
             }),
             disk_full: Box::new(move |full| {
                 let event = Event::DiskRoom { full };
