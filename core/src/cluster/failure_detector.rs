@@ -197,6 +197,10 @@ impl FailureDetector {
         session: u64,
         unreachable: impl IntoIterator<Item = NodeId>,
     ) -> bool {
+        let unreachable = unreachable
+            .into_iter()
+            .filter(|n| *n != node && self.nodes.contains_key(n))
+            .collect();
         let Some(observed) = self.nodes.get_mut(&node) else {
             return false;
         };
@@ -206,17 +210,19 @@ impl FailureDetector {
         observed.spoke = true;
         observed.last_heard = now;
         observed.session = session;
-        observed.unreachable = unreachable.into_iter().filter(|n| *n != node).collect();
+        observed.unreachable = unreachable;
         restarted
     }
 
     /// Judges every node anew and tells what changed.
     pub fn evaluate(&mut self, now: Micros) -> Vec<HealthChange> {
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let testimony = self.testimony(now);
         let mut changes = Vec::new();
         for node in nodes {
-            let to = self.judge(now, node);
-            let cut_off = self.is_cut_off(now, node);
+            let witnesses = self.witnesses(now, node, &testimony);
+            let to = self.judge(now, node, witnesses);
+            let cut_off = self.is_cut_off(witnesses);
             let Some(observed) = self.nodes.get_mut(&node) else {
                 continue;
             };
@@ -241,26 +247,45 @@ impl FailureDetector {
         observed.open && observed.spoke && now.minus(observed.last_heard) <= self.timeout
     }
 
-    /// How many peers that are heard of lately get no answer from the node, and how
-    /// many would know if they did not: a peer whose stream is younger than the
-    /// time-out may not have tried yet.
-    fn witnesses(&self, now: Micros, node: NodeId) -> Witnesses {
-        let mut witnesses = Witnesses::default();
-        for (peer, observed) in &self.nodes {
-            if *peer == node || !self.is_fresh(now, observed) {
+    /// What all nodes that are heard of lately say, in one pass: it is asked for at
+    /// every heartbeat.
+    fn testimony(&self, now: Micros) -> Testimony {
+        let mut testimony = Testimony::default();
+        for observed in self.nodes.values() {
+            if !self.is_fresh(now, observed) {
                 continue;
             }
-            witnesses.heard += 1;
-            if observed.unreachable.contains(&node) {
-                witnesses.against += 1;
-            } else if now.minus(observed.open_since) >= self.timeout {
-                witnesses.for_it += 1;
+            let knows = self.knows(now, observed);
+            testimony.heard += 1;
+            testimony.know += usize::from(knows);
+            for node in &observed.unreachable {
+                let (against, knowing) = testimony.against.entry(*node).or_default();
+                *against += 1;
+                *knowing += usize::from(knows);
             }
         }
-        witnesses
+        testimony
     }
 
-    fn judge(&self, now: Micros, node: NodeId) -> Health {
+    /// Whether a peer would know of one that does not answer: where its stream is
+    /// younger than the time-out it may not have tried yet.
+    fn knows(&self, now: Micros, observed: &Observed) -> bool {
+        now.minus(observed.open_since) >= self.timeout
+    }
+
+    /// The testimony about one node, its own word left out.
+    fn witnesses(&self, now: Micros, node: NodeId, testimony: &Testimony) -> Witnesses {
+        let own = self.nodes.get(&node).filter(|o| self.is_fresh(now, o));
+        let own_knows = own.is_some_and(|o| self.knows(now, o));
+        let (against, knowing) = testimony.against.get(&node).copied().unwrap_or_default();
+        Witnesses {
+            heard: testimony.heard - usize::from(own.is_some()),
+            against,
+            for_it: testimony.know - usize::from(own_knows) - knowing,
+        }
+    }
+
+    fn judge(&self, now: Micros, node: NodeId, witnesses: Witnesses) -> Health {
         let Some(observed) = self.nodes.get(&node) else {
             return Health::Unknown;
         };
@@ -269,7 +294,6 @@ impl FailureDetector {
         if observed.open && observed.spoke && silent <= self.timeout {
             return Health::Up;
         }
-        let witnesses = self.witnesses(now, node);
         let others = self.nodes.len().saturating_sub(1);
         let confirmed = others > 0 && witnesses.against >= WITNESSES.min(others);
         if observed.opened && !observed.open && confirmed {
@@ -315,8 +339,7 @@ impl FailureDetector {
     /// at least or all.
     ///
     /// Most, because two nodes that are themselves cut off see everyone else gone.
-    fn is_cut_off(&self, now: Micros, node: NodeId) -> bool {
-        let witnesses = self.witnesses(now, node);
+    fn is_cut_off(&self, witnesses: Witnesses) -> bool {
         let others = self.nodes.len().saturating_sub(1);
         others > 0
             && witnesses.against >= WITNESSES.min(others)
@@ -373,6 +396,18 @@ impl Observed {
     }
 }
 
+/// What is said of all nodes.
+#[derive(Default, Debug)]
+struct Testimony {
+    /// How many speak.
+    heard: usize,
+    /// How many of them would know.
+    know: usize,
+    /// Of each node, how many get no answer from it, and how many of those would know.
+    against: BTreeMap<NodeId, (usize, usize)>,
+}
+
+/// What its peers say of one node.
 #[derive(Clone, Copy, Default, Debug)]
 struct Witnesses {
     heard: usize,

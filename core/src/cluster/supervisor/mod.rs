@@ -4,7 +4,7 @@
 //! no I/O. Nothing that it remembers needs to survive: a new leader starts from the
 //! state and from what data nodes tell it.
 //!
-//! Each partition has a small machine of its own ([`work::Work`]):
+//! Each partition has a small machine of its own (`work::Work`):
 //!
 //! ```text
 //! idle -> asking -> raising -> fencing (and waiting for leases) -> naming -> idle
