@@ -194,12 +194,13 @@ impl Load {
         let partitions = target.partitions;
         let register = |n| {
             Tracked::new(
-                format!("register:{}:{}", n % plan.writers, n / plan.writers),
+                // A load of its own keys: what an earlier one left is not its own.
+                format!("register:{seed:x}:{}:{}", n % plan.writers, n / plan.writers),
                 partitions,
             )
         };
-        let counter = |n| Tracked::new(format!("counter:{n}"), partitions);
-        let native = |n| Tracked::new(format!("native:{n}"), partitions);
+        let counter = |n| Tracked::new(format!("counter:{seed:x}:{n}"), partitions);
+        let native = |n| Tracked::new(format!("native:{seed:x}:{n}"), partitions);
         let shared = Arc::new(Shared {
             plan,
             registers: (0..plan.writers * plan.keys).map(register).collect(),

@@ -141,6 +141,7 @@ fn full_disks_refuse_writes_and_serve_reads_until_there_is_room_again() -> Resul
         ..Spec::default()
     }
     .with("CAIRN_WAL_SEGMENT_BYTES", "16MiB")
+    .with("CAIRN_MAX_VALUE_BYTES", "1MiB")
     .with("CAIRN_WAL_RETAIN_BYTES", "32MiB")
     .with("CAIRN_DISK_RESERVE_BYTES", "64MiB");
     let mut cluster = Cluster::start(spec)?;

@@ -31,6 +31,11 @@ fn a_second_process_on_a_directory_is_told_who_has_it() -> Result<()> {
     for first in cluster.coordinators.iter().chain(&cluster.data) {
         let mut second = first.twin("second", Ports::free()?)?;
         second.data.clone_from(&first.data);
+        if second.role == Role::Coordinator {
+            // A coordinator starts only under a name of the list.
+            let list = format!("{}=127.0.0.1:{}", second.name, second.ports.peer);
+            second.set("CAIRN_COORDINATORS", list);
+        }
         let said = refused(second)?;
         ensure!(
             said.contains(&first.pid()?.to_string()),
