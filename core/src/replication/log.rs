@@ -11,7 +11,7 @@ use crate::ids::{Epoch, Index, Mark};
 
 /// How many epochs a lineage remembers. A replica that shares none of them with
 /// its primary gets a snapshot.
-pub const LINEAGE_MAX: usize = 64;
+pub(super) const LINEAGE_MAX: usize = 64;
 
 /// What an entry costs in memory beside its body.
 const ENTRY_OVERHEAD: usize = 96;
