@@ -2,6 +2,8 @@
 //! scenario that a person can read. `UPDATE_TRANSCRIPTS=1 cargo test -p cairn-core
 //! --test transcripts` rewrites what follows each `----`; read the difference.
 
+#![allow(clippy::disallowed_methods, reason = "the test reads its transcripts from files")]
+
 mod harness;
 
 use std::fmt::Write as _;

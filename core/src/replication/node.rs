@@ -562,6 +562,12 @@ impl NodeCore {
             if record.order() <= replica.record.order() {
                 return;
             }
+            if mine.is_some_and(|m| m.replica < replica.me.replica) {
+                // The record went back to a damaged replica that this one was to
+                // replace. The damaged one is never made again: its number stays
+                // absent, and what lives here counts nowhere (rule 12).
+                return;
+            }
             if mine == Some(replica.me) {
                 replica.on_record(&mut ctx, record);
                 replica.validate();

@@ -77,6 +77,8 @@ pub(super) struct Replica {
     pub(super) applying: Index,
     pub(super) corrupt: bool,
     pub(super) dropped_tail: bool,
+    /// The newest epoch whose fence this process answered.
+    pub(super) inspected: Epoch,
     pub(super) part: Part,
     /// A snapshot that is being fetched, and from which node.
     pub(super) fetching: Option<(Generation, NodeId)>,
@@ -116,6 +118,7 @@ impl Replica {
             applying: Index::ZERO,
             corrupt: false,
             dropped_tail: false,
+            inspected: Epoch::ZERO,
             part: Part::Follower,
             fetching: None,
             serving_snapshots: Vec::new(),
@@ -166,6 +169,7 @@ impl Replica {
             applying: applied.index(),
             corrupt,
             dropped_tail,
+            inspected: Epoch::ZERO,
             part,
             fetching: None,
             serving_snapshots: Vec::new(),
@@ -264,7 +268,8 @@ impl Replica {
         }
     }
 
-    fn report(&self, ctx: &mut Context<'_>, round: u64) {
+    fn report(&mut self, ctx: &mut Context<'_>, round: u64) {
+        self.inspected = self.promised;
         let lease_current = match &self.part {
             Part::Primary(leadership) => {
                 leadership.serving && self.lease_until(ctx.holdings, ctx.timing) > ctx.now
@@ -678,6 +683,13 @@ impl Replica {
         if named && epoch >= self.promised {
             if leads && epoch == self.promised {
                 self.reconfigure_in_epoch();
+            } else if self.dropped_tail && !leads && self.inspected != epoch {
+                // Named as the primary of the epoch before, without an inspection,
+                // and restarted since with less than it had: someone must look first.
+                if epoch > self.promised {
+                    self.promise(ctx, epoch);
+                }
+                self.part = Part::Suspended(Suspension::new());
             } else {
                 self.rise(ctx, epoch);
             }
