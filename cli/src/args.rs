@@ -1,5 +1,10 @@
 //! The command line.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cairn_client::transport::Dialer;
+use cairn_node::tls::client_dialer;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
@@ -33,6 +38,15 @@ pub(crate) struct Cli {
         value_name = "HOST:PORT,..."
     )]
     endpoints: Vec<String>,
+    /// The CA that signs the nodes' certificates, where the cluster has TLS
+    #[arg(long, global = true, env = "CAIRN_TLS_CA_FILE", value_name = "PEM")]
+    tls_ca_file: Option<PathBuf>,
+    /// A certificate to show to the nodes
+    #[arg(long, global = true, env = "CAIRN_TLS_CERT_FILE", value_name = "PEM", requires_all = ["tls_key_file", "tls_ca_file"])]
+    tls_cert_file: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, global = true, env = "CAIRN_TLS_KEY_FILE", value_name = "PEM", requires_all = ["tls_cert_file", "tls_ca_file"])]
+    tls_key_file: Option<PathBuf>,
     /// How to print
     #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
     output: Format,
@@ -89,11 +103,22 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let Cli {
         endpoints,
+        tls_ca_file,
+        tls_cert_file,
+        tls_key_file,
         output,
         timeout,
         command,
     } = cli;
-    let endpoints = Endpoints::new(endpoints, std::time::Duration::from_secs_f64(timeout));
+    let dialer = match tls_ca_file {
+        None => Dialer::default(),
+        Some(ca) => {
+            let identity = tls_cert_file.as_deref().zip(tls_key_file.as_deref());
+            client_dialer(&ca, identity).map_err(|error| Failure::usage(error.to_string()))?
+        }
+    };
+    let timeout = Duration::from_secs_f64(timeout);
+    let endpoints = Endpoints::new(endpoints, dialer, timeout);
     match command {
         Command::Dev(args) => dev::run(&args),
         Command::Put(args) => data::put(&args, &endpoints, output),

@@ -3,7 +3,7 @@
 //! they are.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -182,7 +182,14 @@ pub(crate) fn get(args: &GetArgs, endpoints: &Endpoints, format: Format) -> Resu
     };
     match format {
         // Byte for byte, so that a file put is a file got.
-        Format::Table => output::bytes(&value.data),
+        Format::Table => {
+            output::bytes(&value.data)?;
+            // A terminal's prompt is to stand on a line of its own.
+            if std::io::stdout().is_terminal() && !value.data.ends_with(b"\n") {
+                output::text("\n")?;
+            }
+            Ok(())
+        }
         Format::Json => {
             let (field, data) = value_json(&value.data);
             output::json(&json!({

@@ -16,20 +16,22 @@ use crate::failure::{Failure, Kind};
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoints {
     given: Vec<String>,
+    dialer: Dialer,
     timeout: Duration,
 }
 
 impl Endpoints {
-    pub(crate) fn new(given: Vec<String>, timeout: Duration) -> Self {
+    pub(crate) fn new(given: Vec<String>, dialer: Dialer, timeout: Duration) -> Self {
         Self {
             given: given.into_iter().filter(|one| !one.is_empty()).collect(),
+            dialer,
             timeout,
         }
     }
 
-    /// How long a command may take.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+    /// Whether the cluster speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.dialer.tls.is_some()
     }
 
     /// gRPC addresses for clients.
@@ -45,6 +47,7 @@ impl Endpoints {
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let options = Options {
             deadline: self.timeout,
+            dialer: self.dialer.clone(),
             ..Options::default()
         };
         Client::connect(self.addresses(), options)
@@ -54,7 +57,7 @@ impl Endpoints {
 
     /// The coordinators.
     pub(crate) fn admin(&self) -> Admin {
-        Admin::new(self.addresses(), Dialer::default()).deadline(self.timeout)
+        Admin::new(self.addresses(), self.dialer.clone()).deadline(self.timeout)
     }
 
     /// Where data nodes speak the Redis protocol, by the map.

@@ -136,7 +136,11 @@ impl Mark {
     /// The one that is further along the log.
     #[must_use]
     pub fn max_by_index(self, other: Self) -> Self {
-        if other.index() > self.index() { other } else { self }
+        if other.index() > self.index() {
+            other
+        } else {
+            self
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 //! scenario that a person can read. `UPDATE_TRANSCRIPTS=1 cargo test -p cairn-core
 //! --test transcripts` rewrites what follows each `----`; read the difference.
 
-#![allow(clippy::disallowed_methods, reason = "the test reads its transcripts from files")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test reads its transcripts from files"
+)]
 
 mod harness;
 

@@ -547,6 +547,7 @@ fn serve_resp(
             value_bytes: settings.max_value_bytes,
             ..defaults.limits
         },
+        failover_hold: settings.request_timeout,
         drain_timeout: settings.process.drain_timeout.min(CONNECTIONS_DRAIN_MAX),
         tls: tls.plain_server(),
         ..defaults

@@ -68,6 +68,34 @@ struct Loaded {
     current: ArcSwap<Configs>,
 }
 
+/// For dialling a cluster's nodes as a client: `ca` signs their certificates, and
+/// `identity` (certificate and key) is shown to whoever asks for one.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn client_dialer(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Dialer, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(mismatch)?
+        .with_root_certificates(roots(ca, &read(ca)?)?);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => builder
+            .with_client_auth_cert(
+                certificates(cert, &read(cert)?)?,
+                private_key(key, &read(key)?)?,
+            )
+            .map_err(mismatch)?,
+    };
+    config.alpn_protocols = vec![H2.to_vec()];
+    let config = Arc::new(config);
+    Ok(Dialer {
+        tls: Some(Arc::new(move || Arc::clone(&config))),
+        ..Dialer::default()
+    })
+}
+
 /// What the files make, and their bytes.
 #[derive(Debug)]
 struct Configs {
@@ -138,6 +166,14 @@ impl Tls {
         }
     }
 
+    /// Looks at the files now; says whether they had changed.
+    #[cfg(test)]
+    pub(crate) fn reload(&self) -> Result<bool, TlsError> {
+        self.loaded
+            .as_ref()
+            .map_or(Ok(false), |loaded| loaded.reload())
+    }
+
     /// Looks at the files now and then among `servers`. New ones serve from the next
     /// connection on; ones that cannot be used are warned about and the old ones kept.
     pub(crate) fn keep_fresh(&self, servers: &mut Servers) {
@@ -203,20 +239,8 @@ impl Configs {
     fn build(files: &TlsFiles, bytes: [Vec<u8>; 3]) -> Result<Self, TlsError> {
         let [cert, key, ca] = &bytes;
         let chain = certificates(&files.cert, cert)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Content {
-            path: files.key.clone(),
-            what: "private key",
-            reason: error.to_string(),
-        })?;
-        let mut roots = RootCertStore::empty();
-        for root in certificates(&files.ca, ca)? {
-            roots.add(root).map_err(|error| TlsError::Content {
-                path: files.ca.clone(),
-                what: "CA certificate",
-                reason: error.to_string(),
-            })?;
-        }
-        let roots = Arc::new(roots);
+        let key = private_key(&files.key, key)?;
+        let roots = Arc::new(roots(&files.ca, ca)?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let server = |mutual: bool, protocol: Option<&[u8]>| {
             server(&provider, &roots, mutual, chain.clone(), key.clone_key()).map(|mut config| {
@@ -239,6 +263,26 @@ impl Configs {
             bytes,
         })
     }
+}
+
+fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| TlsError::Content {
+        path: path.to_owned(),
+        what: "private key",
+        reason: error.to_string(),
+    })
+}
+
+fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(path, pem)? {
+        roots.add(root).map_err(|error| TlsError::Content {
+            path: path.to_owned(),
+            what: "CA certificate",
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(roots)
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

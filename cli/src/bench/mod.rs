@@ -144,6 +144,12 @@ pub(crate) fn run(
     endpoints: &endpoints::Endpoints,
     format: Format,
 ) -> Result<(), Failure> {
+    if endpoints.has_tls() && !args.native {
+        return Err(Failure::usage(
+            "the load generator speaks the Redis protocol without TLS alone",
+        )
+        .with_remedy("Give --native to measure through the Rust client, which speaks TLS"));
+    }
     let report = if args.native {
         native::run(args, endpoints)?
     } else {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -20,6 +21,18 @@ use super::layout::{Node, Recorded, Role};
 
 /// A log that is longer than this when its process starts is put aside.
 const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// The executable of this very process, also where its file was replaced by a newer
+/// build meanwhile: then by a path that leads to it without its name.
+pub(super) fn executable() -> PathBuf {
+    const OWN: &str = "/proc/self/exe";
+    let id = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    // By its path it has its name in the tables of processes.
+    std::env::current_exe()
+        .ok()
+        .filter(|path| id(path).is_some() && id(path) == id(Path::new(OWN)))
+        .unwrap_or_else(|| PathBuf::from(OWN))
+}
 
 /// The variables that make a node of the cluster what it is.
 pub(super) fn environment(

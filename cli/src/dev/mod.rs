@@ -41,13 +41,13 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=95))]
     data_nodes: Option<u16>,
     /// Copies of each partition [default: 3]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "CAIRN_REPLICATION_FACTOR")]
     replication_factor: Option<u8>,
     /// Copies that a write is flushed on before it is acknowledged [default: a majority]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "CAIRN_WRITE_QUORUM")]
     write_quorum: Option<u8>,
     /// How many partitions [default: 128]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "CAIRN_PARTITIONS")]
     partitions: Option<u32>,
     /// Where the data is kept [default: cairn/dev in the user's data directory]
     #[arg(long, value_name = "DIR")]

@@ -30,11 +30,16 @@ fn probe_http(port: u16) -> Result<(), String> {
     if status.split(' ').nth(1) == Some("200") {
         return Ok(());
     }
-    let body = answer
-        .split_once("\r\n\r\n")
-        .map_or("", |(_, body)| body)
-        .trim();
-    Err(format!("not ready ({status}) {body}"))
+    // Of a list of checks, the failed ones begin with `[-]`.
+    let failed: Vec<_> = answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("[-]"))
+        .collect();
+    Err(if failed.is_empty() {
+        format!("/readyz answers {status}")
+    } else {
+        failed.join("; ")
+    })
 }
 
 fn http_get(port: u16, path: &str) -> io::Result<String> {

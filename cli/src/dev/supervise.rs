@@ -4,7 +4,7 @@
 //! Everything runs on the main thread, because the kernel ends a child with the
 //! thread that started it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,6 @@ use super::ready;
 use crate::failure::{Failure, Kind};
 use crate::output;
 
-/// The children are the executable of this very process, also where the file was
-/// replaced by a newer build meanwhile.
-const EXECUTABLE: &str = "/proc/self/exe";
 /// How long children may take to stop before they are killed.
 const STOP_BOUND: Duration = Duration::from_secs(10);
 /// How often readiness is looked at.
@@ -63,6 +60,7 @@ struct PidEntry<'a> {
 struct Supervisor<'a> {
     cluster: &'a Recorded,
     directory: &'a Path,
+    executable: PathBuf,
     restart: Option<Duration>,
     slots: Vec<Slot>,
     exits: JoinSet<(usize, std::io::Result<ExitStatus>)>,
@@ -104,6 +102,7 @@ impl<'a> Supervisor<'a> {
         Self {
             cluster,
             directory,
+            executable: child::executable(),
             restart,
             slots,
             exits: JoinSet::new(),
@@ -125,9 +124,9 @@ impl<'a> Supervisor<'a> {
         loop {
             let restart_at = self.slots.iter().filter_map(|slot| slot.restart_at).min();
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hang_up.recv() => return Ok(()),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => break,
                 Some(exit) = self.exits.join_next() => {
                     let (at, status) = exit.context("wait for a node")?;
                     self.died(at, status.context("wait for a node")?)?;
@@ -141,12 +140,16 @@ impl<'a> Supervisor<'a> {
                 () = sleep_until(restart_at), if restart_at.is_some() => self.restart_due()?,
             }
         }
+        eprintln!(
+            "stopping {} processes; a second signal kills them",
+            self.slots.len()
+        );
+        Ok(())
     }
 
     fn start(&mut self, at: usize) -> Result<(), Failure> {
         let slot = &mut self.slots[at];
-        let mut process =
-            child::spawn(Path::new(EXECUTABLE), &slot.node, &slot.env, self.directory)?;
+        let mut process = child::spawn(&self.executable, &slot.node, &slot.env, self.directory)?;
         slot.pid = process
             .id()
             .and_then(|pid| i32::try_from(pid).ok())

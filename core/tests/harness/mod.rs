@@ -18,7 +18,7 @@ const P: PartitionId = PartitionId(0);
 
 /// The cluster of a transcript.
 #[derive(Default)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     now: u64,
     nodes: BTreeMap<u64, Machine>,
     wire: Vec<(NodeId, NodeId, PeerMessage)>,
@@ -72,7 +72,7 @@ fn members(list: &str) -> Vec<Member> {
 
 impl Cluster {
     /// Carries out one line of a transcript and appends what came of it.
-    pub fn command(&mut self, line: &str, out: &mut String) {
+    pub(crate) fn command(&mut self, line: &str, out: &mut String) {
         let mut words = line.split_whitespace();
         let verb = words.next().expect("a verb");
         let mut named = BTreeMap::new();

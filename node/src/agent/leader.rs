@@ -21,7 +21,7 @@ use crate::coordinator::CoordinatorAddress;
 const REDIRECTS_MAX: u32 = 3;
 /// The first and the longest pause between tries.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Why a coordinator was of no help.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +140,7 @@ impl Search {
         self.redirects = 0;
         let all_tried = self.next.is_multiple_of(self.coordinators.len().max(1));
         let pause = match why {
-            Unhelpful::Refused(_) => PAUSE_MAX * 2,
+            Unhelpful::Refused(_) => PAUSE_MAX * 5,
             _ if all_tried => {
                 let pause = self.pause;
                 self.pause = (pause * 2).min(PAUSE_MAX);

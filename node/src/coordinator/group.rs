@@ -139,6 +139,10 @@ pub(super) enum AdoptError {
 }
 
 impl Group {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a part of its own, named at the one call"
+    )]
     pub(super) fn new(
         identity: Identity,
         cluster: ClusterId,

@@ -52,11 +52,7 @@ impl Group {
             if is_settled_voter(&self.raft.metrics().borrow(), self.id()) {
                 return;
             }
-            let obstacle = match self.settle_once().await {
-                Ok(()) => None,
-                Err(obstacle) => Some(obstacle),
-            };
-            if let Some(obstacle) = obstacle
+            if let Err(obstacle) = self.settle_once().await
                 && round.is_multiple_of(SAY_EVERY)
             {
                 tracing::info!(%obstacle, "not a member of the coordinators' group yet");

@@ -22,7 +22,7 @@ use cairn_core::record::ClusterSettings;
 use openraft::ServerState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{MissedTickBehavior, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::group::Group;
@@ -49,6 +49,8 @@ const MESSAGES_MAX: usize = 8192;
 const TURN_MAX: usize = 512;
 /// How long a new leader may take to be confirmed before it tries once more.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it waits before that.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(200);
 
 /// The time during which this coordinator leads.
 #[derive(Clone, Debug)]
@@ -417,9 +419,23 @@ async fn confirmation(
     (term, outcome)
 }
 
+/// As [`confirm_once`]; a failure is not told before a pause, as it leads to
+/// another try at once.
+async fn confirm(
+    group: Arc<Group>,
+    view: watch::Receiver<View>,
+    settings: ClusterSettings,
+) -> Result<(), String> {
+    let outcome = confirm_once(group, view, settings).await;
+    if outcome.is_err() {
+        sleep(CONFIRM_PAUSE).await;
+    }
+    outcome
+}
+
 /// Makes sure that this coordinator leads and has applied all that was committed
 /// before, and that the cluster exists.
-async fn confirm(
+async fn confirm_once(
     group: Arc<Group>,
     view: watch::Receiver<View>,
     settings: ClusterSettings,

@@ -50,6 +50,10 @@ pub(super) type StorageError = openraft::StorageError<RaftId>;
 pub(super) type RaftMetrics = openraft::RaftMetrics<RaftId, RaftNode>;
 
 /// Raft's configuration for the coordinator at `place` of the sorted list.
+#[allow(
+    clippy::result_large_err,
+    reason = "built once, when the process starts"
+)]
 pub(super) fn raft_config(
     config: &CoordinatorConfig,
     place: usize,

@@ -21,6 +21,8 @@ mod serve;
 mod service;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 mod topology;
 
 pub use backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};

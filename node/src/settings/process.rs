@@ -14,6 +14,8 @@ use super::table::flag_of;
 use super::values::Values;
 use crate::coordinator::CoordinatorAddress;
 
+/// Cairn's own events, and of the libraries' only what is amiss.
+const LOG_DEFAULT: &str = "info,openraft=warn,fjall=warn,lsm_tree=warn";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -335,7 +337,7 @@ fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<
             LogFormat::Text
         }
     };
-    let log = reader.text("CAIRN_LOG").unwrap_or("info");
+    let log = reader.text("CAIRN_LOG").unwrap_or(LOG_DEFAULT);
     if let Err(error) = log.parse::<tracing_subscriber::filter::Targets>() {
         reader.problem(
             "CAIRN_LOG",

@@ -556,7 +556,7 @@ pub const SETTINGS: &[Setting] = &[
         "CAIRN_LOG",
         Both,
         Process,
-        "info",
+        "info,openraft=warn,fjall=warn,lsm_tree=warn",
         "filter",
         "What is logged: a level, or `target=level,...`.",
     ),

@@ -86,14 +86,14 @@ async fn health_is_told_by_status_and_in_words() {
 #[tokio::test]
 async fn metrics_include_those_of_the_process() {
     let http = start(HttpConfig::default()).await;
-    ::metrics::counter!("cairn_test_total").increment(3);
+    ::metrics::counter!("counted_by_this_test_total").increment(3);
     let text = http.get("/metrics").await;
     assert!(
         text.contains("content-type: text/plain; version=0.0.4"),
         "{text}"
     );
     for line in [
-        "cairn_test_total 3",
+        "counted_by_this_test_total 3",
         "process_resident_memory_bytes ",
         "process_cpu_seconds_total ",
         "process_open_fds ",

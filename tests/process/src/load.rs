@@ -195,7 +195,11 @@ impl Load {
         let register = |n| {
             Tracked::new(
                 // A load of its own keys: what an earlier one left is not its own.
-                format!("register:{seed:x}:{}:{}", n % plan.writers, n / plan.writers),
+                format!(
+                    "register:{seed:x}:{}:{}",
+                    n % plan.writers,
+                    n / plan.writers
+                ),
                 partitions,
             )
         };

@@ -41,6 +41,9 @@ pub struct Node {
     store: MemStore,
 }
 
+/// Keys without their generation, and values.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 fn problem<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> String {
     move |error| format!("{what}: {error}")
 }
@@ -208,10 +211,7 @@ impl Node {
     ///
     /// # Errors
     /// Where the store refuses.
-    pub fn snapshot(
-        &self,
-        generation: Generation,
-    ) -> Result<(Mark, Vec<(Vec<u8>, Vec<u8>)>), String> {
+    pub fn snapshot(&self, generation: Generation) -> Result<(Mark, Rows), String> {
         let mark = state::applied(&self.store, generation).map_err(problem("read"))?;
         let (from, to) = state::generation_range(generation);
         let mut rows = Vec::new();
@@ -236,7 +236,7 @@ impl Node {
         generation: Generation,
         mark: Mark,
         lineage: &[Mark],
-        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        rows: Rows,
     ) -> Result<(), String> {
         let mut changes: Vec<StoreChange> = rows
             .into_iter()

@@ -22,6 +22,8 @@ pub(super) mod keys {
     pub(in super::super) const COMMITTED: &[u8] = b"m/committed";
     /// The last log id that was purged.
     pub(in super::super) const PURGED: &[u8] = b"m/purged";
+    /// How many flushed batches there were.
+    pub(in super::super) const WRITTEN: &[u8] = b"m/written";
     /// The last snapshot.
     pub(in super::super) const SNAPSHOT: &[u8] = b"s/current";
     /// What every log entry's key begins with; the index follows, big-endian.

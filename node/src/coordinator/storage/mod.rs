@@ -15,11 +15,13 @@ mod log_store;
 mod machine;
 #[cfg(test)]
 mod tests;
+mod witness;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, KeyspaceCreateOptions};
 use tokio::sync::oneshot;
 
 pub(super) use identity::Identity;
@@ -28,6 +30,8 @@ pub(super) use machine::{Machine, View};
 pub(super) use writer::{WriteError, Writer};
 
 use format::{DecodeError, keys};
+use witness::Witness;
+use writer::Disk;
 
 /// Why the disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,15 @@ pub(super) enum OpenError {
     /// The thread that writes could not be started, or failed.
     #[error("{0}")]
     Write(#[from] WriteError),
+    /// Less is there than was flushed.
+    #[error(
+        "{missing} flushed writes are gone from the disk: it must not vote any more. \
+         Empty the directory, and the coordinator joins anew under another Raft id"
+    )]
+    Lost {
+        /// How many.
+        missing: u64,
+    },
     /// The directory belongs to another coordinator.
     #[error("the directory belongs to the coordinator `{found}`, and this one is `{expected}`")]
     OtherName {
@@ -91,14 +104,16 @@ pub(super) struct Opened {
 /// # Errors
 /// See [`OpenError`].
 pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
-    std::fs::create_dir_all(directory).map_err(|e| OpenError::Fjall(e.to_string()))?;
-    let database = Database::builder(directory)
+    let failed = |e: std::io::Error| OpenError::Fjall(e.to_string());
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let database = Database::builder(directory.join("log"))
         .worker_threads(1)
         .cache_size(4 << 20)
         .open()?;
     let keyspace = database.keyspace("raft", || {
         KeyspaceCreateOptions::default().max_memtable_size(8 << 20)
     })?;
+    let (witness, witnessed) = Witness::open(&directory.join("witness")).map_err(failed)?;
 
     let stored = |what: &'static str| move |source| OpenError::Stored { what, source };
     let get = |key: &[u8]| keyspace.get(key);
@@ -127,24 +142,40 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
         .transpose()
         .map_err(stored("the purged log id"))?;
     let snapshot = get(keys::SNAPSHOT)?;
+    let written = get(keys::WRITTEN)?
+        .map(|b| format::decode::<u64>(&b))
+        .transpose()
+        .map_err(stored("the number of writes"))?
+        .unwrap_or(0);
+    if witnessed > written {
+        return Err(OpenError::Lost {
+            missing: witnessed - written,
+        });
+    }
 
-    let mut rewritten = database.batch().durability(Some(PersistMode::SyncAll));
-    rewritten.insert(&keyspace, keys::FORMAT, format::current());
-    rewritten.insert(&keyspace, keys::IDENTITY, format::encode(&identity));
+    let mut rewritten = BTreeMap::new();
+    rewritten.insert(keys::FORMAT.to_vec(), Some(format::current()));
+    rewritten.insert(keys::IDENTITY.to_vec(), Some(format::encode(&identity)));
     for key in [keys::VOTE, keys::COMMITTED, keys::PURGED, keys::SNAPSHOT] {
         if let Some(bytes) = get(key)? {
-            rewritten.insert(&keyspace, key, bytes);
+            rewritten.insert(key.to_vec(), Some(bytes.to_vec()));
         }
     }
     let mut entries = Vec::new();
     for row in keyspace.prefix(keys::LOG) {
         let (key, bytes) = row.into_inner()?;
         entries.push(format::decode(&bytes).map_err(stored("a log entry"))?);
-        rewritten.insert(&keyspace, key, bytes);
+        rewritten.insert(key.to_vec(), Some(bytes.to_vec()));
     }
-    rewritten.commit()?;
+    let mut disk = Disk {
+        database,
+        keyspace,
+        witness,
+        written,
+    };
+    disk.commit(rewritten, true)?;
 
-    let (writer, closed) = Writer::spawn(database, keyspace)?;
+    let (writer, closed) = Writer::spawn(disk)?;
     let log = LogStore::new(writer.clone(), vote, committed, purged, entries)?;
     let machine =
         Machine::restore(writer.clone(), snapshot.as_deref()).map_err(stored("the snapshot"))?;

@@ -2,9 +2,7 @@ use std::path::Path;
 
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{
-    CommittedLeaderId, EntryPayload, LogState, RaftLogReader, RaftSnapshotBuilder, SnapshotPolicy,
-};
+use openraft::{CommittedLeaderId, EntryPayload, LogState, RaftLogReader, RaftSnapshotBuilder};
 use tempfile::TempDir;
 
 use super::format::{self, keys};
@@ -24,8 +22,6 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for OnDisk {
 #[test]
 fn openrafts_own_suite_accepts_the_store() {
     Suite::test_all(OnDisk).unwrap();
-    // Named, so that the policy in `raft_config` is a choice and not a default.
-    assert_ne!(SnapshotPolicy::LogsSinceLast(1), SnapshotPolicy::Never);
 }
 
 fn id(term: u64, index: u64) -> LogId {
@@ -185,4 +181,39 @@ async fn a_newer_format_and_a_hole_in_the_log_are_refused() {
         open(dir.path(), "a"),
         Err(OpenError::Stored { .. })
     ));
+}
+
+#[tokio::test]
+async fn a_disk_that_lost_flushed_writes_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path(), "a").unwrap();
+    drop((opened.log, opened.machine, opened.writer));
+    opened.closed.await.unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    copy(&dir.path().join("log"), &kept.path().join("log"));
+
+    let mut opened = open(dir.path(), "a").unwrap();
+    opened.log.save_vote(&Vote::new(9, 1)).await.unwrap();
+    drop((opened.log, opened.machine, opened.writer));
+    opened.closed.await.unwrap();
+    // What was there before the vote, under the witness from after it.
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    copy(&kept.path().join("log"), &dir.path().join("log"));
+    assert!(matches!(
+        open(dir.path(), "a"),
+        Err(OpenError::Lost { missing: 2 })
+    ));
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
 }

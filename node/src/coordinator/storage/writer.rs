@@ -15,6 +15,8 @@ use fjall::{Database, Keyspace, PersistMode};
 use openraft::storage::LogFlushed;
 use tokio::sync::oneshot;
 
+use super::format::{self, keys};
+use super::witness::Witness;
 use crate::coordinator::raft::TypeConfig;
 
 /// The most requests that one flush covers.
@@ -58,10 +60,7 @@ pub(in super::super) struct Writer {
 
 impl Writer {
     /// Starts the thread. The receiver hears when the database is closed.
-    pub(super) fn spawn(
-        database: Database,
-        keyspace: Keyspace,
-    ) -> Result<(Self, oneshot::Receiver<()>), WriteError> {
+    pub(super) fn spawn(disk: Disk) -> Result<(Self, oneshot::Receiver<()>), WriteError> {
         let (requests, queue) = crossbeam_channel::unbounded();
         let failed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&failed);
@@ -69,9 +68,7 @@ impl Writer {
         std::thread::Builder::new()
             .name("raft-writer".to_owned())
             .spawn(move || {
-                serve(&database, &keyspace, &queue, &flag);
-                drop(keyspace);
-                drop(database);
+                serve(disk, &queue, &flag);
                 let _ = closed.send(());
             })
             .map_err(|e| WriteError::Thread(e.to_string()))?;
@@ -103,7 +100,7 @@ impl Writer {
     }
 }
 
-fn serve(database: &Database, keyspace: &Keyspace, queue: &Receiver<Request>, failed: &AtomicBool) {
+fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool) {
     let flushes = metrics::counter!("cairn_coordinator_log_flushes_total");
     let seconds = metrics::histogram!("cairn_coordinator_log_flush_seconds");
     while let Ok(first) = queue.recv() {
@@ -120,7 +117,7 @@ fn serve(database: &Database, keyspace: &Keyspace, queue: &Receiver<Request>, fa
         } else {
             let flushed = waiting.iter().any(|done| !matches!(done, Done::Nobody));
             let begun = std::time::Instant::now();
-            let outcome = commit(database, keyspace, changes, flushed);
+            let outcome = disk.commit(changes, flushed);
             seconds.record(begun.elapsed().as_secs_f64());
             flushes.increment(1);
             outcome
@@ -143,32 +140,46 @@ fn serve(database: &Database, keyspace: &Keyspace, queue: &Receiver<Request>, fa
     }
 }
 
-fn commit(
-    database: &Database,
-    keyspace: &Keyspace,
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    flushed: bool,
-) -> Result<(), WriteError> {
-    let mut batch = database
-        .batch()
-        .durability(flushed.then_some(PersistMode::SyncAll));
-    for (key, value) in changes {
-        match value {
-            Some(value) => batch.insert(keyspace, key, value),
-            None => batch.remove(keyspace, key),
+/// What the thread writes to.
+pub(super) struct Disk {
+    pub(super) database: Database,
+    pub(super) keyspace: Keyspace,
+    pub(super) witness: Witness,
+    /// How many flushed batches there were.
+    pub(super) written: u64,
+}
+
+impl Disk {
+    /// Writes the changes as one batch.
+    pub(super) fn commit(
+        &mut self,
+        mut changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+        flushed: bool,
+    ) -> Result<(), WriteError> {
+        let number = self.written + 1;
+        if flushed {
+            changes.insert(keys::WRITTEN.to_vec(), Some(format::encode(&number)));
         }
-    }
-    let empty = batch.is_empty();
-    batch
-        .commit()
-        .and_then(|()| {
-            // An empty batch does nothing at all, not even the flush that the
-            // waiting ones count on.
-            if empty && flushed {
-                database.persist(PersistMode::SyncAll)
-            } else {
-                Ok(())
+        let mut batch = self
+            .database
+            .batch()
+            .durability(flushed.then_some(PersistMode::SyncAll));
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(&self.keyspace, key, value),
+                None => batch.remove(&self.keyspace, key),
             }
-        })
-        .map_err(|e| WriteError::Failed(format!(": {e}")))
+        }
+        batch
+            .commit()
+            .map_err(|e| WriteError::Failed(format!(": {e}")))?;
+        if flushed {
+            self.written = number;
+            if let Err(error) = self.witness.note(number) {
+                // It only ever says too little then.
+                tracing::warn!(%error, "note a flushed write");
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,0 +1,163 @@
+//! gRPC over TLS: who is let in, and how new files come into force.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use cairn_client::transport::Dialer;
+use cairn_core::record::ClusterMap;
+use cairn_proto::pb::kv::v1::topology_client::TopologyClient;
+use cairn_proto::pb::map::v1::MapRequest;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+
+use super::fake::plain_listener;
+use super::{MapFeed, ServeConfig, TopologyServer, serve};
+use crate::listener::{ListenerConfig, TlsSource};
+use crate::settings::TlsFiles;
+use crate::tls::Tls;
+
+/// Signs certificates.
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("signed").pem();
+        Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Writes a node's files, signed by this authority.
+    fn issue(&self, directory: &Path) -> TlsFiles {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        let write = |name: &str, text: &str| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).expect("write");
+            path
+        };
+        TlsFiles {
+            cert: write("cert.pem", &certificate.pem()),
+            key: write("key.pem", &key.serialize_pem()),
+            ca: write("ca.pem", &self.certificate),
+        }
+    }
+
+    /// A dialler that trusts this authority and shows no certificate.
+    fn anonymous(&self) -> Dialer {
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("PEM");
+        roots.add(root).expect("a root");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let config = Arc::new(config);
+        Dialer {
+            tls: Some(Arc::new(move || Arc::clone(&config))),
+            ..Dialer::default()
+        }
+    }
+}
+
+/// Serves a map behind TLS; returns the address.
+async fn start(tls: Option<TlsSource>) -> String {
+    let map = ClusterMap {
+        cluster_id: "over TLS".to_owned(),
+        ..ClusterMap::default()
+    };
+    let feed = MapFeed::new(Arc::new(ArcSwap::from_pointee(map)));
+    let shutdown = CancellationToken::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("bound").to_string();
+    tokio::spawn(serve(
+        listener,
+        Routes::new(TopologyServer::new(feed, shutdown.clone()).into_server()),
+        ServeConfig::default(),
+        ListenerConfig {
+            tls,
+            ..plain_listener()
+        },
+        shutdown,
+    ));
+    address
+}
+
+async fn ask(channel: Channel) -> Result<(), String> {
+    TopologyClient::new(channel)
+        .get(MapRequest::default())
+        .await
+        .map(drop)
+        .map_err(|status| status.message().to_owned())
+}
+
+/// Dials anew and asks for the map.
+async fn reach(dialer: Dialer, address: &str) -> Result<(), String> {
+    let channel = dialer.dial(address).await.map_err(|e| e.to_string())?;
+    ask(channel).await
+}
+
+#[tokio::test]
+async fn nodes_let_in_only_those_of_their_authority() {
+    let (ours, strangers) = (Authority::new(), Authority::new());
+    let directory = tempfile::tempdir().expect("a directory");
+    let tls = Tls::load(Some(&ours.issue(directory.path()))).expect("they fit");
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let stranger = Tls::load(Some(&strangers.issue(elsewhere.path()))).expect("they fit");
+
+    let peers = start(tls.peer_server()).await;
+    assert_eq!(reach(tls.dialer(), &peers).await, Ok(()));
+    for refused in [Dialer::default(), ours.anonymous(), stranger.dialer()] {
+        assert!(reach(refused, &peers).await.is_err());
+    }
+
+    let clients = start(tls.grpc_server()).await;
+    assert_eq!(reach(ours.anonymous(), &clients).await, Ok(()));
+    for refused in [Dialer::default(), strangers.anonymous()] {
+        assert!(reach(refused, &clients).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn new_files_serve_from_the_next_connection_on() {
+    let (before, after) = (Authority::new(), Authority::new());
+    let directory = tempfile::tempdir().expect("a directory");
+    let files = before.issue(directory.path());
+    let tls = Tls::load(Some(&files)).expect("they fit");
+    let address = start(tls.peer_server()).await;
+    let open = tls.dialer().dial(&address).await.expect("connect");
+    assert_eq!(ask(open.clone()).await, Ok(()));
+
+    // Broken files change nothing.
+    let key = std::fs::read(&files.key).expect("read");
+    std::fs::write(&files.key, "not a key").expect("write");
+    assert!(tls.reload().is_err());
+    assert_eq!(reach(tls.dialer(), &address).await, Ok(()));
+    std::fs::write(&files.key, key).expect("write");
+    assert!(matches!(tls.reload(), Ok(false)));
+
+    let former = Tls::load(Some(&files)).expect("they fit");
+    after.issue(directory.path());
+    assert!(matches!(tls.reload(), Ok(true)));
+    assert_eq!(reach(tls.dialer(), &address).await, Ok(()));
+    assert!(reach(former.dialer(), &address).await.is_err());
+    assert_eq!(ask(open).await, Ok(()));
+}

@@ -1,0 +1,217 @@
+//! The world's coordinators: what they are told, what they decide, a disk that is
+//! replaced under them.
+
+use std::sync::Arc;
+
+use cairn_core::cluster::command::Command;
+use cairn_core::cluster::report::{Heartbeat, Order};
+use cairn_core::cluster::supervisor::{Input, Output, ProposalId, SupervisorEvent};
+use cairn_core::ids::{Epoch, MapVersion, NodeId};
+use cairn_core::record::PartitionRecord;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{Brain, Happening, PARTITION, World};
+use crate::coordinators::{Act, Doing};
+use crate::node::Node;
+
+impl World {
+    /// A heartbeat, as the agent sends it.
+    pub(super) fn beat(&mut self, id: NodeId, session: u64) {
+        let now = self.now;
+        let (known, sequence) = self.beats.get(&id.0).copied().unwrap_or((0, 0));
+        let sequence = if known == session { sequence + 1 } else { 1 };
+        self.beats.insert(id.0, (session, sequence));
+        let unreachable = (1..=self.nodes.len() as u64)
+            .filter(|other| *other != id.0 && !self.retired.contains(other))
+            .filter(|other| {
+                let down = self.nodes[(*other - 1) as usize].core.is_none();
+                down || self
+                    .cut
+                    .get(&(id.0, *other))
+                    .is_some_and(|until| *until > now)
+            })
+            .map(NodeId)
+            .collect();
+        let node = self.node(id);
+        let clock = node.clock(now);
+        let Some(core) = &mut node.core else { return };
+        let partitions = core.statuses(clock, true);
+        let beat = Heartbeat {
+            node: id,
+            session,
+            sequence,
+            map_version: MapVersion(0),
+            unreachable,
+            disk_full: false,
+            draining: false,
+            full: true,
+            partitions,
+        };
+        self.at(1_000, Happening::Heartbeat(beat));
+    }
+
+    pub(super) fn record(&self) -> Option<Arc<PartitionRecord>> {
+        match &self.brain {
+            Brain::StandIn(stand_in) => Some(stand_in.published()),
+            Brain::Shipped(shipped) => shipped.record(),
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        let Some(record) = self.record() else { return };
+        self.say(|| format!("record {record:?}"));
+        for n in 1..=self.nodes.len() as u64 {
+            if self.healing || self.rng.random_bool(0.9) {
+                let after = self.rng.random_range(200..20_000);
+                self.at(after, Happening::Record(NodeId(n), record.clone()));
+            }
+        }
+    }
+
+    pub(super) fn order(&mut self, node: NodeId, order: Order) {
+        if self.healing || self.rng.random_bool(0.9) {
+            let after = self.rng.random_range(200..5_000);
+            self.at(after, Happening::Order(node, order));
+        }
+    }
+
+    /// Carries out what the shipped supervisor wants.
+    pub(super) fn outputs(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Propose { id, command } => {
+                    let after = self.rng.random_range(500..30_000);
+                    self.at(after, Happening::Proposal(id, command));
+                }
+                Output::SendOrder { node, order } => self.order(node, order),
+                Output::Event(event) => {
+                    self.say(|| format!("supervisor: {event:?}"));
+                    self.coverage.count(match event {
+                        SupervisorEvent::Promoted { .. } => "promoted by the supervisor",
+                        SupervisorEvent::Shrunk { .. } => "shrunk",
+                        SupervisorEvent::LearnerAdded { .. } => "learner by the supervisor",
+                        SupervisorEvent::JointEntered { .. } => "joint by the supervisor",
+                        SupervisorEvent::JointLeft { .. } => "joint left by the supervisor",
+                        SupervisorEvent::HandOverOrdered { .. } => "hand-over",
+                        _ => "",
+                    });
+                }
+            }
+        }
+    }
+
+    /// The Raft log takes a proposal, or loses it.
+    pub(super) fn decide(&mut self, id: ProposalId, command: Command) {
+        let now = self.now;
+        let lost = !self.healing && self.rng.random_bool(0.05);
+        let heard = self.healing || self.rng.random_bool(0.95);
+        self.say(|| format!("raft: {command:?} lost {lost} heard {heard}"));
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return;
+        };
+        let outputs = if lost {
+            shipped.fail(now, id)
+        } else {
+            shipped.commit(now, id, command, heard)
+        };
+        self.publish();
+        self.outputs(outputs);
+    }
+
+    pub(super) fn coordinate(&mut self) -> Result<(), String> {
+        self.at(10_000, Happening::Coordinators);
+        if self.now < self.coordinators_away_until {
+            return Ok(());
+        }
+        let now = self.now;
+        let nodes = self.nodes.len() as u64;
+        let served = self.serving();
+        if self.rng.random_bool(0.05) {
+            self.publish();
+        }
+        let stand_in = match &mut self.brain {
+            Brain::StandIn(stand_in) => stand_in,
+            Brain::Shipped(shipped) => {
+                let outputs = shipped.tick(now);
+                self.outputs(outputs);
+                return Ok(());
+            }
+        };
+        let mut acts = Vec::new();
+        stand_in.tick(now, &mut acts);
+        let done = stand_in.reconfigure(now, nodes, &mut self.rng, &mut acts);
+        self.coverage.count(done);
+        let restless = !self.healing && self.rng.random_bool(0.01);
+        if matches!(stand_in.doing, Doing::Idle)
+            && (restless || (!served && self.rng.random_bool(0.05)))
+        {
+            self.coverage.count("promotion");
+            stand_in.promote(now, &mut acts);
+        }
+        for act in acts {
+            match act {
+                Act::Publish => self.publish(),
+                Act::Fence(node, epoch, round) => {
+                    self.order(
+                        node,
+                        Order::Fence {
+                            partition: PARTITION,
+                            epoch,
+                            round,
+                        },
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn serving(&self) -> bool {
+        let epoch = self.record().map_or(Epoch::ZERO, |r| r.epoch);
+        self.nodes
+            .iter()
+            .filter_map(|n| n.core.as_ref())
+            .any(|core| {
+                core.standing(PARTITION)
+                    .is_some_and(|s| s.serving && s.epoch == epoch)
+            })
+    }
+
+    /// A disk is lost; an empty one takes its place under the same name.
+    pub(super) fn wipe(&mut self, n: usize) {
+        let old = self.nodes[n].id;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return;
+        };
+        let Some(record) = shipped.record() else {
+            return;
+        };
+        // One at a time: a wipe takes a copy away, which no protocol gives back.
+        let whole = record.config.joint.is_none() && record.config.learners.is_empty();
+        let there = record
+            .config
+            .voters()
+            .iter()
+            .all(|m| !self.retired.contains(&m.node.0));
+        let spare = record.config.current.write_quorum() < record.config.current.len()
+            || record.config.on_node(old).is_none();
+        if !self.retired.is_empty() || !whole || !there || !spare {
+            return;
+        }
+        self.nodes[n].core = None;
+        self.retired.push(old.0);
+        self.coverage.count("disk wiped");
+        let identity = self.nodes.len() as u64 + 1;
+        let seat = self.seats[&old.0];
+        self.seats.insert(identity, seat);
+        let mut rng = StdRng::seed_from_u64(self.rng.random());
+        self.nodes.push(Node::new(NodeId(identity), &mut rng));
+        let response = shipped.register(seat, identity);
+        let state = shipped.state.clone();
+        let outputs = shipped.step(self.now, Input::Applied { state });
+        self.say(|| format!("{old} lost its disk; {response:?} takes its name"));
+        self.outputs(outputs);
+        self.at(20_000, Happening::Start(NodeId(identity)));
+    }
+}
