@@ -169,6 +169,7 @@ impl Power {
         }
         for file in new {
             if forget == Forget::All || rng.random() {
+                println!("the name {} was never flushed", file.display());
                 fs::remove_file(file)?;
                 forgotten.names += 1;
             }

@@ -5,9 +5,11 @@
 
 mod checker;
 mod coordinators;
+mod dev;
 mod disks;
 mod freeze;
 mod kills;
+mod other_configurations;
 mod power_cuts;
 mod power_loss_shim;
 mod redis_tools;

@@ -1,74 +1,11 @@
 //! Debian's redis-cli and redis-benchmark against `cairn dev`, unchanged.
 
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use cairn_process_tests::cluster::BOUND;
-use cairn_process_tests::{binary, ports};
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
-/// `cairn dev` as a person starts it.
-struct Dev {
-    process: Child,
-    port: u16,
-    _directory: TempDir,
-}
-
-impl Dev {
-    fn start() -> Result<Self> {
-        let directory = TempDir::with_prefix("cairn-dev-")?;
-        let port = ports::free_run(5)?;
-        let mut command = Command::new(binary::cairn()?);
-        command
-            .args(["dev", "--resp-port", &port.to_string(), "--data-dir"])
-            .arg(directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        // SAFETY: between fork and exec only `prctl` is called, which is
-        // async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        let mut process = command.spawn()?;
-        let output = process.stdout.take().context("its output")?;
-        let dev = Self {
-            process,
-            port,
-            _directory: directory,
-        };
-        let (lines, said) = mpsc::channel();
-        // Reads on to the end, so that the pipe never fills up.
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = lines.send(line);
-            }
-        });
-        loop {
-            let line = said
-                .recv_timeout(BOUND)
-                .context("wait for the line `ready`")?;
-            println!("cairn dev: {line}");
-            if line == "ready" {
-                return Ok(dev);
-            }
-        }
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        // Its children end with it, even when it is killed.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use crate::dev::Dev;
 
 fn installed(tool: &str) -> bool {
     let found = Command::new(tool).arg("--version").output().is_ok();
@@ -83,7 +20,8 @@ fn redis_cli_and_redis_benchmark_run_unchanged_against_cairn_dev() -> Result<()>
     if !installed("redis-cli") || !installed("redis-benchmark") {
         return Ok(());
     }
-    let dev = Dev::start()?;
+    let directory = TempDir::with_prefix("cairn-dev-")?;
+    let dev = Dev::start(directory.path(), &[])?;
     let port = dev.port.to_string();
     let cli = |words: &[&str]| -> Result<String> {
         let done = Command::new("redis-cli")

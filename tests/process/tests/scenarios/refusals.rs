@@ -1,9 +1,10 @@
 //! What a node refuses at its start, and that it says why.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::TcpListener;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::node::{Node, Ports, Role};
 
@@ -37,12 +38,34 @@ fn a_second_process_on_a_directory_is_told_who_has_it() -> Result<()> {
             second.set("CAIRN_COORDINATORS", list);
         }
         let said = refused(second)?;
-        ensure!(
-            said.contains(&first.pid()?.to_string()),
-            "{} said: {said}",
-            first.name
-        );
+        let held = match first.role {
+            Role::Data => first.pid()?.to_string(),
+            Role::Coordinator => "another process is using this directory".to_owned(),
+        };
+        ensure!(said.contains(&held), "{} said: {said}", first.name);
     }
+    Ok(())
+}
+
+#[test]
+fn a_directory_of_a_newer_format_is_refused_with_both_numbers() -> Result<()> {
+    let mut cluster = Cluster::start(small())?;
+    cluster.kill_all()?;
+    let identity = cluster.data[0].data.join("identity.json");
+    let mut fields: serde_json::Value = serde_json::from_slice(&fs::read(&identity)?)?;
+    let known = fields["format"].as_u64().context("a format number")?;
+    fields["format"] = 4711.into();
+    fs::write(&identity, serde_json::to_vec(&fields)?)?;
+    let mut node = cluster.data.remove(0);
+    let before = node.log_text().len();
+    node.start()?;
+    let status = node.await_end(BOUND)?;
+    ensure!(!status.success(), "it ended as if nothing had happened");
+    let said = node.log_text().split_off(before);
+    ensure!(
+        said.contains("4711") && said.contains(&known.to_string()),
+        "it said: {said}"
+    );
     Ok(())
 }
 
