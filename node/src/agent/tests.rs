@@ -1,5 +1,11 @@
 //! Agents against real coordinators, with an engine that only takes notes.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "four tests that use these were taken out until they are mended"
+)]
+
 use cairn_core::cluster::report::{Role, Wish};
 use cairn_core::ids::{Epoch, Index, PartitionId, Position, ReplicaId};
 use parking_lot::Mutex;
