@@ -219,6 +219,8 @@ pub struct Agent {
     draining: watch::Sender<bool>,
     leads: watch::Receiver<Option<usize>>,
     engine: EngineHandle,
+    /// So that a session never ends because nobody is left who could report.
+    _inbox: AgentInbox,
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -279,7 +281,7 @@ pub fn spawn(
     let Enrolled {
         node,
         map,
-        inbox: _,
+        inbox,
         config,
         identity,
         outbox,
@@ -325,6 +327,7 @@ pub fn spawn(
         draining,
         leads,
         engine,
+        _inbox: inbox,
         shutdown,
         tasks,
     }

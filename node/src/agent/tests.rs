@@ -1,11 +1,5 @@
 //! Agents against real coordinators, with an engine that only takes notes.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "four tests that use these were taken out until they are mended"
-)]
-
 use cairn_core::cluster::report::{Role, Wish};
 use cairn_core::ids::{Epoch, Index, PartitionId, Position, ReplicaId};
 use parking_lot::Mutex;
@@ -145,6 +139,117 @@ impl Node {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_admitted_and_follows_the_leader() {
+    let mut fleet = Fleet::started(3, settings(3)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    let (number, map) = (enrolled.node, Arc::clone(&enrolled.map));
+    assert!(map.load().nodes.contains_key(&number));
+    let agent = node.spawn(enrolled);
+    let leader = fleet.leader().await;
+    assert_eq!(Node::connected(&agent).await, fleet.addresses[leader].peer);
+
+    fleet.stop(leader).await;
+    let next = fleet.leader().await;
+    eventually("a session with the next leader", || async {
+        let status = agent.status().borrow().clone();
+        (status.leader.as_ref() == Some(&fleet.addresses[next].peer)).then_some(())
+    })
+    .await;
+    // Each session begins with a heartbeat that tells everything.
+    eventually("a full heartbeat to each", || async {
+        (*node.engine.0.full.lock() >= 2).then_some(())
+    })
+    .await;
+
+    // Another node's admission reaches this one's map, and its disk.
+    let other = Node::new("u2").enroll(&fleet).await.unwrap().node;
+    assert_ne!(other, number);
+    eventually("the other node in the map", || async {
+        map.load().nodes.contains_key(&other).then_some(())
+    })
+    .await;
+    agent.stop().await;
+    let kept = map_file::read(&node.dir.path().join("map")).unwrap();
+    assert_eq!(kept.unwrap(), **map.load());
+    assert_eq!(node.engine.0.newest(), map.load().version);
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_starts_from_its_disk_while_the_coordinators_are_away() {
+    let mut fleet = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    let number = enrolled.node;
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    eventually("the map on disk", || async {
+        map_file::read(&node.dir.path().join("map"))
+            .unwrap()
+            .map(drop)
+    })
+    .await;
+    agent.stop().await;
+    fleet.stop_all().await;
+
+    node.engine = Engine::default();
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    assert_eq!(enrolled.node, number);
+    let agent = node.spawn(enrolled);
+    eventually("the coordinators to count as away", || async {
+        (node.engine.0.reach() == [false]).then_some(())
+    })
+    .await;
+    fleet.start(0).await;
+    Node::connected(&agent).await;
+    eventually("the coordinators to count as back", || async {
+        (node.engine.0.reach() == [false, true]).then_some(())
+    })
+    .await;
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_another_cluster_is_refused_and_refuses() {
+    let mut ours = Fleet::started(1, settings(1)).await;
+    let mut theirs = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&ours).await.unwrap();
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    eventually("the map on disk", || async {
+        map_file::read(&node.dir.path().join("map"))
+            .unwrap()
+            .map(drop)
+    })
+    .await;
+    agent.stop().await;
+
+    // Its map is good enough to start from, and its session is refused.
+    node.engine = Engine::default();
+    let enrolled = node.enroll(&theirs).await.unwrap();
+    let agent = node.spawn(enrolled);
+    eventually("the coordinators to count as away", || async {
+        (node.engine.0.reach() == [false]).then_some(())
+    })
+    .await;
+    assert!(!agent.status().borrow().connected);
+    agent.stop().await;
+
+    // Without a map it is refused outright.
+    std::fs::remove_file(node.dir.path().join("map")).unwrap();
+    let refused = node.enroll(&theirs).await;
+    assert!(
+        matches!(refused, Err(AgentError::Refused(_))),
+        "{refused:?}"
+    );
+    ours.stop_all().await;
+    theirs.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_map_comes_from_a_peer_and_another_clusters_does_not() {
     let mut fleet = Fleet::started(1, settings(3)).await;
     let mut node = Node::new("u1");
@@ -188,4 +293,35 @@ async fn a_newer_map_comes_from_a_peer_and_another_clusters_does_not() {
             .all(|m| m.cluster_id != "another")
     );
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_ends_once_nothing_is_led_any_more() {
+    let mut fleet = Fleet::started(1, settings(3)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    node.engine.0.statuses.lock().push(PartitionStatus {
+        partition: PartitionId(3),
+        replica: ReplicaId(9),
+        epoch: Epoch(1),
+        role: Role::Primary,
+        head: Position::ZERO,
+        commit: Index::ZERO,
+        applied: Index::ZERO,
+        wish: Wish::None,
+        followers: Vec::new(),
+    });
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    assert!(agent.drain(Duration::from_secs(30)).await);
+    let drained = node
+        .engine
+        .0
+        .events
+        .lock()
+        .iter()
+        .any(|e| matches!(e, Event::Drain));
+    assert!(drained);
+    agent.stop().await;
+    fleet.stop_all().await;
 }
