@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
@@ -21,6 +21,9 @@ use crate::{bench, data, dev, inspect, node};
 /// Exit codes: 0 done; 1 no such key, or a condition did not hold; 2 wrong usage or
 /// settings; 3 the cluster cannot be reached or cannot serve, nothing was done; 4 the
 /// outcome of a write is unknown; 5 refused; 6 anything else.
+// The TLS files carry the names of a node's settings as ids, so that under `cairn node`
+// the node's own flags take their place instead of clashing with them. clap hands such values up and down, so
+// they have the same type as there.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "cairn",
@@ -39,14 +42,20 @@ pub(crate) struct Cli {
     )]
     endpoints: Vec<String>,
     /// The CA that signs the nodes' certificates, where the cluster has TLS
-    #[arg(long, global = true, env = "CAIRN_TLS_CA_FILE", value_name = "PEM")]
-    tls_ca_file: Option<PathBuf>,
+    #[arg(
+        id = "CAIRN_TLS_CA_FILE",
+        long,
+        global = true,
+        env = "CAIRN_TLS_CA_FILE",
+        value_name = "PEM"
+    )]
+    tls_ca_file: Option<String>,
     /// A certificate to show to the nodes
-    #[arg(long, global = true, env = "CAIRN_TLS_CERT_FILE", value_name = "PEM", requires_all = ["tls_key_file", "tls_ca_file"])]
-    tls_cert_file: Option<PathBuf>,
+    #[arg(id = "CAIRN_TLS_CERT_FILE", long, global = true, env = "CAIRN_TLS_CERT_FILE", value_name = "PEM", requires_all = ["CAIRN_TLS_KEY_FILE", "CAIRN_TLS_CA_FILE"])]
+    tls_cert_file: Option<String>,
     /// Its private key
-    #[arg(long, global = true, env = "CAIRN_TLS_KEY_FILE", value_name = "PEM", requires_all = ["tls_cert_file", "tls_ca_file"])]
-    tls_key_file: Option<PathBuf>,
+    #[arg(id = "CAIRN_TLS_KEY_FILE", long, global = true, env = "CAIRN_TLS_KEY_FILE", value_name = "PEM", requires_all = ["CAIRN_TLS_CERT_FILE", "CAIRN_TLS_CA_FILE"])]
+    tls_key_file: Option<String>,
     /// How to print
     #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
     output: Format,
@@ -113,8 +122,12 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let dialer = match tls_ca_file {
         None => Dialer::default(),
         Some(ca) => {
-            let identity = tls_cert_file.as_deref().zip(tls_key_file.as_deref());
-            client_dialer(&ca, identity).map_err(|error| Failure::usage(error.to_string()))?
+            let identity = tls_cert_file
+                .as_deref()
+                .map(Path::new)
+                .zip(tls_key_file.as_deref().map(Path::new));
+            client_dialer(Path::new(&ca), identity)
+                .map_err(|error| Failure::usage(error.to_string()))?
         }
     };
     let timeout = Duration::from_secs_f64(timeout);
@@ -178,6 +191,18 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_takes_its_own_tls_files() {
+        let line = "cairn node --tls-cert-file /n.pem --tls-key-file /n.key --tls-ca-file /ca.pem";
+        let matches = command()
+            .try_get_matches_from(line.split(' '))
+            .expect("node flags");
+        let (name, node) = matches.subcommand().expect("a command");
+        assert_eq!(name, "node");
+        let given = node.try_get_one::<String>("CAIRN_TLS_CERT_FILE");
+        assert_eq!(given.expect("a string").map(String::as_str), Some("/n.pem"));
     }
 
     #[test]

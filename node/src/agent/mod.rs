@@ -15,7 +15,7 @@
 //! come.
 //!
 //! # Starting a data node
-//! Lock and identity of the directory; [`enroll`]; keep the number that it returns
+//! Lock and identity of the directory; [`enroll()`]; keep the number that it returns
 //! in the identity; recover the log, start the engine and the listeners; [`spawn`].
 
 mod enroll;
@@ -178,7 +178,7 @@ pub struct AgentStatus {
 }
 
 /// Why a data node is not admitted. Only what will not change by itself ends
-/// [`enroll`]: out-of-reach coordinators are tried for ever.
+/// [`enroll()`]: out-of-reach coordinators are tried for ever.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The map on disk cannot be used.

@@ -1,6 +1,6 @@
 //! gRPC: how it is served on a port, and the service for clients, `cairn.kv.v1`.
 //!
-//! - [`serve`]: HTTP/2 on any of the node's listeners, coordinators' ports included.
+//! - [`serve()`]: HTTP/2 on any of the node's listeners, coordinators' ports included.
 //! - [`KvServer`]: Put, Get, Delete, Increment and their pipeline, over a [`KvBackend`].
 //! - [`TopologyServer`]: the map, and its changes as they come, from a [`MapFeed`].
 //!

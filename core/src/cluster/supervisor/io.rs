@@ -159,6 +159,27 @@ pub enum PromotionReason {
     Requested,
 }
 
+impl PromotionReason {
+    /// Whether the primary may well be serving somebody: then a partition that was
+    /// promoted again and again is left alone for a while (rule 15). Where the
+    /// primary is dead or says so itself, a rest would only be an outage.
+    #[must_use]
+    pub fn may_be_mistaken(self) -> bool {
+        match self {
+            Self::PrimaryUnreachable | Self::NotServing => true,
+            Self::NoPrimary
+            | Self::PrimaryDown
+            | Self::PrimaryGone
+            | Self::PrimaryRestarted
+            | Self::PrimaryAsked
+            | Self::PrimaryCorrupt
+            | Self::PrimaryMissing
+            | Self::HandedOver
+            | Self::Requested => false,
+        }
+    }
+}
+
 /// For the log, the metrics and the status page.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SupervisorEvent {

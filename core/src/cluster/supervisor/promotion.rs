@@ -99,7 +99,8 @@ impl Supervisor {
             }
             (_, Some(trouble)) => {
                 work.unserved_since.get_or_insert(now);
-                if now < self.rested_at(work) {
+                let rested_at = self.rested_at(work);
+                if trouble.reason.may_be_mistaken() && now < rested_at {
                     return;
                 }
                 if work.told.replace((record.epoch, trouble.reason))

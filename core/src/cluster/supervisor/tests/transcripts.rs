@@ -19,6 +19,7 @@ macro_rules! transcripts {
 transcripts! {
     a_killed_primary_is_replaced_once_its_lease_is_over
     a_restarted_primary_is_promoted_at_once
+    a_primary_that_is_killed_again_and_again_is_replaced_each_time
     a_coordinator_that_alone_lost_sight_of_a_primary_fences_nobody
     a_silent_primary_whose_lease_is_renewed_is_left_alone
     what_w1_may_have_lost_is_counted
