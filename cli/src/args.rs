@@ -44,17 +44,31 @@ pub(crate) struct Cli {
     /// The CA that signs the nodes' certificates, where the cluster has TLS
     #[arg(
         id = "CAIRN_TLS_CA_FILE",
-        long,
+        long = "tls-ca-file",
         global = true,
         env = "CAIRN_TLS_CA_FILE",
         value_name = "PEM"
     )]
     tls_ca_file: Option<String>,
     /// A certificate to show to the nodes
-    #[arg(id = "CAIRN_TLS_CERT_FILE", long, global = true, env = "CAIRN_TLS_CERT_FILE", value_name = "PEM", requires_all = ["CAIRN_TLS_KEY_FILE", "CAIRN_TLS_CA_FILE"])]
+    #[arg(
+        id = "CAIRN_TLS_CERT_FILE",
+        long = "tls-cert-file",
+        global = true,
+        env = "CAIRN_TLS_CERT_FILE",
+        value_name = "PEM",
+        requires_all = ["CAIRN_TLS_KEY_FILE", "CAIRN_TLS_CA_FILE"]
+    )]
     tls_cert_file: Option<String>,
     /// Its private key
-    #[arg(id = "CAIRN_TLS_KEY_FILE", long, global = true, env = "CAIRN_TLS_KEY_FILE", value_name = "PEM", requires_all = ["CAIRN_TLS_CERT_FILE", "CAIRN_TLS_CA_FILE"])]
+    #[arg(
+        id = "CAIRN_TLS_KEY_FILE",
+        long = "tls-key-file",
+        global = true,
+        env = "CAIRN_TLS_KEY_FILE",
+        value_name = "PEM",
+        requires_all = ["CAIRN_TLS_CERT_FILE", "CAIRN_TLS_CA_FILE"]
+    )]
     tls_key_file: Option<String>,
     /// How to print
     #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
@@ -218,6 +232,7 @@ mod tests {
             "cairn incr key",
             "cairn incr key --by=-3",
             "cairn status --endpoints a:1,b:2",
+            "cairn status --tls-ca-file /ca.pem --tls-cert-file /c.pem --tls-key-file /c.key",
             "cairn partitions --degraded",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
