@@ -3,8 +3,9 @@
 //! Each partition walks the ring clockwise from its position and takes the nodes
 //! that it meets, passing over a node that already holds its fair share, one that
 //! holds the partition already, and one whose zone holds enough of it. Where the
-//! last partitions find nobody left, replicas are pushed along shortest chains of
-//! moves, so that the bounds hold all the same.
+//! last partitions find nobody left, replicas are shifted along shortest paths, so
+//! that the bounds hold all the same; copies that the bounds do not ask for are then
+//! given up again.
 //!
 //! What this module keeps to:
 //! - a node holds a partition once, and a partition has RF nodes;
@@ -12,8 +13,11 @@
 //!   permit: never two in a zone while another zone that could hold one has none;
 //! - no node holds more than 1.05 of its fair share, rounded up; a fair share follows
 //!   the weights, as far as zones and one replica per partition and node permit;
-//! - given the placement before, a join or a leave moves next to nothing but what the
-//!   joining node is to hold, or the leaving one held.
+//! - a node that joins holds its fair share, rounded down, and no other less than 0.9
+//!   of its own: further off than joins and leaves bring it, so that it binds where a
+//!   weight was raised;
+//! - given the placement before, none within these bounds takes fewer copies;
+//! - whole numbers alone decide, in an order that the request fixes.
 //!
 //! It plans; nothing moves here. The result travels in a command, so it need not be
 //! the same for every version of this code.
@@ -28,10 +32,18 @@ use std::collections::BTreeMap;
 
 use crate::ids::{NodeId, PartitionId};
 
+use self::quota::Share;
 use super::ring::{self, Ring, RingNode};
 
-/// How much more than its fair share a node may hold, rounded up to a whole replica.
-pub const LOAD_BOUND: f64 = 1.05;
+/// How much of its fair share a node may hold, in hundredths, rounded up to a whole
+/// replica.
+pub const LOAD_BOUND_PERCENT: u64 = 105;
+
+/// Below how much of its fair share a node that was there before is fed at the price
+/// of copies, rounded down to a whole replica. It is well below what bounded loads
+/// leave a node with, lest a leave, which raises every share by a little, set many
+/// nodes moving that were just above it.
+const LOAD_FLOOR_PERCENT: u64 = 90;
 
 /// A node that may hold replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,15 +113,9 @@ pub fn place(request: &PlacementRequest<'_>) -> Result<Vec<Vec<NodeId>>, Placeme
     }
     let mut plan = Plan::new(request);
     plan.trim();
-    plan.set_quotas();
+    plan.set_quotas(request.previous.is_empty());
     plan.fill_by_walking();
     plan.feed_by_distance();
-    if !request.previous.is_empty() {
-        // A chain of moves copies more than one replica; where there is a placement
-        // already, quotas are traded for fewer copies first.
-        plan.feed_by_trading();
-        plan.fill_by_trading();
-    }
     plan.repair();
     Ok(plan.into_seats(request.previous))
 }
@@ -146,12 +152,16 @@ struct Zone {
 struct Node {
     id: NodeId,
     zone: usize,
-    weight: f64,
+    weight: u64,
     positions: Vec<u64>,
+    /// Whether it held nothing in the placement before.
+    is_new: bool,
     /// What it should hold, in replicas.
-    share: f64,
-    /// What it is to hold.
+    share: Share,
+    /// What the walk aims at giving it.
     quota: usize,
+    /// The least that it may hold.
+    least: usize,
     /// The most that it may hold.
     most: usize,
     holds: Vec<PartitionAt>,
@@ -166,6 +176,8 @@ struct Plan {
     at: BTreeMap<NodeId, NodeAt>,
     /// Who holds each partition, in no order that means anything.
     holders: Vec<Vec<NodeAt>>,
+    /// Who held each partition in the placement before, and is still there.
+    before: Vec<Vec<NodeAt>>,
 }
 
 impl Plan {
@@ -201,10 +213,12 @@ impl Plan {
             .map(|((node, ring_node), &zone)| Node {
                 id: node.id,
                 zone,
-                weight: f64::from(node.weight.max(1)),
+                weight: u64::from(node.weight.max(1)),
                 positions: ring::positions_of(ring_node, request.virtual_nodes),
-                share: 0.0,
+                is_new: true,
+                share: Share::default(),
                 quota: 0,
+                least: 0,
                 most: 0,
                 holds: Vec::new(),
             })
@@ -217,6 +231,7 @@ impl Plan {
             zones,
             at,
             holders: vec![Vec::new(); request.partitions as usize],
+            before: Vec::new(),
             nodes,
         };
         for partition in 0..plan.holders.len() {
@@ -225,9 +240,11 @@ impl Plan {
                     && !plan.holders[partition].contains(&node)
                 {
                     plan.hold(partition, node);
+                    plan.nodes[node].is_new = false;
                 }
             }
         }
+        plan.before.clone_from(&plan.holders);
         plan
     }
 
@@ -330,8 +347,9 @@ impl Plan {
                     break;
                 };
                 let Some(victim) = candidates.into_iter().max_by(|a, b| {
-                    let relative = |n: NodeAt| self.load(n) as f64 / self.nodes[n].weight;
-                    relative(*a).total_cmp(&relative(*b)).then(b.cmp(a))
+                    let left = self.load(*a) as u64 * self.nodes[*b].weight;
+                    let right = self.load(*b) as u64 * self.nodes[*a].weight;
+                    left.cmp(&right).then(b.cmp(a))
                 }) else {
                     break;
                 };
@@ -397,68 +415,6 @@ impl Plan {
         }
     }
 
-    /// As before, but from any node that can spare one, if a node that holds too much
-    /// may keep one more instead.
-    fn feed_by_trading(&mut self) {
-        for to in 0..self.nodes.len() {
-            if self.load(to) >= self.nodes[to].quota {
-                continue;
-            }
-            for partition in self.by_distance(to) {
-                if self.load(to) >= self.nodes[to].quota {
-                    break;
-                }
-                let Some(keeper) = (0..self.nodes.len()).find(|n| {
-                    let node = &self.nodes[*n];
-                    self.load(*n) > node.quota && node.quota < node.most
-                }) else {
-                    return;
-                };
-                let from = self.holders[partition]
-                    .iter()
-                    .copied()
-                    .filter(|from| {
-                        let spare = quota::floor(self.nodes[*from].share * (2.0 - LOAD_BOUND));
-                        self.load(*from) > spare
-                            && self.load(*from) <= self.nodes[*from].quota
-                            && self.nodes[*from].quota > 0
-                    })
-                    .filter(|from| self.may_replace(partition, *from, to))
-                    .max_by(|a, b| self.fill(*a).total_cmp(&self.fill(*b)).then(b.cmp(a)));
-                if let Some(from) = from {
-                    self.nodes[keeper].quota += 1;
-                    self.nodes[from].quota -= 1;
-                    self.replace(partition, from, to);
-                }
-            }
-        }
-    }
-
-    /// Places what is missing on a node that has its quota but may hold more, if a
-    /// node that lacks some can do with less.
-    fn fill_by_trading(&mut self) {
-        for partition in 0..self.holders.len() {
-            while self.missing(partition) > 0 {
-                let Some(lender) =
-                    (0..self.nodes.len()).find(|n| self.load(*n) < self.nodes[*n].quota)
-                else {
-                    return;
-                };
-                let taker = (0..self.nodes.len())
-                    .filter(|n| {
-                        self.nodes[*n].quota < self.nodes[*n].most && self.may_add(partition, *n)
-                    })
-                    .min_by(|a, b| self.fill(*a).total_cmp(&self.fill(*b)).then(a.cmp(b)));
-                let Some(taker) = taker else {
-                    break;
-                };
-                self.nodes[lender].quota -= 1;
-                self.nodes[taker].quota += 1;
-                self.hold(partition, taker);
-            }
-        }
-    }
-
     /// Every partition, those that meet the node soonest on their walk first.
     fn by_distance(&self, node: NodeAt) -> Vec<PartitionAt> {
         let mut order: Vec<(u64, PartitionAt)> = (0..self.holders.len())
@@ -466,11 +422,6 @@ impl Plan {
             .collect();
         order.sort_unstable();
         order.into_iter().map(|(_, partition)| partition).collect()
-    }
-
-    /// How much the node holds of what it should.
-    fn fill(&self, node: NodeAt) -> f64 {
-        self.load(node) as f64 / self.nodes[node].share.max(1e-9)
     }
 
     /// How far the partition walks until it meets the node.

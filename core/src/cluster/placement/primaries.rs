@@ -3,8 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::quota::{ceil, floor};
-use super::{NodeAt, PartitionAt, Plan};
+use super::{Node, NodeAt, PartitionAt, Plan};
 use crate::ids::NodeId;
 
 struct Leaders<'a> {
@@ -20,18 +19,18 @@ impl Plan {
     /// The preferred primary of every partition. Changing one copies no data, so it
     /// is kept as even as the holders permit.
     pub(super) fn choose_primaries(&self, previous: &[Vec<NodeId>]) -> Vec<NodeAt> {
-        let weights: f64 = self.nodes.iter().map(|n| n.weight).sum();
-        let shares: Vec<f64> = self
-            .nodes
-            .iter()
-            .map(|n| self.holders.len() as f64 * n.weight / weights)
-            .collect();
+        let weights: u64 = self.nodes.iter().map(|n| n.weight).sum();
+        let wanted = |n: &Node| self.holders.len() as u64 * n.weight;
         let mut leaders = Leaders {
             plan: self,
             first: vec![None; self.holders.len()],
             leads: vec![Vec::new(); self.nodes.len()],
-            most: shares.iter().map(|s| ceil(*s)).collect(),
-            least: shares.iter().map(|s| floor(*s)).collect(),
+            most: (self
+                .nodes
+                .iter()
+                .map(|n| wanted(n).div_ceil(weights) as usize))
+            .collect(),
+            least: (self.nodes.iter().map(|n| (wanted(n) / weights) as usize)).collect(),
         };
         leaders.keep(previous);
         leaders.choose();
@@ -88,11 +87,11 @@ impl Leaders<'_> {
                 if !self.make_room(&walk) {
                     // Who holds what permits no evener division: everyone reachable
                     // from here leads their most already.
-                    let fill = |n: NodeAt| self.most[n] as f64 / self.plan.nodes[n].weight;
-                    let least = walk
-                        .iter()
-                        .copied()
-                        .min_by(|a, b| fill(*a).total_cmp(&fill(*b)));
+                    let weight = |n: NodeAt| self.plan.nodes[n].weight;
+                    let least = walk.iter().copied().min_by(|a, b| {
+                        let left = self.most[*a] as u64 * weight(*b);
+                        left.cmp(&(self.most[*b] as u64 * weight(*a)))
+                    });
                     let Some(least) = least else { break };
                     self.most[least] += 1;
                 }
