@@ -157,8 +157,8 @@ impl Plan {
     /// A round trip that saves copies, found as Bellman and Ford do: distances fall
     /// until they stand still, or a place comes to lie on its own way.
     ///
-    /// Where a round is found, `distances` and `came` are left as they were: clearing
-    /// what was touched is far less work than making them anew for each round.
+    /// Where a round is found, `distances` and `came` are back in their first state
+    /// afterwards: clearing what was touched is far less work than making them anew.
     fn saving_round(
         &self,
         distances: &mut [i64],
