@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cairn_core::ids::{Epoch, Index, MapVersion, PartitionId, Position};
+use cairn_core::ids::{Epoch, MapVersion, PartitionId, Position};
 use cairn_core::kv::request::{
     Condition, Expiry, Sequenced, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
 };
@@ -578,7 +578,7 @@ impl Inner {
                     match value.map(Value::try_from).transpose() {
                         Ok(value) => {
                             if let Some(value) = &value {
-                                self.known.learn(route.partition, value.version.index);
+                                self.known.learn(route.partition, value.version);
                             }
                             return Ok(value);
                         }
@@ -610,7 +610,7 @@ impl Inner {
         let mut trial = Trial::new(self, &key);
         // What this client knew of the partition before the first try that a primary
         // may have taken: later tries must not claim to know more.
-        let mut known: Option<Index> = None;
+        let mut known: Option<Position> = None;
         // Whether an earlier try may have been applied, or may still be.
         let mut tried = false;
         while let Some(route) = trial.route().await {
@@ -626,7 +626,7 @@ impl Inner {
             match trial.attempt(&route, request.into()).await {
                 Attempt::Answered(reply) => match write_reply(reply) {
                     Ok(reply) => {
-                        self.known.learn(route.partition, reply.position.index);
+                        self.known.learn(route.partition, reply.position);
                         return Ok(reply);
                     }
                     Err(reason) => {
@@ -641,14 +641,14 @@ impl Inner {
                 }
                 Attempt::Refused(KvError::Unjudged { position }) => {
                     count(&self.counters.unjudged);
-                    self.known.learn(route.partition, position.index);
+                    self.known.learn(route.partition, position);
                     let reason = KvError::Unjudged { position }.to_string();
                     if tried {
                         return Err(Error::OutcomeUnknown { reason });
                     }
                     // Surely the first try: it was not applied, and may be made anew
                     // by someone who knows more.
-                    known = Some(position.index);
+                    known = Some(position);
                     trial.reason = reason;
                     trial.rest().await;
                 }

@@ -403,19 +403,24 @@ fn timing(settings: &DataSettings, map: &ClusterMap) -> Timing {
         .map_or((LEASE_MS_DEFAULT, LEASE_MS_DEFAULT), |agreed| {
             (agreed.lease_ms, agreed.lease_ms_longest)
         });
-    let margin = settings
-        .lease_margin
-        .map_or(Micros(lease * 1000 / 10), micros);
-    Timing {
+    let timing = Timing {
         lease: Micros::from_millis(lease),
         lease_longest: Micros::from_millis(longest),
-        lease_margin: margin,
+        lease_margin: settings.lease_margin.map(micros),
         tick: micros(settings.tick),
         resend: micros(settings.resend),
         stuck: micros(settings.stuck_flush),
         window_bytes: settings.window_bytes,
         log_bytes: settings.log_memory_bytes,
+    };
+    let margin = timing.margin(timing.lease);
+    if let Some(wanted) = timing.lease_margin.filter(|wanted| *wanted > margin) {
+        tracing::warn!(
+            ?wanted, ?margin, lease = ?timing.lease,
+            "CAIRN_LEASE_MARGIN_MS takes more than half of the lease; half of it is taken"
+        );
     }
+    timing
 }
 
 fn micros(duration: Duration) -> Micros {

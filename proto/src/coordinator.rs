@@ -96,6 +96,7 @@ impl From<ReplicaReport> for pb::ReplicaReport {
             partition,
             member,
             round,
+            fenced,
             promised,
             head,
             commit,
@@ -114,6 +115,7 @@ impl From<ReplicaReport> for pb::ReplicaReport {
             whole,
             lease_current,
             lease_remaining_us: lease_remaining.0,
+            fenced,
         }
     }
 }
@@ -132,12 +134,14 @@ impl TryFrom<pb::ReplicaReport> for ReplicaReport {
             whole,
             lease_current,
             lease_remaining_us,
+            fenced,
         }: pb::ReplicaReport,
     ) -> Result<Self, Malformed> {
         Ok(Self {
             partition: partition(id, "partition")?,
             member: required(member, "member")?,
             round,
+            fenced,
             promised: Epoch(promised),
             head: position(head, "head")?,
             commit: Index(commit),

@@ -37,7 +37,8 @@ impl From<Sequenced> for pb::Sequenced {
         Self {
             client: Bytes::copy_from_slice(&client.to_be_bytes()),
             sequence,
-            known: known.0,
+            known: known.index.0,
+            known_epoch: known.epoch.0,
         }
     }
 }
@@ -50,6 +51,7 @@ impl TryFrom<pb::Sequenced> for Sequenced {
             client,
             sequence,
             known,
+            known_epoch,
         }: pb::Sequenced,
     ) -> Result<Self, Malformed> {
         let client: [u8; 16] = client
@@ -62,7 +64,10 @@ impl TryFrom<pb::Sequenced> for Sequenced {
         Ok(Self {
             client: u128::from_be_bytes(client),
             sequence,
-            known: Index(known),
+            known: Position {
+                epoch: Epoch(known_epoch),
+                index: Index(known),
+            },
         })
     }
 }

@@ -148,6 +148,7 @@ impl From<Append> for pb::Append {
             epoch,
             to,
             from,
+            session,
             previous,
             entries,
             commit,
@@ -163,6 +164,7 @@ impl From<Append> for pb::Append {
             previous_chain: previous.chain,
             entries: entries.into_iter().map(Into::into).collect(),
             commit: commit.0,
+            session,
         }
     }
 }
@@ -181,6 +183,7 @@ impl TryFrom<pb::Append> for Append {
             previous_chain,
             entries,
             commit,
+            session,
         }: pb::Append,
     ) -> Result<Self, Malformed> {
         let entries: Vec<LogEntry> = list(entries, limits::APPEND_ENTRIES, "entries")?;
@@ -199,6 +202,7 @@ impl TryFrom<pb::Append> for Append {
             epoch: Epoch(epoch),
             to: ReplicaId(to),
             from: ReplicaId(from),
+            session,
             previous: Mark {
                 position: Position {
                     epoch: Epoch(previous_epoch),
@@ -218,6 +222,7 @@ impl From<AppendReply> for pb::AppendReply {
             partition,
             epoch,
             from,
+            session,
             outcome,
         }: AppendReply,
     ) -> Self {
@@ -236,6 +241,7 @@ impl From<AppendReply> for pb::AppendReply {
             partition: partition.0,
             epoch: epoch.0,
             from: from.0,
+            session,
             outcome: Some(outcome),
         }
     }
@@ -249,6 +255,7 @@ impl TryFrom<pb::AppendReply> for AppendReply {
             partition: id,
             epoch,
             from,
+            session,
             outcome,
         }: pb::AppendReply,
     ) -> Result<Self, Malformed> {
@@ -275,6 +282,7 @@ impl TryFrom<pb::AppendReply> for AppendReply {
             partition: partition(id, "partition")?,
             epoch: Epoch(epoch),
             from: ReplicaId(from),
+            session,
             outcome,
         })
     }
@@ -367,6 +375,7 @@ impl From<LeaseReply> for pb::LeaseReply {
             round,
             version,
             excluded,
+            span,
             disk_full,
         }: LeaseReply,
     ) -> Self {
@@ -376,6 +385,7 @@ impl From<LeaseReply> for pb::LeaseReply {
             version,
             excluded: excluded.into_iter().map(|p| p.0).collect(),
             disk_full,
+            span_us: span.0,
         }
     }
 }
@@ -390,6 +400,7 @@ impl TryFrom<pb::LeaseReply> for LeaseReply {
             version,
             excluded,
             disk_full,
+            span_us,
         }: pb::LeaseReply,
     ) -> Result<Self, Malformed> {
         bounded(excluded.len(), limits::PARTITIONS, "excluded")?;
@@ -402,6 +413,7 @@ impl TryFrom<pb::LeaseReply> for LeaseReply {
             round,
             version,
             excluded: excluded?,
+            span: Micros(span_us),
             disk_full,
         })
     }

@@ -47,6 +47,9 @@ pub struct ReplicaReport {
     pub member: Member,
     /// From the order.
     pub round: u64,
+    /// Whether this answers a fence of the very epoch that `promised` tells: only then
+    /// may the head count in an inspection (rule 1).
+    pub fenced: bool,
     /// The promised epoch, durable.
     pub promised: Epoch,
     /// The last entry on disk.

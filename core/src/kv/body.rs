@@ -8,7 +8,7 @@
 //! # Rows in the store
 //! Beside its keys, a partition's state holds the table of rule 8: one row per
 //! entry that carries sequenced records, under the entry's index, plus one row
-//! under [`FORGOTTEN_ROW`] that says through which index rows were forgotten.
+//! under [`FORGOTTEN_ROW`] that says through which position rows were forgotten.
 //! [`EntryBody::table_rows`] gives the changes that an entry makes to them; they
 //! go into the same batch as its keys and the applied index.
 
@@ -24,16 +24,19 @@ pub const KEY_BYTES_MAX: usize = 64 * 1024;
 pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The type of a string, the only one so far ([`StoredValue::kind`]).
 pub const KIND_STRING: u8 = 0;
-/// The row of the idempotence table under which stands through which index rows
+/// The row of the idempotence table under which stands through which position rows
 /// were forgotten. Entries count from 1, so no entry has a row here.
 pub const FORGOTTEN_ROW: Index = Index::ZERO;
 
-/// The format of an entry's body.
-const BODY_FORMAT: u8 = 1;
+/// The format of an entry's body. The first one named the rows that leave the table
+/// by their index alone.
+const BODY_FORMAT: u8 = 2;
 /// The format of a value in the store.
 const VALUE_FORMAT: u8 = 1;
 /// The format of a row of the idempotence table.
 const ROW_FORMAT: u8 = 1;
+/// The format of the row under [`FORGOTTEN_ROW`]. The first one held an index alone.
+const FORGOTTEN_FORMAT: u8 = 2;
 
 /// A key's new value, without its version: that is the position of its entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -158,9 +161,9 @@ pub struct EntryBody {
     pub writes: Vec<(Bytes, Option<StoredValue>)>,
     /// The sequenced writes that this entry answers; empty for a Redis client's.
     pub sequenced: Vec<SequencedRecord>,
-    /// The rows of the idempotence table, by index and ascending, that leave it
-    /// with this entry.
-    pub forgets: Vec<Index>,
+    /// The rows of the idempotence table, by the position of their entries and
+    /// ascending, that leave it with this entry.
+    pub forgets: Vec<Position>,
 }
 
 /// A change of one row of the idempotence table: its index, and its new content or
@@ -198,8 +201,8 @@ impl EntryBody {
         }
         put_records(&mut out, sequenced);
         put_number(&mut out, forgets.len() as u64);
-        for index in forgets {
-            put_number(&mut out, index.0);
+        for position in forgets {
+            put_position(&mut out, *position);
         }
         out.freeze()
     }
@@ -214,7 +217,7 @@ impl EntryBody {
             })
             .sum();
         let records: usize = self.sequenced.iter().map(SequencedRecord::weight).sum();
-        8 + writes + records + self.forgets.len() * number_bytes(u64::MAX)
+        8 + writes + records + self.forgets.len() * 2 * number_bytes(u64::MAX)
     }
 
     /// Decodes the body of a write entry; keys and values share the buffer.
@@ -251,10 +254,10 @@ impl EntryBody {
             writes.push((key, value));
         }
         let sequenced = read_records(&mut reader)?;
-        let count = reader.count(1)?;
+        let count = reader.count(2)?;
         let mut forgets = Vec::with_capacity(count.min(DECODE_CAPACITY_MAX));
         for _ in 0..count {
-            forgets.push(Index(reader.number()?));
+            forgets.push(read_position(&mut reader)?);
         }
         reader.end()?;
         Ok(Self {
@@ -268,7 +271,7 @@ impl EntryBody {
     /// the idempotence table. They stand in the order in which they are to be made.
     #[must_use]
     pub fn table_rows(&self, position: Position) -> Vec<TableRowChange> {
-        let mut rows: Vec<TableRowChange> = self.forgets.iter().map(|i| (*i, None)).collect();
+        let mut rows: Vec<TableRowChange> = self.forgets.iter().map(|p| (p.index, None)).collect();
         if let Some(last) = self.forgets.last() {
             rows.push((FORGOTTEN_ROW, Some(encode_forgotten(*last))));
         }
@@ -318,10 +321,10 @@ pub fn decode_row(row: Bytes) -> Result<(Epoch, Vec<SequencedRecord>), DecodeErr
 
 /// Encodes the row under [`FORGOTTEN_ROW`].
 #[must_use]
-pub fn encode_forgotten(through: Index) -> Bytes {
-    let mut out = BytesMut::with_capacity(11);
-    out.put_u8(ROW_FORMAT);
-    put_number(&mut out, through.0);
+pub fn encode_forgotten(through: Position) -> Bytes {
+    let mut out = BytesMut::with_capacity(21);
+    out.put_u8(FORGOTTEN_FORMAT);
+    put_position(&mut out, through);
     out.freeze()
 }
 
@@ -329,13 +332,13 @@ pub fn encode_forgotten(through: Index) -> Bytes {
 ///
 /// # Errors
 /// See [`DecodeError`].
-pub fn decode_forgotten(row: Bytes) -> Result<Index, DecodeError> {
+pub fn decode_forgotten(row: Bytes) -> Result<Position, DecodeError> {
     let mut reader = Reader::new(row);
     match reader.byte()? {
-        ROW_FORMAT => {}
+        FORGOTTEN_FORMAT => {}
         other => return Err(DecodeError::Format(other)),
     }
-    let through = Index(reader.number()?);
+    let through = read_position(&mut reader)?;
     reader.end()?;
     Ok(through)
 }
@@ -510,7 +513,7 @@ mod tests {
         (
             prop::collection::vec((bytes(), prop::option::of(value())), 0..5),
             prop::collection::vec(record(), 0..4),
-            prop::collection::vec(any::<u64>().prop_map(Index), 0..4),
+            prop::collection::vec(position(), 0..4),
         )
             .prop_map(|(writes, sequenced, forgets)| EntryBody {
                 writes,
@@ -535,11 +538,11 @@ mod tests {
         fn rows_come_back_as_they_were(
             epoch in any::<u64>(),
             records in prop::collection::vec(record(), 0..4),
-            through in any::<u64>(),
+            through in position(),
         ) {
             let row = encode_row(Epoch(epoch), &records);
             prop_assert_eq!(decode_row(row), Ok((Epoch(epoch), records)));
-            prop_assert_eq!(decode_forgotten(encode_forgotten(Index(through))), Ok(Index(through)));
+            prop_assert_eq!(decode_forgotten(encode_forgotten(through)), Ok(through));
         }
 
         #[test]
@@ -600,16 +603,17 @@ mod tests {
         };
         assert_eq!(
             &body.encode()[..],
-            b"\x01\x01\x03key\x01\x00\x05value\x00\x00"
+            b"\x02\x01\x03key\x01\x00\x05value\x00\x00"
         );
     }
 
     #[test]
     fn an_entry_changes_the_rows_that_it_forgets_and_its_own() {
-        let position = Position {
+        let at = |index| Position {
             epoch: Epoch(3),
-            index: Index(9),
+            index: Index(index),
         };
+        let position = at(9);
         let record = SequencedRecord {
             client: 7,
             sequence: 1,
@@ -618,14 +622,14 @@ mod tests {
         let body = EntryBody {
             writes: vec![],
             sequenced: vec![record.clone()],
-            forgets: vec![Index(2), Index(4)],
+            forgets: vec![at(2), at(4)],
         };
         assert_eq!(
             body.table_rows(position),
             vec![
                 (Index(2), None),
                 (Index(4), None),
-                (FORGOTTEN_ROW, Some(encode_forgotten(Index(4)))),
+                (FORGOTTEN_ROW, Some(encode_forgotten(at(4)))),
                 (Index(9), Some(encode_row(Epoch(3), &[record]))),
             ]
         );

@@ -75,7 +75,7 @@ fn named(op: WriteOp, client: u128, sequence: u64, known: u64) -> WriteRequest {
         sequenced: Some(Sequenced {
             client,
             sequence,
-            known: Index(known),
+            known: at(known),
         }),
     }
 }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, Index, PartitionId, Position};
+use crate::ids::{Epoch, PartitionId, Position};
 use crate::record::Member;
 
 /// A native client's name for one of its writes (rule 8).
@@ -16,8 +16,11 @@ pub struct Sequenced {
     pub client: u128,
     /// The write, counted from 1, never reused by this client.
     pub sequence: u64,
-    /// A log index of the partition that the client knew before its first try.
-    pub known: Index,
+    /// A log position of the partition that the client knew before its first try. With
+    /// its epoch: after a promotion that lost entries (rule 9) a log goes on from a
+    /// lower index than its clients know, and an index alone would claim to know
+    /// what has not been written yet.
+    pub known: Position,
 }
 
 /// What must hold for a write to happen.
@@ -142,7 +145,7 @@ pub struct WriteReply {
     /// What came of it.
     pub outcome: WriteOutcome,
     /// The version that it gave to what it changed, or, for a refusal, the
-    /// position that it was judged against. The client may use its index as
+    /// position that it was judged against. The client may use it as
     /// [`Sequenced::known`] from here on.
     pub position: Position,
 }

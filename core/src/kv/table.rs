@@ -5,9 +5,9 @@
 //! - What leaves is decided once, by the primary that writes the entry, and stands
 //!   in the entry ([`EntryBody::forgets`]): every replica holds the same table at
 //!   the same index, whatever window it believes in.
-//! - `forgotten` is the last index whose row left. A write that is not listed, and
-//!   whose client knew an index below it, may have been listed once: it is never
-//!   judged new.
+//! - `forgotten` is the position of the last row that left. A write that is not
+//!   listed, and whose client knew a position below it, by epoch and then by index, may
+//!   have been listed once: it is never judged new.
 //!
 //! A primary keeps the table as of the *head* of its log, since a retry is judged
 //! against the whole log; the store keeps it as of the applied index, as rows.
@@ -66,7 +66,7 @@ pub struct Table {
     names: BTreeMap<Name, (Position, usize)>,
     records: usize,
     weight: usize,
-    forgotten: Index,
+    forgotten: Position,
 }
 
 impl Table {
@@ -96,7 +96,7 @@ impl Table {
     /// The rows that the store holds of it, ascending by index.
     #[must_use]
     pub fn to_rows(&self) -> Vec<(Index, Bytes)> {
-        let forgotten = (self.forgotten > Index::ZERO)
+        let forgotten = (self.forgotten > Position::ZERO)
             .then(|| (FORGOTTEN_ROW, encode_forgotten(self.forgotten)));
         let rows = self.rows.iter().map(|row| {
             (
@@ -107,9 +107,9 @@ impl Table {
         forgotten.into_iter().chain(rows).collect()
     }
 
-    /// Through which index rows have left.
+    /// Through which position rows have left.
     #[must_use]
-    pub fn forgotten(&self) -> Index {
+    pub fn forgotten(&self) -> Position {
         self.forgotten
     }
 
@@ -154,7 +154,7 @@ impl Table {
     /// Which rows are to leave with an entry that adds `adding`, for the table to
     /// stay within `window` records.
     #[must_use]
-    pub fn forgets(&self, adding: &[SequencedRecord], window: u32) -> Vec<Index> {
+    pub fn forgets(&self, adding: &[SequencedRecord], window: u32) -> Vec<Position> {
         let window = usize::try_from(window).unwrap_or(usize::MAX);
         let mut records = self.records + adding.len();
         let mut weight = self.weight + adding.iter().map(SequencedRecord::weight).sum::<usize>();
@@ -165,7 +165,7 @@ impl Table {
             }
             records -= row.records.len();
             weight -= row.weight;
-            leave.push(row.position.index);
+            leave.push(row.position);
         }
         leave
     }
@@ -174,18 +174,18 @@ impl Table {
     /// already, or has forgotten, changes nothing: the rows may have been read later
     /// than the applied index from which the log is followed.
     pub fn absorb(&mut self, position: Position, body: &EntryBody) {
-        for index in &body.forgets {
+        for left in &body.forgets {
             while self
                 .rows
                 .front()
-                .is_some_and(|row| row.position.index <= *index)
+                .is_some_and(|row| row.position.index <= left.index)
             {
                 self.drop_oldest();
             }
-            self.forgotten = self.forgotten.max(*index);
+            self.forgotten = self.forgotten.max(*left);
         }
         let last = self.rows.back().map(|row| row.position.index);
-        let known = position.index <= self.forgotten || Some(position.index) <= last;
+        let known = position.index <= self.forgotten.index || Some(position.index) <= last;
         if !known && !body.sequenced.is_empty() {
             self.add(position, body.sequenced.clone());
         }
@@ -257,7 +257,7 @@ mod tests {
         Sequenced {
             client,
             sequence,
-            known: Index(known),
+            known: at(known),
         }
     }
 
@@ -304,9 +304,9 @@ mod tests {
             write(&mut table, index, record(u128::from(index), 1), 3);
         }
         let body = write(&mut table, 4, record(1, 2), 3);
-        assert_eq!(body.forgets, vec![Index(1)]);
+        assert_eq!(body.forgets, vec![at(1)]);
         assert_eq!(table.len(), 3);
-        assert_eq!(table.forgotten(), Index(1));
+        assert_eq!(table.forgotten(), at(1));
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
         for index in 1..=5 {
             write(&mut table, index, record(1, index), 2);
         }
-        assert_eq!(table.forgotten(), Index(3));
+        assert_eq!(table.forgotten(), at(3));
         assert_eq!(table.judge(&name(1, 1, 0)), Judgement::Unjudged);
         assert_eq!(table.judge(&name(1, 6, 2)), Judgement::Unjudged);
         // Whoever knew the index before the first try was dropped after nothing.
@@ -324,6 +324,34 @@ mod tests {
             table.judge(&name(1, 5, 0)),
             Judgement::Applied { .. }
         ));
+    }
+
+    #[test]
+    fn a_write_known_of_in_a_line_that_was_lost_is_not_new_in_the_next_one() {
+        // The client knew 1/100. A promotion that lost entries went on from 1/50; the
+        // write's first try was recorded at 2/52, without an answer, and forgotten.
+        let mut table = Table::new();
+        let new_line = |index| Position {
+            epoch: Epoch(2),
+            index: Index(index),
+        };
+        for index in 51..=54 {
+            let sequenced = vec![record(1, index)];
+            let body = EntryBody {
+                writes: vec![],
+                forgets: table.forgets(&sequenced, 2),
+                sequenced,
+            };
+            table.absorb(new_line(index), &body);
+        }
+        assert_eq!(table.forgotten(), new_line(52));
+        assert_eq!(table.judge(&name(1, 52, 100)), Judgement::Unjudged);
+        let rebuilt = Table::from_rows(table.to_rows()).expect("its own rows");
+        assert_eq!(rebuilt.judge(&name(1, 52, 100)), Judgement::Unjudged);
+        // Whoever knows the new line is judged by it.
+        let mut knows = name(1, 55, 0);
+        knows.known = new_line(52);
+        assert_eq!(table.judge(&knows), Judgement::New);
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub(super) struct Numbers {
     pub(super) appended: u64,
     pub(super) flushed: u64,
     pub(super) next_generation: u64,
-    /// Which partition waits for which record, ascending.
-    pub(super) waiting: VecDeque<(u64, PartitionId)>,
+    /// Which partition waits for which run of records, first and last, ascending.
+    pub(super) waiting: VecDeque<(u64, u64, PartitionId)>,
 }
 
 /// Partitions whose standing changed in this step.
@@ -44,10 +44,10 @@ impl Context<'_> {
         self.numbers.appended += 1;
         let number = self.numbers.appended;
         match self.numbers.waiting.back_mut() {
-            // One entry per run of records of a partition: only the last matters
-            // for waking it, and it wakes with any later flush.
-            Some((last, same)) if *same == partition && *last + 1 == number => *last = number,
-            _ => self.numbers.waiting.push_back((number, partition)),
+            // One entry per run of records of a partition: it wakes with each flush
+            // that reaches into the run.
+            Some((_, last, same)) if *same == partition && *last + 1 == number => *last = number,
+            _ => self.numbers.waiting.push_back((number, number, partition)),
         }
         self.effects.push(Effect::Append(record));
         number

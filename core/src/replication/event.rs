@@ -15,7 +15,7 @@ use super::durable::{DurableRecord, Generation};
 use super::entry::LogEntry;
 use super::message::PeerMessage;
 use crate::cluster::report::{Order, ReplicaReport};
-use crate::ids::{Epoch, Index, Mark, NodeId, PartitionId, ReplicaId};
+use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use crate::record::PartitionRecord;
 
 /// Something that happened.
@@ -54,6 +54,13 @@ pub enum Event {
     Coordinators {
         /// Whether they are.
         reachable: bool,
+    },
+    /// The disk of this node knows of the longest lease that the cluster ever had: the
+    /// next start of the process waits for as long (rule 5), so that grants may last as
+    /// long from now on.
+    LeaseKept {
+        /// That lease.
+        longest: Micros,
     },
     /// The store has applied entries up to here.
     Applied {

@@ -55,12 +55,30 @@ pub struct Append {
     pub to: ReplicaId,
     /// The sender's replica.
     pub from: ReplicaId,
+    /// The sender's process. A primary that restarted in its own epoch may have lost
+    /// entries that the process before it sent (rule 14).
+    pub session: u64,
     /// The last entry before `entries` in the primary's log.
     pub previous: Mark,
     /// The entries, ascending, without gaps; already flushed by the primary.
     pub entries: Vec<LogEntry>,
     /// The primary's commit index.
     pub commit: Index,
+}
+
+impl Append {
+    /// Whether each entry follows the one before it, the first one `previous`, by
+    /// index, epoch and checksum: what a primary sends does, what was damaged on the
+    /// way does not.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let mut before = self.previous;
+        self.entries.iter().all(|entry| {
+            let sound = entry.follows(before) && entry.position.epoch <= self.epoch;
+            before = entry.mark();
+            sound
+        })
+    }
 }
 
 /// A follower's answer to an [`Append`].
@@ -72,6 +90,9 @@ pub struct AppendReply {
     pub epoch: Epoch,
     /// The replica that answers.
     pub from: ReplicaId,
+    /// As in the [`Append`]: what another process of the primary sent may not be what
+    /// this one has in its log. Zero where no [`Append`] is answered.
+    pub session: u64,
     /// What became of it.
     pub outcome: AppendOutcome,
 }
@@ -91,7 +112,8 @@ pub enum AppendOutcome {
         /// The last mark of each epoch in my log, oldest first, the newest 32.
         lineage: Vec<Mark>,
     },
-    /// I promised a higher epoch (`AppendReply::epoch`).
+    /// I promised a higher epoch (`AppendReply::epoch`), or in this one follow another
+    /// process of the same primary.
     Refused,
     /// I have no room for data (rule 15 keeps room for barriers alone).
     DiskFull,
@@ -126,6 +148,8 @@ pub struct LeaseReply {
     pub version: u64,
     /// Partitions of the set that were not granted.
     pub excluded: Vec<PartitionId>,
+    /// How long the grant lasts: what was asked for, or less.
+    pub span: Micros,
     /// The grantor has no room for data.
     pub disk_full: bool,
 }

@@ -8,6 +8,7 @@ mod context;
 pub mod durable;
 pub mod entry;
 pub mod event;
+mod inspect;
 mod lease;
 mod log;
 pub mod message;
@@ -17,6 +18,8 @@ mod progress;
 mod quorum;
 mod replica;
 mod suspended;
+#[cfg(test)]
+mod tests;
 
 pub use durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
 pub use entry::{EntryKind, LogEntry};

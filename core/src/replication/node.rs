@@ -22,8 +22,9 @@ pub struct Timing {
     pub lease: Micros,
     /// The longest lease that this cluster ever had (rule 5).
     pub lease_longest: Micros,
-    /// What a holder subtracts from a grant for drifting clocks.
-    pub lease_margin: Micros,
+    /// What a holder subtracts from a grant for drifting clocks, where that is not a
+    /// tenth of it: see [`Timing::margin`].
+    pub lease_margin: Option<Micros>,
     /// How often a tick comes.
     pub tick: Micros,
     /// When an unanswered append is sent again.
@@ -34,6 +35,19 @@ pub struct Timing {
     pub window_bytes: usize,
     /// The most log bytes that a node keeps in memory for replicas that lag.
     pub log_bytes: usize,
+}
+
+impl Timing {
+    /// What a holder subtracts from a grant of that length: clocks drift in proportion
+    /// to it, and so does the margin where none is set. One that is set never takes more
+    /// than half of a grant, or a lease that was made shorter would never be held.
+    #[must_use]
+    pub fn margin(&self, span: Micros) -> Micros {
+        match self.lease_margin {
+            Some(margin) => margin.min(Micros(span.0 / 2)),
+            None => Micros(span.0 / 10),
+        }
+    }
 }
 
 /// How a replica stands, for the read and write paths of the edge.
@@ -140,7 +154,7 @@ impl NodeCore {
             timing,
             seats,
             holdings: Holdings::new(session),
-            grants: Grants::new(now.plus(timing.lease_longest.max(timing.lease))),
+            grants: Grants::new(now, timing.lease_longest.max(timing.lease)),
             numbers: Numbers {
                 appended: 0,
                 flushed: 0,
@@ -161,7 +175,8 @@ impl NodeCore {
         &self.timing
     }
 
-    /// Replaces the timings. A longer lease takes effect on grants given from now on.
+    /// Replaces the timings. A longer lease is asked for from now on; this node grants
+    /// it once [`Event::LeaseKept`] says that its disk knows of it.
     pub fn set_timing(&mut self, timing: Timing) {
         self.timing = timing;
     }
@@ -190,6 +205,7 @@ impl NodeCore {
                 });
             }
             Event::Coordinators { reachable } => self.coordinators = Some(reachable),
+            Event::LeaseKept { longest } => self.grants.allow(longest),
             Event::Applied {
                 partition,
                 generation,
@@ -272,12 +288,26 @@ impl NodeCore {
         .unwrap_or(Err(ProposeError::NotPrimary))
     }
 
-    /// Asks for a round to the lease's quorum now: a read found the lease lapsed
-    /// (rule 5).
-    pub fn hurry_lease(&mut self, now: Micros, partition: PartitionId, effects: &mut Vec<Effect>) {
-        self.holdings.hurry(partition);
-        self.renew_leases(now, effects);
+    /// Someone needs the lease on the partition and found it lapsed, as far as
+    /// [`Standing`] was told. Where it was renewed since, that is told; else a round goes
+    /// to the lease's quorum now (rule 5). For a while from here on each renewal is
+    /// told. Whether the lease had lapsed in truth.
+    pub fn want_lease(
+        &mut self,
+        now: Micros,
+        partition: PartitionId,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let holds = self.with(now, effects, partition, |replica, ctx| {
+            replica.want_lease(ctx)
+        });
+        let lapsed = holds == Some(false);
+        if lapsed {
+            self.holdings.hurry(partition);
+            self.renew_leases(now, effects);
+        }
         self.finish(effects);
+        lapsed
     }
 
     /// How the replica of a partition stands, if there is one here.
@@ -296,7 +326,7 @@ impl NodeCore {
             epoch: replica.promised,
             generation: replica.generation,
             serving,
-            lease_until: replica.lease_until(&self.holdings, &self.timing),
+            lease_until: replica.lease_until(&self.holdings),
             commit: replica.commit,
             head: replica.log.head().index(),
             write_blocked_by_disk: replica.blocked_by_disk(&self.holdings, self.disk_full),
@@ -434,18 +464,17 @@ impl NodeCore {
     fn flushed(&mut self, now: Micros, number: u64, effects: &mut Vec<Effect>) {
         self.numbers.flushed = self.numbers.flushed.max(number);
         let mut woken = Vec::new();
-        while self
-            .numbers
-            .waiting
-            .front()
-            .is_some_and(|(n, _)| *n <= number)
+        while let Some(&mut (ref mut first, last, partition)) = self.numbers.waiting.front_mut()
+            && *first <= number
         {
-            woken.extend(
-                self.numbers
-                    .waiting
-                    .pop_front()
-                    .map(|(_, partition)| partition),
-            );
+            woken.push(partition);
+            if last > number {
+                // A partition that is written to without a pause would never wake if
+                // its run had to be flushed to the end.
+                *first = number + 1;
+                break;
+            }
+            self.numbers.waiting.pop_front();
         }
         woken.sort_unstable();
         woken.dedup();
@@ -471,13 +500,16 @@ impl NodeCore {
             PeerMessage::LeaseRenew(request) => self.grant(now, from, &request, effects),
             PeerMessage::LeaseReply(reply) => {
                 let was_full = self.holdings.disk_full(from);
-                let prolonged = self.holdings.answered(from, now, &reply);
+                let prolonged = self.holdings.answered(from, now, &self.timing, &reply);
                 if prolonged || was_full != reply.disk_full {
                     let led: Vec<PartitionId> = self.holdings.partitions_of(from).collect();
                     for partition in led {
                         self.with(now, effects, partition, |replica, ctx| {
                             replica.release_answers(ctx);
-                            ctx.standing_changed(partition);
+                            // A partition that nobody asks costs nothing (rule 16).
+                            if replica.lease_is_wanted(now) || was_full != reply.disk_full {
+                                ctx.standing_changed(partition);
+                            }
                         });
                     }
                 }
@@ -576,7 +608,7 @@ impl NodeCore {
             replica.remove(&mut ctx);
             seat.promised = seat.promised.max(replica.promised);
             seat.deleted_at = Some(record.order());
-            ctx.grants.fence(partition);
+            ctx.grants.fence(now, partition);
             ctx.append(DurableRecord::Configure {
                 record: record.clone(),
             });
@@ -619,12 +651,11 @@ impl NodeCore {
     }
 
     fn renew_leases(&mut self, now: Micros, effects: &mut Vec<Effect>) {
-        let interval = Micros(self.timing.lease.0 / 4);
         let spacing = Micros(self.timing.tick.0 / 4);
         let seats = &mut self.seats;
         let requests = self
             .holdings
-            .due(now, interval, spacing, self.timing.lease, |peer, p| {
+            .due(now, spacing, self.timing.lease, |peer, p| {
                 seats.get_mut(&p)?.replica.as_mut()?.commit_to_tell(peer)
             });
         for (to, request) in requests {

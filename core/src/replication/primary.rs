@@ -29,6 +29,8 @@ const APPEND_BYTES: usize = 512 * 1024;
 const PROBE_BYTES: usize = 64 * 1024;
 /// So often may a replica refuse what the lineages say it has.
 const DISAGREEMENTS_MAX: u32 = 3;
+/// For so long each renewal of a lease is told after somebody needed it.
+const LEASE_WANTED: Micros = Micros::from_millis(10_000);
 /// A learner this close to the head counts as caught up.
 const CAUGHT_UP: u64 = 256;
 
@@ -46,6 +48,8 @@ pub(super) struct Leadership {
     pub(super) handover: Option<HandOver>,
     /// The own flush is stuck: leases are not renewed, someone is to be promoted.
     pub(super) stuck: bool,
+    /// Until then somebody is likely to ask whether the lease is held.
+    wanted_until: Micros,
 }
 
 /// A hand-over under way (rule 11).
@@ -70,7 +74,9 @@ impl Replica {
         if epoch > self.promised {
             self.promised = epoch;
             self.matched = Index::ZERO;
-            ctx.grants.fence(self.partition);
+            self.followed = None;
+            self.confirmed = None;
+            ctx.grants.fence(ctx.now, self.partition);
             self.append_promise(ctx, epoch);
         }
         // A fetched snapshot would replace the log that was just chosen.
@@ -96,6 +102,7 @@ impl Replica {
             acknowledged,
             handover: None,
             stuck: false,
+            wanted_until: ctx.now.plus(LEASE_WANTED),
         }));
         self.append_entry(ctx, EntryKind::Barrier, Bytes::new());
         ctx.standing_changed(self.partition);
@@ -175,6 +182,7 @@ impl Replica {
     /// Sends what may be sent to one replica: flushed entries only.
     fn replicate_to(&mut self, ctx: &mut Context<'_>, id: ReplicaId) {
         let (partition, me, commit) = (self.partition, self.me, self.commit);
+        let session = ctx.session;
         let durable = self.durable.index();
         let Part::Primary(leadership) = &mut self.part else {
             return;
@@ -210,6 +218,7 @@ impl Replica {
                     epoch,
                     to: id,
                     from: me.replica,
+                    session,
                     previous,
                     entries,
                     commit,
@@ -265,6 +274,9 @@ impl Replica {
             return;
         }
         match reply.outcome {
+            // An answer to the process before this one, which led the same epoch: it may
+            // speak of entries that were lost, at indexes that others have by now.
+            AppendOutcome::Matched { .. } if reply.session != ctx.session => {}
             AppendOutcome::Matched { index } if index <= head => {
                 progress.matched_to(index, ctx.now);
                 if voter && !leadership.stuck && leadership.handover.is_none() {
@@ -309,7 +321,14 @@ impl Replica {
                     }
                 }
             }
-            AppendOutcome::Refused => progress.heard = Some(ctx.now),
+            AppendOutcome::Refused => {
+                progress.heard = Some(ctx.now);
+                if reply.session == ctx.session {
+                    // It was asked by a process that is no more whether it may resume,
+                    // and the question came late: it is told who leads this epoch.
+                    self.ask_to_confirm(ctx, from, reply.from);
+                }
+            }
             AppendOutcome::DiskFull => {
                 progress.heard = Some(ctx.now);
                 ctx.holdings.set_disk_full(from, true);
@@ -352,7 +371,7 @@ impl Replica {
     pub(super) fn release_answers(&mut self, ctx: &mut Context<'_>) {
         let alone = |s: &ReplicaSet| s.write_quorum() == 1 && s.len() > 1;
         let needs_lease = self.record.config.sets().any(alone);
-        if needs_lease && self.lease_until(ctx.holdings, ctx.timing) <= ctx.now {
+        if needs_lease && self.lease_until(ctx.holdings) <= ctx.now {
             return;
         }
         let commit = self.commit;
@@ -368,8 +387,27 @@ impl Replica {
         }
     }
 
+    /// Somebody needs the lease: each renewal is told for a while. Whether it is held;
+    /// where this is no primary there is none to renew.
+    pub(super) fn want_lease(&mut self, ctx: &mut Context<'_>) -> bool {
+        let Part::Primary(leadership) = &mut self.part else {
+            return true;
+        };
+        leadership.wanted_until = ctx.now.plus(LEASE_WANTED);
+        let holds = self.lease_until(ctx.holdings) > ctx.now;
+        if holds {
+            ctx.standing_changed(self.partition);
+        }
+        holds
+    }
+
+    /// Whether somebody needed the lease lately.
+    pub(super) fn lease_is_wanted(&self, now: Micros) -> bool {
+        matches!(&self.part, Part::Primary(l) if now < l.wanted_until)
+    }
+
     /// Until when this primary holds the lease (rule 5).
-    pub(super) fn lease_until(&self, holdings: &Holdings, timing: &Timing) -> Micros {
+    pub(super) fn lease_until(&self, holdings: &Holdings) -> Micros {
         let Part::Primary(leadership) = &self.part else {
             return Micros(0);
         };
@@ -380,13 +418,7 @@ impl Replica {
             if *m == self.me {
                 Micros(u64::MAX)
             } else {
-                holdings.until(
-                    m.node,
-                    self.partition,
-                    leadership.epoch,
-                    timing.lease,
-                    timing.lease_margin,
-                )
+                holdings.until(m.node, self.partition, leadership.epoch)
             }
         })
     }

@@ -18,7 +18,7 @@ use super::message::{Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, 
 use super::node::Timing;
 use super::primary::Leadership;
 use super::suspended::Suspension;
-use crate::cluster::report::{Order, PartitionStatus, ReplicaReport, Role, Wish};
+use crate::cluster::report::{PartitionStatus, Role, Wish};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use crate::record::{Member, PartitionRecord};
 
@@ -31,18 +31,20 @@ pub(super) enum Pending {
     /// The log is durable up to here.
     Head(Mark),
     /// A promise; holds back whatever vouches for it.
-    Promised,
-    /// Then acknowledge to the primary of that epoch.
+    Promised(Epoch),
+    /// Then acknowledge to that process of the primary of that epoch.
     Ack {
         to: NodeId,
         epoch: Epoch,
+        session: u64,
         index: Index,
     },
-    /// Then answer a fence (rule 1).
-    Report { round: u64 },
-    /// Then the installed state replaces the old one.
+    /// Then answer the coordinators (rule 1); `fence` is the epoch that a fence named.
+    Report { round: u64, fence: Option<Epoch> },
+    /// Then the installed state replaces the old one, and the log is durable up to
+    /// `durable`; where the log was kept it is as durable as it was.
     Installed {
-        durable: Mark,
+        durable: Option<Mark>,
         old: Generation,
         primary: Option<NodeId>,
     },
@@ -59,6 +61,16 @@ pub(super) enum Part {
     Suspended(Suspension),
 }
 
+/// What became of a cut.
+enum Cut {
+    /// The log ends before the index.
+    Done,
+    /// The whole state went: it followed a line that was lost.
+    Discarded,
+    /// Nothing was cut, and what asked for it is passed over.
+    Refused,
+}
+
 /// One replica of one partition.
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -66,6 +78,14 @@ pub(super) struct Replica {
     pub(super) me: Member,
     pub(super) generation: Generation,
     pub(super) promised: Epoch,
+    /// The highest promise that is flushed: what a report may tell of.
+    pub(super) flushed_promise: Epoch,
+    /// Which process of the primary of `promised` entries were last taken from.
+    pub(super) followed: Option<u64>,
+    /// Which process of that primary asked whether it may resume: from then on nothing
+    /// is taken that another one sent (rule 14). Not durable, and need not be: what an
+    /// older process sent to an older one of this node never reaches this one.
+    pub(super) confirmed: Option<u64>,
     pub(super) record: Arc<PartitionRecord>,
     pub(super) log: Log,
     pub(super) durable: Mark,
@@ -98,7 +118,7 @@ impl Replica {
         promised: Epoch,
     ) -> Self {
         let generation = ctx.fresh_generation();
-        ctx.append(DurableRecord::Create {
+        let number = ctx.append(DurableRecord::Create {
             partition: record.id,
             replica: me.replica,
             generation,
@@ -108,10 +128,14 @@ impl Replica {
             me,
             generation,
             promised,
+            flushed_promise: Epoch::ZERO,
+            followed: None,
+            confirmed: None,
             record,
             log: Log::new(Mark::ZERO, Vec::new(), Vec::new()),
             durable: Mark::ZERO,
-            pending: VecDeque::new(),
+            // The promise is what a replica before this one left here, flushed or not.
+            pending: VecDeque::from([(number, Pending::Promised(promised))]),
             commit: Index::ZERO,
             matched: Index::ZERO,
             applied: Index::ZERO,
@@ -123,7 +147,7 @@ impl Replica {
             fetching: None,
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
-            unflushed_since: None,
+            unflushed_since: Some(ctx.now),
         }
     }
 
@@ -159,6 +183,9 @@ impl Replica {
             me,
             generation: meta.generation,
             promised: meta.promised,
+            flushed_promise: meta.promised,
+            followed: None,
+            confirmed: None,
             record,
             durable: log.head(),
             log,
@@ -219,7 +246,9 @@ impl Replica {
         self.depose(ctx);
         self.promised = epoch;
         self.matched = Index::ZERO;
-        ctx.grants.fence(self.partition);
+        self.followed = None;
+        self.confirmed = None;
+        ctx.grants.fence(ctx.now, self.partition);
         ctx.standing_changed(self.partition);
         self.append_promise(ctx, epoch)
     }
@@ -230,7 +259,7 @@ impl Replica {
             partition: self.partition,
             epoch,
         });
-        self.pending.push_back((number, Pending::Promised));
+        self.pending.push_back((number, Pending::Promised(epoch)));
         number
     }
 
@@ -249,54 +278,20 @@ impl Replica {
         }
     }
 
-    /// Takes an order of the coordinators.
-    pub(super) fn order(&mut self, ctx: &mut Context<'_>, order: &Order) {
-        match *order {
-            Order::Ask { round, .. } => self.report(ctx, round),
-            Order::Fence { epoch, round, .. } => {
-                if epoch > self.promised && !self.corrupt {
-                    let number = self.promise(ctx, epoch);
-                    self.pending.push_back((number, Pending::Report { round }));
-                } else if let Some(&(number, _)) = self.pending.back() {
-                    // What was accepted, the promise included, is flushed first.
-                    self.pending.push_back((number, Pending::Report { round }));
-                } else {
-                    self.report(ctx, round);
-                }
-            }
-            Order::HandOver { epoch, to, .. } => self.hand_over(ctx, epoch, to),
-        }
-    }
-
-    fn report(&mut self, ctx: &mut Context<'_>, round: u64) {
-        self.inspected = self.promised;
-        let lease_current = match &self.part {
-            Part::Primary(leadership) => {
-                leadership.serving && self.lease_until(ctx.holdings, ctx.timing) > ctx.now
-            }
-            _ => ctx.grants.current(self.partition, self.promised, ctx.now),
-        };
-        let report = ReplicaReport {
-            partition: self.partition,
-            member: self.me,
-            round,
-            promised: self.promised,
-            head: self.durable.position,
-            commit: self.commit,
-            whole: !self.corrupt,
-            lease_current,
-            lease_remaining: ctx.grants.remaining(self.partition, ctx.now),
-        };
-        ctx.effects.push(Effect::Report(report));
-    }
-
     /// Takes entries from the primary of an epoch (rule 4).
     pub(super) fn on_append(&mut self, ctx: &mut Context<'_>, from: NodeId, append: Append) {
         if append.to != self.me.replica || self.corrupt {
             return;
         }
+        if !append.is_sound() {
+            // Not what a primary sends: damaged on the way. It is sent again. Seen
+            // before anything is changed: a cut for the sake of a flipped bit would
+            // take away what was acknowledged.
+            return;
+        }
+        let session = append.session;
         if append.epoch < self.promised {
-            self.reply(ctx, from, self.promised, AppendOutcome::Refused);
+            self.reply(ctx, from, (self.promised, session), AppendOutcome::Refused);
             if self.record.epoch > append.epoch {
                 ctx.send(from, PeerMessage::Record(self.record.clone()));
             }
@@ -308,12 +303,22 @@ impl Replica {
             // Two primaries in one epoch cannot be: the coordinators name one.
             return;
         }
+        let to = (append.epoch, session);
+        if self.confirmed.is_some_and(|confirmed| confirmed != session) {
+            self.reply(ctx, from, to, AppendOutcome::Refused);
+            return;
+        }
+        if self.followed != Some(session) {
+            // What matched another process's log need not match this one's.
+            self.followed = Some(session);
+            self.matched = Index::ZERO;
+        }
         if ctx.disk_full && append.entries.iter().any(|e| e.kind == EntryKind::Write) {
-            self.reply(ctx, from, append.epoch, AppendOutcome::DiskFull);
+            self.reply(ctx, from, to, AppendOutcome::DiskFull);
             return;
         }
         let Some(skip) = self.find_previous(&append) else {
-            self.reply_diverged(ctx, from, append.epoch);
+            self.reply_diverged(ctx, from, to);
             return;
         };
         let mut last = append.previous.max_by_index(self.log.base());
@@ -324,14 +329,11 @@ impl Replica {
                     last = mine;
                     continue;
                 }
-                if !self.cut_before(ctx, index) {
-                    self.reply_diverged(ctx, from, append.epoch);
-                    return;
+                match self.cut_before(ctx, index) {
+                    Cut::Done => {}
+                    Cut::Discarded => return self.reply_diverged(ctx, from, to),
+                    Cut::Refused => return,
                 }
-            }
-            if !entry.follows(self.log.head()) || entry.position.epoch > append.epoch {
-                // Not what a primary sends: damaged on the way. It is sent again.
-                return;
             }
             last = entry.mark();
             self.log.push(entry.clone());
@@ -344,7 +346,7 @@ impl Replica {
         }
         self.matched = self.matched.max(last.index());
         self.learn_commit(ctx, append.commit);
-        self.acknowledge(ctx, from, append.epoch, last.index());
+        self.acknowledge(ctx, from, to, last.index());
     }
 
     /// Finds where the entries join the log: how many of them lie at or below the
@@ -360,27 +362,60 @@ impl Replica {
         Some(at + 1)
     }
 
-    /// Cuts the log so that `index` is free. False where that falls below what was
-    /// applied: then the state is discarded and a snapshot will come (rule 4).
-    fn cut_before(&mut self, ctx: &mut Context<'_>, index: Index) -> bool {
+    /// Cuts the log so that `index` is free.
+    fn cut_before(&mut self, ctx: &mut Context<'_>, index: Index) -> Cut {
         let to = Index(index.0 - 1);
+        if to < self.matched {
+            // This very process of the primary has sent another entry there before, and
+            // may have been told that it is safe here.
+            return Cut::Refused;
+        }
         if to < self.applying {
-            self.discard(ctx);
-            return false;
+            return self.cut_applied(ctx);
         }
         self.log.truncate(to);
         let mark = self.log.head();
         self.commit = self.commit.min(to);
+        self.matched = self.matched.min(to);
         if self.durable.index() > to {
             self.durable = mark;
         }
-        self.pending
-            .retain(|(_, p)| !matches!(p, Pending::Head(m) if m.index() > to));
+        for (_, pending) in &mut self.pending {
+            if let Pending::Head(m)
+            | Pending::Installed {
+                durable: Some(m), ..
+            } = pending
+                && m.index() > to
+            {
+                // What is flushed by then lies beyond the cut; what is left is flushed
+                // all the more.
+                *m = mark;
+            }
+        }
         ctx.append(DurableRecord::Truncate {
             partition: self.partition,
             to: mark,
         });
-        true
+        Cut::Done
+    }
+
+    /// The primary's log parts from this one below what was applied. Only committed
+    /// entries are applied, so that a primary that lacks them was named at a loss: where
+    /// the configured W is 1, or a person named the survivors, which leaves fewer members
+    /// than there should be (rule 9). Then the state is discarded and a snapshot comes.
+    /// Anywhere else one of the two logs is damaged, and this one is not thrown away as
+    /// if nothing were wrong (rule 12).
+    fn cut_applied(&mut self, ctx: &mut Context<'_>) -> Cut {
+        if self.record.epoch != self.promised {
+            // Which of the two it is, the record of this epoch tells. It is under way.
+            return Cut::Refused;
+        }
+        if self.record.degraded || self.record.config.sets().any(|s| s.write_quorum() == 1) {
+            self.discard(ctx);
+            return Cut::Discarded;
+        }
+        self.found_corrupt(ctx);
+        Cut::Refused
     }
 
     /// Gives up the state: it followed a line that was lost (rule 9).
@@ -406,13 +441,21 @@ impl Replica {
             self.durable = Mark::ZERO;
             self.pending
                 .retain(|(_, p)| !matches!(p, Pending::Head(_) | Pending::Ack { .. }));
+            for (_, pending) in &mut self.pending {
+                if let Pending::Installed { durable, .. } = pending {
+                    // Replaced before it was flushed: the log begins elsewhere now.
+                    *durable = None;
+                }
+            }
         } else {
             self.log.install(mark, lineage.clone());
             self.commit = self.commit.max(mark.index());
         }
         self.applied = mark.index();
         self.applying = mark.index();
-        let durable = if keep_tail { self.durable } else { mark };
+        // A tail that was kept may be cut before this is flushed, so that how far it is
+        // durable is not remembered from now.
+        let durable = (!keep_tail).then_some(mark);
         let number = ctx.append(DurableRecord::Installed {
             partition: self.partition,
             generation,
@@ -442,9 +485,16 @@ impl Replica {
         self.apply_committed(ctx);
     }
 
-    fn acknowledge(&mut self, ctx: &mut Context<'_>, to: NodeId, epoch: Epoch, index: Index) {
+    fn acknowledge(
+        &mut self,
+        ctx: &mut Context<'_>,
+        to: NodeId,
+        (epoch, session): (Epoch, u64),
+        index: Index,
+    ) {
         if self.durable.index() >= index && self.pending.is_empty() {
-            self.reply(ctx, to, epoch, AppendOutcome::Matched { index });
+            let outcome = AppendOutcome::Matched { index };
+            self.reply(ctx, to, (epoch, session), outcome);
             return;
         }
         let number = match self.pending.back() {
@@ -456,35 +506,47 @@ impl Replica {
             Pending::Ack {
                 to: t,
                 epoch: e,
+                session: s,
                 index: i,
             },
         )) = self.pending.back_mut()
-            && *t == to
-            && *e == epoch
+            && (*t, *e, *s) == (to, epoch, session)
         {
             *i = (*i).max(index);
             return;
         }
-        self.pending
-            .push_back((number, Pending::Ack { to, epoch, index }));
+        let ack = Pending::Ack {
+            to,
+            epoch,
+            session,
+            index,
+        };
+        self.pending.push_back((number, ack));
     }
 
-    fn reply(&self, ctx: &mut Context<'_>, to: NodeId, epoch: Epoch, outcome: AppendOutcome) {
+    fn reply(
+        &self,
+        ctx: &mut Context<'_>,
+        to: NodeId,
+        (epoch, session): (Epoch, u64),
+        outcome: AppendOutcome,
+    ) {
         let reply = AppendReply {
             partition: self.partition,
             epoch,
             from: self.me.replica,
+            session,
             outcome,
         };
         ctx.send(to, PeerMessage::AppendReply(reply));
     }
 
-    fn reply_diverged(&self, ctx: &mut Context<'_>, to: NodeId, epoch: Epoch) {
+    fn reply_diverged(&self, ctx: &mut Context<'_>, to: NodeId, asked: (Epoch, u64)) {
         let outcome = AppendOutcome::Diverged {
             head: self.log.head().position,
             lineage: self.log.recent_lineage(),
         };
-        self.reply(ctx, to, epoch, outcome);
+        self.reply(ctx, to, asked, outcome);
     }
 
     /// Hands committed, durable entries to the store, in order.
@@ -538,26 +600,36 @@ impl Replica {
                     self.durable = mark;
                     head_moved = true;
                 }
-                Pending::Ack { to, epoch, index } => {
+                Pending::Ack {
+                    to,
+                    epoch,
+                    session,
+                    index,
+                } => {
                     // After a promise nothing older is acknowledged (rule 1).
                     if epoch == self.promised && !self.corrupt {
-                        self.reply(ctx, to, epoch, AppendOutcome::Matched { index });
+                        let outcome = AppendOutcome::Matched { index };
+                        self.reply(ctx, to, (epoch, session), outcome);
                     }
                 }
-                Pending::Promised => {}
-                Pending::Report { round } => self.report(ctx, round),
+                Pending::Promised(epoch) => {
+                    self.flushed_promise = self.flushed_promise.max(epoch);
+                }
+                Pending::Report { round, fence } => self.report(ctx, round, fence),
                 Pending::Installed {
                     durable,
                     old,
                     primary,
                 } => {
-                    self.durable = durable.max_by_index(self.durable);
+                    if let Some(durable) = durable {
+                        self.durable = durable.max_by_index(self.durable);
+                    }
                     ctx.effects.push(Effect::DropGeneration {
                         partition: self.partition,
                         generation: old,
                     });
                     if let Some(primary) = primary {
-                        self.reply_diverged(ctx, primary, self.promised);
+                        self.reply_diverged(ctx, primary, (self.promised, 0));
                     }
                 }
             }
@@ -649,9 +721,14 @@ impl Replica {
     }
 
     /// Another replica, primary of its epoch before it restarted, asks (rule 14).
-    pub(super) fn on_confirm(&self, ctx: &mut Context<'_>, from: NodeId, confirm: &Confirm) {
+    pub(super) fn on_confirm(&mut self, ctx: &mut Context<'_>, from: NodeId, confirm: &Confirm) {
         if confirm.to != self.me.replica || self.corrupt {
             return;
+        }
+        if confirm.epoch == self.promised && matches!(self.part, Part::Follower) {
+            // What the process before it sent and is still under way may not be in its
+            // log: taken now, it would stand where the primary writes something else.
+            self.confirmed = Some(confirm.session);
         }
         let reply = ConfirmReply {
             partition: self.partition,
@@ -703,7 +780,7 @@ impl Replica {
     pub(super) fn found_corrupt(&mut self, ctx: &mut Context<'_>) {
         self.corrupt = true;
         self.depose(ctx);
-        ctx.grants.fence(self.partition);
+        ctx.grants.fence(ctx.now, self.partition);
         ctx.standing_changed(self.partition);
     }
 

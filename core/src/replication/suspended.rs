@@ -3,6 +3,11 @@
 //! With coordinators within reach it asks them to promote someone, itself among
 //! the candidates. Without, it resumes once N-W+1 replicas confirm that there is
 //! no higher epoch and no head above its own; then it writes a barrier.
+//!
+//! Where it dropped a tail, the process before it may have sent what this one lacks:
+//! the barrier would take an index that an entry of the same epoch has elsewhere, and
+//! which of the two is newer nobody could tell. So then *every* other voter must
+//! confirm, and one that confirmed takes nothing more that the older process sent.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +15,8 @@ use super::context::Context;
 use super::message::{Confirm, ConfirmReply, PeerMessage};
 use super::quorum;
 use super::replica::{Part, Replica};
-use crate::ids::{Micros, ReplicaId};
+use crate::ids::{Micros, NodeId, ReplicaId};
+use crate::record::Member;
 
 /// What a suspended primary has learnt.
 #[derive(Debug, Default)]
@@ -43,17 +49,22 @@ impl Replica {
         suspension.asked = Some(now);
         let me = self.me;
         for voter in self.record.config.voters().into_iter().filter(|m| *m != me) {
-            ctx.send(
-                voter.node,
-                PeerMessage::Confirm(Confirm {
-                    partition: self.partition,
-                    epoch: self.promised,
-                    to: voter.replica,
-                    session: ctx.session,
-                }),
-            );
+            self.ask_to_confirm(ctx, voter.node, voter.replica);
         }
         self.resume_if_confirmed(ctx);
+    }
+
+    /// Asks one replica whether this process may lead its epoch.
+    pub(super) fn ask_to_confirm(&self, ctx: &mut Context<'_>, node: NodeId, to: ReplicaId) {
+        ctx.send(
+            node,
+            PeerMessage::Confirm(Confirm {
+                partition: self.partition,
+                epoch: self.promised,
+                to,
+                session: ctx.session,
+            }),
+        );
     }
 
     /// Another replica answers.
@@ -82,16 +93,19 @@ impl Replica {
         if ctx.coordinators != Some(false) || suspension.overtaken {
             return;
         }
-        // It does not count itself if it dropped a tail at this start.
-        let own = !self.dropped_tail;
-        let confirmed = quorum::confirmed(&self.record.config, |m| {
+        let has_confirmed = |m: &Member| {
             if *m == self.me {
-                own
+                // It does not count itself if it dropped a tail at this start.
+                !self.dropped_tail
             } else {
                 suspension.confirmed.contains(&m.replica)
             }
-        });
-        if confirmed {
+        };
+        let others = self.record.config.voters();
+        let all_others = others.iter().all(|m| *m == self.me || has_confirmed(m));
+        if quorum::confirmed(&self.record.config, has_confirmed)
+            && (all_others || !self.dropped_tail)
+        {
             let epoch = self.promised;
             self.rise(ctx, epoch);
         }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::ids::MapVersion;
+use cairn_core::ids::{MapVersion, Micros};
 use cairn_core::record::ClusterMap;
+use cairn_core::replication::Event;
 use cairn_proto::map::{ApplyError, MapUpdate};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -51,6 +52,7 @@ impl Maps {
         };
         let saver = Saver {
             newest: receiver,
+            engine: maps.engine.clone(),
             file,
         };
         (maps, saver)
@@ -84,6 +86,7 @@ impl Maps {
 #[derive(Debug)]
 pub(super) struct Saver {
     newest: watch::Receiver<Arc<ClusterMap>>,
+    engine: EngineHandle,
     file: PathBuf,
 }
 
@@ -99,9 +102,16 @@ impl Saver {
             }
             let map = Arc::clone(&self.newest.borrow_and_update());
             let file = self.file.clone();
+            let longest = map.settings.as_ref().map(|s| s.lease_ms_longest);
             let written = tokio::task::spawn_blocking(move || map_file::write(&file, &map)).await;
             match written {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => {
+                    // A grant may be no longer than what the next start waits out, and
+                    // that start knows what is on the disk (rule 5).
+                    if let Some(longest) = longest.map(Micros::from_millis) {
+                        self.engine.0.submit(Event::LeaseKept { longest });
+                    }
+                }
                 Ok(Err(error)) => {
                     // The map is a cache, and the disk may be full: not fatal.
                     tracing::warn!(%error, file = %self.file.display(), "write the map");

@@ -1,7 +1,7 @@
 //! Agents against real coordinators, with an engine that only takes notes.
 
 use cairn_core::cluster::report::{Role, Wish};
-use cairn_core::ids::{Epoch, Index, PartitionId, Position, ReplicaId};
+use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position, ReplicaId};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
@@ -173,6 +173,10 @@ async fn a_node_is_admitted_and_follows_the_leader() {
     let kept = map_file::read(&node.dir.path().join("map")).unwrap();
     assert_eq!(kept.unwrap(), **map.load());
     assert_eq!(node.engine.0.newest(), map.load().version);
+    // It may grant what the next start would wait out: that is on the disk now.
+    let longest = Micros::from_millis(map.load().settings.as_ref().unwrap().lease_ms_longest);
+    let told = |event: &Event| matches!(event, Event::LeaseKept { longest: l } if *l == longest);
+    assert!(node.engine.0.events.lock().iter().any(told));
     fleet.stop_all().await;
 }
 

@@ -367,7 +367,7 @@ impl Leader {
         metrics::gauge!("cairn_coordinator_leading").set(1.0);
         self.chronicle.begin();
         let state = Arc::clone(&self.view.borrow_and_update().state);
-        self.step(Input::BecameLeader { state }, wanted);
+        self.step(Input::BecameLeader { term, state }, wanted);
         self.reign.send_replace(Some(Reign {
             term,
             over: CancellationToken::new(),

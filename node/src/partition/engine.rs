@@ -235,9 +235,9 @@ impl Engine {
                 let _ = reply.send(self.core.metas());
             }
             Input::HurryLease(partition) => {
-                self.figures.lease_lapses.increment(1);
                 let (now, effects) = (self.turn.now, &mut self.turn.effects);
-                self.core.hurry_lease(now, partition, effects);
+                let lapsed = self.core.want_lease(now, partition, effects);
+                self.figures.lease_lapses.increment(u64::from(lapsed));
             }
             Input::MapChanged => self.take_map(),
             Input::Stop => return true,
@@ -292,6 +292,11 @@ impl Engine {
             return;
         };
         let (core, turn) = (&mut self.core, &mut self.turn);
+        if !lane.leads_until(turn.now.plus(Micros(core.timing().lease.0 / 4))) {
+            // The renewals of a partition that nobody asks are not told; this write is
+            // held until the end of the turn, if not for longer.
+            core.want_lease(turn.now, partition, &mut turn.effects);
+        }
         lane.submit(core, turn, &self.reader, self.window, write);
     }
 

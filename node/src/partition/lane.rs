@@ -255,6 +255,11 @@ impl Lane {
         self.serving && now < self.lease_until
     }
 
+    /// Whether it was told of a lease that lasts until then, if it serves at all.
+    pub(super) fn leads_until(&self, then: Micros) -> bool {
+        !self.serving || then < self.lease_until
+    }
+
     /// Whether this replica is named primary of its epoch, serving or not.
     pub(super) fn is_primary(&self) -> bool {
         self.is_primary

@@ -96,7 +96,7 @@ impl Rig {
         let timing = Timing {
             lease: Micros::from_millis(1000),
             lease_longest: Micros::from_millis(1000),
-            lease_margin: Micros::from_millis(50),
+            lease_margin: Some(Micros::from_millis(50)),
             tick: Micros::from_millis(20),
             resend: Micros::from_millis(200),
             stuck: Micros::from_millis(2000),
@@ -311,7 +311,7 @@ fn named(sequence: u64) -> Option<Sequenced> {
     Some(Sequenced {
         client: 7,
         sequence,
-        known: Index::ZERO,
+        known: Position::ZERO,
     })
 }
 

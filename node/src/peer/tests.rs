@@ -239,6 +239,7 @@ fn append(bytes: usize) -> PeerMessage {
         epoch: Epoch(2),
         to: ReplicaId(2),
         from: ReplicaId(1),
+        session: 1,
         previous,
         entries: vec![LogEntry::after(previous, Epoch(2), EntryKind::Write, body)],
         commit: Index(4),

@@ -518,7 +518,7 @@ pub const SETTINGS: &[Setting] = &[
         Timings,
         "a tenth of the lease",
         "ms",
-        "What a primary subtracts from its lease for clocks that drift.",
+        "What a primary subtracts from its lease for clocks that drift; never more than half of it.",
     ),
     row(
         "CAIRN_REQUEST_TIMEOUT_MS",

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_core::ids::{Epoch, Index, Mark, PartitionId, ReplicaId};
+use cairn_core::ids::{Epoch, Index, Mark, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::WriteOutcome;
 use cairn_core::kv::{EntryBody, SequencedRecord, StoredValue, VersionedValue};
 use cairn_core::replication::{DurableRecord, EntryKind, Generation, LogEntry, RecoveredPartition};
@@ -133,7 +133,10 @@ fn body(key: String, value: Option<String>, sequence: u64) -> Bytes {
             outcome: WriteOutcome::Set { previous: None },
         }],
         forgets: if sequence > 10 {
-            vec![Index(sequence - 10)]
+            vec![Position {
+                epoch: Epoch(1),
+                index: Index(sequence - 10),
+            }]
         } else {
             Vec::new()
         },

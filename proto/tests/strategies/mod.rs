@@ -242,14 +242,15 @@ fn bytes(most: usize) -> BoxedStrategy<Bytes> {
 fn append() -> BoxedStrategy<Append> {
     let entries = vec((any::<bool>(), bytes(40), any::<u64>(), any::<u64>()), 0..5);
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    let previous = (any::<u64>(), 0..1u64 << 60, any::<u64>());
+    let previous = (any::<u64>(), 0..1u64 << 60, any::<u64>(), any::<u64>());
     (partition(), numbers, previous, entries)
         .prop_map(
-            |(partition, (epoch, to, from, commit), (at, index, chain), entries)| Append {
+            |(partition, (epoch, to, from, commit), (at, index, chain, session), entries)| Append {
                 partition,
                 epoch: Epoch(epoch),
                 to: ReplicaId(to),
                 from: ReplicaId(from),
+                session,
                 previous: Mark {
                     position: Position {
                         epoch: Epoch(at),
@@ -289,11 +290,13 @@ fn append_reply() -> BoxedStrategy<AppendReply> {
         Just(AppendOutcome::Refused),
         Just(AppendOutcome::DiskFull),
     ];
-    (partition(), any::<u64>(), any::<u64>(), outcome)
-        .prop_map(|(partition, epoch, from, outcome)| AppendReply {
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
+    (partition(), numbers, outcome)
+        .prop_map(|(partition, (epoch, from, session), outcome)| AppendReply {
             partition,
             epoch: Epoch(epoch),
             from: ReplicaId(from),
+            session,
             outcome,
         })
         .boxed()
@@ -319,14 +322,15 @@ fn lease_renew() -> BoxedStrategy<LeaseRenew> {
 }
 
 fn lease_reply() -> BoxedStrategy<LeaseReply> {
-    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
-    (numbers, vec(partition(), 0..5))
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    (numbers, any::<bool>(), vec(partition(), 0..5))
         .prop_map(
-            |((session, round, version, disk_full), excluded)| LeaseReply {
+            |((session, round, version, span), disk_full, excluded)| LeaseReply {
                 session,
                 round,
                 version,
                 excluded,
+                span: Micros(span),
                 disk_full,
             },
         )
@@ -436,14 +440,21 @@ pub(crate) fn order() -> BoxedStrategy<Order> {
 
 pub(crate) fn report() -> BoxedStrategy<ReplicaReport> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    let flags = (any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (partition(), member(), position(), numbers, flags)
         .prop_map(
-            |(partition, member, head, (round, promised, commit, lease), (whole, current))| {
+            |(
+                partition,
+                member,
+                head,
+                (round, promised, commit, lease),
+                (whole, current, fenced),
+            )| {
                 ReplicaReport {
                     partition,
                     member,
                     round,
+                    fenced,
                     promised: Epoch(promised),
                     head,
                     commit: Index(commit),
@@ -567,12 +578,10 @@ pub(crate) fn write_request() -> BoxedStrategy<WriteRequest> {
         (key(), any::<i64>()).prop_map(|(key, delta)| WriteOp::Increment { key, delta }),
     ];
     let sequenced =
-        (any::<u128>(), 1..=u64::MAX, any::<u64>()).prop_map(|(client, sequence, known)| {
-            Sequenced {
-                client,
-                sequence,
-                known: Index(known),
-            }
+        (any::<u128>(), 1..=u64::MAX, position()).prop_map(|(client, sequence, known)| Sequenced {
+            client,
+            sequence,
+            known,
         });
     (op, option::of(sequenced))
         .prop_map(|(op, sequenced)| WriteRequest { op, sequenced })

@@ -23,6 +23,7 @@ pub struct Shipped {
     /// Whether there is a leader.
     pub leading: bool,
     raft_index: u64,
+    term: u64,
 }
 
 fn registration(seat: u64, identity: u64) -> NodeRegistration {
@@ -66,6 +67,7 @@ impl Shipped {
             supervisor: Supervisor::new(SupervisorOptions::default()),
             leading: false,
             raft_index: 0,
+            term: 0,
         };
         shipped.apply(Command::CreateCluster {
             cluster_id: "simulated".into(),
@@ -98,7 +100,9 @@ impl Shipped {
         self.leading = true;
         self.supervisor = Supervisor::new(SupervisorOptions::default());
         let state = self.state.clone();
-        let mut outputs = self.step(now, Input::BecameLeader { state });
+        self.term += 1;
+        let term = self.term;
+        let mut outputs = self.step(now, Input::BecameLeader { term, state });
         outputs.extend(self.tick(now));
         outputs
     }

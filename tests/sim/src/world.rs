@@ -158,7 +158,7 @@ impl World {
         let timing = Timing {
             lease,
             lease_longest: lease,
-            lease_margin: Micros(lease.0 / 10),
+            lease_margin: None,
             tick: TICK,
             resend: Micros::from_millis(rng.random_range(30..150)),
             stuck: Micros::from_millis(1500),

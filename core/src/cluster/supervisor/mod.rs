@@ -50,6 +50,9 @@ const SWEEP: Micros = Micros::from_millis(1_000);
 /// How long a partition rests after a proposal about it failed.
 const RETRY: Micros = Micros::from_millis(100);
 
+/// How many rounds of questions a leader may ask: the number of its term stands above.
+const ROUNDS_PER_TERM: u64 = 1 << 32;
+
 /// The leader's judgement.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -115,8 +118,10 @@ impl Supervisor {
                 self.unix_ms = unix_ms;
                 self.on_tick(now);
             }
-            Input::BecameLeader { state } => {
+            Input::BecameLeader { term, state } => {
                 self.clear_work();
+                // Answers to another leader's questions are no answers to this one's.
+                self.last_round = self.last_round.max(term.saturating_mul(ROUNDS_PER_TERM));
                 self.leading = true;
                 self.quiet_since = now;
                 self.next_sweep = now;

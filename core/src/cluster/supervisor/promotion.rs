@@ -587,16 +587,23 @@ impl Supervisor {
             return;
         };
         let inquiry = match &mut work.promotion {
-            Promotion::Asking(inquiry) if report.round >= inquiry.first_round => inquiry,
+            Promotion::Asking(inquiry) => inquiry,
             Promotion::Fencing(inquiry) | Promotion::Naming(inquiry, _)
                 // A head counts only in the epoch that it was reported for: before it
-                // promised this one the replica may have accepted more.
-                if report.promised == inquiry.epoch && record.epoch == inquiry.epoch =>
+                // promised this one the replica may have accepted more. And it counts
+                // only as the answer to a fence: a question that came late is answered
+                // as well, by a replica that has merely heard of the epoch.
+                if report.fenced
+                    && report.promised == inquiry.epoch
+                    && record.epoch == inquiry.epoch =>
             {
                 inquiry
             }
             _ => return,
         };
+        if report.round < inquiry.first_round {
+            return;
+        }
         let answer = work::Answer {
             received: now,
             report,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cairn_core::cluster::report::{Order, ReplicaReport, Wish};
-use cairn_core::ids::{Epoch, Index, MapVersion, Micros, NodeId, PartitionId, ReplicaId};
+use cairn_core::ids::{Epoch, MapVersion, Micros, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::{
     Condition, Expiry, RequestError, Sequenced, WriteOp, WriteOutcome, WriteReply, WriteRequest,
 };
@@ -216,7 +216,7 @@ impl TestCluster {
         let timing = Timing {
             lease,
             lease_longest: lease,
-            lease_margin: Micros::from_millis(LEASE_MS / 10),
+            lease_margin: None,
             tick: Micros::from_millis(10),
             resend: Micros::from_millis(200),
             stuck: Micros::from_millis(10_000),
@@ -482,7 +482,7 @@ pub(super) fn increment(name: &str, sequence: Option<u64>) -> WriteRequest {
         sequenced: sequence.map(|sequence| Sequenced {
             client: 42,
             sequence,
-            known: Index::ZERO,
+            known: Position::ZERO,
         }),
     }
 }
@@ -517,7 +517,7 @@ pub(super) async fn count(
     times: u64,
 ) -> Vec<i64> {
     let name = key_in(partition, 0);
-    let (mut told, mut known) = (Vec::new(), Index::ZERO);
+    let (mut told, mut known) = (Vec::new(), Position::ZERO);
     for sequence in 1..=times {
         let request = WriteRequest {
             op: WriteOp::Increment {
@@ -534,7 +534,7 @@ pub(super) async fn count(
             let handle = routes.lock().get(&partition).cloned().expect("a route");
             match handle.write(request.clone()).await {
                 Ok(reply) => {
-                    known = known.max(reply.position.index);
+                    known = known.max(reply.position);
                     told.push(integer(Ok(reply)));
                     break;
                 }

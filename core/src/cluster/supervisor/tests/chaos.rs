@@ -29,8 +29,7 @@ fn fault(world: &mut World, draw: &mut Draw, nodes: u64) {
         15 => world.raft_up = !world.raft_up,
         16 => {
             world.feed(Input::LostLeadership);
-            let state = std::sync::Arc::new(world.state.clone());
-            world.feed(Input::BecameLeader { state });
+            world.take_office();
         }
         17 => world.sim(node).draining ^= true,
         18 => world.feed(Input::Admin(AdminRequest::Promote { partition })),

@@ -102,6 +102,9 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
         ["connect", n] => at(world, n).connected = true,
         ["mute", n] => at(world, n).mute = true,
         ["unmute", n] => at(world, n).mute = false,
+        ["flush", n, millis] => {
+            at(world, n).flush = MS * millis.parse::<u64>().expect("milliseconds");
+        }
         ["drain", n] => at(world, n).draining = true,
         ["cut", a, b] => {
             let (a, b) = (node(a), node(b));
@@ -118,8 +121,7 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
         ["raft", "up"] => world.raft_up = true,
         ["leader"] => {
             world.feed(Input::LostLeadership);
-            let state = std::sync::Arc::new(world.state.clone());
-            world.feed(Input::BecameLeader { state });
+            world.take_office();
         }
         ["promote"] => world.feed(Input::Admin(AdminRequest::Promote { partition: P })),
         ["hand-over", n] => world.feed(Input::Admin(AdminRequest::HandOver {
@@ -150,7 +152,8 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
             let report = ReplicaReport {
                 partition: P,
                 member,
-                round: 1,
+                round: world.supervisor.last_round,
+                fenced: !rest.contains(&"asked"),
                 promised: Epoch(field("promised").unwrap_or(0)),
                 head,
                 commit: Index::ZERO,

@@ -26,6 +26,8 @@ transcripts! {
     two_replicas_shrink_to_one_and_are_two_again
     a_joiner_that_dies_is_left_behind
     a_stale_report_does_not_count
+    an_answer_to_a_question_is_no_fence
+    a_fence_counts_once_it_is_flushed
     a_damaged_replica_does_not_count_and_is_replaced
     a_wiped_node_gets_its_seats_back
     a_draining_node_hands_over_without_waiting_for_leases

@@ -46,6 +46,9 @@ impl Draw {
 pub(super) struct SimReplica {
     pub(super) member: Member,
     pub(super) promised: Epoch,
+    /// The promise that a power cut leaves, and when the newer one is flushed.
+    flushed_promise: Epoch,
+    flushed_at: u64,
     pub(super) head: Position,
     pub(super) whole: bool,
     role: Role,
@@ -58,6 +61,26 @@ pub(super) struct SimReplica {
     hands_over_at: Option<u64>,
 }
 
+impl SimReplica {
+    /// Promises an epoch; it is flushed after `delay`.
+    fn promise(&mut self, now: u64, epoch: Epoch, delay: u64) {
+        self.settle(now);
+        if epoch > self.promised {
+            self.promised = epoch;
+            self.flushed_at = now + delay;
+            self.settle(now);
+        }
+    }
+
+    /// Whether everything that was promised is flushed.
+    fn settle(&mut self, now: u64) -> bool {
+        if now >= self.flushed_at {
+            self.flushed_promise = self.promised;
+        }
+        self.flushed_promise == self.promised
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SimNode {
     pub(super) name: String,
@@ -66,6 +89,8 @@ pub(super) struct SimNode {
     pub(super) connected: bool,
     /// Answers no orders.
     pub(super) mute: bool,
+    /// How long a promise takes to be flushed.
+    pub(super) flush: u64,
     pub(super) draining: bool,
     pub(super) stopped: bool,
     stream_open: bool,
@@ -94,6 +119,7 @@ pub(super) struct World {
     /// Whether clients write all the time.
     pub(super) writes: bool,
     raft_index: u64,
+    term: u64,
     pub(super) nodes: BTreeMap<NodeId, SimNode>,
     /// Pairs that do not reach each other, smaller first.
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
@@ -128,6 +154,7 @@ impl World {
             writes: false,
             weather: None,
             raft_index: 0,
+            term: 0,
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
             deliveries: Vec::new(),
@@ -138,9 +165,15 @@ impl World {
             acknowledged: BTreeMap::new(),
             leased: BTreeMap::new(),
         };
-        let state = Arc::new(world.state.clone());
-        world.feed(Input::BecameLeader { state });
+        world.take_office();
         world
+    }
+
+    /// The supervisor becomes leader, in a new term.
+    pub(super) fn take_office(&mut self) {
+        self.term += 1;
+        let (term, state) = (self.term, Arc::new(self.state.clone()));
+        self.feed(Input::BecameLeader { term, state });
     }
 
     /// Makes a cluster and waits until it serves.
@@ -188,6 +221,7 @@ impl World {
                     alive: true,
                     connected: true,
                     mute: false,
+                    flush: 0,
                     draining: false,
                     stopped: false,
                     stream_open: false,
@@ -395,9 +429,16 @@ impl World {
         self.runs(a) && self.runs(b) && !self.cut.contains(&(a.min(b), a.max(b)))
     }
 
+    /// How long the next promise of a node takes to be flushed.
+    fn flush_delay(&mut self, node: NodeId) -> u64 {
+        let drawn = self.weather.as_mut().map_or(0, |w| w.below(60) * MS);
+        drawn.max(self.nodes[&node].flush)
+    }
+
     fn obey(&mut self, node: NodeId, order: &Order) {
         let now = self.now;
         let runs = self.runs(node);
+        let delay = self.flush_delay(node);
         let Some(sim) = self.nodes.get_mut(&node) else {
             return;
         };
@@ -431,7 +472,7 @@ impl World {
         if let Some(epoch) = fence
             && epoch > replica.promised
         {
-            replica.promised = epoch;
+            replica.promise(now, epoch, delay);
             replica.role = Role::Replica;
             replica.wish = if replica.whole {
                 Wish::None
@@ -441,10 +482,19 @@ impl World {
             replica.rose = None;
             replica.hands_over_at = None;
         }
+        if !replica.settle(now) {
+            // Nothing is reported before it is flushed.
+            let at = replica.flushed_at;
+            self.next_delivery += 1;
+            let again = Delivery::Order(node, order.clone());
+            self.deliveries.push((at, self.next_delivery, again));
+            return;
+        }
         let report = ReplicaReport {
             partition,
             member: replica.member,
             round,
+            fenced: fence == Some(replica.promised),
             promised: replica.promised,
             head: replica.head,
             commit: replica.head.index,
@@ -483,6 +533,8 @@ impl World {
     }
 
     fn learn(&mut self, node: NodeId, record: &Arc<PartitionRecord>) {
+        let now = self.now;
+        let delay = self.flush_delay(node);
         let Some(sim) = self.nodes.get_mut(&node) else {
             return;
         };
@@ -508,6 +560,8 @@ impl World {
                 SimReplica {
                     member,
                     promised: Epoch::ZERO,
+                    flushed_promise: Epoch::ZERO,
+                    flushed_at: 0,
                     head: Position::ZERO,
                     whole: true,
                     role: Role::Replica,
@@ -535,7 +589,7 @@ impl World {
             replica.role = Role::Replica;
             replica.rose = None;
         }
-        replica.promised = record.epoch;
+        replica.promise(now, record.epoch, delay);
     }
 
     /// The members, learners too, that follow the primary of a partition.
@@ -613,7 +667,9 @@ impl World {
                     continue;
                 };
                 follower.head = head;
-                follower.promised = replica.promised;
+                // What was flushed with an entry of the epoch is flushed with it.
+                follower.promise(now, replica.promised, 0);
+                follower.flushed_at = now;
                 if released {
                     follower.granted_until = now;
                 } else if replica.hands_over_at.is_none() {
@@ -747,9 +803,14 @@ impl World {
         }
     }
 
-    /// kill -9.
+    /// A power cut: what was not flushed is gone.
     pub(super) fn kill(&mut self, node: NodeId) {
-        self.nodes.get_mut(&node).expect("a node").alive = false;
+        let now = self.now;
+        let sim = self.nodes.get_mut(&node).expect("a node");
+        sim.alive = false;
+        for replica in sim.replicas.values_mut() {
+            replica.settle(now);
+        }
         if self.nodes[&node].stream_open {
             self.set_stream(node, false);
             self.feed(Input::StreamClosed { node });
@@ -765,7 +826,12 @@ impl World {
         }
         sim.alive = true;
         sim.session += 1;
-        for replica in sim.replicas.values_mut() {
+        for (partition, replica) in &mut sim.replicas {
+            if replica.flushed_promise != replica.promised {
+                replica.promised = replica.flushed_promise;
+                replica.flushed_at = 0;
+                sim.known.remove(partition);
+            }
             // Grants are not durable: a full one counts as given (rule 5).
             replica.granted_until = now + LEASE;
             replica.hands_over_at = None;

@@ -1,0 +1,63 @@
+//! What a replica tells the coordinators: that it is fenced, and what it holds (rules 1
+//! and 2).
+
+use super::context::Context;
+use super::event::Effect;
+use super::replica::{Part, Pending, Replica};
+use crate::cluster::report::{Order, ReplicaReport};
+use crate::ids::Epoch;
+
+impl Replica {
+    /// Takes an order of the coordinators.
+    pub(super) fn order(&mut self, ctx: &mut Context<'_>, order: &Order) {
+        match *order {
+            Order::Ask { round, .. } => self.report_once_flushed(ctx, round, None),
+            Order::Fence { epoch, round, .. } => {
+                if epoch > self.promised && !self.corrupt {
+                    self.promise(ctx, epoch);
+                }
+                self.report_once_flushed(ctx, round, Some(epoch));
+            }
+            Order::HandOver { epoch, to, .. } => self.hand_over(ctx, epoch, to),
+        }
+    }
+
+    /// What was accepted, the promise included, is flushed before anything is reported.
+    /// Without effect or not: a promise that was learnt of a peer and told before it was
+    /// flushed is a fence that a power cut takes away.
+    fn report_once_flushed(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
+        match self.pending.back() {
+            Some(&(number, _)) => {
+                let report = Pending::Report { round, fence };
+                self.pending.push_back((number, report));
+            }
+            None => self.report(ctx, round, fence),
+        }
+    }
+
+    pub(super) fn report(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
+        let fenced = fence == Some(self.flushed_promise);
+        if fenced {
+            self.inspected = self.flushed_promise;
+        }
+        let lease_current = match &self.part {
+            Part::Primary(leadership) => {
+                leadership.serving && self.lease_until(ctx.holdings) > ctx.now
+            }
+            _ => ctx.grants.current(self.partition, self.promised, ctx.now),
+        };
+        let report = ReplicaReport {
+            partition: self.partition,
+            member: self.me,
+            round,
+            fenced,
+            promised: self.flushed_promise,
+            head: self.durable.position,
+            commit: self.commit,
+            whole: !self.corrupt,
+            lease_current,
+            lease_remaining: ctx.grants.remaining(self.partition, ctx.now),
+        };
+        ctx.effects.push(Effect::Report(report));
+    }
+}
