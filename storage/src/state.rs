@@ -6,6 +6,8 @@
 //! state is in one keyspace and changes in one batch: data, table, and the applied
 //! mark (rule 17). After a crash they have gone back together or not at all.
 //!
+//! Generation 0 is no partition's: there lies the stamp that says whose store it is.
+//!
 //! # Applying
 //! [`Applier`] stages committed entries of any number of partitions and hands them
 //! to the store as one atomic batch. It checks that each entry continues the state
@@ -21,6 +23,8 @@ use cairn_core::replication::{EntryKind, Generation, LogEntry};
 
 use crate::format::DecodeError;
 use crate::format::mark::{LINEAGE_MAX, decode_lineage, decode_mark, encode_lineage, encode_mark};
+use crate::format::segment_header::LogIdentity;
+use crate::format::store_stamp::{decode_stamp, encode_stamp};
 use crate::store::{Store, StoreChange, StoreError};
 
 /// The bytes before the part of a key that is the client's.
@@ -40,6 +44,10 @@ pub enum Kind {
 
 const APPLIED: &[u8] = b"applied";
 const LINEAGE: &[u8] = b"lineage";
+const STAMP: &[u8] = b"stamp";
+/// Where rows about the store itself lie. No replica has this generation: a
+/// partition's metadata names it where there is none.
+const OF_THE_STORE: Generation = Generation(0);
 
 /// A key of the store.
 #[must_use]
@@ -111,6 +119,8 @@ fn unreadable(action: &'static str) -> impl FnOnce(DecodeError) -> StoreError {
     move |error| StoreError {
         action,
         reason: error.to_string(),
+        // A newer build's row is as it was written; this build may only leave it alone.
+        damaged: !matches!(error, DecodeError::Newer { .. }),
     }
 }
 
@@ -176,16 +186,38 @@ pub fn is_metadata(key: &[u8]) -> bool {
     key.first() == Some(&(Kind::Meta as u8))
 }
 
+/// Whose store it is; `None` for one that was never stamped.
+///
+/// # Errors
+/// See [`StoreError`]. What a newer build left is refused.
+pub fn stamp(store: &dyn Store) -> Result<Option<LogIdentity>, StoreError> {
+    store
+        .get(&store_key(OF_THE_STORE, Kind::Meta, STAMP))?
+        .map(|bytes| decode_stamp(&bytes).map_err(unreadable("read the store's stamp")))
+        .transpose()
+}
+
+/// Writes whose store it is.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn write_stamp(store: &dyn Store, identity: &LogIdentity) -> Result<(), StoreError> {
+    let row = Bytes::from(encode_stamp(identity));
+    store.write(&[(store_key(OF_THE_STORE, Kind::Meta, STAMP), Some(row))])
+}
+
 /// Every generation that the store holds keys of, ascending.
 ///
 /// # Errors
 /// See [`StoreError`].
 pub fn generations(store: &dyn Store) -> Result<Vec<Generation>, StoreError> {
     let mut found = Vec::new();
-    let mut from = Bytes::new();
+    let Some(mut from) = generation_range(OF_THE_STORE).1 else {
+        return Ok(found);
+    };
     loop {
         let mut first = None;
-        store.scan(&from, None, &mut |key, _| {
+        store.scan_keys(&from, None, &mut |key| {
             first = key.first_chunk::<8>().map(|b| u64::from_be_bytes(*b));
             false
         })?;
@@ -200,27 +232,67 @@ pub fn generations(store: &dyn Store) -> Result<Vec<Generation>, StoreError> {
     }
 }
 
-/// Removes the next `limit` keys of a generation; `true` while there may be more.
-/// The applied mark goes first, so that what is left is never taken for a state.
+/// Removes a generation, some keys at a time, so that whoever does it can look after
+/// other things in between. Nothing may be written to the generation meanwhile.
+///
+/// The applied mark goes first, so that what is left is never taken for a state. Each
+/// step goes on behind the last: a store may keep what was removed for a while, and
+/// to pass over all of it again with every step would take the square of the keys.
+#[derive(Clone, Debug)]
+pub struct Dropping {
+    from: Bytes,
+    to: Option<Bytes>,
+}
+
+impl Dropping {
+    /// Begins; nothing is removed yet.
+    #[must_use]
+    pub fn new(generation: Generation) -> Self {
+        let (from, to) = generation_range(generation);
+        if generation == OF_THE_STORE {
+            // Nobody's generation has nothing to remove, and the stamp stays.
+            return Self {
+                to: Some(from.clone()),
+                from,
+            };
+        }
+        Self { from, to }
+    }
+
+    /// Removes the next `limit` keys; `true` while there may be more.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn step(&mut self, store: &dyn Store, limit: usize) -> Result<bool, StoreError> {
+        let mut changes: Vec<StoreChange> = Vec::new();
+        store.scan_keys(&self.from, self.to.as_deref(), &mut |key| {
+            changes.push((key, None));
+            changes.len() < limit
+        })?;
+        let Some((last, _)) = changes.last() else {
+            return Ok(false);
+        };
+        let mut behind = BytesMut::with_capacity(last.len() + 1);
+        behind.put_slice(last);
+        behind.put_u8(0);
+        store.write(&changes)?;
+        self.from = behind.freeze();
+        Ok(changes.len() >= limit)
+    }
+}
+
+/// Removes a generation at once, by batches of `limit` keys.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub fn drop_some(
+pub fn drop_generation(
     store: &dyn Store,
     generation: Generation,
     limit: usize,
-) -> Result<bool, StoreError> {
-    let (from, to) = generation_range(generation);
-    let mut changes: Vec<StoreChange> = Vec::new();
-    store.scan(&from, to.as_deref(), &mut |key, _| {
-        changes.push((key, None));
-        changes.len() < limit
-    })?;
-    if changes.is_empty() {
-        return Ok(false);
-    }
-    store.write(&changes)?;
-    Ok(changes.len() >= limit)
+) -> Result<(), StoreError> {
+    let mut dropping = Dropping::new(generation);
+    while dropping.step(store, limit)? {}
+    Ok(())
 }
 
 /// Looks on while a batch is written; what keeps a cache true.
@@ -287,18 +359,31 @@ impl Applier {
             }),
         };
         let staged_before = self.changes.len();
-        let before = progress.clone();
+        let (applied_before, dirty_before) = (progress.applied, progress.lineage_dirty);
+        // A lineage is long and changes with the epoch alone: only then is it copied.
+        let mut past_before = None;
+        let mut bytes = 0;
         for entry in entries {
             if entry.position.index <= progress.applied.index() {
                 continue;
             }
+            if entry.position.epoch != progress.applied.epoch() && past_before.is_none() {
+                past_before = Some(progress.past.clone());
+            }
             let result = stage_entry(progress, &mut self.changes, partition, generation, entry);
             if let Err(error) = result {
-                *progress = before;
+                progress.applied = applied_before;
+                progress.lineage_dirty = dirty_before;
+                if let Some(past) = past_before {
+                    progress.past = past;
+                }
                 self.changes.truncate(staged_before);
                 return Err(error);
             }
-            self.staged_bytes += entry.body.len() + 64;
+            bytes += entry.body.len() + 64;
+        }
+        if bytes > 0 {
+            self.staged_bytes += bytes;
             self.staged.insert(generation);
         }
         Ok(())
@@ -532,11 +617,113 @@ mod tests {
         for generation in [G, Generation(3)] {
             apply_entries(&store, P, generation, std::slice::from_ref(&entry)).unwrap();
         }
-        assert!(drop_some(&store, G, 1).unwrap());
+        let mut dropping = Dropping::new(G);
+        assert!(dropping.step(&store, 1).unwrap());
         assert_eq!(applied(&store, G).unwrap(), Mark::ZERO);
         assert!(value(&store, "k").is_some());
-        while drop_some(&store, G, 1).unwrap() {}
+        while dropping.step(&store, 1).unwrap() {}
         assert_eq!(generations(&store).unwrap(), [Generation(3)]);
         assert_eq!(applied(&store, Generation(3)).unwrap(), entry.mark());
+    }
+
+    /// A store that counts the keys that scans pass over, removed ones too, as one
+    /// does that keeps tombstones.
+    struct Tombstones {
+        live: MemStore,
+        removed: std::cell::RefCell<BTreeSet<Bytes>>,
+        passed: std::cell::Cell<usize>,
+    }
+
+    impl Store for Tombstones {
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.live.get(key)
+        }
+
+        fn write(&self, changes: &[StoreChange]) -> Result<(), StoreError> {
+            let gone = changes.iter().filter(|(_, value)| value.is_none());
+            let gone = gone.map(|(key, _)| key.clone());
+            self.removed.borrow_mut().extend(gone);
+            self.live.write(changes)
+        }
+
+        fn persist(&self) -> Result<(), StoreError> {
+            self.live.persist()
+        }
+
+        fn scan(
+            &self,
+            from: &[u8],
+            to: Option<&[u8]>,
+            visit: &mut dyn FnMut(Bytes, Bytes) -> bool,
+        ) -> Result<(), StoreError> {
+            let mut last = None;
+            self.live.scan(from, to, &mut |key, value| {
+                last = Some(key.clone());
+                self.passed.set(self.passed.get() + 1);
+                visit(key, value)
+            })?;
+            let removed = self.removed.borrow();
+            let passed = removed
+                .iter()
+                .filter(|key| &key[..] >= from && last.as_ref().is_none_or(|last| *key < last))
+                .count();
+            self.passed.set(self.passed.get() + passed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn dropping_a_generation_passes_over_no_key_twice() {
+        let store = Tombstones {
+            live: MemStore::new(),
+            removed: std::cell::RefCell::default(),
+            passed: std::cell::Cell::default(),
+        };
+        let keys = 1000;
+        let rows: Vec<StoreChange> = (0..keys)
+            .map(|n: u64| (table_key(G, Index(n)), Some(Bytes::from_static(b"row"))))
+            .collect();
+        store.write(&rows).unwrap();
+        drop_generation(&store, G, 10).unwrap();
+        assert_eq!(generations(&store.live).unwrap(), []);
+        assert_eq!(store.passed.get(), rows.len());
+    }
+
+    #[test]
+    fn the_stamp_is_of_no_generation_and_outlives_them_all() {
+        let store = MemStore::new();
+        assert_eq!(stamp(&store).unwrap(), None);
+        let identity = LogIdentity {
+            cluster: "c".to_owned(),
+            node: 1,
+            incarnation: 2,
+        };
+        write_stamp(&store, &identity).unwrap();
+        assert_eq!(generations(&store).unwrap(), []);
+        drop_generation(&store, Generation(0), 10).unwrap();
+        assert_eq!(stamp(&store).unwrap(), Some(identity));
+    }
+
+    #[test]
+    fn a_call_that_fails_leaves_the_lineage_and_what_is_staged_as_they_were() {
+        let store = MemStore::new();
+        let first = write(Mark::ZERO, 1, "k", Some("1"));
+        let second = write(first.mark(), 2, "k", Some("2"));
+        let stranger = write(first.mark(), 3, "k", Some("x"));
+        let behind = write(stranger.mark(), 3, "k", Some("y"));
+        let mut applier = Applier::default();
+        applier
+            .stage(&store, P, G, std::slice::from_ref(&first))
+            .unwrap();
+        let staged = applier.staged_bytes();
+        applier
+            .stage(&store, P, G, &[second.clone(), behind])
+            .unwrap_err();
+        assert_eq!(applier.staged_bytes(), staged);
+        applier
+            .stage(&store, P, G, std::slice::from_ref(&second))
+            .unwrap();
+        applier.commit(&store, &mut ()).unwrap();
+        assert_eq!(lineage(&store, G).unwrap(), [first.mark(), second.mark()]);
     }
 }

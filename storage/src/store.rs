@@ -10,6 +10,9 @@ pub struct StoreError {
     pub action: &'static str,
     /// Why, in the store's words.
     pub reason: String,
+    /// Whether what is stored does not read as what was written: trying again leads
+    /// to the same, and the state has to come from elsewhere.
+    pub damaged: bool,
 }
 
 /// One change: a key, and its new value or `None` where it goes.
@@ -47,4 +50,17 @@ pub trait Store {
         to: Option<&[u8]>,
         visit: &mut dyn FnMut(Bytes, Bytes) -> bool,
     ) -> Result<(), StoreError>;
+
+    /// As [`Self::scan`], without the values.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn scan_keys(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(Bytes) -> bool,
+    ) -> Result<(), StoreError> {
+        self.scan(from, to, &mut |key, _| visit(key))
+    }
 }

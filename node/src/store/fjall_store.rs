@@ -5,11 +5,15 @@
 //! write-ahead log is the truth; [`FjallStore::persist`] flushes it now and then.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cairn_storage::store::{Store, StoreChange, StoreError};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use fjall::{
+    Database, JournalRecoveryError, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode,
+    Readable, Snapshot,
+};
 
 use super::StorageConfig;
 
@@ -22,7 +26,46 @@ fn failed(action: &'static str) -> impl FnOnce(fjall::Error) -> StoreError {
     move |error| StoreError {
         action,
         reason: error.to_string(),
+        damaged: is_damage(&error),
     }
+}
+
+/// Whether the error tells of bytes that are not what was written. A format of another
+/// version, a lock, and whatever the operating system refuses do not.
+fn is_damage(error: &fjall::Error) -> bool {
+    use fjall::Error;
+    match error {
+        Error::Storage(error) => match error {
+            LsmError::Io(error) => is_amiss(error),
+            LsmError::Decompress(_)
+            | LsmError::Unrecoverable
+            | LsmError::ChecksumMismatch { .. }
+            | LsmError::InvalidTag(_)
+            | LsmError::InvalidTrailer
+            | LsmError::InvalidHeader(_)
+            | LsmError::Utf8(_) => true,
+            _ => false,
+        },
+        Error::Io(error) => is_amiss(error),
+        Error::JournalRecovery(error) => *error != JournalRecoveryError::InvalidFileName,
+        Error::Decompress(_)
+        | Error::InvalidTrailer
+        | Error::InvalidTag(_)
+        | Error::Unrecoverable => true,
+        _ => false,
+    }
+}
+
+/// Whether a file, or a part of one, is not there that has to be, or one is there that
+/// the store knows nothing of, since what lists it is gone.
+fn is_amiss(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidData
+    )
 }
 
 /// The state of every partition of a node. Clones share it.
@@ -42,7 +85,8 @@ impl std::fmt::Debug for FjallStore {
 }
 
 impl FjallStore {
-    /// Opens the store, making it where there is none.
+    /// Opens the store, making it where there is none. What its journals hold is
+    /// taken as it is: `super::opening` looks at them before.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -121,6 +165,7 @@ impl Store for FjallStore {
         self.flush_journals().map_err(|error| StoreError {
             action: "flush the state's journal",
             reason: error.to_string(),
+            damaged: false,
         })?;
         self.database
             .persist(PersistMode::SyncAll)
@@ -134,6 +179,21 @@ impl Store for FjallStore {
         visit: &mut dyn FnMut(Bytes, Bytes) -> bool,
     ) -> Result<(), StoreError> {
         self.view().scan(from, to, visit)
+    }
+
+    fn scan_keys(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(Bytes) -> bool,
+    ) -> Result<(), StoreError> {
+        for row in self.view().rows(from, to) {
+            let key = row.key().map_err(failed("read the state"))?;
+            if !visit(Bytes::copy_from_slice(&key)) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -185,6 +245,7 @@ impl Store for View {
         Err(StoreError {
             action: "write the state",
             reason: "a view cannot be written".to_owned(),
+            damaged: false,
         })
     }
 

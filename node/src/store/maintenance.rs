@@ -2,6 +2,7 @@
 //! durable, removing dropped generations, looking at free space.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 use cairn_core::ids::{Index, PartitionId};
 use cairn_core::replication::Generation;
 use cairn_storage::disk::Disk;
-use cairn_storage::state;
+use cairn_storage::state::Dropping;
 use cairn_storage::store::Store;
 use parking_lot::{Condvar, Mutex};
 
+use super::opening::remove_set_aside;
 use super::{Applied, FjallStore};
 use crate::disk::{DirectoryDisk, SpaceWatch, WalHandle, fatal};
 
@@ -20,6 +22,15 @@ use crate::disk::{DirectoryDisk, SpaceWatch, WalHandle, fatal};
 const LOOK: Duration = Duration::from_millis(500);
 /// Keys of a dropped generation that go in one batch.
 const DROP_KEYS: usize = 512;
+
+/// Where things lie.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The log's directory, on the disk that all share.
+    pub(super) disk: DirectoryDisk,
+    /// The store's directory.
+    pub(super) state: PathBuf,
+}
 
 /// When the store is persisted: whichever comes first.
 #[derive(Clone, Copy, Debug)]
@@ -62,14 +73,15 @@ impl MaintenanceHandle {
     pub(super) fn start(
         &self,
         store: FjallStore,
-        disk: DirectoryDisk,
+        place: Place,
         wal: WalHandle,
         watch: SpaceWatch,
         disk_full: Box<dyn FnMut(bool) + Send>,
     ) -> std::io::Result<()> {
         let worker = Worker {
             store,
-            disk,
+            place,
+            dropping: None,
             wal,
             watch,
             disk_full,
@@ -122,7 +134,9 @@ impl MaintenanceHandle {
 
 struct Worker {
     store: FjallStore,
-    disk: DirectoryDisk,
+    place: Place,
+    /// The generation that is being removed.
+    dropping: Option<Dropping>,
     wal: WalHandle,
     watch: SpaceWatch,
     disk_full: Box<dyn FnMut(bool) + Send>,
@@ -139,10 +153,8 @@ impl Worker {
         self.look();
         let mut looked = Instant::now();
         loop {
-            let (drop_next, persist, closing) = self.wait();
-            if let Some(generation) = drop_next {
-                self.drop_some(generation);
-            }
+            let (persist, closing) = self.wait();
+            self.drop_some();
             if persist || closing {
                 self.persist();
             }
@@ -156,22 +168,25 @@ impl Worker {
         }
     }
 
-    fn wait(&self) -> (Option<Generation>, bool, bool) {
+    fn wait(&mut self) -> (bool, bool) {
         let due = |queue: &Queue| {
             !queue.applied.is_empty()
                 && (queue.applied_bytes >= self.persist_after.bytes
                     || self.persisted_at.elapsed() >= self.persist_after.time)
         };
         let mut queue = self.shared.queue.lock();
-        if queue.drops.is_empty() && !due(&queue) && !queue.closing {
+        let idle = self.dropping.is_none() && queue.drops.is_empty();
+        if idle && !due(&queue) && !queue.closing {
             self.shared.news.wait_for(&mut queue, LOOK);
         }
-        let persist = due(&queue);
-        (queue.drops.front().copied(), persist, queue.closing)
+        if self.dropping.is_none() {
+            self.dropping = queue.drops.pop_front().map(Dropping::new);
+        }
+        (due(&queue), queue.closing)
     }
 
     fn look(&mut self) {
-        let free = match self.disk.free_bytes() {
+        let free = match self.place.disk.free_bytes() {
             Ok(free) => free,
             Err(error) => {
                 tracing::warn!(%error, "could not ask for free space");
@@ -182,6 +197,11 @@ impl Worker {
         if let Some(full) = self.watch.observe(free) {
             if full {
                 tracing::warn!(free, "the disk is nearly full: data writes are refused");
+                match remove_set_aside(&self.place.state) {
+                    Ok(true) => tracing::warn!("removed a damaged store to make room"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "could not remove a damaged store"),
+                }
             } else {
                 tracing::info!(free, "the disk has room for data");
             }
@@ -211,12 +231,15 @@ impl Worker {
         self.wal.set_store_durable(&durable);
     }
 
-    fn drop_some(&mut self, generation: Generation) {
-        match state::drop_some(&self.store, generation, DROP_KEYS) {
+    /// A little at a time, so that persisting and the watch over space, which everybody
+    /// waits for, come in between.
+    fn drop_some(&mut self) {
+        let Some(dropping) = &mut self.dropping else {
+            return;
+        };
+        match dropping.step(&self.store, DROP_KEYS) {
             Ok(true) => {}
-            Ok(false) => {
-                self.shared.queue.lock().drops.pop_front();
-            }
+            Ok(false) => self.dropping = None,
             Err(error) => fatal("the state cannot be written", &error),
         }
     }

@@ -12,8 +12,10 @@
 mod apply;
 mod cache;
 mod fjall_store;
+mod journal_check;
 mod maintenance;
 mod open;
+mod opening;
 mod read;
 mod snapshot;
 

@@ -13,7 +13,9 @@ use cairn_storage::wal::{Wal, WalError};
 
 use super::apply::AppliedCallback;
 use super::cache::ValueCache;
-use super::maintenance::{MaintenanceHandle, PersistAfter};
+use super::maintenance::{MaintenanceHandle, PersistAfter, Place};
+use super::opening::open_store;
+use super::snapshot::Room;
 use super::{ApplyHandle, FjallStore, StateReader};
 use crate::disk::{DataDirectory, DirectoryDisk, DirectoryError, SpaceWatch, WalConfig, WalHandle};
 
@@ -96,6 +98,33 @@ pub enum StorageError {
     /// Something does not read as what it should be.
     #[error("{0}")]
     Damaged(String),
+    /// The store has a format that this build does not read.
+    #[error("the store has format {found}; this build reads format {known}")]
+    Format {
+        /// The store's.
+        found: u32,
+        /// This build's.
+        known: u32,
+    },
+    /// The store is another node's, or another cluster's.
+    #[error("the store belongs to {found}, not to {wanted}")]
+    Foreign {
+        /// Whose it is.
+        found: String,
+        /// Who opens it.
+        wanted: String,
+    },
+    /// What would be written has no room.
+    #[error(
+        "the disk has no room for another copy: {free} bytes are free, and {kept} are kept for \
+         what is here already"
+    )]
+    NoRoom {
+        /// What is free.
+        free: u64,
+        /// What has to stay free.
+        kept: u64,
+    },
     /// Too many reads wait.
     #[error("too many reads wait for the disk")]
     Overloaded,
@@ -105,7 +134,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    fn io(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn io(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, source }
     }
 }
@@ -174,10 +203,11 @@ impl NodeStorage {
                 .damaged("its write-ahead log is empty, though it has an identity")
                 .into());
         }
-        let store = FjallStore::open(&directory.state_path(), config)?;
+        let identity = log_identity(directory);
+        let store = open_store(&directory.state_path(), &identity, config)?;
         let (wal, recovery) = Wal::open(
             disk.clone(),
-            log_identity(directory),
+            identity,
             config.wal.options(),
             &store,
             Box::new(rand::random),
@@ -195,10 +225,14 @@ impl NodeStorage {
         for generation in orphans(&store, &recovery.partitions)? {
             maintenance.drop_generation(generation);
         }
+        let room = Room::new(disk.clone(), config.reserve_bytes);
         maintenance
             .start(
                 store.clone(),
-                disk,
+                Place {
+                    disk,
+                    state: directory.state_path(),
+                },
                 wal.clone(),
                 SpaceWatch::new(config.reserve_bytes),
                 disk_full,
@@ -211,7 +245,7 @@ impl NodeStorage {
             applied,
         )
         .map_err(StorageError::io("start the apply thread"))?;
-        let reader = StateReader::start(store, cache, config.reader_threads)
+        let reader = StateReader::start(store, cache, config.reader_threads, room)
             .map_err(StorageError::io("start the reader threads"))?;
         let closer = StorageCloser {
             wal: wal.clone(),

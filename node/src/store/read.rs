@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::cache::ValueCache;
+use super::snapshot::Room;
 use super::{FjallStore, SnapshotSink, SnapshotSource, StorageError};
 
 /// The most reads that wait for a reader thread.
@@ -40,6 +41,7 @@ struct Queue {
 struct Shared {
     store: FjallStore,
     cache: Arc<ValueCache>,
+    room: Room,
     queue: Mutex<Queue>,
     news: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -59,10 +61,12 @@ impl StateReader {
         store: FjallStore,
         cache: Arc<ValueCache>,
         threads: usize,
+        room: Room,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             store,
             cache,
+            room,
             queue: Mutex::default(),
             news: Condvar::new(),
             threads: Mutex::default(),
@@ -206,9 +210,9 @@ impl StateReader {
     /// Begins to write a snapshot from another node into a fresh generation. Blocks.
     ///
     /// # Errors
-    /// Where the store cannot be written.
+    /// Where the store cannot be written, or the disk is nearly full.
     pub fn install(&self, generation: Generation) -> Result<SnapshotSink, StorageError> {
-        SnapshotSink::open(&self.shared.store, generation)
+        SnapshotSink::open(&self.shared.store, self.shared.room.clone(), generation)
     }
 
     /// Ends the reader threads; what waits is refused. Blocks.

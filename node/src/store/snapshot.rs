@@ -7,16 +7,20 @@
 //! `docs/adr/0005-inserting-into-fjall.md` says why.
 
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_core::ids::Mark;
 use cairn_core::replication::Generation;
+use cairn_storage::disk::Disk;
 use cairn_storage::format::snapshot_chunk::{SnapshotChunk, decode_chunk, encode_chunk};
 use cairn_storage::state::{self, KEY_PREFIX_BYTES, Kind};
 use cairn_storage::store::{Store, StoreChange};
 
 use super::fjall_store::View;
 use super::{FjallStore, StorageError};
+use crate::disk::{DirectoryDisk, fatal};
 
 /// Bytes of rows that are written to the store as one batch.
 const BATCH_BYTES: usize = 1 << 20;
@@ -109,12 +113,70 @@ impl SnapshotSource {
     }
 }
 
+/// How much room copies from other nodes must leave.
+///
+/// A copy is the largest thing that a node writes, and nobody but the node itself
+/// bounds it. The store that runs into a full disk can be written no more, and takes
+/// the whole node with it.
+#[derive(Clone)]
+pub(super) struct Room {
+    free: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
+    reserve: u64,
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room")
+            .field("reserve", &self.reserve)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Room {
+    pub(super) fn new(disk: DirectoryDisk, reserve: u64) -> Self {
+        Self {
+            free: Arc::new(move || disk.free_bytes()),
+            reserve,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(
+        free: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
+        reserve: u64,
+    ) -> Self {
+        Self {
+            free: Arc::new(free),
+            reserve,
+        }
+    }
+
+    /// Whether a copy may begin: only where clients' writes would come back as well.
+    fn may_begin(&self) -> Result<(), StorageError> {
+        self.leaves(self.reserve.saturating_add(self.reserve / 4))
+    }
+
+    /// Whether a copy may go on.
+    fn may_go_on(&self) -> Result<(), StorageError> {
+        self.leaves(self.reserve)
+    }
+
+    fn leaves(&self, kept: u64) -> Result<(), StorageError> {
+        let free = (self.free)().map_err(StorageError::io("ask for free space"))?;
+        if free < kept {
+            return Err(StorageError::NoRoom { free, kept });
+        }
+        Ok(())
+    }
+}
+
 /// Writes a snapshot into a fresh generation. All calls block. Dropped before
 /// [`Self::finish`], it leaves keys behind that
 /// [`super::ApplyHandle::drop_generation`] removes.
 #[derive(Debug)]
 pub struct SnapshotSink {
     store: FjallStore,
+    room: Room,
     generation: Generation,
     /// The number of the chunk that must come next.
     next: u64,
@@ -123,10 +185,16 @@ pub struct SnapshotSink {
 }
 
 impl SnapshotSink {
-    pub(super) fn open(store: &FjallStore, generation: Generation) -> Result<Self, StorageError> {
-        while state::drop_some(store, generation, DROP_KEYS)? {}
+    pub(super) fn open(
+        store: &FjallStore,
+        room: Room,
+        generation: Generation,
+    ) -> Result<Self, StorageError> {
+        room.may_begin()?;
+        state::drop_generation(store, generation, DROP_KEYS)?;
         Ok(Self {
             store: store.clone(),
+            room,
             generation,
             next: 0,
             last_key: Bytes::new(),
@@ -137,7 +205,7 @@ impl SnapshotSink {
     /// Writes a chunk, in the order in which the source gave them.
     ///
     /// # Errors
-    /// Where the chunk is damaged, out of order, or cannot be written.
+    /// Where the chunk is damaged or out of order, or the disk is nearly full.
     pub fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StorageError> {
         let chunk =
             decode_chunk(&chunk).map_err(|error| StorageError::Damaged(error.to_string()))?;
@@ -147,6 +215,7 @@ impl SnapshotSink {
                 chunk.number, self.next
             )));
         }
+        self.room.may_go_on()?;
         self.next += 1;
         self.complete = chunk.last;
         let mut changes: Vec<StoreChange> = Vec::new();
@@ -168,21 +237,29 @@ impl SnapshotSink {
             changes.push((Bytes::from(stored), Some(value)));
             self.last_key = key;
             if bytes >= BATCH_BYTES {
-                self.store.write(&changes)?;
+                self.write(&changes);
                 changes.clear();
                 bytes = 0;
             }
         }
         if !changes.is_empty() {
-            self.store.write(&changes)?;
+            self.write(&changes);
         }
         Ok(())
     }
 
-    /// Makes it all durable; afterwards it may be reported.
+    fn write(&self, changes: &[StoreChange]) {
+        if let Err(error) = self.store.write(changes) {
+            fatal("a copy cannot be written to the state", &error);
+        }
+    }
+
+    /// Makes it all durable; afterwards it may be reported. A flush that fails ends the
+    /// process: it says so once, and the next one would succeed over what was lost,
+    /// this copy and everybody's applied entries alike (rule 12).
     ///
     /// # Errors
-    /// Where chunks are missing, or it cannot be made durable.
+    /// Where chunks are missing.
     pub fn finish(self, mark: Mark, lineage: &[Mark]) -> Result<(), StorageError> {
         if !self.complete {
             return Err(StorageError::Damaged(
@@ -190,8 +267,10 @@ impl SnapshotSink {
             ));
         }
         let rows = state::metadata_rows(self.generation, mark, lineage);
-        self.store.write(&rows)?;
-        self.store.persist()?;
+        self.write(&rows);
+        if let Err(error) = self.store.persist() {
+            fatal("a copy cannot be made durable", &error);
+        }
         Ok(())
     }
 }

@@ -17,6 +17,8 @@ use tempfile::{TempDir, tempdir};
 use super::{Applied, NodeStorage, StorageCallbacks, StorageConfig, StorageError};
 use crate::disk::{DataDirectory, WalConfig};
 
+mod damage;
+
 const P: PartitionId = PartitionId(1);
 const G: Generation = Generation(1);
 /// Long enough for a loaded machine; nothing waits for it unless something is wrong.

@@ -12,6 +12,7 @@ mod primitives;
 pub mod record;
 pub mod segment_header;
 pub mod snapshot_chunk;
+pub mod store_stamp;
 
 pub use primitives::DecodeError;
 

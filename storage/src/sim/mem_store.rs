@@ -81,6 +81,7 @@ impl Store for MemStore {
             return Err(StoreError {
                 action: "persist",
                 reason: "the flush failed".to_owned(),
+                damaged: false,
             });
         }
         inner.unpersisted.clear();

@@ -255,7 +255,6 @@ impl Node {
     /// # Errors
     /// Where the store refuses.
     pub fn drop_generation(&mut self, generation: Generation) -> Result<(), String> {
-        while state::drop_some(&self.store, generation, 1_000).map_err(problem("drop"))? {}
-        Ok(())
+        state::drop_generation(&self.store, generation, 1_000).map_err(problem("drop"))
     }
 }
