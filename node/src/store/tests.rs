@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_core::ids::{Epoch, Index, Mark, PartitionId, Position, ReplicaId};
+use cairn_core::ids::{Epoch, Index, Mark, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::WriteOutcome;
 use cairn_core::kv::{EntryBody, SequencedRecord, StoredValue, VersionedValue};
 use cairn_core::replication::{DurableRecord, EntryKind, Generation, LogEntry, RecoveredPartition};
@@ -18,6 +18,7 @@ use super::{Applied, NodeStorage, StorageCallbacks, StorageConfig, StorageError}
 use crate::disk::{DataDirectory, WalConfig};
 
 mod damage;
+mod samples;
 
 const P: PartitionId = PartitionId(1);
 const G: Generation = Generation(1);
