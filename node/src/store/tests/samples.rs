@@ -62,7 +62,7 @@ fn check_sample(sample: &Path) {
     assert!(!found.corrupt && !found.dropped_tail, "{found:?}");
     assert_eq!(found.meta.replica, Some(ReplicaId(1)));
     assert_eq!(found.entries.len() as u64, ENTRIES);
-    let log: Vec<LogEntry> = found.entries.iter().cloned().collect();
+    let log = found.entries.to_vec();
     node.apply(&log);
     for number in 1..=ENTRIES {
         let value = node.value(&format!("key{number}"));
