@@ -9,6 +9,7 @@ use cairn_core::kv::request::{
 use cairn_core::record::Member;
 use tonic::{Code, Status};
 
+use crate::detach::detach;
 use crate::limits;
 use crate::malformed::{Malformed, bounded, optional};
 use crate::map::{partition, position};
@@ -156,8 +157,8 @@ impl TryFrom<pb::PutRequest> for WriteRequest {
 
     fn try_from(
         pb::PutRequest {
-            key,
-            value,
+            mut key,
+            mut value,
             condition,
             expires_at_ms,
             keep_expiry,
@@ -167,6 +168,8 @@ impl TryFrom<pb::PutRequest> for WriteRequest {
     ) -> Result<Self, Malformed> {
         check_key(&key)?;
         bounded(value.len(), limits::VALUE_BYTES, "value")?;
+        // They wait for their commit, and may be the previous value of later writes.
+        detach([&mut key, &mut value].into_iter());
         let expiry = match (expires_at_ms, keep_expiry) {
             (None, false) => Expiry::Never,
             (None, true) => Expiry::Keep,
@@ -196,12 +199,13 @@ impl TryFrom<pb::DeleteRequest> for WriteRequest {
 
     fn try_from(
         pb::DeleteRequest {
-            key,
+            mut key,
             condition,
             sequenced,
         }: pb::DeleteRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;
+        detach(std::iter::once(&mut key));
         Ok(Self {
             op: WriteOp::Delete {
                 keys: vec![key],
@@ -217,12 +221,13 @@ impl TryFrom<pb::IncrementRequest> for WriteRequest {
 
     fn try_from(
         pb::IncrementRequest {
-            key,
+            mut key,
             delta,
             sequenced,
         }: pb::IncrementRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;
+        detach(std::iter::once(&mut key));
         Ok(Self {
             op: WriteOp::Increment { key, delta },
             sequenced: optional(sequenced, "sequenced")?,

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod coordinator;
+mod detach;
 pub mod kv;
 pub mod limits;
 mod malformed;

@@ -13,6 +13,7 @@ use cairn_core::replication::message::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::detach::detach;
 use crate::limits;
 use crate::malformed::{Malformed, bounded, list, name, narrow, required, text};
 use crate::map::{lineage, partition};
@@ -186,7 +187,7 @@ impl TryFrom<pb::Append> for Append {
             session,
         }: pb::Append,
     ) -> Result<Self, Malformed> {
-        let entries: Vec<LogEntry> = list(entries, limits::APPEND_ENTRIES, "entries")?;
+        let mut entries: Vec<LogEntry> = list(entries, limits::APPEND_ENTRIES, "entries")?;
         let ascending = entries
             .iter()
             .zip(1u64..)
@@ -197,6 +198,8 @@ impl TryFrom<pb::Append> for Append {
                 format!("do not count up from index {previous_index}"),
             ));
         }
+        // The log keeps entries for long.
+        detach(entries.iter_mut().map(|entry| &mut entry.body));
         Ok(Self {
             partition: partition(id, "partition")?,
             epoch: Epoch(epoch),
@@ -660,5 +663,36 @@ impl SnapshotSum {
     #[must_use]
     pub fn finish(&self) -> u64 {
         self.hash.digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoded_entry_does_not_keep_its_frame() {
+        let frame = Bytes::from(vec![7; 1 << 20]);
+        let entry = |index: u64| pb::LogEntry {
+            epoch: 1,
+            index,
+            kind: EntryKind::Write as u32,
+            body: frame.slice(100..200),
+            chain: index,
+        };
+        let append = pb::Append {
+            partition: 1,
+            epoch: 1,
+            to: 1,
+            from: 2,
+            previous_epoch: 1,
+            previous_index: 4,
+            previous_chain: 0,
+            entries: vec![entry(5), entry(6)],
+            commit: 4,
+        };
+        let append = Append::try_from(append).expect("well formed");
+        assert!(append.entries.iter().all(|e| e.body[..] == [7; 100]));
+        assert!(frame.is_unique(), "an entry keeps its frame in memory");
     }
 }
