@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::known::Known;
 use crate::options::Options;
 use crate::stats::{Counters, Stats, count};
-use crate::topology::Topology;
+use crate::topology::{SharedMap, Topology};
 
 /// A client of one cluster. Clones share everything; calls may be made from any
 /// number of tasks at once.
@@ -123,8 +123,10 @@ impl Client {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         let counters = Arc::new(Counters::default());
         let shutdown = CancellationToken::new();
+        let map = SharedMap::default();
         let connections = Arc::new(Connections {
             open: Mutex::default(),
+            map: Arc::clone(&map),
             options: options.clone(),
             counters: Arc::clone(&counters),
             shutdown: shutdown.clone(),
@@ -132,7 +134,8 @@ impl Client {
         let superseded = Arc::clone(&connections);
         let topology = Topology::new(
             endpoints,
-            options.dialer.clone(),
+            Box::new(options.dialer.clone()),
+            map,
             Arc::clone(&counters),
             Box::new(move |changed, map| superseded.supersede(changed, map)),
         );
@@ -323,6 +326,7 @@ fn nonsense(answer: &str) -> Error {
 /// The connections, by address.
 struct Connections {
     open: Mutex<HashMap<String, Connection>>,
+    map: SharedMap,
     options: Options,
     counters: Arc<Counters>,
     shutdown: CancellationToken,
@@ -337,6 +341,7 @@ impl Connections {
         let connection = Connection::new(
             address.to_owned(),
             self.options.dialer.clone(),
+            Arc::clone(&self.map),
             self.options.calls_in_flight_max,
             Arc::clone(&self.counters),
             self.shutdown.clone(),
@@ -353,6 +358,10 @@ impl Connections {
     }
 }
 
+/// How long a map without a primary for the key is waited to be replaced before a voter
+/// is asked.
+const ORPHANED_PATIENCE: Duration = Duration::from_millis(100);
+
 /// One call on its way through its attempts.
 struct Trial<'a> {
     inner: &'a Inner,
@@ -367,11 +376,14 @@ struct Trial<'a> {
     reason: String,
     /// The map by which the last attempt was routed.
     version: MapVersion,
+    /// Since when the partition was seen without a primary.
+    orphaned: Option<Instant>,
 }
 
 /// Where an attempt goes.
 struct Route {
     partition: PartitionId,
+    address: String,
     connection: Connection,
 }
 
@@ -398,6 +410,7 @@ impl<'a> Trial<'a> {
             moved: 0,
             reason: "there was no time for an attempt".to_owned(),
             version: MapVersion::ZERO,
+            orphaned: None,
         }
     }
 
@@ -412,6 +425,7 @@ impl<'a> Trial<'a> {
                     return Some(Route {
                         partition,
                         connection: self.inner.connections.get(&address),
+                        address,
                     });
                 }
                 Err(reason) => self.reason = reason,
@@ -433,9 +447,16 @@ impl<'a> Trial<'a> {
         {
             return Ok((id, address));
         }
-        let primary = record
-            .primary
-            .ok_or_else(|| format!("partition {id} has no primary just now"))?;
+        let Some(primary) = record.primary else {
+            // A voter may know more than the map that came so far, or serve already.
+            let since = *self.orphaned.get_or_insert_with(Instant::now);
+            return (since.elapsed() >= ORPHANED_PATIENCE)
+                .then(|| self.inner.topology.voter(map, record))
+                .flatten()
+                .map(|address| (id, address))
+                .ok_or_else(|| format!("partition {id} has no primary just now"));
+        };
+        self.orphaned = None;
         let address = map
             .nodes
             .get(&primary.node)
@@ -471,7 +492,8 @@ impl<'a> Trial<'a> {
         let until = self
             .until
             .min(Instant::now() + self.inner.options.attempt_timeout);
-        match route.connection.call(route.partition, request, until).await {
+        let routed = (route.partition, self.version);
+        match route.connection.call(routed, request, until).await {
             Ok(pb::answer::Reply::Error(error)) => match KvError::try_from(error) {
                 Ok(error) => Attempt::Refused(error),
                 Err(error) => {
@@ -482,6 +504,12 @@ impl<'a> Trial<'a> {
             Ok(reply) => Attempt::Answered(reply),
             Err(lost) => {
                 self.reason = lost.why.to_string();
+                match lost.why {
+                    Why::Superseded => {}
+                    Why::Timeout | Why::Connection(_) => {
+                        self.inner.topology.suspect(&route.address);
+                    }
+                }
                 if lost.sent && !matches!(lost.why, Why::Superseded) {
                     count(&counters.unknown);
                 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use cairn_core::ids::PartitionId;
+use cairn_core::ids::{MapVersion, PartitionId};
 use cairn_core::record::ClusterMap;
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::stats::{Counters, count};
+use crate::topology::SharedMap;
 use crate::transport::Dialer;
 
 /// About how many bytes of calls travel in one message.
@@ -74,6 +75,7 @@ pub(crate) struct Connection {
 struct Shared {
     address: String,
     dialer: Dialer,
+    map: SharedMap,
     counters: Arc<Counters>,
     shutdown: CancellationToken,
     room: Semaphore,
@@ -134,6 +136,7 @@ impl Connection {
     pub(crate) fn new(
         address: String,
         dialer: Dialer,
+        map: SharedMap,
         in_flight_max: usize,
         counters: Arc<Counters>,
         shutdown: CancellationToken,
@@ -142,6 +145,7 @@ impl Connection {
             shared: Arc::new(Shared {
                 address,
                 dialer,
+                map,
                 counters,
                 shutdown,
                 room: Semaphore::new(in_flight_max.clamp(1, Semaphore::MAX_PERMITS)),
@@ -150,10 +154,11 @@ impl Connection {
         }
     }
 
-    /// Makes one call and waits for its answer, at most until `until`.
+    /// Makes one call, which the map of that version routed here, and waits for its
+    /// answer, at most until `until`.
     pub(crate) async fn call(
         &self,
-        partition: PartitionId,
+        (partition, routed): (PartitionId, MapVersion),
         request: pb::call::Request,
         until: Instant,
     ) -> Answered {
@@ -172,6 +177,18 @@ impl Connection {
         let (reply, answer) = oneshot::channel();
         let (id, waker) = {
             let mut state = shared.state.lock();
+            // A newer map may have come while the call waited for room, or between
+            // its routing and now: then nobody would take it out again. The map is
+            // replaced before [`Self::supersede`] takes this lock: either the new one
+            // is seen here, or the call is seen there.
+            let map = shared.map.load();
+            if map.version > routed && shared.is_elsewhere(partition, &map) {
+                count(&shared.counters.superseded);
+                return Err(Lost {
+                    sent: false,
+                    why: Why::Superseded,
+                });
+            }
             let id = state.next_id;
             state.next_id += 1;
             state.queue.push(pb::Call {
@@ -208,24 +225,28 @@ impl Connection {
 
     /// Gives up calls for partitions that changed and are now served elsewhere.
     pub(crate) fn supersede(&self, changed: &[PartitionId], map: &ClusterMap) {
-        let elsewhere = |partition: PartitionId| {
-            let primary = map
-                .partitions
-                .get(partition.0 as usize)
-                .and_then(|p| p.primary);
-            let address = primary
-                .and_then(|p| map.nodes.get(&p.node))
-                .map(|n| n.addresses.client.as_str());
-            address.is_some_and(|a| !a.is_empty() && a != self.shared.address)
-        };
         let failed = self.shared.state.lock().fail_where(
-            |w| changed.contains(&w.partition) && elsewhere(w.partition),
+            |w| changed.contains(&w.partition) && self.shared.is_elsewhere(w.partition, map),
             &Why::Superseded,
         );
         self.shared
             .counters
             .superseded
             .fetch_add(failed as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// Whether the map names a primary of the partition at another address.
+    fn is_elsewhere(&self, partition: PartitionId, map: &ClusterMap) -> bool {
+        let primary = map
+            .partitions
+            .get(partition.0 as usize)
+            .and_then(|p| p.primary);
+        let address = primary
+            .and_then(|p| map.nodes.get(&p.node))
+            .map(|n| n.addresses.client.as_str());
+        address.is_some_and(|a| !a.is_empty() && a != self.address)
     }
 }
 
@@ -398,3 +419,7 @@ fn weight(call: &pb::Call) -> usize {
             None => 0,
         }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;
