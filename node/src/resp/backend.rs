@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use cairn_core::ids::NodeId;
 use cairn_core::kv::request::{RequestError, Value, WriteReply, WriteRequest};
+use futures::future::BoxFuture;
 
 /// The result of a write.
 pub type WriteResult = Result<WriteReply, RequestError>;
@@ -47,18 +48,28 @@ pub trait Backend: Facts {
     /// The key shares the connection's read buffer: whoever keeps it for longer
     /// than the request lasts copies it, else it holds a whole buffer in memory.
     fn read(&self, slot: u16, key: &Bytes, level: ReadLevel) -> Started<Self::Read>;
+
+    /// Ends when a newer map came, after which a partition without a primary may have
+    /// one. `None`: nobody tells.
+    fn map_changed(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 }
 
 /// The writes of one connection.
 ///
 /// Dropping it drops the answers; the writes go on.
 pub trait Session: Send + Unpin + 'static {
-    /// Starts a write whose keys are all of `slot`. Never blocks. Writes of one
+    /// Starts a write whose keys are all of `slot`, at the latest with the next
+    /// [`Self::flush`]. Never blocks. Writes of one
     /// slot take effect in the order in which they were started; each is answered
     /// exactly once, in any order, under its token.
     ///
     /// Keys and values share the connection's read buffer, see [`Backend::read`].
     fn write(&mut self, slot: u16, token: u64, request: WriteRequest);
+
+    /// Starts what was not started yet: called once for the commands of a turn.
+    fn flush(&mut self) {}
 
     /// Takes what was answered, at least one; else the task is woken once there is
     /// something.

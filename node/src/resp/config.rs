@@ -91,10 +91,13 @@ pub struct Limits {
     /// The most unread reply bytes. Beyond it nothing more is executed for the
     /// client until it reads.
     pub output_bytes: usize,
+    /// The most bytes of commands of one connection that wait for their answer; a
+    /// single longer one waits alone. Beyond it nothing more is executed for the client.
+    pub waiting_bytes: usize,
     /// The most bytes that one reply may have.
     pub reply_bytes: usize,
-    /// The most bytes that unfinished long commands of all connections may hold
-    /// together.
+    /// The most bytes that long commands of all connections may hold together, while
+    /// they come in and until they are answered.
     pub input_bytes_total: usize,
 }
 
@@ -109,6 +112,7 @@ impl Default for Limits {
             inline_bytes: 64 << 10,
             in_flight: 1024,
             output_bytes: 1 << 20,
+            waiting_bytes: 4 << 20,
             reply_bytes: 64 << 20,
             input_bytes_total: 512 << 20,
         }

@@ -17,13 +17,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{debug, warn};
 
-use super::backend::Backend;
+use super::backend::{Backend, Session as _};
 use super::call::{Action, Args, Call, Replies, Session};
 use super::commands;
 use super::encode::{Encoder, Protocol};
 use super::output::Output;
 use super::parser::{Found, Parser, Range};
-use super::queue::{Queue, Runner, Terms};
+use super::queue::{Cost, Queue, Runner, Terms};
 use super::render;
 use super::shared::{BUDGET_UNIT, Client, Count, Fate, Shared};
 
@@ -174,6 +174,7 @@ where
             reply_bytes_max: self.shared.config.limits.reply_bytes,
         };
         let changed = self.queue.collect(&mut runner, context);
+        self.writes.flush();
         self.shared.counts.add(Count::Held, self.queue.take_held());
         changed
     }
@@ -196,6 +197,8 @@ where
         self.ending == Ending::No
             && self.queue.len() < limits.in_flight
             && self.queue.has_room()
+            // One command of any length is run where nothing else waits.
+            && (self.queue.request_bytes() < limits.waiting_bytes || self.queue.is_empty())
             && self.output.len() + self.queue.reply_bytes() < limits.output_bytes
     }
 
@@ -236,12 +239,17 @@ where
                 }
             };
             self.wanted = 0;
-            self.release(length);
+            let cost = self.release(length);
             let ranges = self.parser.take_arguments();
+            let taken = self.queue.taken();
             self.run(&frame, &ranges);
+            if self.queue.taken() > taken {
+                self.queue.charge(cost);
+            }
             self.parser.recycle(ranges);
             commands += 1;
         }
+        self.writes.flush();
         if commands > 0 {
             self.shared.counts.add(Count::Commands, commands);
             self.client.touch(self.shared.clients.tick());
@@ -250,14 +258,25 @@ where
         again || (commands > 0 && !self.queue.is_empty())
     }
 
-    /// Gives back what a long command took.
-    fn release(&mut self, length: usize) {
-        if length <= READ_MAX {
-            return;
+    /// What a command costs that was found. What a long one took is its own from here
+    /// on.
+    fn release(&mut self, length: usize) -> Cost {
+        let mut cost = Cost {
+            bytes: length,
+            permit: None,
+        };
+        if length > READ_MAX {
+            // It was read into room of twice its size at most, which ends here.
+            let units = length.div_ceil(BUDGET_UNIT);
+            cost.permit = self.permit.take().map(|mut permit| {
+                let spare = permit.num_permits().saturating_sub(units);
+                drop(permit.split(spare));
+                permit
+            });
+            // What is left of the buffer would keep all of it in memory.
+            self.input = BytesMut::from(&self.input[..]);
         }
-        self.permit = None;
-        // What is left of the buffer would keep all of it in memory.
-        self.input = BytesMut::from(&self.input[..]);
+        cost
     }
 
     fn end(&mut self) {

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cairn_core::kv::request::{RequestError, WriteRequest};
+use futures::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::backend::{Backend, ReadLevel, ReadResult, Session as _, Started, WriteResult};
@@ -82,9 +84,19 @@ pub(crate) struct Terms {
 
 struct Entry<B: Backend> {
     terms: Terms,
+    /// What the command holds in memory until it is answered.
+    cost: Cost,
     /// When it was first refused for want of a primary.
     refused: Option<Instant>,
     work: Work<B>,
+}
+
+/// What a command holds in memory: its bytes, and for a long one its part of what all
+/// connections share, which goes back when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Cost {
+    pub(crate) bytes: usize,
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What becomes of a reply that is due.
@@ -115,6 +127,12 @@ pub(crate) struct Runner<'a, B: Backend> {
     pub(crate) reply_bytes_max: usize,
 }
 
+/// When what is held is tried again: after a pause, or sooner if a newer map comes.
+struct Retry {
+    timer: Pin<Box<tokio::time::Sleep>>,
+    changed: Option<BoxFuture<'static, ()>>,
+}
+
 /// See the module.
 pub(crate) struct Queue<B: Backend> {
     entries: VecDeque<Entry<B>>,
@@ -125,8 +143,10 @@ pub(crate) struct Queue<B: Backend> {
     reading: usize,
     held: usize,
     held_in_all: u64,
-    retry: Option<Pin<Box<tokio::time::Sleep>>>,
+    retry: Option<Retry>,
     pause: Duration,
+    /// Bytes of commands that wait for their answer.
+    request_bytes: usize,
     /// Bytes of replies that are there and not yet due.
     reply_bytes: usize,
 }
@@ -143,6 +163,7 @@ impl<B: Backend> Queue<B> {
             held_in_all: 0,
             retry: None,
             pause: RETRY_FIRST,
+            request_bytes: 0,
             reply_bytes: 0,
         }
     }
@@ -158,6 +179,27 @@ impl<B: Backend> Queue<B> {
     /// Whether more commands may be taken, by how many already wait on each other.
     pub(crate) fn has_room(&self) -> bool {
         self.deferred < DEFERRED_MAX && self.reading < READING_MAX
+    }
+
+    /// Bytes of commands that wait for their answer.
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes
+    }
+
+    /// How many commands were taken so far, those that joined a reply aside.
+    pub(crate) fn taken(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// The command that was taken last costs so much until it is answered. One that ran
+    /// at once holds only its reply, which is counted.
+    pub(crate) fn charge(&mut self, cost: Cost) {
+        if let Some(entry) = self.entries.back_mut()
+            && !matches!(entry.work, Work::Local(_))
+        {
+            self.request_bytes += cost.bytes;
+            entry.cost = cost;
+        }
     }
 
     /// Bytes of replies that are there and not yet due.
@@ -183,6 +225,7 @@ impl<B: Backend> Queue<B> {
                     protocol,
                     mute,
                 },
+                cost: Cost::default(),
                 refused: None,
                 work: Work::Local(BytesMut::new()),
             });
@@ -222,6 +265,7 @@ impl<B: Backend> Queue<B> {
         };
         self.entries.push_back(Entry {
             terms,
+            cost: Cost::default(),
             refused: None,
             work: Work::Write {
                 shape,
@@ -269,6 +313,7 @@ impl<B: Backend> Queue<B> {
         };
         self.entries.push_back(Entry {
             terms,
+            cost: Cost::default(),
             refused,
             work: Work::Read {
                 shape,
@@ -291,6 +336,7 @@ impl<B: Backend> Queue<B> {
         self.deferred += 1;
         self.entries.push_back(Entry {
             terms,
+            cost: Cost::default(),
             refused: None,
             work: Work::Many {
                 shape,
@@ -329,7 +375,7 @@ impl<B: Backend> Queue<B> {
             changed |= self.poll_reads(runner, context);
         }
         if self.held > 0 {
-            changed |= self.poll_retry(context);
+            changed |= self.poll_retry(runner, context);
         }
         if self.deferred > 0 && (changed || self.reading < READING_MAX) {
             changed |= self.advance(runner);
@@ -391,6 +437,10 @@ impl<B: Backend> Queue<B> {
     fn poll_reads(&mut self, runner: &mut Runner<'_, B>, context: &mut Context<'_>) -> bool {
         let mut changed = false;
         let mut refusals = false;
+        // The first unfinished reply may grow to its bound; those behind it grow only
+        // while all together are within the bound of one.
+        let mut gathered = self.reply_bytes;
+        let mut first = true;
         for entry in &mut self.entries {
             match &mut entry.work {
                 Work::Read { phase, .. } => {
@@ -411,7 +461,12 @@ impl<B: Backend> Queue<B> {
                     let Phase::Running(many) = phase else {
                         continue;
                     };
-                    changed |= many.poll(runner.backend, entry.terms.slot, keys, *level, context);
+                    let may_grow = std::mem::take(&mut first) || gathered < runner.reply_bytes_max;
+                    if may_grow {
+                        changed |=
+                            many.poll(runner.backend, entry.terms.slot, keys, *level, context);
+                    }
+                    gathered += many.bytes();
                     if !many.is_done() {
                         continue;
                     }
@@ -441,12 +496,17 @@ impl<B: Backend> Queue<B> {
     }
 
     /// Lets what is held run again once the timer fires, or refuses it for good.
-    fn poll_retry(&mut self, context: &mut Context<'_>) -> bool {
+    fn poll_retry(&mut self, runner: &Runner<'_, B>, context: &mut Context<'_>) -> bool {
         let pause = self.pause;
-        let timer = self
-            .retry
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
-        if timer.as_mut().poll(context).is_pending() {
+        let retry = self.retry.get_or_insert_with(|| Retry {
+            timer: Box::pin(tokio::time::sleep(pause)),
+            changed: runner.backend.map_changed(),
+        });
+        let told = retry
+            .changed
+            .as_mut()
+            .is_some_and(|changed| changed.as_mut().poll(context).is_ready());
+        if !told && retry.timer.as_mut().poll(context).is_pending() {
             return false;
         }
         self.retry = None;
@@ -579,6 +639,7 @@ impl<B: Backend> Queue<B> {
             return;
         };
         self.first += 1;
+        self.request_bytes -= entry.cost.bytes;
         self.reply_bytes -= match &entry.work {
             Work::Local(bytes) => bytes.len(),
             Work::Read {

@@ -17,7 +17,7 @@ use super::config::RespConfig;
 use super::topology::Topology;
 use crate::listener::Ends;
 
-/// Unfinished long commands are accounted for in units of so many bytes.
+/// Long commands are accounted for in units of so many bytes.
 pub(crate) const BUDGET_UNIT: usize = 1024;
 
 /// What all connections share.
@@ -26,7 +26,7 @@ pub(crate) struct Shared {
     pub(crate) facts: Arc<dyn Facts>,
     pub(crate) clients: Clients,
     pub(crate) counts: Counts,
-    /// Room for unfinished long commands, in [`BUDGET_UNIT`]s.
+    /// Room for long commands, in [`BUDGET_UNIT`]s.
     pub(crate) budget: Arc<Semaphore>,
     pub(crate) started: Instant,
     pub(crate) port: u16,

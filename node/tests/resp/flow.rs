@@ -165,6 +165,96 @@ async fn an_endless_pipeline_of_writes_is_taken_no_faster_than_it_is_answered() 
 }
 
 #[tokio::test]
+async fn long_commands_that_wait_are_bounded_in_bytes() {
+    let megabyte = "x".repeat(1 << 20);
+    let node = slow();
+    let client = node.connect();
+    let (mut replies, mut commands) = tokio::io::split(client.stream);
+    let set = command(&format!("SET a {megabyte}"));
+    let sending = tokio::spawn(async move {
+        for _ in 0..20 {
+            commands.write_all(&set).await.expect("the server lives");
+        }
+    });
+    let mut answered = 0;
+    while answered < 20 {
+        let most = answered + 4;
+        until(|| node.memory.started() >= most.min(20)).await;
+        // The pipe is full, and nobody takes from it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(node.memory.started() <= most, "they wait without a bound");
+        answered += node.memory.answer(1) as u64;
+    }
+    sending.await.expect("all was sent");
+    let mut got = vec![0; 20 * 5];
+    replies.read_exact(&mut got).await.expect("all replies");
+    assert_eq!(got, b"+OK\r\n".repeat(20));
+}
+
+#[tokio::test]
+async fn a_long_command_keeps_its_part_of_the_shared_room_until_it_is_answered() {
+    let config = RespConfig {
+        limits: Limits {
+            value_bytes: 1 << 20,
+            request_bytes: 1 << 20,
+            input_bytes_total: 2 << 20,
+            ..Limits::default()
+        },
+        ..RespConfig::default()
+    };
+    let node = Node::alone(Answering::WhenTold, config);
+    let set = command(&format!("SET a {}", "x".repeat(900_000)));
+    let send = || {
+        let (mut client, set) = (node.connect(), set.clone());
+        tokio::spawn(async move {
+            client.send(&set).await;
+            client.expect("+OK\r\n").await;
+        })
+    };
+    let mut clients = vec![send(), send()];
+    until(|| node.memory.started() == 2).await;
+    clients.push(send());
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.memory.started(), 2, "a third one waits for room");
+    node.memory.answer(1);
+    until(|| node.memory.started() == 3).await;
+    node.memory.answer(2);
+    for client in clients {
+        client.await.expect("it was answered");
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_is_tried_again_as_soon_as_a_newer_map_comes() {
+    let config = RespConfig {
+        failover_hold: Duration::from_secs(60),
+        ..RespConfig::default()
+    };
+    let node = Node::alone(Answering::AtOnce, config);
+    let mut client = node.connect();
+    node.memory.refuse(Some(no_primary()));
+    client.command("SET a 1").await;
+    until(|| node.memory.started() >= 1).await;
+    let began = std::time::Instant::now();
+    for _ in 0..100 {
+        let before = node.memory.started();
+        until(|| {
+            node.memory.map_changed();
+            node.memory.started() > before
+        })
+        .await;
+    }
+    // The pauses alone would take twice as long.
+    assert!(began.elapsed() < Duration::from_secs(5));
+    node.memory.refuse(None);
+    client.expect("+OK\r\n").await;
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_is_not_read_from() {
     let node = Node::alone(Answering::AtOnce, RespConfig::default());
     let mut client = node.connect();

@@ -18,6 +18,9 @@ use cairn_core::record::{
 };
 use cairn_core::slots::range_of_partition;
 use cairn_node::resp::backend::{ReadResult, WriteResult};
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+
 use cairn_node::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
 
 /// The node behind the listener.
@@ -125,6 +128,7 @@ struct State {
 pub(crate) struct Memory {
     state: Mutex<State>,
     answering: Answering,
+    map_changed: Arc<Notify>,
 }
 
 impl Memory {
@@ -132,12 +136,18 @@ impl Memory {
         Self {
             state: Mutex::default(),
             answering,
+            map_changed: Arc::default(),
         }
     }
 
     /// Refuses everything from now on, or nothing.
     pub(crate) fn refuse(&self, error: Option<RequestError>) {
         self.state.lock().expect("no test panics with it").refusal = error;
+    }
+
+    /// Says that a newer map came.
+    pub(crate) fn map_changed(&self) {
+        self.map_changed.notify_waiters();
     }
 
     /// How many writes were started.
@@ -306,6 +316,12 @@ impl Backend for Shared {
             memory: Arc::clone(&self.0),
             inbox: Arc::default(),
         }
+    }
+
+    fn map_changed(&self) -> Option<BoxFuture<'static, ()>> {
+        let mut changed = Box::pin(Arc::clone(&self.0.map_changed).notified_owned());
+        changed.as_mut().enable();
+        Some(changed)
     }
 
     fn read(&self, _: u16, key: &Bytes, _: ReadLevel) -> Started<Ready<ReadResult>> {

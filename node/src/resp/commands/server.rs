@@ -117,7 +117,7 @@ pub(super) fn config_help(call: &mut Call<'_>) -> Result<Action, Refusal> {
 
 pub(super) fn dbsize(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let keys = call.shared.facts.figures().keys.ok_or_else(|| {
-        Refusal::from("ERR DBSIZE is not supported: keys are not counted yet".to_owned())
+        Refusal::from("ERR DBSIZE is not supported: keys are not counted".to_owned())
     })?;
     call.integer(i64::try_from(keys).unwrap_or(i64::MAX))
 }
