@@ -269,7 +269,16 @@ async fn start(
         &handle,
         feed.clone(),
     );
-    serve_resp(&mut clients, settings, tls, resp_port, &handle, &enrolled);
+    serve_resp(
+        &mut clients,
+        settings,
+        tls,
+        resp_port,
+        redis::Redis {
+            handle: handle.clone(),
+            feed: feed.clone(),
+        },
+    );
     let agent = agent::spawn(
         enrolled,
         Arc::new(handle.clone()),
@@ -525,7 +534,7 @@ fn serve_clients(
         grpc::serve(
             port,
             Routes::new(kv.into_server()).add_service(topology.into_server()),
-            ServeConfig::default(),
+            client_config(settings),
             listener_config(
                 "client",
                 settings.max_connections,
@@ -537,13 +546,22 @@ fn serve_clients(
     );
 }
 
+fn client_config(settings: &DataSettings) -> ServeConfig {
+    let config = ServeConfig::for_clients();
+    // A write that waits for its quorum for as long as it may is answered.
+    let longest = settings.request_timeout * 2;
+    ServeConfig {
+        call_timeout: config.call_timeout.map(|within| within.max(longest)),
+        ..config
+    }
+}
+
 fn serve_resp(
     clients: &mut Servers,
     settings: &DataSettings,
     tls: &Tls,
     port: TcpListener,
-    handle: &Handle,
-    enrolled: &Enrolled,
+    redis: redis::Redis,
 ) {
     let defaults = RespConfig::default();
     let config = RespConfig {
@@ -552,20 +570,16 @@ fn serve_resp(
             value_bytes: settings.max_value_bytes,
             ..defaults.limits
         },
-        failover_hold: settings.request_timeout,
+        // Some clients give up after two seconds, which is how long others wait.
+        failover_hold: defaults.failover_hold.min(settings.request_timeout),
         drain_timeout: settings.process.drain_timeout.min(CONNECTIONS_DRAIN_MAX),
         tls: tls.plain_server(),
         ..defaults
     };
+    let map = Arc::clone(redis.handle.shared_map());
     clients.run(
         "serve Redis clients",
-        resp::serve(
-            port,
-            Arc::new(redis::Redis(handle.clone())),
-            Arc::clone(&enrolled.map),
-            config,
-            clients.token(),
-        ),
+        resp::serve(port, Arc::new(redis), map, config, clients.token()),
     );
 }
 

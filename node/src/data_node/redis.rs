@@ -7,8 +7,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use cairn_core::ids::NodeId;
 use cairn_core::kv::request::WriteRequest;
+use futures::future::BoxFuture;
 
-use crate::partition::{self, Handle, PendingRead, ReplyQueue};
+use crate::grpc::MapFeed;
+use crate::partition::{self, Handle, PendingRead, ReplyQueue, WriteBatch};
 use crate::resp::backend::{ReadResult, WriteResult};
 use crate::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
 
@@ -32,17 +34,21 @@ impl Future for Reading {
 }
 
 /// The door to the partitions, as the Redis listener knows it.
-pub(super) struct Redis(pub(super) Handle);
+pub(super) struct Redis {
+    pub(super) handle: Handle,
+    /// Says when a newer map came.
+    pub(super) feed: MapFeed,
+}
 
 impl Facts for Redis {
     fn node(&self) -> Option<NodeId> {
-        Some(self.0.node())
+        Some(self.handle.node())
     }
 
     fn figures(&self) -> Figures {
         Figures {
-            keys: self.0.keys(),
-            ..Figures::default()
+            keys: self.handle.keys(),
+            disk_full: self.handle.disk_full(),
         }
     }
 }
@@ -53,29 +59,39 @@ impl Backend for Redis {
 
     fn session(&self) -> Writes {
         Writes {
-            handle: self.0.clone(),
+            handle: self.handle.clone(),
             queue: ReplyQueue::default(),
+            batch: WriteBatch::default(),
         }
     }
 
+    fn map_changed(&self) -> Option<BoxFuture<'static, ()>> {
+        let mut changes = self.feed.subscribe();
+        Some(Box::pin(async move {
+            if changes.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }))
+    }
+
     fn read(&self, slot: u16, key: &Bytes, level: ReadLevel) -> Started<Reading> {
-        let partition = match self.0.partition_of_slot(slot) {
+        let partition = match self.handle.partition_of_slot(slot) {
             Ok(partition) => partition,
             Err(error) => return Started::Done(Err(error)),
         };
         let leads = || {
-            self.0
+            self.handle
                 .standing(partition)
-                .is_some_and(|here| here.is_primary(self.0.node()))
+                .is_some_and(|here| here.is_primary(self.handle.node()))
         };
         if level == ReadLevel::Replica && !leads() {
             // As Redis does after READONLY: whatever this replica holds.
-            let (handle, key) = (self.0.clone(), Bytes::copy_from_slice(key));
+            let (handle, key) = (self.handle.clone(), Bytes::copy_from_slice(key));
             return Started::Waiting(Reading::Local(Box::pin(async move {
                 handle.read_any(&key).await.map(|read| read.value)
             })));
         }
-        match self.0.start_read(partition, key) {
+        match self.handle.start_read(partition, key) {
             partition::StartedRead::Done(result) => Started::Done(result),
             partition::StartedRead::Waiting(read) => Started::Waiting(Reading::Primary(read)),
         }
@@ -86,15 +102,24 @@ impl Backend for Redis {
 pub(super) struct Writes {
     handle: Handle,
     queue: ReplyQueue,
+    /// What was started since the last flush.
+    batch: WriteBatch,
 }
 
 impl Session for Writes {
     fn write(&mut self, slot: u16, token: u64, request: WriteRequest) {
         let reply = self.queue.reply_to(token);
         match self.handle.partition_of_slot(slot) {
-            Ok(partition) => self.handle.submit_write_to(partition, request, reply),
-            Err(_) => self.handle.submit_write(request, reply),
+            Ok(partition) => {
+                self.handle
+                    .batch_write_to(&mut self.batch, partition, request, reply);
+            }
+            Err(_) => self.handle.batch_write(&mut self.batch, request, reply),
         }
+    }
+
+    fn flush(&mut self) {
+        self.handle.submit_batch(&mut self.batch);
     }
 
     fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Vec<(u64, WriteResult)>> {

@@ -42,9 +42,12 @@ pub trait KvBackend: Clone + Send + Sync + 'static {
 /// The writes that one connection has started and not been answered for. Dropping
 /// it abandons the answers, not the writes.
 pub trait WriteQueue: Send + Unpin + 'static {
-    /// Starts a write. Writes of one partition take effect in the order in which
+    /// Starts a write, at the latest with the next [`Self::flush`]. Writes of one partition take effect in the order in which
     /// they were started.
     fn submit(&mut self, token: u64, request: WriteRequest);
+
+    /// Starts what was not started yet: called once for the calls of a turn.
+    fn flush(&mut self) {}
 
     /// Takes every answer that is there, in any order, each with the token of its
     /// write; waits while there is none.

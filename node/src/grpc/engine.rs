@@ -9,7 +9,7 @@ use cairn_core::record::ClusterMap;
 
 use super::backend::{KvBackend, StartedRead, WriteQueue, WriteResult};
 use crate::partition;
-use crate::partition::{Handle, PendingRead, ReplyQueue};
+use crate::partition::{Handle, PendingRead, ReplyQueue, WriteBatch};
 
 impl KvBackend for Handle {
     type Writes = EngineWrites;
@@ -19,6 +19,7 @@ impl KvBackend for Handle {
         EngineWrites {
             handle: self.clone(),
             queue: ReplyQueue::default(),
+            batch: WriteBatch::default(),
         }
     }
 
@@ -43,12 +44,18 @@ impl KvBackend for Handle {
 pub struct EngineWrites {
     handle: Handle,
     queue: ReplyQueue,
+    /// What was started since the last flush.
+    batch: WriteBatch,
 }
 
 impl WriteQueue for EngineWrites {
     fn submit(&mut self, token: u64, request: WriteRequest) {
-        self.handle
-            .submit_write(request, self.queue.reply_to(token));
+        let reply = self.queue.reply_to(token);
+        self.handle.batch_write(&mut self.batch, request, reply);
+    }
+
+    fn flush(&mut self) {
+        self.handle.submit_batch(&mut self.batch);
     }
 
     fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<Vec<(u64, WriteResult)>> {

@@ -175,7 +175,9 @@ impl<B: KvBackend> Pipeline<B> {
                 self.answer(id, reply);
             }
         }
+        // Each may be a large value: what is not taken yet stays where it is.
         while !self.reads.is_empty()
+            && self.ready_bytes < self.server.limits.pipeline_answer_bytes_max
             && let Poll::Ready(Some((id, result))) = self.reads.poll_next_unpin(context)
         {
             let reply = self.server.read_answer(result);
@@ -218,7 +220,9 @@ impl<B: KvBackend> Stream for Pipeline<B> {
             this.closed = true;
         }
         loop {
-            if let Err(status) = this.poll_calls(context) {
+            let called = this.poll_calls(context);
+            this.writes.flush();
+            if let Err(status) = called {
                 return Poll::Ready(Some(Err(status)));
             }
             this.poll_answers(context);

@@ -31,6 +31,9 @@ pub struct ServeConfig {
     pub keepalive_interval: Duration,
     /// How long a probe may go unanswered.
     pub keepalive_timeout: Duration,
+    /// How long a call may take to be sent and to be answered, where that is bounded;
+    /// of a call that is answered by a stream, how long until the stream begins.
+    pub call_timeout: Option<Duration>,
 }
 
 impl Default for ServeConfig {
@@ -41,6 +44,20 @@ impl Default for ServeConfig {
             connection_window: 16 << 20,
             keepalive_interval: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
+            call_timeout: None,
+        }
+    }
+}
+
+impl ServeConfig {
+    /// For clients, of which there are many, and any of which may be hostile: each call
+    /// may hold a whole message that is never sent to its end.
+    #[must_use]
+    pub fn for_clients() -> Self {
+        Self {
+            streams_max: 64,
+            call_timeout: Some(Duration::from_secs(10)),
+            ..Self::default()
         }
     }
 }
@@ -102,8 +119,13 @@ impl ConnectionHandler for Grpc {
             connection_window,
             keepalive_interval,
             keepalive_timeout,
+            call_timeout,
         } = self.config;
-        let served = Server::builder()
+        let mut server = Server::builder();
+        if let Some(within) = call_timeout {
+            server = server.timeout(within);
+        }
+        let served = server
             .max_concurrent_streams(streams_max)
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(connection_window)

@@ -117,6 +117,7 @@ impl<B: KvBackend> KvServer<B> {
         let request = self.admit(request.into_inner())?;
         let mut writes = self.backend.writes();
         writes.submit(0, request);
+        writes.flush();
         let result = poll_fn(|context| writes.poll_take(context))
             .await
             .pop()

@@ -1,19 +1,29 @@
 //! The service and the client against each other, over loopback.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use cairn_client::transport::Dialer;
 use cairn_client::{Client, Condition, Error, Options, PutOptions};
 use cairn_core::ids::{Epoch, Index, NodeId, Position};
 use cairn_core::kv::request::{RequestError, Sequenced, WriteRequest};
 use cairn_proto::kv::KvError;
 use cairn_proto::pb::kv::v1 as pb;
 use cairn_proto::pb::kv::v1::kv_client::KvClient;
+use futures::StreamExt;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
-use tonic::Code;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::service::Routes;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tower::Service;
 
-use super::fake::{Act, FakeCluster};
+use super::fake::{Act, FakeCluster, map_of, plain_listener};
+use super::{MapFeed, ServeConfig, TopologyServer, serve};
 
 /// What no test should take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -219,6 +229,37 @@ async fn a_partition_without_a_primary_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_voter_is_asked_while_the_map_names_no_primary_and_the_former_one_is_not() {
+    let cluster = FakeCluster::start(2);
+    let client = client(&cluster).await;
+    cluster.promote(None);
+    let mut versions = client.map_versions();
+    let version = cluster.map.load().version;
+    timeout(PATIENCE, versions.wait_for(|v| *v >= version))
+        .await
+        .expect("in time")
+        .expect("the client lives");
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.put("a", "1").await }
+    });
+    let asked = async {
+        while cluster.state.lock().asked.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("a voter is asked");
+    cluster.promote(Some(2));
+    timeout(PATIENCE, waiting)
+        .await
+        .expect("in time")
+        .expect("the task ends")
+        .expect("put");
+    let state = cluster.state.lock();
+    assert!(state.asked.iter().all(|(node, _)| *node == NodeId(2)));
+}
+
+#[tokio::test]
 async fn a_deadline_tells_whether_the_write_may_have_happened() {
     let cluster = FakeCluster::start(1);
     let options = Options {
@@ -394,4 +435,43 @@ async fn conditions_travel() {
             return_previous: true,
         }
     );
+}
+
+#[tokio::test]
+async fn a_call_that_is_never_sent_to_its_end_is_given_up() {
+    let shutdown = CancellationToken::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("bound").to_string();
+    let map = Arc::new(ArcSwap::from_pointee(map_of(1, Some(1), vec![])));
+    let topology = TopologyServer::new(MapFeed::new(map), shutdown.clone());
+    tokio::spawn(serve(
+        listener,
+        Routes::new(topology.into_server()),
+        ServeConfig {
+            call_timeout: Some(Duration::from_millis(20)),
+            ..ServeConfig::for_clients()
+        },
+        plain_listener(),
+        shutdown.clone(),
+    ));
+    let mut channel = Dialer::default().dial(&address).await.expect("connect");
+    // The head of a message of a megabyte, and never the message.
+    let head = Bytes::from_static(&[0, 0, 16, 0, 0]);
+    let body = futures::stream::once(async move { Ok::<_, std::io::Error>(head) })
+        .chain(futures::stream::pending());
+    let request = axum::http::Request::post(format!("http://{address}/cairn.kv.v1.Topology/Get"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::new(axum::body::Body::from_stream(body)))
+        .expect("a request");
+    let answer = timeout(PATIENCE, async {
+        std::future::poll_fn(|context| channel.poll_ready(context))
+            .await
+            .expect("it is ready");
+        channel.call(request).await
+    });
+    let answer = answer.await.expect("it is given up").expect("an answer");
+    let status = Status::from_header_map(answer.headers()).expect("refused at once");
+    assert_ne!(status.code(), Code::Ok);
+    shutdown.cancel();
 }

@@ -54,6 +54,12 @@ impl MapFeed {
         });
     }
 
+    /// Told of every newer map from here on.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<MapVersion> {
+        self.versions.subscribe()
+    }
+
     /// The newest map.
     #[must_use]
     pub fn map(&self) -> Arc<ClusterMap> {

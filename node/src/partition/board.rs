@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId, ReplicaId};
 use cairn_core::record::Member;
@@ -18,6 +18,7 @@ use cairn_core::replication::{Generation, Standing};
 use cairn_core::slots::SLOTS;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// How a replica on this node stands, as published last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,6 +141,31 @@ pub(super) struct Cell {
     sequence: AtomicU64,
     words: [AtomicU64; WORDS],
     changed: Notify,
+    /// How many tasks wait for a change: under load there is none as a rule, and a
+    /// change need not look for them.
+    waiting: AtomicUsize,
+    /// Whether a round for the lapsed lease was asked for and not begun yet: of the
+    /// many reads that find the lease lapsed, one asks.
+    hurrying: AtomicBool,
+}
+
+/// A task that may wait for a change of a cell. What is published after it was made
+/// is not missed.
+pub(super) struct Watching<'a> {
+    cell: &'a Cell,
+}
+
+impl<'a> Watching<'a> {
+    /// Told of the next change.
+    pub(super) fn changed(&self) -> Notified<'a> {
+        self.cell.changed.notified()
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.cell.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Cell {
@@ -149,6 +175,8 @@ impl Cell {
             sequence: AtomicU64::new(0),
             words: [const { AtomicU64::new(0) }; WORDS],
             changed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            hurrying: AtomicBool::new(false),
         }
     }
 
@@ -213,7 +241,7 @@ impl Cell {
                 }
             }
         });
-        self.changed.notify_waiters();
+        self.tell();
     }
 
     /// Publishes what the store has applied, unless the replica has another state
@@ -224,18 +252,40 @@ impl Cell {
                 cells[WORD_APPLIED].fetch_max(index.0, Ordering::Relaxed);
             }
         });
-        self.changed.notify_waiters();
+        self.tell();
     }
 
     /// Publishes that no replica lives here any more.
     pub(super) fn clear(&self) {
         self.write(|cells| cells.iter().for_each(|c| c.store(0, Ordering::Relaxed)));
-        self.changed.notify_waiters();
+        self.tell();
     }
 
-    /// Told whenever the cell was written.
-    pub(super) fn changed(&self) -> &Notify {
-        &self.changed
+    /// To be told of changes.
+    pub(super) fn watch(&self) -> Watching<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // Either the writer sees that somebody waits, or whoever waits sees, when it
+        // looks at the cell after this, what was written.
+        fence(Ordering::SeqCst);
+        Watching { cell: self }
+    }
+
+    fn tell(&self) {
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Whether the caller is the one to ask for a round for the lapsed lease.
+    pub(super) fn hurry(&self) -> bool {
+        !self.hurrying.swap(true, Ordering::Relaxed)
+    }
+
+    /// The round that was asked for begins: the next to find the lease lapsed may ask
+    /// for another one.
+    pub(super) fn hurried(&self) {
+        self.hurrying.store(false, Ordering::Relaxed);
     }
 }
 
@@ -281,6 +331,8 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use futures::FutureExt;
 
     use super::*;
 
@@ -344,6 +396,30 @@ mod tests {
         assert_eq!(cell.load().expect("published").applied, Index(12));
         cell.clear();
         assert_eq!(cell.load(), None);
+    }
+
+    #[test]
+    fn whoever_watches_a_cell_is_told_of_a_change_that_came_after_the_look() {
+        let board = Board::new();
+        let cell = board.cell_or_new(PartitionId(0)).expect("in range");
+        let watching = cell.watch();
+        let mut changed = std::pin::pin!(watching.changed());
+        changed.as_mut().enable();
+        assert!(changed.as_mut().now_or_never().is_none());
+        cell.publish_applied(Generation(0), Index(1));
+        assert!(changed.as_mut().now_or_never().is_some());
+        drop(watching);
+        assert_eq!(cell.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn of_many_reads_that_find_the_lease_lapsed_one_asks_for_a_round() {
+        let board = Board::new();
+        let cell = board.cell_or_new(PartitionId(0)).expect("in range");
+        let asked = (0..1000).filter(|_| cell.hurry()).count();
+        assert_eq!(asked, 1);
+        cell.hurried();
+        assert!(cell.hurry());
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(super) struct Engine {
     lanes: Vec<Option<Box<Lane>>>,
     /// Where fetched generations begin, until they are switched to.
     fetched: HashMap<Generation, Index>,
+    /// To be dropped once this turn has published what takes their place.
+    dropped: Vec<Generation>,
     window: u32,
     turn: Turn,
     records: Vec<DurableRecord>,
@@ -111,6 +114,7 @@ impl Engine {
             runtime,
             lanes: Vec::new(),
             fetched: HashMap::new(),
+            dropped: Vec::new(),
             window: WINDOW_DEFAULT,
             turn: Turn::new(waiting_max),
             records: Vec::new(),
@@ -181,8 +185,12 @@ impl Engine {
                     self.submit(write);
                 }
             }
-            Input::Peer { from, messages } => {
-                self.shared.peer_backlog.take(messages.len());
+            Input::Peer {
+                from,
+                messages,
+                bytes,
+            } => {
+                self.shared.peer_backlog.take(messages.len(), bytes);
                 for message in messages {
                     if let PeerMessage::MapVersion(version) = message {
                         self.links.agent.peer_map(from, version);
@@ -235,6 +243,9 @@ impl Engine {
                 let _ = reply.send(self.core.metas());
             }
             Input::HurryLease(partition) => {
+                if let Some(cell) = self.shared.board.cell(partition) {
+                    cell.hurried();
+                }
                 let (now, effects) = (self.turn.now, &mut self.turn.effects);
                 let lapsed = self.core.want_lease(now, partition, effects);
                 self.figures.lease_lapses.increment(u64::from(lapsed));
@@ -248,7 +259,10 @@ impl Engine {
     fn event(&mut self, event: Event) {
         match &event {
             Event::Flushed { number } => self.time_flush(*number),
-            Event::DiskRoom { full } => self.links.agent.disk_full(*full),
+            Event::DiskRoom { full } => {
+                self.shared.disk_full.store(*full, Ordering::Relaxed);
+                self.links.agent.disk_full(*full);
+            }
             Event::SnapshotFetched {
                 generation, mark, ..
             } => {
@@ -424,7 +438,7 @@ impl Engine {
             } => self.fetch_snapshot(partition, from, replica, generation),
             Effect::DropGeneration { generation, .. } => {
                 self.fetched.remove(&generation);
-                self.apply.drop_generation(generation);
+                self.dropped.push(generation);
             }
             Effect::Reclaimable { partition, index } => {
                 self.wal.set_reclaimable(partition, index);
@@ -507,6 +521,11 @@ impl Engine {
 
     /// Hands over what this turn gathered, each receiver's share at once.
     fn hand_over(&mut self) {
+        // Only now does the board say that the state is another one: a read that
+        // looks at it afterwards knows what it read from.
+        for generation in self.dropped.drain(..) {
+            self.apply.drop_generation(generation);
+        }
         if !self.records.is_empty() {
             self.submitted += self.records.len() as u64;
             self.flushing.push_back((self.submitted, self.turn.now));

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -62,6 +63,21 @@ impl Future for PendingWrites {
             answers.sort_unstable_by_key(|(token, _)| *token);
             answers.into_iter().map(|(_, result)| result).collect()
         })
+    }
+}
+
+/// Writes that are to be started together, in order: see [`Handle::submit_batch`].
+#[derive(Debug, Default)]
+pub struct WriteBatch {
+    writes: Vec<Submission>,
+}
+
+impl WriteBatch {
+    fn take(&mut self, admitted: Result<Submission, (ReplyTo, RequestError)>) {
+        match admitted {
+            Ok(submission) => self.writes.push(submission),
+            Err((reply, error)) => reply.answer_now(Err(error)),
+        }
     }
 }
 
@@ -176,6 +192,34 @@ impl Handle {
         }
     }
 
+    /// As [`Self::submit_write`]; the write waits in `batch` until that is submitted.
+    pub fn batch_write(&self, batch: &mut WriteBatch, request: WriteRequest, reply: ReplyTo) {
+        batch.take(self.admit(request, reply));
+    }
+
+    /// As [`Self::batch_write`], for a caller that knows the partition of the keys.
+    pub fn batch_write_to(
+        &self,
+        batch: &mut WriteBatch,
+        partition: PartitionId,
+        request: WriteRequest,
+        reply: ReplyTo,
+    ) {
+        batch.take(self.admit_to(partition, request, reply));
+    }
+
+    /// Starts all writes of a batch at once: the engine is woken once for them.
+    pub fn submit_batch(&self, batch: &mut WriteBatch) {
+        let input = match batch.writes.len() {
+            0 => return,
+            1 => batch.writes.pop().map(Input::Submit),
+            _ => Some(Input::SubmitMany(std::mem::take(&mut batch.writes))),
+        };
+        if let Some(input) = input {
+            self.shared.inbox.push(input);
+        }
+    }
+
     /// As [`Self::submit_write`], for a caller that knows the partition of the keys.
     pub fn submit_write_to(&self, partition: PartitionId, request: WriteRequest, reply: ReplyTo) {
         match self.admit_to(partition, request, reply) {
@@ -251,6 +295,12 @@ impl Handle {
     /// Says that the state or the log of these partitions is damaged (rule 12).
     pub fn corrupt(&self, partitions: Vec<PartitionId>) {
         self.submit(Event::Corrupt { partitions });
+    }
+
+    /// Whether this node refuses writes for want of disk space.
+    #[must_use]
+    pub fn disk_full(&self) -> bool {
+        self.shared.disk_full.load(Ordering::Relaxed)
     }
 
     /// Roughly how many keys the partitions hold that this node leads, where it is

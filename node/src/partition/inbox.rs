@@ -57,6 +57,8 @@ pub(super) enum Input {
     Peer {
         from: NodeId,
         messages: Vec<PeerMessage>,
+        /// What they weigh in the backlog.
+        bytes: usize,
     },
     Submit(Submission),
     SubmitMany(Vec<Submission>),

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use super::handle::Handle;
 use super::inbox::Input;
 use crate::agent::AgentInbox;
-use crate::peer::{PeerPool, PeerSink, SnapshotPart, SnapshotStream};
+use crate::peer::{self, PeerPool, PeerSink, SnapshotPart, SnapshotStream};
 
 /// Sends messages to other nodes. Called on the engine's thread: returns at once.
 pub trait PeerLink: Send + Sync + 'static {
@@ -133,8 +133,13 @@ impl fmt::Debug for Links {
 
 impl PeerSink for Handle {
     fn deliver(&self, from: NodeId, messages: Vec<PeerMessage>) -> Option<BoxFuture<'static, ()>> {
-        let full = self.shared.peer_backlog.add(messages.len());
-        self.shared.inbox.push(Input::Peer { from, messages });
+        let bytes = messages.iter().map(peer::weight).sum();
+        let full = self.shared.peer_backlog.add(messages.len(), bytes);
+        self.shared.inbox.push(Input::Peer {
+            from,
+            messages,
+            bytes,
+        });
         full.then(|| {
             let shared = Arc::clone(&self.shared);
             Box::pin(async move { shared.peer_backlog.room().await }) as BoxFuture<'static, ()>

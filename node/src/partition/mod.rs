@@ -32,7 +32,7 @@ mod start;
 pub use board::Published;
 pub use clock::{boottime, wall_ms};
 pub use config::EngineConfig;
-pub use handle::{Handle, PendingWrite, PendingWrites};
+pub use handle::{Handle, PendingWrite, PendingWrites, WriteBatch};
 pub use links::{AgentLink, Links, PeerLink, SnapshotFetch, SnapshotParts, SnapshotWanted};
 pub use read::{LocalRead, PendingRead, ReadResult, StartedRead};
 pub use reply::{ReplyQueue, ReplyTo, WriteResult};

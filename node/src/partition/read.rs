@@ -27,6 +27,9 @@ use super::reply::ReplyQueue;
 use super::shared::Shared;
 use crate::store::{StateReader, StorageError};
 
+/// How often a local read is tried whose state is given up under it.
+const LOCAL_TRIES: usize = 8;
+
 /// What came of a read.
 pub type ReadResult = Result<Option<Value>, RequestError>;
 
@@ -121,27 +124,34 @@ impl Handle {
     /// The value in this replica's own state, whatever its role: consistency `any`.
     ///
     /// # Errors
-    /// [`RequestError::Moved`] where no replica lives here.
+    /// [`RequestError::Moved`] where no replica lives here whose state is whole.
     pub async fn read_any(&self, key: &Bytes) -> Result<LocalRead, RequestError> {
         let partition = self.partition_of(key)?;
         let shared = &self.shared;
         shared.reads.local.increment(1);
-        let published = shared
-            .board
-            .load(partition)
-            .ok_or_else(|| shared.moved(partition, None))?;
-        let stored = shared
-            .reader(partition)?
-            .get(published.generation, Bytes::copy_from_slice(key))
-            .await
-            .map_err(|error| shared.unreadable(partition, &error.into()))?;
-        let value = shared.decode(partition, stored)?;
-        let now = clock::wall_ms();
-        Ok(LocalRead {
-            value: value.filter(|v| !v.value.expired(now)).map(to_value),
-            applied: published.applied,
-            epoch: published.epoch,
-        })
+        let key = Bytes::copy_from_slice(key);
+        for _ in 0..LOCAL_TRIES {
+            let first = shared.readable(partition)?;
+            let stored = shared
+                .reader(partition)?
+                .get(first.generation, key.clone())
+                .await;
+            // A state that was given up meanwhile may have been read half deleted, and
+            // is not damaged for that.
+            let second = shared.readable(partition)?;
+            if (second.generation, second.replica) != (first.generation, first.replica) {
+                continue;
+            }
+            let stored = stored.map_err(|error| shared.unreadable(partition, &error.into()))?;
+            let value = shared.decode(partition, stored)?;
+            let now = clock::wall_ms();
+            return Ok(LocalRead {
+                value: value.filter(|v| !v.value.expired(now)).map(to_value),
+                applied: first.applied,
+                epoch: first.epoch,
+            });
+        }
+        Err(RequestError::NotReady { partition })
     }
 }
 
@@ -182,6 +192,38 @@ impl Shared {
                 primary: record.primary,
             },
         }
+    }
+
+    /// The replica here, if its own state may be read, however old: it is one of the
+    /// partition's, learners included, it is not damaged, and what it lacked when it was
+    /// made, or discarded since, was installed.
+    fn readable(&self, partition: PartitionId) -> Result<Published, RequestError> {
+        let published = self
+            .board
+            .load(partition)
+            .ok_or_else(|| self.moved(partition, None))?;
+        let map = self.map.load();
+        let record = usize::try_from(partition.0)
+            .ok()
+            .and_then(|at| map.partitions.get(at));
+        // One that was removed is about to go. The map may lag behind the replica.
+        let removed = record.is_some_and(|r| {
+            let config = &r.config;
+            let learns = || {
+                config
+                    .learners
+                    .iter()
+                    .any(|m| m.replica == published.replica)
+            };
+            r.epoch >= published.epoch && !config.is_voter(published.replica) && !learns()
+        });
+        // A state is installed as a whole, and holds an entry then: one that has
+        // applied none, of a log that has some, is yet to be filled.
+        let empty = published.applied == Index::ZERO && published.head != Index::ZERO;
+        if removed || empty || self.is_damaged(partition, published.replica) {
+            return Err(self.moved(partition, None));
+        }
+        Ok(published)
     }
 
     fn look(&self, partition: PartitionId, cell: &Cell, covers: Option<Index>) -> Look {
@@ -249,8 +291,8 @@ impl Shared {
         // chase the writes that come after it.
         let mut covers: Option<(Epoch, Index)> = None;
         loop {
-            let changed = cell.changed().notified();
-            let mut changed = std::pin::pin!(changed);
+            let watching = cell.watch();
+            let mut changed = std::pin::pin!(watching.changed());
             changed.as_mut().enable();
             if let Some(seen) = cell.load()
                 && seen.leads(clock::boottime())
@@ -261,7 +303,7 @@ impl Shared {
             match self.look(partition, cell, covers.map(|(_, index)| index)) {
                 Look::Refuse(error) => return Err(error),
                 Look::Wait { lapsed } => {
-                    if lapsed {
+                    if lapsed && cell.hurry() {
                         // A lapsed lease means one round to its quorum (rule 5).
                         self.inbox.push(Input::HurryLease(partition));
                     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cairn_core::ids::{PartitionId, ReplicaId};
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     pub(super) peer_backlog: PeerBacklog,
     pub(super) reads: ReadFigures,
+    /// Whether this node refuses writes for want of disk space.
+    pub(super) disk_full: AtomicBool,
     /// Replicas whose log or state is damaged: nothing is copied from them.
     damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
     /// There while the engine runs: a handle that outlives it keeps no store open.
@@ -54,6 +56,7 @@ impl Shared {
             admission,
             peer_backlog: PeerBacklog::default(),
             reads: ReadFigures::new(),
+            disk_full: AtomicBool::new(false),
             damaged: Mutex::default(),
             reader: ArcSwapOption::empty(),
         }
@@ -135,24 +138,38 @@ impl Admission {
 #[derive(Debug, Default)]
 pub(super) struct PeerBacklog {
     messages: AtomicUsize,
+    bytes: AtomicUsize,
     room: Notify,
 }
 
 /// Past so many waiting messages, streams are not read.
 const PEER_MESSAGES_MAX: usize = 20_000;
+/// Past so many bytes of them, streams are not read.
+const PEER_BYTES_MAX: usize = 64 << 20;
 
 impl PeerBacklog {
     /// Counts messages in. Whether the sender is to wait for room.
-    pub(super) fn add(&self, messages: usize) -> bool {
-        self.messages.fetch_add(messages, Ordering::Relaxed) + messages > PEER_MESSAGES_MAX
+    pub(super) fn add(&self, messages: usize, bytes: usize) -> bool {
+        let messages = self.messages.fetch_add(messages, Ordering::Relaxed) + messages;
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        messages > PEER_MESSAGES_MAX || bytes > PEER_BYTES_MAX
     }
 
     /// Counts messages out.
-    pub(super) fn take(&self, messages: usize) {
-        let before = self.messages.fetch_sub(messages, Ordering::Relaxed);
-        if before > PEER_MESSAGES_MAX && before - messages <= PEER_MESSAGES_MAX {
+    pub(super) fn take(&self, messages: usize, bytes: usize) {
+        let messages_before = self.messages.fetch_sub(messages, Ordering::Relaxed);
+        let bytes_before = self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let crossed = |before: usize, by: usize, max: usize| before > max && before - by <= max;
+        if crossed(messages_before, messages, PEER_MESSAGES_MAX)
+            || crossed(bytes_before, bytes, PEER_BYTES_MAX)
+        {
             self.room.notify_waiters();
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages.load(Ordering::Relaxed) > PEER_MESSAGES_MAX
+            || self.bytes.load(Ordering::Relaxed) > PEER_BYTES_MAX
     }
 
     /// Waits until there is room.
@@ -161,10 +178,34 @@ impl PeerBacklog {
             let room = self.room.notified();
             let mut room = std::pin::pin!(room);
             room.as_mut().enable();
-            if self.messages.load(Ordering::Relaxed) <= PEER_MESSAGES_MAX {
+            if !self.is_full() {
                 return;
             }
             room.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_few_long_messages_of_peers_fill_the_backlog_as_many_short_ones_do() {
+        let backlog = PeerBacklog::default();
+        assert!(!backlog.add(2, PEER_BYTES_MAX));
+        assert!(backlog.add(1, 1));
+        let mut waiting = std::pin::pin!(backlog.room());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        backlog.take(1, 1);
+        assert!(waiting.as_mut().now_or_never().is_some());
+        backlog.take(2, PEER_BYTES_MAX);
+        assert!(backlog.add(PEER_MESSAGES_MAX + 1, 0));
+        let mut waiting = std::pin::pin!(backlog.room());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        backlog.take(1, 0);
+        assert!(waiting.as_mut().now_or_never().is_some());
     }
 }

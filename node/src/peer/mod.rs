@@ -32,6 +32,7 @@ mod snapshot;
 mod tests;
 
 pub use handshake::HandshakeError;
+pub(crate) use outbox::weight;
 pub use pool::{MapFetchError, PeerPool};
 pub use service::PeerService;
 pub use snapshot::{

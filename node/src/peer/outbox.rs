@@ -1,4 +1,9 @@
 //! What waits to be sent to one peer, and the stream of frames made of it.
+//!
+//! There are two queues. Messages that are small, and that leadership or an answer
+//! waits for, go ahead of bulk, that is of appends: a lease that queued behind a burst
+//! of appends, or was dropped with them, would lapse just when the node is busiest. No
+//! message relies on its place among the others.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,6 +16,9 @@ use cairn_proto::pb::peer::v1 as pb;
 use futures::Stream;
 use parking_lot::Mutex;
 
+/// The part of a queue's bytes that the urgent messages may have besides.
+const URGENT_SHARE: usize = 4;
+
 /// Messages for one peer. Any thread pushes; the open stream takes.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -21,14 +29,54 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Counts the streams: only the newest one takes from the queue.
+    /// Counts the streams: only the newest one takes from the queues.
     stream: u64,
     /// Whether the newest stream's handshake was answered. Before that, and after
     /// it broke, messages are dropped: they would be stale once there is a stream.
     open: bool,
-    queue: VecDeque<PeerMessage>,
-    bytes: usize,
+    urgent: Line,
+    bulk: Line,
     waker: Option<Waker>,
+}
+
+/// Messages in the order in which they came, each with its weight.
+#[derive(Debug, Default)]
+struct Line {
+    messages: VecDeque<(PeerMessage, usize)>,
+    bytes: usize,
+}
+
+impl Line {
+    /// Whether there was room.
+    fn push(&mut self, message: PeerMessage, bytes_max: usize, messages_max: usize) -> bool {
+        let weight = weight(&message);
+        // One message always fits an empty queue, however large it is.
+        if !self.messages.is_empty()
+            && (self.messages.len() >= messages_max || self.bytes + weight > bytes_max)
+        {
+            return false;
+        }
+        self.bytes += weight;
+        self.messages.push_back((message, weight));
+        true
+    }
+
+    /// Moves messages into a frame, as far as there is room in it.
+    fn fill(&mut self, frame: &mut Vec<PeerMessage>, bytes: &mut usize, frame_bytes: usize) {
+        while let Some((_, weight)) = self.messages.front() {
+            let full =
+                *bytes + weight > frame_bytes || frame.len() >= cairn_proto::limits::FRAME_MESSAGES;
+            if full && !frame.is_empty() {
+                return;
+            }
+            let Some((message, weight)) = self.messages.pop_front() else {
+                return;
+            };
+            self.bytes -= weight;
+            *bytes += weight;
+            frame.push(message);
+        }
+    }
 }
 
 /// What became of messages that were pushed.
@@ -60,18 +108,13 @@ impl Outbox {
                 return Pushed::Closed;
             }
             for message in messages {
-                let weight = weight(&message);
-                let empty = state.queue.is_empty();
-                // One message always fits an empty queue, however large it is.
-                if !empty
-                    && (state.queue.len() >= self.messages_max
-                        || state.bytes + weight > self.bytes_max)
-                {
-                    dropped += 1;
-                    continue;
-                }
-                state.bytes += weight;
-                state.queue.push_back(message);
+                let taken = if is_urgent(&message) {
+                    let bytes_max = self.bytes_max / URGENT_SHARE;
+                    state.urgent.push(message, bytes_max, self.messages_max)
+                } else {
+                    state.bulk.push(message, self.bytes_max, self.messages_max)
+                };
+                dropped += usize::from(!taken);
             }
             state.waker.take()
         };
@@ -92,8 +135,8 @@ impl Outbox {
             let mut state = self.state.lock();
             state.stream += 1;
             state.open = false;
-            state.queue.clear();
-            state.bytes = 0;
+            state.urgent = Line::default();
+            state.bulk = Line::default();
             state.waker = None;
             state.stream
         };
@@ -101,7 +144,6 @@ impl Outbox {
             outbox: Arc::clone(self),
             number,
             first: Some(first),
-            taken: VecDeque::new(),
             frame_bytes,
         }
     }
@@ -117,8 +159,8 @@ impl Outbox {
             let mut state = self.state.lock();
             state.open = false;
             state.stream += 1;
-            state.queue = VecDeque::new();
-            state.bytes = 0;
+            state.urgent = Line::default();
+            state.bulk = Line::default();
             state.waker.take()
         };
         if let Some(waker) = waker {
@@ -133,8 +175,6 @@ pub(super) struct FrameStream {
     outbox: Arc<Outbox>,
     number: u64,
     first: Option<pb::Frame>,
-    /// Taken from the queue in one go, not yet in a frame.
-    taken: VecDeque<PeerMessage>,
     frame_bytes: usize,
 }
 
@@ -146,43 +186,49 @@ impl Stream for FrameStream {
         if let Some(first) = this.first.take() {
             return Poll::Ready(Some(first));
         }
-        if this.taken.is_empty() {
+        let mut messages = Vec::new();
+        {
             let mut state = this.outbox.state.lock();
             if state.stream != this.number {
                 return Poll::Ready(None);
             }
-            if state.queue.is_empty() {
+            let mut bytes = 0;
+            state
+                .urgent
+                .fill(&mut messages, &mut bytes, this.frame_bytes);
+            state.bulk.fill(&mut messages, &mut bytes, this.frame_bytes);
+            if messages.is_empty() {
                 match &mut state.waker {
                     Some(waker) => waker.clone_from(context.waker()),
                     none => *none = Some(context.waker().clone()),
                 }
                 return Poll::Pending;
             }
-            std::mem::swap(&mut state.queue, &mut this.taken);
-            state.bytes = 0;
-        }
-        let mut bytes = 0;
-        let mut count = 0;
-        for message in &this.taken {
-            let weight = weight(message);
-            if count > 0
-                && (bytes + weight > this.frame_bytes
-                    || count >= cairn_proto::limits::FRAME_MESSAGES)
-            {
-                break;
-            }
-            bytes += weight;
-            count += 1;
         }
         Poll::Ready(Some(pb::Frame {
             handshake: None,
-            messages: this.taken.drain(..count).map(Into::into).collect(),
+            messages: messages.into_iter().map(Into::into).collect(),
         }))
     }
 }
 
+/// Whether it goes ahead of appends.
+fn is_urgent(message: &PeerMessage) -> bool {
+    match message {
+        PeerMessage::Append(_) | PeerMessage::NeedSnapshot { .. } => false,
+        PeerMessage::AppendReply(_)
+        | PeerMessage::LeaseRenew(_)
+        | PeerMessage::LeaseReply(_)
+        | PeerMessage::Release { .. }
+        | PeerMessage::Confirm(_)
+        | PeerMessage::ConfirmReply(_)
+        | PeerMessage::Record(_)
+        | PeerMessage::MapVersion(_) => true,
+    }
+}
+
 /// About how many bytes the message takes on the wire and in memory.
-pub(super) fn weight(message: &PeerMessage) -> usize {
+pub(crate) fn weight(message: &PeerMessage) -> usize {
     match message {
         PeerMessage::Append(Append { entries, .. }) => {
             96 + entries.iter().map(|e| 48 + e.body.len()).sum::<usize>()
@@ -206,7 +252,9 @@ pub(super) fn weight(message: &PeerMessage) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use cairn_core::ids::MapVersion;
+    use bytes::Bytes;
+    use cairn_core::ids::{Epoch, Index, MapVersion, Mark, PartitionId, Position, ReplicaId};
+    use cairn_core::replication::{EntryKind, LogEntry};
     use futures::{FutureExt, StreamExt};
 
     use super::*;
@@ -270,5 +318,59 @@ mod tests {
         outbox.open();
         outbox.close();
         assert_eq!(outbox.push(messages(0..1)), Pushed::Closed);
+    }
+
+    fn append(index: u64, bytes: usize) -> PeerMessage {
+        let position = |index| Position {
+            epoch: Epoch(1),
+            index: Index(index),
+        };
+        PeerMessage::Append(Append {
+            partition: PartitionId(0),
+            epoch: Epoch(1),
+            to: ReplicaId(1),
+            from: ReplicaId(2),
+            previous: Mark {
+                position: position(index - 1),
+                chain: 0,
+            },
+            entries: vec![LogEntry {
+                position: position(index),
+                kind: EntryKind::Write,
+                body: Bytes::from(vec![0; bytes]),
+                chain: 0,
+            }],
+            commit: Index(0),
+        })
+    }
+
+    #[test]
+    fn a_lease_travels_ahead_of_appends_and_is_not_dropped_with_them() {
+        let outbox = Arc::new(Outbox::new(100_000, 1000));
+        let mut stream = outbox.stream(pb::Frame::default(), 20_000);
+        stream.next().now_or_never();
+        outbox.open();
+        let burst = |from: u64| (from..from + 10).map(|n| append(n, 15_000)).collect();
+        assert_eq!(outbox.push(burst(1)), Pushed::Dropped(4));
+        // The stream has begun with the burst when the next messages come.
+        stream.next().now_or_never().flatten().expect("a frame");
+        assert_eq!(outbox.push(burst(11)), Pushed::Dropped(9));
+        assert_eq!(outbox.push(messages(0..2)), Pushed::All);
+        let frame = stream.next().now_or_never().flatten().expect("a frame");
+        let urgent = |m: &pb::Message| matches!(m.body, Some(pb::message::Body::MapVersion(_)));
+        let kinds: Vec<bool> = frame.messages.iter().map(urgent).collect();
+        assert_eq!(kinds, vec![true, true, false]);
+    }
+
+    #[test]
+    fn what_was_taken_for_a_frame_counts_no_longer_and_the_rest_still_does() {
+        let outbox = Arc::new(Outbox::new(100_000, 1000));
+        let mut stream = outbox.stream(pb::Frame::default(), 20_000);
+        stream.next().now_or_never();
+        outbox.open();
+        let burst = |from: u64, to: u64| (from..to).map(|n| append(n, 19_000)).collect();
+        assert_eq!(outbox.push(burst(1, 7)), Pushed::Dropped(1));
+        stream.next().now_or_never().flatten().expect("a frame");
+        assert_eq!(outbox.push(burst(7, 9)), Pushed::Dropped(1));
     }
 }

@@ -419,3 +419,66 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     timeout(PATIENCE, resumed).await.expect("it resumes");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_state_is_damaged_or_that_was_removed_answers_no_local_read() {
+    let cluster = TestCluster::start().await;
+    let partitions = [PartitionId(0), PartitionId(1)];
+    for partition in partitions {
+        let name = key_in(partition, 0);
+        let primary = cluster.primary(partition);
+        primary.write(set(&name, "v")).await.expect("written");
+    }
+    let [damaged, removed] = partitions.map(|partition| {
+        let primary = cluster.primary(partition).node();
+        let other = cluster.nodes.keys().copied().find(|n| *n != primary);
+        let handle = cluster.handle(other.expect("there are three"));
+        (partition, key(&key_in(partition, 0)), handle)
+    });
+    for (_, name, handle) in [&damaged, &removed] {
+        let read = async {
+            while !matches!(handle.read_any(name).await, Ok(read) if read.value.is_some()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, read).await.expect("it is applied");
+    }
+    damaged.2.corrupt(vec![damaged.0]);
+    // The map alone says so: the replica has yet to hear of it.
+    let mut map = (*removed.2.map()).clone();
+    let record = Arc::make_mut(&mut map.partitions[1]);
+    let node = removed.2.node();
+    record.config.current.members.retain(|m| m.node != node);
+    removed.2.shared_map().store(Arc::new(map));
+    for (_, name, handle) in [&damaged, &removed] {
+        let refused = async {
+            while !matches!(handle.read_any(name).await, Err(RequestError::Moved { .. })) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, refused).await.expect("it is refused");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_of_a_batch_start_together_and_in_order() {
+    let cluster = TestCluster::start().await;
+    let name = key_in(PartitionId(0), 0);
+    let primary = cluster.primary(PartitionId(0));
+    let mut queue = ReplyQueue::default();
+    let mut batch = WriteBatch::default();
+    for token in 0..100 {
+        let reply = queue.reply_to(token);
+        primary.batch_write(&mut batch, increment(&name, None), reply);
+    }
+    primary.submit_batch(&mut batch);
+    let mut told = Vec::new();
+    while told.len() < 100 {
+        told.extend(queue.take(1).await);
+    }
+    told.sort_unstable_by_key(|(token, _)| *token);
+    let numbers: Vec<i64> = told.into_iter().map(|(_, r)| integer(r)).collect();
+    assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
+    cluster.stop().await;
+}
