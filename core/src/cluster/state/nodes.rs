@@ -1,5 +1,6 @@
 //! Commands about data nodes: admission, addresses, giving up.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ClusterState;
@@ -118,6 +119,7 @@ impl ClusterState {
         let id = known
             .as_ref()
             .map_or_else(|| self.last_node.next(), |known| known.id);
+        let is_new = known.is_none();
         let mut info = NodeInfo {
             id,
             uuid,
@@ -141,15 +143,31 @@ impl ClusterState {
         }
         if let Some(holder) = holder {
             self.set_gone(at, holder.id);
-            for seats in &mut self.seats {
-                for seat in seats.iter_mut().filter(|s| **s == holder.id) {
-                    *seat = id;
-                }
-            }
+        }
+        if is_new {
+            self.inherit_seats(&info.name, id);
         }
         self.nodes.insert(id, Arc::new(info));
         self.version = at;
         Ok(Response::Registered { node: id })
+    }
+
+    /// Gives a new identity the seats of those of its name that are gone, whether they
+    /// were replaced by it or given up before: nobody else would ever fill them.
+    fn inherit_seats(&mut self, name: &str, heir: NodeId) {
+        let gone: BTreeSet<NodeId> = self
+            .nodes
+            .values()
+            .filter(|n| n.standing == NodeStanding::Gone && n.name == name)
+            .map(|n| n.id)
+            .collect();
+        for seats in &mut self.seats {
+            // Two of one name on the seats of one partition would make the heir hold
+            // two replicas of it.
+            if let Some(seat) = seats.iter_mut().find(|s| gone.contains(s)) {
+                *seat = heir;
+            }
+        }
     }
 
     pub(super) fn mark_gone(

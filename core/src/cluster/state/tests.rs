@@ -208,6 +208,21 @@ fn the_longest_lease_never_shrinks() {
 }
 
 #[test]
+fn a_newcomer_takes_the_seats_of_the_gone_ones_of_its_name() {
+    let mut machine = made(3, 2, 3);
+    machine.done(Command::MarkGone {
+        node: NodeId(3),
+        force: false,
+    });
+    // One of another name takes nothing.
+    machine.apply(register("data-9", "u9"));
+    assert_eq!(machine.state.seats(P), [NodeId(1), NodeId(2), NodeId(3)]);
+    let heir = machine.apply(register("data-3", "u4"));
+    assert_eq!(heir, Response::Registered { node: NodeId(5) });
+    assert_eq!(machine.state.seats(P), [NodeId(1), NodeId(2), NodeId(5)]);
+}
+
+#[test]
 fn the_same_identity_registers_again_with_new_addresses() {
     let mut machine = empty(3, 2);
     let first = machine.apply(register("data-1", "u1"));
