@@ -176,6 +176,7 @@ impl From<Heartbeat> for pb::Heartbeat {
             sequence,
             map_version,
             unreachable,
+            silent_client_ports,
             disk_full,
             draining,
             full,
@@ -188,6 +189,7 @@ impl From<Heartbeat> for pb::Heartbeat {
             sequence,
             map_version: map_version.0,
             unreachable: unreachable.into_iter().map(|n| n.0).collect(),
+            silent_client_ports: silent_client_ports.into_iter().map(|n| n.0).collect(),
             disk_full,
             draining,
             full,
@@ -206,6 +208,7 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
             sequence,
             map_version,
             unreachable,
+            silent_client_ports,
             disk_full,
             draining,
             full,
@@ -216,12 +219,18 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
             return Err(Malformed::missing("node"));
         }
         bounded(unreachable.len(), limits::NODES, "unreachable")?;
+        bounded(
+            silent_client_ports.len(),
+            limits::NODES,
+            "silent_client_ports",
+        )?;
         Ok(Self {
             node: NodeId(node),
             session,
             sequence,
             map_version: MapVersion(map_version),
             unreachable: unreachable.into_iter().map(NodeId).collect(),
+            silent_client_ports: silent_client_ports.into_iter().map(NodeId).collect(),
             disk_full,
             draining,
             full,

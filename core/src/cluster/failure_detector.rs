@@ -2,7 +2,9 @@
 //! their peers see of them (rule 15).
 //!
 //! - A node whose stream broke is down at once where two other nodes get no answer
-//!   from it (or all others, where there are fewer).
+//!   from it (or all others, where there are fewer). So is one that a new leader has
+//!   not heard of, where two others bear witness: theirs is as good as to its
+//!   predecessor.
 //! - A node that is silent past its time-out is down where as many peers get no
 //!   answer, or all that can tell; who has only just come back cannot.
 //! - A node that its peers still reach is suspect and no more: this coordinator may
@@ -107,6 +109,11 @@ struct Observed {
     since: Micros,
     /// Since when enough peers of a node that does speak get no answer from it.
     cut_off_since: Option<Micros>,
+    /// Peers whose client ports give it no answer.
+    silent_client_ports: BTreeSet<NodeId>,
+    /// Since when enough peers of a node that does speak get no answer from its
+    /// client port.
+    deaf_since: Option<Micros>,
 }
 
 /// What is known of every node.
@@ -166,6 +173,8 @@ impl FailureDetector {
             health: Health::Unknown,
             since: now,
             cut_off_since: None,
+            silent_client_ports: BTreeSet::new(),
+            deaf_since: None,
         })
     }
 
@@ -177,6 +186,7 @@ impl FailureDetector {
             observed.spoke = false;
             observed.open_since = now;
             observed.unreachable.clear();
+            observed.silent_client_ports.clear();
         }
     }
 
@@ -186,6 +196,7 @@ impl FailureDetector {
             observed.open = false;
             // What it said of others is no longer news.
             observed.unreachable.clear();
+            observed.silent_client_ports.clear();
         }
     }
 
@@ -214,6 +225,13 @@ impl FailureDetector {
         restarted
     }
 
+    /// What the node's last heartbeat said of its peers' client ports.
+    pub fn silent_client_ports(&mut self, node: NodeId, ports: impl IntoIterator<Item = NodeId>) {
+        if let Some(observed) = self.nodes.get_mut(&node) {
+            observed.silent_client_ports = ports.into_iter().filter(|n| *n != node).collect();
+        }
+    }
+
     /// Judges every node anew and tells what changed.
     pub fn evaluate(&mut self, now: Micros) -> Vec<HealthChange> {
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
@@ -223,12 +241,18 @@ impl FailureDetector {
             let witnesses = self.witnesses(now, node, &testimony);
             let to = self.judge(now, node, witnesses);
             let cut_off = self.is_cut_off(witnesses);
+            // A node that has only just come back is still spoken of as it was.
+            let deaf = to == Health::Up && is_deaf(witnesses);
             let Some(observed) = self.nodes.get_mut(&node) else {
                 continue;
             };
             observed.cut_off_since = match observed.cut_off_since {
                 Some(since) if cut_off => Some(since),
                 _ => cut_off.then_some(now),
+            };
+            observed.deaf_since = match observed.deaf_since {
+                Some(since) if deaf => Some(since),
+                _ => deaf.then_some(now),
             };
             if observed.health != to {
                 changes.push(HealthChange {
@@ -263,6 +287,9 @@ impl FailureDetector {
                 *against += 1;
                 *knowing += usize::from(knows);
             }
+            for node in &observed.silent_client_ports {
+                *testimony.deaf.entry(*node).or_default() += 1;
+            }
         }
         testimony
     }
@@ -281,6 +308,7 @@ impl FailureDetector {
         Witnesses {
             heard: testimony.heard - usize::from(own.is_some()),
             against,
+            deaf: testimony.deaf.get(&node).copied().unwrap_or_default(),
             for_it: testimony.know - usize::from(own_knows) - knowing,
         }
     }
@@ -296,7 +324,10 @@ impl FailureDetector {
         }
         let others = self.nodes.len().saturating_sub(1);
         let confirmed = others > 0 && witnesses.against >= WITNESSES.min(others);
-        if observed.opened && !observed.open && confirmed {
+        // A leader that just started has patience with those that have yet to find it,
+        // unless it was told by two that they are dead.
+        let told = observed.opened || witnesses.against >= WITNESSES;
+        if told && !observed.open && confirmed {
             return Health::Down(DownReason::PeersConfirm);
         }
         let awaited = now.minus(self.leading_since.max(observed.since_known()));
@@ -367,10 +398,35 @@ impl FailureDetector {
             .map(|o| o.last_heard)
     }
 
+    /// For how long nothing was heard of the node.
+    #[must_use]
+    pub fn silent_for(&self, now: Micros, node: NodeId) -> Micros {
+        self.nodes
+            .get(&node)
+            .map_or(Micros::default(), |o| now.minus(o.last_heard))
+    }
+
     /// Whether the node's stream is open, so that orders reach it.
     #[must_use]
     pub fn is_connected(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|o| o.open)
+    }
+
+    /// Whether the node's client port gives enough of its peers no answer just now.
+    #[must_use]
+    pub fn is_deaf(&self, node: NodeId) -> bool {
+        self.nodes
+            .get(&node)
+            .is_some_and(|o| o.deaf_since.is_some())
+    }
+
+    /// Whether that has been so for a whole time-out.
+    #[must_use]
+    pub fn is_client_port_dead(&self, now: Micros, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|o| {
+            o.deaf_since
+                .is_some_and(|since| now.minus(since) >= self.timeout)
+        })
     }
 
     /// Whether the node has spoken to us, but not answered its peers, for a whole
@@ -383,6 +439,12 @@ impl FailureDetector {
                     .is_some_and(|since| now.minus(since) >= self.timeout)
         })
     }
+}
+
+/// Whether two other nodes get no answer from a node's client port (rule 1), and most
+/// of those that speak: two that are themselves cut off say so of everyone.
+fn is_deaf(witnesses: Witnesses) -> bool {
+    witnesses.deaf >= WITNESSES && witnesses.deaf * 2 > witnesses.heard
 }
 
 impl Observed {
@@ -405,6 +467,8 @@ struct Testimony {
     know: usize,
     /// Of each node, how many get no answer from it, and how many of those would know.
     against: BTreeMap<NodeId, (usize, usize)>,
+    /// Of each node, how many get no answer from its client port.
+    deaf: BTreeMap<NodeId, usize>,
 }
 
 /// What its peers say of one node.
@@ -412,6 +476,7 @@ struct Testimony {
 struct Witnesses {
     heard: usize,
     against: usize,
+    deaf: usize,
     for_it: usize,
 }
 
@@ -569,11 +634,38 @@ mod tests {
         watch.close(1);
         watch.detector.became_leader(Micros::from_millis(5_050));
         watch.beat(5_060, 2, &[1]);
-        watch.beat(5_060, 3, &[1]);
-        assert_eq!(watch.health(5_900, 1), Health::Unknown);
+        watch.beat(5_060, 3, &[]);
+        assert_eq!(
+            watch.health(5_900, 1),
+            Health::Unknown,
+            "one witness is not enough"
+        );
         watch.beat(7_000, 2, &[1]);
         watch.beat(7_000, 3, &[1]);
         assert!(watch.health(7_000, 1).is_down());
+    }
+
+    #[test]
+    fn a_leader_that_just_started_believes_two_witnesses_at_once() {
+        let mut watch = Watch::of(3);
+        watch.close(1);
+        watch.detector.became_leader(Micros::from_millis(5_050));
+        watch.beat(5_060, 2, &[1]);
+        assert_eq!(watch.health(5_060, 1), Health::Unknown);
+        watch.beat(5_070, 3, &[1]);
+        assert_eq!(
+            watch.health(5_070, 1),
+            Health::Down(DownReason::PeersConfirm)
+        );
+    }
+
+    #[test]
+    fn a_new_leader_of_two_nodes_has_patience_with_the_word_of_one() {
+        let mut watch = Watch::of(2);
+        watch.close(1);
+        watch.detector.became_leader(Micros::from_millis(5_050));
+        watch.beat(5_060, 2, &[1]);
+        assert_eq!(watch.health(5_900, 1), Health::Unknown);
     }
 
     #[test]
@@ -608,6 +700,32 @@ mod tests {
             .filter(|n| watch.detector.is_unreachable_to_peers(now, NodeId(*n)))
             .collect();
         assert_eq!(cut_off, [1, 2], "most of the others reach 3, 4 and 5");
+    }
+
+    #[test]
+    fn a_client_port_is_dead_once_two_of_most_have_said_so_for_a_timeout() {
+        let mut watch = Watch::of(5);
+        let mut dead = |at: u64, witnesses: &[u64]| {
+            for n in 1..=5 {
+                watch.beat(at, n, &[]);
+                let said = witnesses.contains(&n).then_some(NodeId(1));
+                watch.detector.silent_client_ports(NodeId(n), said);
+            }
+            let now = Micros::from_millis(at);
+            watch.detector.evaluate(now);
+            watch.detector.is_client_port_dead(now, NodeId(1))
+        };
+        for at in (5_100..8_000).step_by(100) {
+            assert!(!dead(at, &[1, 2]), "its own word and another's");
+        }
+        for at in (8_000..11_000).step_by(100) {
+            assert!(!dead(at, &[2, 3]), "as many say nothing of the kind");
+        }
+        for at in (11_000..12_000).step_by(100) {
+            assert!(!dead(at, &[2, 3, 4]), "not for long enough, at {at}");
+        }
+        assert!(dead(12_000, &[2, 3, 4]));
+        assert!(!dead(12_100, &[2]));
     }
 
     #[test]

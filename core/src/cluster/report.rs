@@ -80,6 +80,8 @@ pub struct Heartbeat {
     pub map_version: MapVersion,
     /// Peers whose ports the node gets no answer from, right now.
     pub unreachable: Vec<NodeId>,
+    /// Peers whose port for clients gives the node no answer.
+    pub silent_client_ports: Vec<NodeId>,
     /// Whether the node refuses writes for want of disk space.
     pub disk_full: bool,
     /// Whether the process is draining: it wants to hand over what it leads.

@@ -34,6 +34,7 @@ pub(super) struct Outbox {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     unreachable: Mutex<Vec<NodeId>>,
+    silent_client_ports: Mutex<Vec<NodeId>>,
     disk_full: AtomicBool,
     urgent: Notify,
 }
@@ -41,6 +42,10 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn unreachable(&self) -> Vec<NodeId> {
         self.unreachable.lock().clone()
+    }
+
+    pub(super) fn silent_client_ports(&self) -> Vec<NodeId> {
+        self.silent_client_ports.lock().clone()
     }
 
     pub(super) fn disk_full(&self) -> bool {
@@ -96,6 +101,17 @@ impl AgentInbox {
         peers.sort_unstable();
         peers.dedup();
         let mut known = self.shared.unreachable.lock();
+        if *known != peers {
+            *known = peers;
+            self.shared.urge();
+        }
+    }
+
+    /// The peers whose port for clients gives no answer. A change is told at once.
+    pub fn set_silent_client_ports(&self, mut peers: Vec<NodeId>) {
+        peers.sort_unstable();
+        peers.dedup();
+        let mut known = self.shared.silent_client_ports.lock();
         if *known != peers {
             *known = peers;
             self.shared.urge();

@@ -278,6 +278,7 @@ impl Keeper {
             sequence: self.sequence,
             map_version: self.maps.version(),
             unreachable: self.shared.unreachable(),
+            silent_client_ports: self.shared.silent_client_ports(),
             disk_full: self.shared.disk_full(),
             draining: *self.draining.borrow(),
             full,

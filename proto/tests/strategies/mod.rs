@@ -514,7 +514,8 @@ fn partition_status() -> BoxedStrategy<PartitionStatus> {
 pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    let unreachable = vec(any::<u64>().prop_map(NodeId), 0..4);
+    let peers = || vec(any::<u64>().prop_map(NodeId), 0..4);
+    let unreachable = (peers(), peers());
     let partitions = vec(partition_status(), 0..4);
     (node(), numbers, flags, unreachable, partitions)
         .prop_map(
@@ -522,7 +523,7 @@ pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
                 node,
                 (session, sequence, map_version),
                 (disk_full, draining, full),
-                unreachable,
+                (unreachable, silent_client_ports),
                 partitions,
             )| {
                 Heartbeat {
@@ -531,6 +532,7 @@ pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
                     sequence,
                     map_version: MapVersion(map_version),
                     unreachable,
+                    silent_client_ports,
                     disk_full,
                     draining,
                     full,

@@ -91,6 +91,7 @@ impl Supervisor {
                 self.views.is_up(m.node)
                     && !self.views.is_draining(m.node)
                     && !self.views.is_full(m.node)
+                    && !self.views.detector.is_deaf(m.node)
                     && !self.views.is_corrupt(record.id, *m)
                     && self
                         .views

@@ -143,8 +143,13 @@ pub enum PromotionReason {
     PrimaryDown,
     /// The primary's node was declared gone.
     PrimaryGone,
+    /// The primary's node is silent, though its peers reach its ports, and the
+    /// replicas' grants to it have lapsed.
+    PrimarySilent,
     /// The primary's node speaks to the coordinators, its peers do not reach it.
     PrimaryUnreachable,
+    /// Its peers get no answer from the port for clients of the primary's node.
+    ClientPortDead,
     /// The primary's process restarted.
     PrimaryRestarted,
     /// The primary says that it cannot serve.
@@ -168,7 +173,10 @@ impl PromotionReason {
     #[must_use]
     pub fn may_be_mistaken(self) -> bool {
         match self {
-            Self::PrimaryUnreachable | Self::NotServing => true,
+            Self::PrimaryUnreachable
+            | Self::PrimarySilent
+            | Self::ClientPortDead
+            | Self::NotServing => true,
             Self::NoPrimary
             | Self::PrimaryDown
             | Self::PrimaryGone
@@ -236,7 +244,7 @@ pub enum SupervisorEvent {
     PossibleLoss {
         /// Which partition.
         partition: PartitionId,
-        /// How many replicas did not answer.
+        /// How many replicas did not answer; zero where another leader named it.
         absent: usize,
         /// Entries that an absent one was known to hold past the chosen head.
         entries_known: u64,
@@ -318,9 +326,15 @@ pub struct SupervisorOptions {
     pub resend_longest: Micros,
     /// When a proposal of which nothing was heard counts as lost.
     pub proposal_timeout: Micros,
+    /// How long the node of a primary may be silent, where it is not known to have
+    /// failed, before its replicas are asked whether their grants have lapsed.
+    pub ask_after: Micros,
     /// How long a primary that was named, on a node that is up, may take before it
-    /// serves.
+    /// serves, counted from the last time that it got any further.
     pub serve_timeout: Micros,
+    /// The same where it brings another member up to its log first, which shows no
+    /// progress while a snapshot travels, or where nothing was heard of it yet.
+    pub catch_up_timeout: Micros,
     /// How long a member may be silent where that stops writes, before it is dropped
     /// (rule 10).
     pub shrink_after: Micros,
@@ -349,7 +363,9 @@ impl Default for SupervisorOptions {
             resend: Micros::from_millis(60),
             resend_longest: Micros::from_millis(1_000),
             proposal_timeout: Micros::from_millis(1_000),
-            serve_timeout: Micros::from_millis(3_000),
+            ask_after: Micros::from_millis(400),
+            serve_timeout: Micros::from_millis(1_000),
+            catch_up_timeout: Micros::from_millis(3_000),
             shrink_after: Micros::from_millis(1_000),
             repair_after: Micros::from_millis(2_000),
             joiner_timeout: Micros::from_millis(30_000),

@@ -113,6 +113,33 @@ impl Supervisor {
     /// Takes one input and tells what is to be done, in this order.
     #[must_use]
     pub fn step(&mut self, now: Micros, input: Input) -> Vec<Output> {
+        self.step_all(now, [input])
+    }
+
+    /// Takes all that came in one turn and tells what is to be done, in this order.
+    ///
+    /// What it leads to is proposed in one entry. Were each input judged alone, the
+    /// first report of a failed node's partitions would be proposed by itself, and
+    /// those of the others would wait for its commit.
+    #[must_use]
+    pub fn step_all(
+        &mut self,
+        now: Micros,
+        inputs: impl IntoIterator<Item = Input>,
+    ) -> Vec<Output> {
+        for input in inputs {
+            self.take(now, input);
+        }
+        if self.leading {
+            self.judge_nodes(now);
+            self.look(now);
+            self.flush(now);
+        }
+        self.joining = None;
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn take(&mut self, now: Micros, input: Input) {
         match input {
             Input::Tick { unix_ms } => {
                 self.unix_ms = unix_ms;
@@ -154,13 +181,6 @@ impl Supervisor {
             Input::Report { from, report } => self.on_report(now, from, report),
             Input::Admin(request) => self.on_admin(now, request),
         }
-        if self.leading {
-            self.judge_nodes(now);
-            self.look(now);
-            self.flush(now);
-        }
-        self.joining = None;
-        std::mem::take(&mut self.outputs)
     }
 
     /// Whether the identity that holds `name` is down, so that another one may take
@@ -234,6 +254,7 @@ impl Supervisor {
                 && self.leading
             {
                 tell_change(old, record, &mut self.outputs);
+                tell_loss(&before, &self.state, record, &self.works, &mut self.outputs);
             }
         }
         let nodes_changed = before.nodes() != self.state.nodes();
@@ -268,6 +289,7 @@ impl Supervisor {
                 .remove(&partition)
                 .unwrap_or_else(|| Work::new(now, &record));
             work.follow(now, &record, &mut self.outputs);
+            work.expire_pending(now, self.options.proposal_timeout);
             if work.pending.is_none() && now >= work.rest_until {
                 self.promote(now, &record, &mut work);
                 if work.promotion.is_idle() && work.pending.is_none() {
@@ -324,6 +346,18 @@ impl Supervisor {
                     Response::Batch(responses) => responses,
                     single => vec![single],
                 };
+                if responses.len() != proposal.commands.len() {
+                    // The entry as a whole was refused: none of its commands has an
+                    // answer of its own, and each partition is looked at again.
+                    if let Some(Response::Refused(refusal)) = responses.into_iter().next() {
+                        self.event(SupervisorEvent::ProposalRefused {
+                            partition: None,
+                            refusal,
+                        });
+                    }
+                    self.release(now, &proposal.commands, RETRY);
+                    return;
+                }
                 for (command, response) in proposal.commands.iter().zip(responses) {
                     let rest = if let Response::Refused(refusal) = response {
                         self.outputs
@@ -417,6 +451,29 @@ impl Supervisor {
                 .map_or(LEASE_MS_DEFAULT, |s| s.lease_ms_longest),
         )
     }
+}
+
+/// Tells of a naming that may have lost writes, once it is in the state: it may be
+/// proposed several times, and by several leaders, before it is committed.
+fn tell_loss(
+    before: &ClusterState,
+    after: &ClusterState,
+    record: &PartitionRecord,
+    works: &BTreeMap<PartitionId, Work>,
+    outputs: &mut Vec<Output>,
+) {
+    let (old, new) = (before.loss(record.id), after.loss(record.id));
+    if new.promotions <= old.promotions {
+        return;
+    }
+    let named = works.get(&record.id).and_then(|work| work.named());
+    outputs.push(Output::Event(SupervisorEvent::PossibleLoss {
+        partition: record.id,
+        absent: named
+            .filter(|named| Some(named.primary) == record.primary)
+            .map_or(0, |named| named.absent),
+        entries_known: new.entries_known.saturating_sub(old.entries_known),
+    }));
 }
 
 /// Tells what a new record changed in a partition's configuration.

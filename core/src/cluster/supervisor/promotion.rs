@@ -71,7 +71,9 @@ impl Supervisor {
             work.promotion = self.fence(now, record, work, inquiry);
             return;
         };
-        if self.views.is_serving(record)
+        let trouble = self.trouble(now, record, primary, work);
+        if trouble.is_none()
+            && self.views.is_serving(record)
             && let Some(since) = work.unserved_since.take()
         {
             self.event(SupervisorEvent::Serving {
@@ -80,40 +82,40 @@ impl Supervisor {
                 unserved: now.minus(since),
             });
         }
-        let trouble = self.trouble(now, record, primary, work);
-        let inquiry = match (step, trouble) {
-            (Promotion::Asking(_), None) => {
-                work.told = None;
-                self.event(SupervisorEvent::PromotionAbandoned {
-                    partition: record.id,
-                });
-                return;
-            }
-            (_, None) => return,
-            (Promotion::Asking(mut inquiry), Some(trouble)) => {
+        let asking = match step {
+            Promotion::Asking(inquiry) => Some(inquiry),
+            _ => None,
+        };
+        let same = asking.as_ref().is_some_and(|inquiry| {
+            trouble.is_some_and(|t| t.is_doubt() == inquiry.trouble.is_doubt())
+        });
+        if !same && asking.as_ref().is_some_and(|i| !i.trouble.is_doubt()) {
+            work.told = None;
+            self.event(SupervisorEvent::PromotionAbandoned {
+                partition: record.id,
+            });
+        }
+        let Some(trouble) = trouble else {
+            return;
+        };
+        let inquiry = match asking {
+            Some(mut inquiry) if same => {
                 inquiry.trouble = Trouble {
                     since: inquiry.trouble.since,
                     ..trouble
                 };
                 inquiry
             }
-            (_, Some(trouble)) => {
-                work.unserved_since.get_or_insert(now);
-                let rested_at = self.rested_at(work);
+            _ => {
+                if !trouble.is_doubt() {
+                    work.unserved_since.get_or_insert(now);
+                }
+                let rested_at = self.rested_at(now, work);
                 if trouble.reason.may_be_mistaken() && now < rested_at {
                     return;
                 }
-                if work.told.replace((record.epoch, trouble.reason))
-                    != Some((record.epoch, trouble.reason))
-                {
-                    self.event(SupervisorEvent::PromotionStarted {
-                        partition: record.id,
-                        epoch: record.epoch,
-                        reason: trouble.reason,
-                    });
-                }
-                if trouble.reason != PromotionReason::HandedOver {
-                    self.quiet_since = now;
+                if !trouble.is_doubt() {
+                    self.tell_started(now, record, trouble, work);
                 }
                 Inquiry::new(
                     now,
@@ -127,13 +129,33 @@ impl Supervisor {
         work.promotion = self.ask(now, record, primary, work, inquiry);
     }
 
+    fn tell_started(
+        &mut self,
+        now: Micros,
+        record: &PartitionRecord,
+        trouble: Trouble,
+        work: &mut Work,
+    ) {
+        let told = (record.epoch, trouble.reason);
+        if work.told.replace(told) != Some(told) {
+            self.event(SupervisorEvent::PromotionStarted {
+                partition: record.id,
+                epoch: record.epoch,
+                reason: trouble.reason,
+            });
+        }
+        if trouble.reason != PromotionReason::HandedOver {
+            self.quiet_since = now;
+        }
+    }
+
     /// Until when a partition that was promoted again and again is left alone.
-    fn rested_at(&self, work: &mut Work) -> Micros {
+    fn rested_at(&self, now: Micros, work: &mut Work) -> Micros {
         let Some(last) = work.last_promotion else {
             return Micros::default();
         };
         let calm = last.plus(self.options.flap_window);
-        if work.unserved_since.is_none_or(|since| since > calm) {
+        if work.unserved_since.unwrap_or(now) > calm {
             work.promotions = 0;
         }
         let Some(extra) = work.promotions.checked_sub(FLAPS_FREE) else {
@@ -172,8 +194,17 @@ impl Supervisor {
             Health::Down(why) => {
                 return trouble(PromotionReason::PrimaryDown, why.is_confirmed());
             }
-            // What it said last is no longer known to hold, and its peers reach it.
-            Health::Unknown | Health::Suspect(_) => return None,
+            // What it said last is no longer known to hold. Its ports may answer
+            // although its engine hangs, so that the replicas are asked: asking has
+            // no effect, and while they renew its lease nothing is done. Where the
+            // lease is the primary's alone, nobody else could bear witness.
+            Health::Suspect(_) => {
+                let silent = self.views.detector.silent_for(now, primary.node);
+                let asked = silent >= self.options.ask_after
+                    && record.config.sets().all(|set| set.lease_quorum() > 1);
+                return trouble(PromotionReason::PrimarySilent, false).filter(|_| asked);
+            }
+            Health::Unknown => return None,
             Health::Up => {}
         }
         let avoiding = |reason| {
@@ -188,6 +219,11 @@ impl Supervisor {
             .is_unreachable_to_peers(now, primary.node)
         {
             return avoiding(PromotionReason::PrimaryUnreachable);
+        }
+        if self.views.detector.is_client_port_dead(now, primary.node)
+            && self.another_hears(record, primary)
+        {
+            return avoiding(PromotionReason::ClientPortDead);
         }
         if let Some(status) = self.views.primary_status(record) {
             match (status.wish, status.role) {
@@ -209,9 +245,23 @@ impl Supervisor {
                 (Wish::None, _) => {}
             }
         }
-        let since = *work.unserved_since.get_or_insert(now);
-        let waited = now.minus(since.max(work.epoch_since));
-        if waited <= self.options.serve_timeout || !self.could_serve(record) {
+        let status = self.views.primary_status(record);
+        let since = (*work.unserved_since.get_or_insert(now))
+            .max(work.epoch_since)
+            .max(work.progress_since(now, status));
+        let catches_up = status.is_none_or(|status| {
+            status.role == Role::Rising
+                && status
+                    .followers
+                    .iter()
+                    .any(|f| f.answering && !f.caught_up && record.config.is_voter(f.replica))
+        });
+        let patience = if catches_up {
+            self.options.catch_up_timeout
+        } else {
+            self.options.serve_timeout
+        };
+        if now.minus(since) <= patience || !self.could_serve(record) {
             return None;
         }
         let reason = if self.views.is_missing(record, primary) {
@@ -220,6 +270,17 @@ impl Supervisor {
             PromotionReason::NotServing
         };
         avoiding(reason)
+    }
+
+    /// Whether another member could take over whose client port does answer: where
+    /// nobody's does, the witnesses rather than the ports are at fault.
+    fn another_hears(&self, record: &PartitionRecord, primary: Member) -> bool {
+        record.config.voters().into_iter().any(|m| {
+            m != primary
+                && self.views.is_up(m.node)
+                && !self.views.detector.is_deaf(m.node)
+                && !self.views.is_corrupt(record.id, m)
+        })
     }
 
     /// Whether enough members are up for any primary to serve at all: if not, another
@@ -245,6 +306,15 @@ impl Supervisor {
     ) -> Promotion {
         let tallies = self.tallies(record, &inquiry, None);
         let enough = tallies.iter().all(|t| t.have >= t.needed);
+        let held = |supervisor: &Self, inquiry: &Inquiry, set: &ReplicaSet| {
+            !inquiry.trouble.urgent && supervisor.lease_holds(set, primary, inquiry)
+        };
+        let all_held = record.config.sets().all(|set| held(self, &inquiry, set));
+        if let Some(lapse) = first_lapse(&inquiry) {
+            // Whether it was renewed is worth knowing at once.
+            let soonest = inquiry.last_send.plus(self.options.resend);
+            inquiry.next_send = inquiry.next_send.min(lapse.max(soonest));
+        }
         if now >= inquiry.next_send {
             self.last_round += 1;
             let round = self.last_round;
@@ -257,22 +327,35 @@ impl Supervisor {
                     },
                 );
             }
-            self.set_next_send(now, &mut inquiry, !enough);
+            self.set_next_send(now, &mut inquiry, !enough || all_held);
         }
         if !enough {
             inquiry.enough_since = None;
-            self.tell_blocked(now, record, &mut inquiry, &tallies);
-            if self.joint_is_hopeless(now, record, &inquiry, &tallies) {
+            if !inquiry.trouble.is_doubt() {
+                self.tell_blocked(now, record, &mut inquiry, &tallies);
+            }
+            if self.joint_is_hopeless(now, record, &inquiry, &tallies)
+                && !held(self, &inquiry, &record.config.current)
+            {
                 self.propose_backward(now, record, work);
             }
             return Promotion::Asking(inquiry);
         }
         let since = *inquiry.enough_since.get_or_insert(now);
-        if !inquiry.trouble.urgent && leases_hold(now, record, primary, &inquiry) {
+        if all_held {
             return Promotion::Asking(inquiry);
         }
-        if !self.all_expected_answered(record, &inquiry) && now < since.plus(self.options.gather) {
+        // Asking ranks nobody: where the lease decides nothing, the rest need not be
+        // heard. Where it does, one that is still to answer may report it as current.
+        if !inquiry.trouble.urgent
+            && !self.all_expected_answered(record, &inquiry, Some(primary))
+            && now < since.plus(self.options.gather)
+        {
             return Promotion::Asking(inquiry);
+        }
+        if inquiry.trouble.is_doubt() {
+            work.unserved_since.get_or_insert(now);
+            self.tell_started(now, record, inquiry.trouble, work);
         }
         self.propose(
             now,
@@ -329,7 +412,7 @@ impl Supervisor {
         } else {
             Micros(self.options.gather.0 * PATIENCE_WHERE_LOSSY)
         };
-        let settled = self.all_expected_answered(record, &inquiry)
+        let settled = self.all_expected_answered(record, &inquiry, None)
             && (sure || self.absent_are_down(record, &inquiry));
         if !settled && now < since.plus(patience) {
             return Promotion::Fencing(inquiry);
@@ -345,13 +428,6 @@ impl Supervisor {
         let Some(chosen) = self.choose(record, &inquiry) else {
             return Promotion::Fencing(inquiry);
         };
-        if let Some(loss) = chosen.loss {
-            self.event(SupervisorEvent::PossibleLoss {
-                partition: record.id,
-                absent: chosen.absent,
-                entries_known: loss.entries_known,
-            });
-        }
         self.propose(
             now,
             work,
@@ -370,6 +446,7 @@ impl Supervisor {
     }
 
     fn set_next_send(&self, now: Micros, inquiry: &mut Inquiry, back_off: bool) {
+        inquiry.last_send = now;
         inquiry.next_send = now.plus(inquiry.pause);
         inquiry.pause = if back_off {
             Micros((inquiry.pause.0 * 2).min(self.options.resend_longest.0))
@@ -381,6 +458,25 @@ impl Supervisor {
     /// Whether an answer counts: whole, and its node has not failed since.
     fn counts(&self, answer: &Answer) -> bool {
         answer.report.whole && self.is_reachable(answer.report.member.node)
+    }
+
+    /// Whether members of the set other than the primary, one fewer than the lease's
+    /// quorum, report a current lease: then the primary is alive and serves (rule 1).
+    ///
+    /// A grant that was current when it was reported counts until its replica says
+    /// otherwise, for by the time at which it would have run out it may have been
+    /// renewed, and an answer that is late must not fence a healthy pair. Where as
+    /// many as that are mute, too few are left for a promotion in any case.
+    fn lease_holds(&self, set: &ReplicaSet, primary: Member, inquiry: &Inquiry) -> bool {
+        let others = set.lease_quorum().saturating_sub(1);
+        let current = set
+            .members
+            .iter()
+            .filter(|m| **m != primary)
+            .filter_map(|m| inquiry.answers.get(&m.replica))
+            .filter(|a| a.report.lease_current && self.is_reachable(a.report.member.node))
+            .count();
+        others > 0 && current >= others
     }
 
     fn is_reachable(&self, node: NodeId) -> bool {
@@ -423,10 +519,17 @@ impl Supervisor {
             .map_or_else(|| set.inspection_quorum(), |s| promotion_needs(set, s))
     }
 
-    /// Whether everyone answered of whom an answer can be hoped for.
-    fn all_expected_answered(&self, record: &PartitionRecord, inquiry: &Inquiry) -> bool {
+    /// Whether everyone answered of whom an answer can be hoped for, but for one whose
+    /// answer makes no difference.
+    fn all_expected_answered(
+        &self,
+        record: &PartitionRecord,
+        inquiry: &Inquiry,
+        except: Option<Member>,
+    ) -> bool {
         record.config.voters().iter().all(|m| {
             inquiry.answers.contains_key(&m.replica)
+                || Some(*m) == except
                 || !self.is_reachable(m.node)
                 // A damaged replica that its node has replaced already.
                 || record.config.on_node(m.node) != Some(*m)
@@ -476,7 +579,7 @@ impl Supervisor {
         tallies: &[Tally],
     ) -> bool {
         record.config.joint.is_some()
-            && now.minus(inquiry.since) > self.options.serve_timeout
+            && now.minus(inquiry.since) > self.options.catch_up_timeout
             && tallies.first().is_some_and(|old| old.have >= old.needed)
     }
 
@@ -535,6 +638,7 @@ impl Supervisor {
         let best = counted.iter().max_by_key(|r| {
             (
                 r.head,
+                !self.views.detector.is_deaf(r.member.node),
                 !self.views.is_draining(r.member.node),
                 !self.views.is_full(r.member.node),
                 Some(r.member.replica) == inquiry.trouble.to,
@@ -567,8 +671,8 @@ impl Supervisor {
                 primary: best.member,
                 head: best.head,
                 waited: Micros::default(),
+                absent: absent.len(),
             },
-            absent: absent.len(),
             loss: lossy.then_some(Loss { entries_known }),
         })
     }
@@ -618,22 +722,16 @@ impl Supervisor {
 #[derive(Debug)]
 struct Chosen {
     named: Named,
-    absent: usize,
     loss: Option<Loss>,
 }
 
-/// Whether members other than the primary, one fewer than the lease's quorum, report
-/// a current lease, in each set: then the primary is alive and serves (rule 1).
-fn leases_hold(now: Micros, record: &PartitionRecord, primary: Member, inquiry: &Inquiry) -> bool {
-    record.config.sets().all(|set| {
-        let others = set.lease_quorum().saturating_sub(1);
-        let current = set
-            .members
-            .iter()
-            .filter(|m| **m != primary)
-            .filter_map(|m| inquiry.answers.get(&m.replica))
-            .filter(|a| a.report.lease_current && a.lease_until() > now)
-            .count();
-        others > 0 && current >= others
-    })
+/// When the first of the grants that were reported as current runs out, unless it is
+/// renewed.
+fn first_lapse(inquiry: &Inquiry) -> Option<Micros> {
+    inquiry
+        .answers
+        .values()
+        .filter(|a| a.report.lease_current)
+        .map(Answer::lease_until)
+        .min()
 }

@@ -167,6 +167,7 @@ fn standing(config: &Configuration, member: Member) -> Standing {
 fn promotion_step(work: &Work) -> Option<(PromotionStep, super::PromotionReason)> {
     let step = match &work.promotion {
         Promotion::Idle => return None,
+        Promotion::Asking(inquiry) if inquiry.trouble.is_doubt() => return None,
         Promotion::Asking(_) => PromotionStep::Asking,
         Promotion::Raising(_) => PromotionStep::Raising,
         Promotion::Fencing(_) => PromotionStep::Fencing,

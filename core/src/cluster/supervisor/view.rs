@@ -14,6 +14,8 @@ use crate::record::{Member, PartitionRecord};
 pub(super) struct NodeView {
     /// Whether a full heartbeat came since the stream was opened.
     complete: bool,
+    /// The process that spoke last, and the number of its last heartbeat.
+    last: Option<(u64, u64)>,
     map_version: MapVersion,
     statuses: BTreeMap<PartitionId, PartitionStatus>,
     pub(super) draining: bool,
@@ -68,9 +70,10 @@ impl Views {
         let Heartbeat {
             node,
             session,
-            sequence: _,
+            sequence,
             map_version,
             unreachable,
+            silent_client_ports,
             disk_full,
             draining,
             full,
@@ -79,7 +82,18 @@ impl Views {
         let Some(view) = self.nodes.get_mut(&node) else {
             return Heard::default();
         };
+        // One that was overtaken, by another of the same stream or of the stream that
+        // took its place, tells of what is no more: its statuses would bring back what
+        // a full heartbeat replaced.
+        if view
+            .last
+            .is_some_and(|(process, last)| process == session && sequence <= last)
+        {
+            return Heard::default();
+        }
+        view.last = Some((session, sequence));
         let restarted = self.detector.heartbeat(now, node, session, unreachable);
+        self.detector.silent_client_ports(node, silent_client_ports);
         let mut heard = Heard {
             restarted,
             ..Heard::default()

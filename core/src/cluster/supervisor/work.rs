@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::io::{Output, PromotionReason, SupervisorEvent};
-use crate::cluster::report::ReplicaReport;
-use crate::ids::{Epoch, Micros, NodeId, Position, ReplicaId};
+use crate::cluster::report::{PartitionStatus, ReplicaReport, Role};
+use crate::ids::{Epoch, Index, Micros, NodeId, Position, ReplicaId};
 use crate::record::{Member, PartitionRecord};
 
 /// The promotion of a partition, step by step.
@@ -56,6 +56,8 @@ pub(super) struct Named {
     pub(super) primary: Member,
     pub(super) head: Position,
     pub(super) waited: Micros,
+    /// How many voters were not counted.
+    pub(super) absent: usize,
 }
 
 /// Why there is to be a new primary.
@@ -72,6 +74,14 @@ pub(super) struct Trouble {
     pub(super) to: Option<ReplicaId>,
 }
 
+impl Trouble {
+    /// Whether it is not known yet that there is any: then nothing is said of it
+    /// before the replicas' answers bear it out.
+    pub(super) fn is_doubt(&self) -> bool {
+        self.reason == PromotionReason::PrimarySilent
+    }
+}
+
 /// A round of questions.
 #[derive(Debug)]
 pub(super) struct Inquiry {
@@ -81,6 +91,7 @@ pub(super) struct Inquiry {
     /// Answers to earlier rounds belong to an earlier inquiry.
     pub(super) first_round: u64,
     pub(super) since: Micros,
+    pub(super) last_send: Micros,
     pub(super) next_send: Micros,
     pub(super) pause: Micros,
     /// The newest answer of each replica.
@@ -106,6 +117,7 @@ impl Inquiry {
             epoch,
             first_round: last_round + 1,
             since: now,
+            last_send: Micros::default(),
             next_send: now,
             pause,
             answers: BTreeMap::new(),
@@ -130,6 +142,17 @@ impl Answer {
     }
 }
 
+/// How far a primary that does not serve yet has got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Progress {
+    role: Role,
+    head: Position,
+    commit: Index,
+    /// Summed over the other replicas.
+    matched: u64,
+    answering: usize,
+}
+
 /// A handover that was ordered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HandOver {
@@ -152,6 +175,8 @@ pub(super) struct Work {
     pub(super) epoch_since: Micros,
     /// Since when no primary has served.
     pub(super) unserved_since: Option<Micros>,
+    /// How far the primary has got on its way to serving, and since when.
+    progress: (Option<Progress>, Micros),
     /// Members, learners and joiners that do not answer, and since when.
     pub(super) silent: BTreeMap<ReplicaId, Micros>,
     /// Promotions within the window of flapping.
@@ -177,6 +202,7 @@ impl Work {
             rest_until: Micros::default(),
             epoch_since: now,
             unserved_since: None,
+            progress: (None, Micros::default()),
             silent: BTreeMap::new(),
             promotions: 0,
             last_promotion: None,
@@ -234,6 +260,42 @@ impl Work {
             }
             _ => {}
         }
+    }
+
+    /// Forgets a proposal whose outcome was never told, by whatever mishap: a
+    /// partition that waited for it for ever would never get a primary again. What
+    /// is proposed twice is a compare-and-set, and refused the second time.
+    pub(super) fn expire_pending(&mut self, now: Micros, timeout: Micros) {
+        // One time-out for the entry before it, one for its own, one to spare.
+        self.pending
+            .take_if(|since| now.minus(*since) > Micros(timeout.0 * 3));
+    }
+
+    /// Who is proposed as primary, if anyone.
+    pub(super) fn named(&self) -> Option<&Named> {
+        match &self.promotion {
+            Promotion::Naming(_, named) => Some(named),
+            _ => None,
+        }
+    }
+
+    /// Since when the primary has stood where it stands.
+    pub(super) fn progress_since(
+        &mut self,
+        now: Micros,
+        status: Option<&PartitionStatus>,
+    ) -> Micros {
+        let progress = status.map(|s| Progress {
+            role: s.role,
+            head: s.head,
+            commit: s.commit,
+            matched: s.followers.iter().map(|f| f.matched.0).sum(),
+            answering: s.followers.iter().filter(|f| f.answering).count(),
+        });
+        if progress != self.progress.0 {
+            self.progress = (progress, now);
+        }
+        self.progress.1
     }
 
     /// Answers of a process that is no more count no longer.

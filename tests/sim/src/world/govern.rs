@@ -43,6 +43,7 @@ impl World {
             sequence,
             map_version: MapVersion(0),
             unreachable,
+            silent_client_ports: Vec::new(),
             disk_full: false,
             draining: false,
             full: true,

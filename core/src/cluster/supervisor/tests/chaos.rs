@@ -15,7 +15,7 @@ fn fault(world: &mut World, draw: &mut Draw, nodes: u64) {
     let node = NodeId(1 + draw.below(nodes));
     let other = NodeId(1 + draw.below(nodes));
     let partition = PartitionId(u32::try_from(draw.below(4)).expect("small"));
-    match draw.below(20) {
+    match draw.below(22) {
         0..=4 => world.kill(node),
         5..=8 => world.start(node),
         9 => world.sim(node).stopped = true,
@@ -34,6 +34,8 @@ fn fault(world: &mut World, draw: &mut Draw, nodes: u64) {
         17 => world.sim(node).draining ^= true,
         18 => world.feed(Input::Admin(AdminRequest::Promote { partition })),
         19 => world.sim(node).mute ^= true,
+        20 => world.sim(node).hung ^= true,
+        21 => world.sim(node).deaf ^= true,
         _ => {}
     }
 }
@@ -50,6 +52,8 @@ fn heal(world: &mut World, nodes: u64) {
         sim.connected = true;
         sim.draining = false;
         sim.mute = false;
+        sim.hung = false;
+        sim.deaf = false;
     }
 }
 

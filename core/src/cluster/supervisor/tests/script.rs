@@ -96,6 +96,20 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
         }
         ["stop", n] => at(world, n).stopped = true,
         ["continue", n] => at(world, n).stopped = false,
+        ["hang", n] => at(world, n).hung = true,
+        ["deafen", n] => at(world, n).deaf = true,
+        ["hear", n] => at(world, n).deaf = false,
+        ["gone", n] => {
+            let response = world.commit(Command::MarkGone {
+                node: node(n),
+                force: false,
+            });
+            return vec![respond(&response)];
+        }
+        ["register", name] => {
+            let response = world.register(name, false);
+            return vec![respond(&response)];
+        }
         ["disconnect", "all"] => world.nodes.values_mut().for_each(|n| n.connected = false),
         ["connect", "all"] => world.nodes.values_mut().for_each(|n| n.connected = true),
         ["disconnect", n] => at(world, n).connected = false,

@@ -38,4 +38,9 @@ transcripts! {
     two_replicas_with_w1_need_both_leases_and_shrink
     a_primary_that_dies_while_joint_needs_both_sets
     primaries_go_back_to_the_ring_when_all_is_calm
+    a_primary_whose_engine_hangs_is_replaced_though_its_ports_answer
+    a_primary_whose_client_port_is_dead_is_replaced
+    a_mute_member_does_not_delay_the_fence
+    a_primary_that_gets_no_further_is_given_up_after_a_second
+    a_node_that_was_given_up_leaves_its_seats_to_its_name
 }

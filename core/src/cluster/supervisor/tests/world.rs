@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::cluster::command::{Command, NodeRegistration, Response};
+use crate::cluster::command::{Command, NodeRegistration, Refusal, Response};
 use crate::cluster::report::{
     FollowerStatus, Heartbeat, Order, PartitionStatus, ReplicaReport, Role, Wish,
 };
@@ -93,6 +93,10 @@ pub(super) struct SimNode {
     pub(super) flush: u64,
     pub(super) draining: bool,
     pub(super) stopped: bool,
+    /// Its ports answer its peers, and its engine does nothing more.
+    pub(super) hung: bool,
+    /// Its port for clients gives no answer; all else works.
+    pub(super) deaf: bool,
     stream_open: bool,
     session: u64,
     sequence: u64,
@@ -114,6 +118,8 @@ pub(super) struct World {
     pub(super) supervisor: Supervisor,
     pub(super) state: ClusterState,
     pub(super) raft_up: bool,
+    /// Whether entries are refused as a whole, whatever they hold.
+    pub(super) refuse_entries: bool,
     /// Where set, orders and reports are delayed and lost as drawn from it.
     pub(super) weather: Option<Draw>,
     /// Whether clients write all the time.
@@ -151,6 +157,7 @@ impl World {
             supervisor: Supervisor::new(options),
             state: ClusterState::default(),
             raft_up: true,
+            refuse_entries: false,
             writes: false,
             weather: None,
             raft_index: 0,
@@ -224,6 +231,8 @@ impl World {
                     flush: 0,
                     draining: false,
                     stopped: false,
+                    hung: false,
+                    deaf: false,
                     stream_open: false,
                     session: 1,
                     sequence: 0,
@@ -341,7 +350,11 @@ impl World {
     }
 
     pub(super) fn feed(&mut self, input: Input) {
-        let outputs = self.supervisor.step(Micros(self.now), input);
+        self.feed_all([input]);
+    }
+
+    fn feed_all(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        let outputs = self.supervisor.step_all(Micros(self.now), inputs);
         for output in outputs {
             match &output {
                 Output::Propose { id, command } => {
@@ -382,9 +395,21 @@ impl World {
                 .into_iter()
                 .partition(|(at, ..)| *at <= self.now);
             self.deliveries = later;
+            // Reports that arrive together are taken in one turn, as the leader's
+            // task does.
+            let mut reports = Vec::new();
             for (_, _, delivery) in due {
-                self.carry_out(delivery);
+                match delivery {
+                    Delivery::Report(from, report, fenced) => {
+                        self.trace
+                            .push((self.now, Traced::Report(report.clone(), fenced)));
+                        reports.push(Input::Report { from, report });
+                    }
+                    Delivery::Order(node, order) => self.obey(node, &order),
+                    Delivery::Commit(id, command) => self.try_commit(id, command),
+                }
             }
+            self.feed_all(reports);
             if self.now.is_multiple_of(SLICE) {
                 self.replicate();
                 self.heartbeats();
@@ -398,35 +423,35 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, delivery: Delivery) {
-        match delivery {
-            Delivery::Commit(id, command) => {
-                if !self.raft_up {
-                    let outcome = ProposalOutcome::Unknown;
-                    self.feed(Input::Proposal { id, outcome });
-                    return;
-                }
-                let response = self.commit(command);
-                self.trace
-                    .push((self.now, Traced::Response(response.clone())));
-                let outcome = ProposalOutcome::Applied(response);
-                self.feed(Input::Proposal { id, outcome });
-            }
-            Delivery::Order(node, order) => self.obey(node, &order),
-            Delivery::Report(from, report, fenced) => {
-                self.trace
-                    .push((self.now, Traced::Report(report.clone(), fenced)));
-                self.feed(Input::Report { from, report });
-            }
-        }
+    fn try_commit(&mut self, id: ProposalId, command: Command) {
+        let outcome = if self.refuse_entries {
+            ProposalOutcome::Applied(Response::Refused(Refusal::BadBatch))
+        } else if !self.raft_up {
+            ProposalOutcome::Unknown
+        } else {
+            let response = self.commit(command);
+            self.trace
+                .push((self.now, Traced::Response(response.clone())));
+            ProposalOutcome::Applied(response)
+        };
+        self.feed(Input::Proposal { id, outcome });
     }
 
     fn runs(&self, node: NodeId) -> bool {
+        self.answers(node) && !self.nodes[&node].hung
+    }
+
+    /// Whether its ports answer, whatever stands behind them.
+    fn answers(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|n| n.alive && !n.stopped)
     }
 
+    fn connects(&self, a: NodeId, b: NodeId) -> bool {
+        self.answers(a) && self.answers(b) && !self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
     pub(super) fn reach(&self, a: NodeId, b: NodeId) -> bool {
-        self.runs(a) && self.runs(b) && !self.cut.contains(&(a.min(b), a.max(b)))
+        self.runs(a) && self.runs(b) && self.connects(a, b)
     }
 
     /// How long the next promise of a node takes to be flushed.
@@ -597,7 +622,7 @@ impl World {
         let leaders: Vec<NodeId> = self
             .nodes
             .iter()
-            .filter(|(_, n)| n.alive && !n.stopped)
+            .filter(|(_, n)| n.alive && !n.stopped && !n.hung)
             .filter(|(_, n)| {
                 n.replicas.get(&partition).is_some_and(|r| {
                     r.rose == Some(r.promised) && matches!(r.role, Role::Rising | Role::Primary)
@@ -732,7 +757,14 @@ impl World {
             .state
             .members()
             .map(|n| n.id)
-            .filter(|peer| *peer != node && !self.reach(node, *peer))
+            .filter(|peer| *peer != node && !self.connects(node, *peer))
+            .collect();
+        let silent_client_ports: Vec<NodeId> = self
+            .state
+            .members()
+            .map(|n| n.id)
+            .filter(|peer| *peer != node)
+            .filter(|peer| !self.connects(node, *peer) || self.nodes[peer].deaf)
             .collect();
         let statuses: Vec<PartitionStatus> = self.nodes[&node]
             .replicas
@@ -750,6 +782,7 @@ impl World {
             sequence: sim.sequence,
             map_version,
             unreachable,
+            silent_client_ports,
             disk_full: false,
             draining: sim.draining,
             full: std::mem::take(&mut sim.full),
