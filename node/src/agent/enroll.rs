@@ -5,10 +5,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use cairn_core::ids::NodeId;
 use cairn_core::record::{ClusterMap, NodeStanding};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::leader::{Search, Unhelpful, register};
 use super::map_file::ReadError;
+use super::maps::SavedMap;
 use super::{AgentConfig, AgentError, Enrolled, NodeIdentity, inbox, map_file};
 
 /// After how many tries it is said in the log once more that nobody helps.
@@ -28,9 +30,15 @@ pub async fn enroll(
     identity: NodeIdentity,
     shutdown: CancellationToken,
 ) -> Result<Enrolled, AgentError> {
-    let (node, map) = match from_disk(&config, &identity).await? {
-        Some(known) => known,
-        None => admitted(&config, &identity, shutdown).await?,
+    let (node, map, saved) = match from_disk(&config, &identity).await? {
+        Some((node, map)) => {
+            let saved = SavedMap::of(&map);
+            (node, map, saved)
+        }
+        None => {
+            let (node, map) = admitted(&config, &identity, shutdown).await?;
+            (node, map, SavedMap::default())
+        }
     };
     if let Some(before) = identity.node
         && before != node
@@ -43,6 +51,7 @@ pub async fn enroll(
     Ok(Enrolled {
         node,
         map: Arc::new(ArcSwap::new(Arc::new(map))),
+        saved,
         inbox,
         config,
         identity,
@@ -109,10 +118,13 @@ async fn admitted(
     let mut search = Search::new(config);
     let mut tries = 0u32;
     loop {
+        let (address, client) = match search.next() {
+            Some((address, client)) => (address, Some(client)),
+            None => (String::new(), None),
+        };
         let tried = async {
-            let (address, mut client) = search
-                .next()
-                .ok_or_else(|| Unhelpful::Unavailable("no coordinator to ask".to_owned()))?;
+            let mut client =
+                client.ok_or_else(|| Unhelpful::Unavailable("no coordinator to ask".to_owned()))?;
             let admission = register(&mut client, config, identity, &cluster)
                 .await
                 .map_err(|why| {
@@ -148,9 +160,10 @@ async fn admitted(
             tracing::info!(%why, "not admitted by the coordinators yet");
         }
         tries = tries.wrapping_add(1);
+        let pause = search.failed(&address, &why);
         tokio::select! {
             () = shutdown.cancelled() => return Err(AgentError::Shutdown),
-            () = search.failed(&why) => {}
+            () = sleep(pause) => {}
         }
     }
 }

@@ -48,6 +48,16 @@ impl Shared {
         self.silent_client_ports.lock().clone()
     }
 
+    /// The peers whose port for clients gives no answer, in order. A change is told at
+    /// once.
+    pub(super) fn set_silent_client_ports(&self, peers: Vec<NodeId>) {
+        let mut known = self.silent_client_ports.lock();
+        if *known != peers {
+            *known = peers;
+            self.urge();
+        }
+    }
+
     pub(super) fn disk_full(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
     }
@@ -101,17 +111,6 @@ impl AgentInbox {
         peers.sort_unstable();
         peers.dedup();
         let mut known = self.shared.unreachable.lock();
-        if *known != peers {
-            *known = peers;
-            self.shared.urge();
-        }
-    }
-
-    /// The peers whose port for clients gives no answer. A change is told at once.
-    pub fn set_silent_client_ports(&self, mut peers: Vec<NodeId>) {
-        peers.sort_unstable();
-        peers.dedup();
-        let mut known = self.shared.silent_client_ports.lock();
         if *known != peers {
             *known = peers;
             self.shared.urge();

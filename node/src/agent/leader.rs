@@ -9,7 +9,7 @@ use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::coordinator_client::CoordinatorClient;
 use cairn_proto::{limits, refusal};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -22,6 +22,8 @@ const REDIRECTS_MAX: u32 = 3;
 /// The first and the longest pause between tries.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// For how long nobody's word sends the node back to a coordinator that was silent.
+const SILENT_FOR: Duration = Duration::from_millis(1_500);
 
 /// Why a coordinator was of no help.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,10 @@ pub(super) enum Unhelpful {
     /// Another one leads; where, if it is known.
     #[error("it does not lead")]
     NotLeader(Option<String>),
+    /// No answer in time: its process may be frozen, so that whoever still takes it
+    /// for the leader is wrong about it.
+    #[error("it is silent: {0}")]
+    Silent(&'static str),
     /// It refuses for a reason that will not go away by itself.
     #[error("refused: {0}")]
     Refused(String),
@@ -68,6 +74,8 @@ pub(super) struct Search {
     clients: HashMap<String, CoordinatorClient<Channel>>,
     next: usize,
     hint: Option<String>,
+    /// When an answer was last waited for in vain, by address.
+    silent: HashMap<String, Instant>,
     redirects: u32,
     pause: Duration,
 }
@@ -81,6 +89,7 @@ impl Search {
             dialer: config.dialer.clone(),
             clients: HashMap::new(),
             hint: None,
+            silent: HashMap::new(),
             redirects: 0,
             pause: PAUSE_MIN,
         }
@@ -124,22 +133,33 @@ impl Search {
     pub(super) fn succeeded(&mut self, address: String) {
         self.redirects = 0;
         self.pause = PAUSE_MIN;
+        self.silent.remove(&address);
         // After a short interruption it is the most likely one to lead.
         self.hint = Some(address);
     }
 
-    /// It was of no help: where to go next, and when.
-    pub(super) async fn failed(&mut self, why: &Unhelpful) {
-        if let Unhelpful::NotLeader(Some(leader)) = why {
+    /// It was of no help: where to go next, and after which pause.
+    pub(super) fn failed(&mut self, address: &str, why: &Unhelpful) -> Duration {
+        if let Unhelpful::Silent(_) = why {
+            // A frozen process keeps its connections open: a new one says sooner
+            // whether it is back.
+            self.clients.remove(address);
+            self.hint.take_if(|hint| hint == address);
+            self.silent.retain(|_, at| at.elapsed() < SILENT_FOR);
+            self.silent.insert(address.to_owned(), Instant::now());
+        }
+        if let Unhelpful::NotLeader(Some(leader)) = why
+            && !self.is_silent(leader)
+        {
             self.redirects += 1;
             if self.redirects <= REDIRECTS_MAX {
                 self.hint = Some(leader.clone());
-                return;
+                return Duration::ZERO;
             }
         }
         self.redirects = 0;
         let all_tried = self.next.is_multiple_of(self.coordinators.len().max(1));
-        let pause = match why {
+        match why {
             Unhelpful::Refused(_) => PAUSE_MAX * 5,
             _ if all_tried => {
                 let pause = self.pause;
@@ -147,8 +167,15 @@ impl Search {
                 pause
             }
             _ => PAUSE_MIN / 5,
-        };
-        sleep(pause).await;
+        }
+    }
+
+    /// Whether an answer from there was waited for in vain a short while ago: the
+    /// others take it for the leader until they have elected another.
+    fn is_silent(&self, address: &str) -> bool {
+        self.silent
+            .get(address)
+            .is_some_and(|at| at.elapsed() < SILENT_FOR)
     }
 }
 
@@ -171,11 +198,10 @@ pub(super) async fn register(
         features: config.features,
         session: config.session,
     };
-    // Being admitted takes an entry in Raft's log.
-    let within = config.connect_timeout * 4;
-    let reply = timeout(within, client.register(request))
+    // An admission that takes longer is found made at the next try.
+    let reply = timeout(config.connect_timeout, client.register(request))
         .await
-        .map_err(|_| Unhelpful::Unavailable("no answer in time".to_owned()))??
+        .map_err(|_| Unhelpful::Silent("no answer to the registration"))??
         .into_inner();
     let map = reply
         .map
@@ -191,4 +217,58 @@ pub(super) async fn register(
         cluster_id: reply.cluster_id,
         map,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn search() -> Search {
+        let coordinators = ["a=127.0.0.1:1", "b=127.0.0.1:2", "c=127.0.0.1:3"];
+        let coordinators = coordinators.iter().map(|c| c.parse().unwrap()).collect();
+        Search::new(&AgentConfig::new(
+            "n".to_owned(),
+            0,
+            coordinators,
+            std::path::PathBuf::new(),
+        ))
+    }
+
+    fn next(search: &mut Search) -> String {
+        search.next().unwrap().0
+    }
+
+    #[tokio::test]
+    async fn nobody_sends_a_node_back_to_a_leader_that_was_just_silent() {
+        let mut search = search();
+        let leader = next(&mut search);
+        search.succeeded(leader.clone());
+        search.failed(&leader, &Unhelpful::Silent("test"));
+        assert!(
+            !search.clients.contains_key(&leader),
+            "its connection is dropped"
+        );
+        let second = next(&mut search);
+        assert_ne!(second, leader);
+        search.failed(&second, &Unhelpful::NotLeader(Some(leader.clone())));
+        let third = next(&mut search);
+        assert!(third != leader && third != second);
+        // In its turn it is asked again: it may be back.
+        assert_eq!(next(&mut search), leader);
+        search.succeeded(leader.clone());
+        assert!(!search.is_silent(&leader));
+    }
+
+    #[tokio::test]
+    async fn after_an_interruption_the_leader_is_asked_first_and_redirects_are_followed() {
+        let mut search = search();
+        let leader = next(&mut search);
+        search.succeeded(leader.clone());
+        search.failed(&leader, &Unhelpful::Unavailable("closed".to_owned()));
+        assert_eq!(next(&mut search), leader);
+        let other = "127.0.0.1:3".to_owned();
+        let pause = search.failed(&leader, &Unhelpful::NotLeader(Some(other.clone())));
+        assert_eq!(pause, Duration::ZERO);
+        assert_eq!(next(&mut search), other);
+    }
 }

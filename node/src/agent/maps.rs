@@ -10,7 +10,7 @@ use cairn_core::replication::Event;
 use cairn_proto::map::{ApplyError, MapUpdate};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{EngineHandle, PeerLink, PeerMap, SharedMap, map_file};
@@ -22,6 +22,8 @@ const PEER_PATIENCE: Duration = Duration::from_millis(100);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before a map that could not be fetched is asked for again.
 const FETCH_RETRY: Duration = Duration::from_millis(500);
+/// The shortest time between two writes of the map.
+const SAVE_SPACING: Duration = Duration::from_secs(1);
 /// How long to wait before a map that could not be written is written again.
 const SAVE_RETRY: Duration = Duration::from_secs(1);
 
@@ -41,7 +43,8 @@ impl Maps {
         engine: EngineHandle,
         peers: Arc<dyn PeerLink>,
         file: PathBuf,
-    ) -> (Self, Saver) {
+        saved: SavedMap,
+    ) -> (Self, Saver, watch::Receiver<SavedMap>) {
         let (newest, receiver) = watch::channel(shared.load_full());
         let maps = Self {
             shared,
@@ -50,12 +53,15 @@ impl Maps {
             changing: Mutex::new(()),
             newest,
         };
+        let (saved, on_disk) = watch::channel(saved);
         let saver = Saver {
             newest: receiver,
             engine: maps.engine.clone(),
             file,
+            saved,
+            spacing: SAVE_SPACING,
         };
-        (maps, saver)
+        (maps, saver, on_disk)
     }
 
     pub(super) fn version(&self) -> MapVersion {
@@ -82,28 +88,58 @@ impl Maps {
     }
 }
 
-/// Writes the newest map to disk whenever there is one, off the runtime's threads.
+/// What of the map is on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SavedMap {
+    /// Its version.
+    pub version: MapVersion,
+    /// The longest lease that it tells of, in milliseconds. A process that starts
+    /// reckons with that one (rule 5), so that no longer one may be granted under.
+    pub lease_ms_longest: u64,
+}
+
+impl SavedMap {
+    pub(super) fn of(map: &ClusterMap) -> Self {
+        Self {
+            version: map.version,
+            lease_ms_longest: map.settings.as_ref().map_or(0, |s| s.lease_ms_longest),
+        }
+    }
+}
+
+/// Writes the newest map to disk, off the runtime's threads: soon after it came, but
+/// not each one while many come, as in a failover, when the disk has better to do. The
+/// last one always is, and one that tells of a longer lease is at once.
 #[derive(Debug)]
 pub(super) struct Saver {
     newest: watch::Receiver<Arc<ClusterMap>>,
     engine: EngineHandle,
     file: PathBuf,
+    saved: watch::Sender<SavedMap>,
+    spacing: Duration,
 }
 
 impl Saver {
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut last: Option<Instant> = None;
+        if self.saved.borrow().version < self.newest.borrow().version {
+            self.newest.mark_changed();
+        }
         loop {
             let stopping = tokio::select! {
                 () = shutdown.cancelled() => true,
                 changed = self.newest.changed() => changed.is_err(),
             };
-            if stopping && !self.newest.has_changed().unwrap_or(false) {
+            let stopping = stopping || self.rest(last, &shutdown).await;
+            if stopping && SavedMap::of(&self.newest.borrow()) == *self.saved.borrow() {
                 return;
             }
             let map = Arc::clone(&self.newest.borrow_and_update());
+            let saved = SavedMap::of(&map);
             let file = self.file.clone();
             let longest = map.settings.as_ref().map(|s| s.lease_ms_longest);
             let written = tokio::task::spawn_blocking(move || map_file::write(&file, &map)).await;
+            last = Some(Instant::now());
             match written {
                 Ok(Ok(())) => {
                     // A grant may be no longer than what the next start waits out, and
@@ -111,6 +147,7 @@ impl Saver {
                     if let Some(longest) = longest.map(Micros::from_millis) {
                         self.engine.0.submit(Event::LeaseKept { longest });
                     }
+                    self.saved.send_replace(saved);
                 }
                 Ok(Err(error)) => {
                     // The map is a cache, and the disk may be full: not fatal.
@@ -118,13 +155,38 @@ impl Saver {
                     if stopping {
                         return;
                     }
-                    sleep(SAVE_RETRY).await;
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = sleep(SAVE_RETRY) => {}
+                    }
                     self.newest.mark_changed();
                 }
                 Err(error) => {
                     tracing::warn!(%error, "write the map");
                     return;
                 }
+            }
+        }
+    }
+
+    /// Waits until the next map may be written; whether the agent is to stop.
+    async fn rest(&mut self, last: Option<Instant>, shutdown: &CancellationToken) -> bool {
+        let Some(last) = last else {
+            return false;
+        };
+        let rested = sleep_until(last + self.spacing);
+        tokio::pin!(rested);
+        loop {
+            let newest = SavedMap::of(&self.newest.borrow_and_update());
+            if newest.lease_ms_longest > self.saved.borrow().lease_ms_longest {
+                return false;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return true,
+                () = &mut rested => return false,
+                changed = self.newest.changed() => if changed.is_err() {
+                    return true;
+                },
             }
         }
     }
@@ -166,5 +228,55 @@ pub(super) async fn follow_peers(
             tracing::debug!(%peer, %version, error, "fetch a peer's map");
             retry = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_core::cluster::settings::SettingsRequest;
+
+    use super::*;
+
+    fn map(version: u64, lease_ms_longest: u64) -> Arc<ClusterMap> {
+        let mut settings = SettingsRequest::default().resolve().unwrap().settings;
+        settings.lease_ms_longest = lease_ms_longest;
+        Arc::new(ClusterMap {
+            cluster_id: "c".to_owned(),
+            version: MapVersion(version),
+            settings: Some(Arc::new(settings)),
+            ..ClusterMap::default()
+        })
+    }
+
+    /// A saver that waits for longer than any test between two writes.
+    #[tokio::test]
+    async fn maps_are_written_at_intervals_but_a_longer_lease_at_once_and_the_last_always() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("map");
+        let (newest, receiver) = watch::channel(map(1, 400));
+        let (saved, mut on_disk) = watch::channel(SavedMap::default());
+        let saver = Saver {
+            newest: receiver,
+            file: file.clone(),
+            saved,
+            spacing: Duration::from_secs(3_600),
+        };
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(saver.run(shutdown.clone()));
+        // The one that came with the admission, before anything changed.
+        on_disk.wait_for(|s| s.version.0 == 1).await.unwrap();
+        for version in 2..50 {
+            newest.send_replace(map(version, 400));
+            tokio::task::yield_now().await;
+        }
+        newest.send_replace(map(50, 900));
+        on_disk.changed().await.unwrap();
+        assert_eq!(on_disk.borrow_and_update().lease_ms_longest, 900);
+        newest.send_replace(map(51, 900));
+        tokio::task::yield_now().await;
+        shutdown.cancel();
+        running.await.unwrap();
+        assert_eq!(on_disk.borrow().version, MapVersion(51));
+        assert_eq!(map_file::read(&file).unwrap().unwrap(), *map(51, 900));
     }
 }

@@ -23,6 +23,7 @@ mod inbox;
 mod leader;
 mod map_file;
 mod maps;
+mod ports;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use crate::peer::PeerPool;
 
 pub use enroll::enroll;
 pub use inbox::AgentInbox;
+pub use maps::SavedMap;
 
 use inbox::Outbox;
 use maps::Maps;
@@ -205,6 +207,8 @@ pub struct Enrolled {
     /// The map: the last one from disk, or the one that came with the admission. Its
     /// settings are there.
     pub map: SharedMap,
+    /// What of it was on disk.
+    pub saved: SavedMap,
     /// For the engine and the peers.
     pub inbox: AgentInbox,
     config: AgentConfig,
@@ -218,6 +222,7 @@ pub struct Agent {
     status: watch::Receiver<AgentStatus>,
     draining: watch::Sender<bool>,
     leads: watch::Receiver<Option<usize>>,
+    saved: watch::Receiver<SavedMap>,
     engine: EngineHandle,
     /// So that a session never ends because nobody is left who could report.
     _inbox: AgentInbox,
@@ -243,6 +248,12 @@ impl Agent {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<AgentStatus> {
         self.status.clone()
+    }
+
+    /// What of the map is on disk, as it changes.
+    #[must_use]
+    pub fn saved(&self) -> watch::Receiver<SavedMap> {
+        self.saved.clone()
     }
 
     /// Hands over what the node leads: tells the coordinators and the engine, and
@@ -281,6 +292,7 @@ pub fn spawn(
     let Enrolled {
         node,
         map,
+        saved,
         inbox,
         config,
         identity,
@@ -289,11 +301,13 @@ pub fn spawn(
     let shutdown = shutdown.child_token();
     let engine = EngineHandle(engine);
     engine.0.set_map(map.load_full());
-    let (maps, saver) = Maps::new(
+    let ports = ports::Ports::new(node, Arc::clone(&map), config.dialer.clone());
+    let (maps, saver, saved) = Maps::new(
         map,
         engine.clone(),
         Arc::clone(&peers),
         config.map_file.clone(),
+        saved,
     );
     let maps = Arc::new(maps);
     let (status_sender, status) = watch::channel(AgentStatus::default());
@@ -311,7 +325,7 @@ pub fn spawn(
         engine: engine.clone(),
         maps: Arc::clone(&maps),
         reports,
-        shared,
+        shared: Arc::clone(&shared),
         draining: drains,
         leads: leads_sender,
         status: status_sender,
@@ -321,11 +335,13 @@ pub fn spawn(
         tokio::spawn(keeper.run(shutdown.clone())),
         tokio::spawn(maps::follow_peers(maps, peer_maps, peers, shutdown.clone())),
         tokio::spawn(saver.run(shutdown.clone())),
+        tokio::spawn(ports.watch(shared, shutdown.clone())),
     ];
     Agent {
         status,
         draining,
         leads,
+        saved,
         engine,
         _inbox: inbox,
         shutdown,

@@ -1,6 +1,7 @@
 //! The session with the coordinators' leader: heartbeats and reports up, orders and
 //! maps down.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use cairn_proto::pb::coordinator::v1::coordinator_to_node::Message as DownMessag
 use cairn_proto::pb::coordinator::v1::node_to_coordinator::Message as UpMessage;
 use cairn_proto::pb::peer::v1::Handshake;
 use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
@@ -33,10 +35,12 @@ const UP_MAX: usize = 64;
 const REPORTS_MAX: usize = 4096;
 /// The shortest time between two heartbeats, however urgent.
 const URGENT_SPACING: Duration = Duration::from_millis(5);
+/// After how long without an answer the next coordinator is asked beside the last.
+const HEDGE_AFTER: Duration = Duration::from_millis(150);
 
 /// Which partitions the node leads, by the statuses that it tells.
 #[derive(Debug, Default)]
-struct Led(std::collections::BTreeSet<PartitionId>);
+struct Led(BTreeSet<PartitionId>);
 
 impl Led {
     fn note(&mut self, statuses: &[PartitionStatus], full: bool) -> usize {
@@ -84,46 +88,60 @@ impl Keeper {
         let reaching = tokio::spawn(reach.watch(shutdown.clone()));
         let mut search = Search::new(&self.config);
         while !shutdown.is_cancelled() {
-            let Some((address, client)) = search.next() else {
-                let why = Unhelpful::Unavailable("no coordinator to ask".to_owned());
-                tokio::select! {
-                    () = shutdown.cancelled() => break,
-                    () = search.failed(&why) => continue,
-                }
-            };
-            let met = tokio::select! {
+            let (address, session) = tokio::select! {
                 () = shutdown.cancelled() => break,
-                met = self.meet(client) => met,
+                found = self.find(&mut search) => found,
             };
-            let why = match met {
-                Ok(session) => {
-                    tracing::info!(leader = address, "in session with the coordinators' leader");
-                    search.succeeded(address.clone());
-                    self.tell_status(Some(address.clone()));
-                    let why = tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        why = self.converse(session) => why,
+            tracing::info!(leader = address, "in session with the coordinators' leader");
+            search.succeeded(address.clone());
+            self.tell_status(Some(address.clone()));
+            let why = tokio::select! {
+                () = shutdown.cancelled() => break,
+                why = self.converse(session) => why,
+            };
+            self.tell_status(None);
+            tracing::info!(leader = address, %why, "the session with the leader ended");
+            let pause = search.failed(&address, &why);
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = sleep(pause) => {}
+            }
+        }
+        self.tell_status(None);
+        reaching.abort();
+    }
+
+    /// Looks for the leader for as long as it takes. One that does not answer soon is
+    /// not waited for alone: the next one is asked beside it.
+    async fn find(&self, search: &mut Search) -> (String, Session) {
+        let mut trying = FuturesUnordered::new();
+        let mut asked = BTreeSet::new();
+        let mut next_at = Instant::now();
+        loop {
+            tokio::select! {
+                Some((address, met)) = trying.next() => {
+                    let why = match met {
+                        Ok(session) => return (address, session),
+                        Err(why) => why,
                     };
-                    self.tell_status(None);
-                    tracing::info!(leader = address, %why, "the session with the leader ended");
-                    why
-                }
-                Err(why) => {
                     if let Unhelpful::Refused(reason) = &why {
                         tracing::error!(coordinator = address, reason, "refused");
                     } else {
                         tracing::debug!(coordinator = address, %why, "no session");
                     }
-                    why
+                    asked.remove(&address);
+                    next_at = Instant::now() + search.failed(&address, &why);
                 }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                () = search.failed(&why) => {}
+                () = sleep_until(next_at) => {
+                    next_at = Instant::now() + HEDGE_AFTER;
+                    if let Some((address, client)) = search.next()
+                        && asked.insert(address.clone())
+                    {
+                        trying.push(async move { (address, self.meet(client).await) });
+                    }
+                }
             }
         }
-        self.tell_status(None);
-        reaching.abort();
     }
 
     fn tell_status(&self, leader: Option<String>) {
@@ -167,11 +185,11 @@ impl Keeper {
             client.session(ReceiverStream::new(messages)),
         )
         .await
-        .map_err(|_| unavailable("no session in time"))??;
+        .map_err(|_| Unhelpful::Silent("no session in time"))??;
         let mut down = opened.into_inner();
         let first = timeout(self.config.connect_timeout, down.message())
             .await
-            .map_err(|_| unavailable("no welcome in time"))??;
+            .map_err(|_| Unhelpful::Silent("no welcome in time"))??;
         match first.and_then(|m| m.message) {
             Some(DownMessage::Welcome(_)) => {}
             _ => return Err(unavailable("the session does not begin with a welcome")),
@@ -219,7 +237,7 @@ impl Keeper {
                     last_heard = Instant::now();
                     self.heard(message)
                 }
-                () = silence => Err(Unhelpful::Unavailable("the leader is silent".to_owned())),
+                () = silence => Err(Unhelpful::Silent("nothing was heard in the session")),
                 _ = beat.tick() => {
                     due = true;
                     Ok(())
@@ -341,7 +359,7 @@ impl Session {
         };
         self.up
             .try_send(message)
-            .map_err(|_| Unhelpful::Unavailable("the connection is stuck".to_owned()))
+            .map_err(|_| Unhelpful::Silent("the connection is stuck"))
     }
 }
 

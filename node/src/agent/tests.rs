@@ -300,6 +300,28 @@ async fn a_newer_map_comes_from_a_peer_and_another_clusters_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_is_frozen_is_not_waited_for_alone() {
+    let mut fleet = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let mut enrolled = node.enroll(&fleet).await.unwrap();
+    // It takes connections, and never says a word.
+    let frozen = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = frozen.local_addr().unwrap();
+    let config = &mut enrolled.config;
+    config
+        .coordinators
+        .insert(0, format!("frozen={address}").parse().unwrap());
+    config.session = 0;
+    // Whoever waits for it to answer waits for longer than the test.
+    config.connect_timeout = Duration::from_secs(3_600);
+    let agent = node.spawn(enrolled);
+    assert_eq!(Node::connected(&agent).await, fleet.addresses[0].peer);
+    drop(frozen);
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_ends_once_nothing_is_led_any_more() {
     let mut fleet = Fleet::started(1, settings(3)).await;
     let mut node = Node::new("u1");
