@@ -11,6 +11,7 @@ use crate::http::{Check, Health, HttpState, metrics};
 use crate::settings::CoordinatorSettings;
 use crate::tasks::{self, NodeError, Servers};
 use crate::tls::Tls;
+use crate::watchdog::Watchdog;
 
 /// How often the leader's supervisor looks at the time.
 const TICK: Duration = Duration::from_millis(20);
@@ -25,6 +26,8 @@ pub async fn run(
     settings: CoordinatorSettings,
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
+    let watchdog = Watchdog::new("the coordinator", settings.process.drain_timeout);
+    watchdog.arm_with(&shutdown);
     let metrics = metrics::install()?;
     let tls = Tls::load(settings.process.tls.as_ref())?;
     let http = tasks::bind("health and metrics", settings.process.http_listen).await?;
@@ -45,6 +48,7 @@ pub async fn run(
         ended = running.wait() => ended.map_err(NodeError::from),
         failure = servers.failed() => Err(failure),
     };
+    watchdog.arm();
     servers.stop().await;
     ended
 }
@@ -69,6 +73,7 @@ fn config(settings: &CoordinatorSettings, tls: &Tls) -> CoordinatorConfig {
         },
         tick: TICK,
         snapshot_every: SNAPSHOT_EVERY,
+        drain_timeout: process.drain_timeout,
     }
 }
 

@@ -11,8 +11,9 @@
 //! # End
 //! What the node leads is handed over while it still serves; then clients are let
 //! go, the peers, the engine, and at last the log is closed, so that the next start
-//! finds an end and no torn tail. All of it is bounded: whoever waits for longer has
-//! nothing to lose, since what was acknowledged is on disk.
+//! finds an end and no torn tail. All of it is bounded, threads that hang with a disk by
+//! the watchdog: whoever waits for longer has nothing to lose, since what was
+//! acknowledged is on disk.
 
 mod redis;
 
@@ -44,6 +45,7 @@ use crate::settings::DataSettings;
 use crate::store::{NodeStorage, StorageConfig};
 use crate::tasks::{self, NodeError, Servers};
 use crate::tls::Tls;
+use crate::watchdog::Watchdog;
 
 /// The lease that holds until a map says otherwise. A node without a map has
 /// granted nothing and leads nothing.
@@ -126,6 +128,8 @@ impl Progress {
 /// # Errors
 /// What kept it from starting, or what stopped it.
 pub async fn run(settings: DataSettings, shutdown: CancellationToken) -> Result<(), NodeError> {
+    let watchdog = Watchdog::new("the data node", settings.process.drain_timeout);
+    watchdog.arm_with(&shutdown);
     let metrics = metrics::install()?;
     let tls = Tls::load(settings.process.tls.as_ref())?;
     let ports = Ports::bind(&settings).await?;
@@ -143,7 +147,7 @@ pub async fn run(settings: DataSettings, shutdown: CancellationToken) -> Result<
     .await;
     let outcome = match started {
         Ok(node) => {
-            node.serve(&settings, &progress, &mut watchers, shutdown)
+            node.serve(&settings, &progress, &mut watchers, shutdown, &watchdog)
                 .await
         }
         // Asked to stop before it had begun: nothing is amiss.
@@ -198,7 +202,7 @@ async fn start(
             cluster_id: identity.cluster.clone(),
             node: identity.number,
         },
-        shutdown,
+        shutdown.clone(),
     )
     .await?;
     let node = enrolled.node;
@@ -217,11 +221,16 @@ async fn start(
     );
     let handle = prepared.handle();
     let (storage_config, callbacks) = (storage_config(settings), prepared.callbacks());
-    let (directory, storage) = blocking("open the storage", move || {
+    let opening = blocking("open the storage", move || {
         NodeStorage::open(&directory, &storage_config, callbacks)
             .map(|storage| (directory, storage))
-    })
-    .await??;
+    });
+    let (directory, storage) = tokio::select! {
+        opened = opening => opened??,
+        // The recovery goes on until the process ends, as after a crash: the next one
+        // begins anew.
+        () = shutdown.cancelled() => return Err(AgentError::Shutdown.into()),
+    };
     Progress::reach(&progress.recovered);
 
     let own = LocalIdentity {
@@ -304,6 +313,7 @@ impl DataNode {
         progress: &Progress,
         watchers: &mut Servers,
         shutdown: CancellationToken,
+        watchdog: &Watchdog,
     ) -> Result<(), NodeError> {
         let addresses = &settings.process.advertised;
         tracing::info!(
@@ -324,6 +334,7 @@ impl DataNode {
             }
         };
         Progress::reach(&progress.draining);
+        watchdog.arm();
         self.stop(settings.process.drain_timeout, outcome.is_ok())
             .await;
         outcome

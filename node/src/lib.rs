@@ -15,3 +15,4 @@ pub mod settings;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+mod watchdog;

@@ -158,6 +158,8 @@ pub struct CoordinatorConfig {
     pub tick: Duration,
     /// After how many Raft entries a snapshot is taken.
     pub snapshot_every: u64,
+    /// How long stopping may take in all.
+    pub drain_timeout: Duration,
 }
 
 impl fmt::Debug for CoordinatorConfig {

@@ -8,7 +8,9 @@
 //!
 //! Preparing moves a coordinator with an empty log to the new cluster id, from which
 //! moment on it refuses whatever was under way under another one. So an initialiser
-//! that vanishes half-way (its disk too) leaves nothing that could ever commit.
+//! that vanishes half-way (its disk too) leaves nothing that could ever commit. It
+//! goes back to another cluster only on the word of one that knows something of it to
+//! be committed: an initialiser has a log before anybody voted for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Status;
 
 use super::config::CoordinatorAddress;
+use super::election::Elections;
 use super::join::JoinReply;
 use super::raft::{Raft, RaftId, RaftMetrics, RaftNode};
 use super::storage::{Identity, LogStore, WriteError, Writer};
@@ -77,8 +80,16 @@ pub(super) struct Card {
     pub(super) raft_id: RaftId,
     /// Its cluster; empty if it knows none.
     pub(super) cluster_id: String,
-    /// Whether it has anything in its log: whether the cluster exists.
+    /// Whether it has anything in its log: whether the cluster exists, or is about to.
     pub(super) has_log: bool,
+    /// Whether it knows anything of that to be committed: only then the cluster is
+    /// known to exist. An older build does not say.
+    #[serde(default)]
+    pub(super) committed: bool,
+    /// Whether it leads, or heard its leader within the leader's lease. An older
+    /// build does not say.
+    #[serde(default)]
+    pub(super) hears_leader: bool,
     /// Its port between nodes.
     pub(super) peer: String,
     /// Its port for clients.
@@ -101,6 +112,7 @@ pub(super) struct Group {
     gate: tokio::sync::RwLock<()>,
     /// One membership change at a time.
     pub(super) joining: tokio::sync::Mutex<()>,
+    pub(super) elections: Elections,
 }
 
 /// openraft's handle has no `Debug`.
@@ -152,6 +164,7 @@ impl Group {
         dialer: Dialer,
         log: LogStore,
         writer: Writer,
+        elections: Elections,
     ) -> Self {
         Self {
             identity,
@@ -164,6 +177,7 @@ impl Group {
             writer,
             gate: tokio::sync::RwLock::default(),
             joining: tokio::sync::Mutex::default(),
+            elections,
         }
     }
 
@@ -207,6 +221,8 @@ impl Group {
             raft_id: self.id(),
             cluster_id: self.cluster.get(),
             has_log: self.has_log().await?,
+            committed: self.log.has_committed(),
+            hears_leader: self.hears_leader(),
             peer,
             client,
         })
@@ -235,6 +251,12 @@ impl Group {
             "this coordinator's disk now belongs to the cluster"
         );
         Ok(())
+    }
+
+    /// A disk that hangs until the guard is dropped.
+    #[cfg(test)]
+    pub(super) fn hanging_disk(&self) -> Arc<parking_lot::Mutex<()>> {
+        Arc::clone(&self.writer.hang)
     }
 
     /// The leader as far as this coordinator knows, by the membership.
@@ -282,7 +304,13 @@ impl Group {
             }
             Kind::Append => {
                 let _passing = self.pass(&request).await?;
-                unparse(&self.raft.append_entries(parse(&request.payload)?).await)?
+                let question = parse(&request.payload)?;
+                self.elections.reached()?;
+                let answer = self.raft.append_entries(question).await;
+                if let Ok(answer) = &answer {
+                    self.elections.heard(answer);
+                }
+                unparse(&answer)?
             }
             Kind::Vote => {
                 let _passing = self.pass(&request).await?;

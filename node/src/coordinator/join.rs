@@ -44,6 +44,17 @@ pub(super) fn is_settled_voter(metrics: &RaftMetrics, id: RaftId) -> bool {
     membership.get_joint_config().len() == 1 && membership.voter_ids().any(|voter| voter == id)
 }
 
+/// Whether a coordinator may go to the cluster of one that has a log.
+///
+/// A disk that was prepared for a cluster may be counted on by its initialiser, and
+/// one that has a log may itself be no more than an initialiser for whom nobody has
+/// voted: were the disk to go back to that one, it could vote for both, and two
+/// clusters come of one bootstrap. Once something is committed there, the other
+/// initialiser can no longer have prepared everybody with an empty log.
+fn may_follow(own: &Card, other: &Card) -> bool {
+    own.cluster_id.is_empty() || own.cluster_id == other.cluster_id || other.committed
+}
+
 impl Group {
     /// Works until this coordinator is a voter of the one group, or Raft stopped.
     pub(super) async fn settle(self: Arc<Self>) {
@@ -67,13 +78,25 @@ impl Group {
         let stopped = |e: AdoptError| e.to_string();
         let own = self.card().await.map_err(stopped)?;
         let others = self.ask_others().await;
-        let made: Vec<&Card> = others
+        let begun: Vec<&Card> = others
             .iter()
             .filter_map(|(_, card)| card.as_ref().ok())
             .filter(|card| card.has_log)
             .collect();
+        let made: Vec<&Card> = begun
+            .iter()
+            .copied()
+            .filter(|card| may_follow(&own, card))
+            .collect();
         if !made.is_empty() {
             return self.ask_in(&own, &made).await;
+        }
+        if let Some(card) = begun.first() {
+            return Err(format!(
+                "this disk was prepared for cluster {}; `{}` has begun cluster {} and does not \
+                 know yet whether it came about",
+                own.cluster_id, card.name, card.cluster_id
+            ));
         }
         if own.has_log {
             // An own log makes this the member of a group that exists, or the
@@ -321,5 +344,43 @@ impl Group {
                 .map_err(|e| format!("remove old learners: {e}"))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(cluster_id: &str, has_log: bool, committed: bool) -> Card {
+        Card {
+            name: "a".to_owned(),
+            raft_id: 1,
+            cluster_id: cluster_id.to_owned(),
+            has_log,
+            committed,
+            hears_leader: false,
+            peer: String::new(),
+            client: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_prepared_disk_leaves_its_cluster_only_for_one_that_is_committed() {
+        let prepared = card("y", false, false);
+        assert!(!may_follow(&prepared, &card("x", true, false)));
+        assert!(may_follow(&prepared, &card("x", true, true)));
+        assert!(may_follow(&prepared, &card("y", true, false)));
+        let fresh = card("", false, false);
+        assert!(may_follow(&fresh, &card("x", true, false)));
+    }
+
+    #[test]
+    fn the_card_of_an_older_build_vouches_for_nothing() {
+        let mut json = serde_json::to_value(card("x", true, true)).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("committed");
+        fields.remove("hears_leader");
+        let card: Card = serde_json::from_value(json).unwrap();
+        assert!(!card.committed && !card.hears_leader);
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! It runs on every coordinator and waits there until Raft says that this one
 //! leads. It begins to act only when a quorum has confirmed that and everything
-//! committed before is applied here, and stops as soon as Raft says otherwise or no
-//! quorum was heard for a while. Such a time is a [`Reign`]; every session of a data
+//! committed before is applied here, and stops as soon as Raft says otherwise, no
+//! quorum was heard for a while, or Raft's own task hangs. Such a time is a [`Reign`]; every session of a data
 //! node belongs to one and ends with it.
 
 mod events;
@@ -22,7 +22,7 @@ use cairn_core::record::ClusterSettings;
 use openraft::ServerState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::group::Group;
@@ -81,11 +81,18 @@ pub(super) enum Message {
         stream: u64,
     },
     /// From a data node.
-    Heartbeat(Box<Heartbeat>),
+    Heartbeat {
+        /// In which session.
+        stream: u64,
+        /// What it says.
+        heartbeat: Box<Heartbeat>,
+    },
     /// From a data node.
     Reports {
         /// Which.
         from: NodeId,
+        /// In which session.
+        stream: u64,
         /// What it says.
         reports: Vec<ReplicaReport>,
     },
@@ -166,6 +173,11 @@ pub(super) struct Leader {
     reign: watch::Sender<Option<Reign>>,
     confirming: Option<(u64, JoinHandle<Result<(), String>>)>,
     supervisor: Supervisor,
+    /// What this turn brought: the supervisor takes it all at once, so that what comes
+    /// of it is proposed in one entry.
+    inputs: Vec<Input>,
+    /// When Raft's own task was last seen to come round.
+    raft_heard: Instant,
     sessions: HashMap<NodeId, Session>,
     proposals: Proposals,
     chronicle: Chronicle,
@@ -183,7 +195,7 @@ impl Leader {
         let (reign, receiver) = watch::channel(None);
         let leader = Self {
             metrics: group.raft.metrics(),
-            proposals: Proposals::new(group.raft.0.clone()),
+            proposals: Proposals::new(proposals::through(group.raft.0.clone())),
             group,
             settings,
             quorum_patience,
@@ -193,6 +205,8 @@ impl Leader {
             reign,
             confirming: None,
             supervisor: Supervisor::new(cairn_core::cluster::SupervisorOptions::default()),
+            inputs: Vec::new(),
+            raft_heard: Instant::now(),
             sessions: HashMap::new(),
             chronicle: Chronicle::default(),
         };
@@ -218,16 +232,17 @@ impl Leader {
                     if changed.is_err() {
                         break;
                     }
-                    self.watch_leadership(&mut wanted);
+                    self.raft_heard = Instant::now();
+                    self.watch_leadership();
                 }
                 confirmed = confirmation(&mut self.confirming), if confirming => {
-                    self.confirmed(confirmed, &mut wanted);
+                    self.confirmed(confirmed);
                 }
                 changed = self.view.changed() => {
                     if changed.is_err() {
                         break;
                     }
-                    self.applied(&mut wanted);
+                    self.applied();
                 }
                 _ = self.messages.recv_many(&mut taken, TURN_MAX) => {
                     if taken.is_empty() {
@@ -241,21 +256,21 @@ impl Leader {
                 // that was lost has come back.
                 _ = tick.tick() => {
                     if leading {
-                        let input = Input::Tick { unix_ms: wall_ms() };
-                        self.step(input, &mut wanted);
+                        self.inputs.push(Input::Tick { unix_ms: wall_ms() });
                     }
-                    self.watch_leadership(&mut wanted);
+                    self.watch_leadership();
                 }
                 outcome = self.proposals.next(), if self.proposals.any_under_way() => {
                     // The view holds the effect of what was applied: tell it first.
                     if self.view.has_changed().unwrap_or(false) {
-                        self.applied(&mut wanted);
+                        self.applied();
                     }
                     for (id, outcome) in outcome {
-                        self.step(Input::Proposal { id, outcome }, &mut wanted);
+                        self.inputs.push(Input::Proposal { id, outcome });
                     }
                 }
             }
+            self.step(&mut wanted);
             self.carry_out(wanted);
         }
         self.end_reign();
@@ -265,8 +280,18 @@ impl Leader {
         self.reign.borrow().is_some()
     }
 
-    fn step(&mut self, input: Input, wanted: &mut Vec<Output>) {
-        wanted.extend(self.supervisor.step(boottime(), input));
+    /// Lets the supervisor take what came up.
+    fn step(&mut self, wanted: &mut Vec<Output>) {
+        if !self.inputs.is_empty() {
+            let inputs = std::mem::take(&mut self.inputs);
+            wanted.extend(self.supervisor.step_all(boottime(), inputs));
+        }
+    }
+
+    /// Whether this is the node's present session. What an earlier one still had under
+    /// way says nothing of now, and would count as a sign of life.
+    fn is_present(&self, node: NodeId, stream: u64) -> bool {
+        self.sessions.get(&node).is_some_and(|s| s.stream == stream)
     }
 
     fn take(&mut self, message: Message, wanted: &mut Vec<Output>) {
@@ -277,27 +302,40 @@ impl Leader {
                 orders,
             } => {
                 self.sessions.insert(node, Session { stream, orders });
-                self.step(Input::StreamOpened { node }, wanted);
+                self.inputs.push(Input::StreamOpened { node });
             }
             Message::Closed { node, stream } => {
                 // A session that took its place is not closed with it.
-                if self.sessions.get(&node).is_some_and(|s| s.stream == stream) {
+                if self.is_present(node, stream) {
                     self.sessions.remove(&node);
-                    self.step(Input::StreamClosed { node }, wanted);
+                    self.inputs.push(Input::StreamClosed { node });
                 }
             }
-            Message::Heartbeat(heartbeat) => self.step(Input::Heartbeat(*heartbeat), wanted),
-            Message::Reports { from, reports } => {
-                for report in reports {
-                    self.step(Input::Report { from, report }, wanted);
+            Message::Heartbeat { stream, heartbeat } => {
+                if self.is_present(heartbeat.node, stream) {
+                    self.inputs.push(Input::Heartbeat(*heartbeat));
                 }
             }
-            Message::Admin(request) => self.step(Input::Admin(request), wanted),
+            Message::Reports {
+                from,
+                stream,
+                reports,
+            } => {
+                if self.is_present(from, stream) {
+                    let inputs = reports
+                        .into_iter()
+                        .map(|report| Input::Report { from, report });
+                    self.inputs.extend(inputs);
+                }
+            }
+            Message::Admin(request) => self.inputs.push(Input::Admin(request)),
             Message::MayReplace { name, answer } => {
+                self.step(wanted);
                 let may = self.is_leading() && self.supervisor.may_replace(&name);
                 let _ = answer.send(may);
             }
             Message::Show { answer } => {
+                self.step(wanted);
                 let _ = answer.send(Shown {
                     status: self.supervisor.status(boottime()),
                     events: self.chronicle.recent(),
@@ -306,13 +344,25 @@ impl Leader {
         }
     }
 
-    fn applied(&mut self, wanted: &mut Vec<Output>) {
+    fn applied(&mut self) {
         let state = Arc::clone(&self.view.borrow_and_update().state);
-        self.step(Input::Applied { state }, wanted);
+        self.inputs.push(Input::Applied { state });
+    }
+
+    /// Whether Raft's task hangs: it appends to the log before it does anything else,
+    /// so that with a disk that does not come back nothing is replicated, nobody else
+    /// is heard, and what it says of itself stays as good as it was.
+    fn is_stalled(&self) -> bool {
+        let long = |since: Instant| since.elapsed() > self.quorum_patience;
+        long(self.raft_heard) || self.proposals.oldest().is_some_and(long)
     }
 
     /// Begins or ends a reign by what Raft says of itself.
-    fn watch_leadership(&mut self, wanted: &mut Vec<Output>) {
+    fn watch_leadership(&mut self) {
+        if self.metrics.has_changed().unwrap_or(false) {
+            self.raft_heard = Instant::now();
+        }
+        let stalled = self.is_stalled();
         let (term, leader, silent) = {
             let metrics = self.metrics.borrow_and_update();
             let leader = metrics.state == ServerState::Leader
@@ -322,7 +372,7 @@ impl Leader {
                 .is_some_and(|ms| u128::from(ms) > self.quorum_patience.as_millis());
             (metrics.current_term, leader, silent)
         };
-        let leads = leader && !silent;
+        let leads = leader && !silent && !stalled;
         let reigning = self.reign.borrow().as_ref().map(|r| r.term);
         if let Some(reigning) = reigning
             && (!leads || reigning != term)
@@ -330,12 +380,13 @@ impl Leader {
             tracing::warn!(
                 term = reigning,
                 silent,
+                stalled,
                 "no longer leading the coordinators"
             );
             self.end_reign();
-            self.step(Input::LostLeadership, wanted);
+            self.inputs.push(Input::LostLeadership);
             for (id, outcome) in self.proposals.give_up() {
-                self.step(Input::Proposal { id, outcome }, wanted);
+                self.inputs.push(Input::Proposal { id, outcome });
             }
         }
         if self
@@ -356,7 +407,7 @@ impl Leader {
         }
     }
 
-    fn confirmed(&mut self, outcome: (u64, Result<(), String>), wanted: &mut Vec<Output>) {
+    fn confirmed(&mut self, outcome: (u64, Result<(), String>)) {
         let (term, outcome) = outcome;
         if let Err(why) = outcome {
             tracing::warn!(term, why, "leading the coordinators is not confirmed yet");
@@ -367,7 +418,7 @@ impl Leader {
         metrics::gauge!("cairn_coordinator_leading").set(1.0);
         self.chronicle.begin();
         let state = Arc::clone(&self.view.borrow_and_update().state);
-        self.step(Input::BecameLeader { term, state }, wanted);
+        self.inputs.push(Input::BecameLeader { term, state });
         self.reign.send_replace(Some(Reign {
             term,
             over: CancellationToken::new(),

@@ -14,6 +14,7 @@
 //! `cairn_core::cluster`.
 
 mod config;
+mod election;
 mod group;
 mod join;
 mod leader;
@@ -38,10 +39,11 @@ use cairn_proto::pb::coordinator::v1::raft_server::RaftServer;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use election::Elections;
 use group::{ClusterId, Group};
 use leader::{Leader, Reign};
 use network::Network;
@@ -135,8 +137,8 @@ impl Listeners {
     }
 }
 
-/// How long connections may take to end when the coordinator stops.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long connections may take to end when the coordinator stops, at most.
+const CONNECTIONS_DRAIN_MAX: Duration = Duration::from_secs(2);
 /// The most connections on one port.
 const CONNECTIONS_MAX: usize = 4096;
 /// How far the applied entries may be behind the log of a coordinator that counts
@@ -245,6 +247,7 @@ pub async fn start(
         config.dialer.clone(),
         log,
         writer,
+        Elections::new(election),
     ));
     // By then every follower has let its own lease run out.
     let patience = election * 3;
@@ -269,6 +272,7 @@ pub async fn start(
         health,
         peer_tls: config.peer_tls,
         client_tls: config.client_tls,
+        drain_timeout: config.drain_timeout,
     };
     let shutdown = running.shutdown.clone();
     let ended = tokio::spawn(running.run(leader, listeners));
@@ -300,6 +304,7 @@ struct Running {
     health: watch::Sender<CoordinatorHealth>,
     peer_tls: Option<TlsSource>,
     client_tls: Option<TlsSource>,
+    drain_timeout: Duration,
 }
 
 impl Running {
@@ -311,10 +316,12 @@ impl Running {
             health,
             peer_tls,
             client_tls,
+            drain_timeout,
         } = self;
         let raft = office.group.raft.clone();
         let leader = tokio::spawn(leader.run(shutdown.clone()));
         let settling = tokio::spawn(Arc::clone(&office.group).settle());
+        let guarding = tokio::spawn(Arc::clone(&office.group).guard_elections());
         let watching = tokio::spawn(watch_health(office.clone(), health));
         let map = Arc::new(ArcSwap::default());
         let feed = MapFeed::new(Arc::clone(&map));
@@ -324,14 +331,14 @@ impl Running {
             listeners.peer,
             peer_routes(office.clone()),
             ServeConfig::default(),
-            connections("coordinator-peer", peer_tls),
+            connections("coordinator-peer", peer_tls, drain_timeout),
             shutdown.clone(),
         ));
         serving.spawn(grpc::serve(
             listeners.client,
             client_routes(office, feed, shutdown.clone()),
             ServeConfig::default(),
-            connections("coordinator-client", client_tls),
+            connections("coordinator-client", client_tls, drain_timeout),
             shutdown.clone(),
         ));
 
@@ -346,19 +353,27 @@ impl Running {
             tracing::error!(%error, "the coordinator stops");
         }
         shutdown.cancel();
-        for task in [settling, watching, feeding] {
+        for task in [settling, guarding, watching, feeding] {
             task.abort();
         }
-        if let Err(error) = raft.shutdown().await {
-            tracing::warn!(%error, "stop Raft");
+        // Each of them may hang with the disk: one deadline for all. What was answered
+        // is flushed, so that nothing is lost with what is not waited for.
+        let deadline = Instant::now() + drain_timeout;
+        match timeout_at(deadline, raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "stop Raft"),
+            Err(_) => tracing::warn!("Raft does not stop in time; is the disk hanging?"),
         }
-        let _ = leader.await;
+        let abort = leader.abort_handle();
+        if timeout_at(deadline, leader).await.is_err() {
+            abort.abort();
+        }
         let ending = async { while serving.join_next().await.is_some() {} };
-        if timeout(STOP_TIMEOUT, ending).await.is_err() {
-            serving.shutdown().await;
+        if timeout_at(deadline, ending).await.is_err() {
+            serving.abort_all();
         }
-        drop((raft, metrics));
-        if timeout(STOP_TIMEOUT, closed).await.is_err() {
+        drop((raft, metrics, serving));
+        if timeout_at(deadline, closed).await.is_err() {
             tracing::warn!("the coordinator's disk is still in use");
         }
         match failure {
@@ -417,12 +432,16 @@ fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> 
     routes.routes()
 }
 
-fn connections(name: &'static str, tls: Option<TlsSource>) -> ListenerConfig {
+fn connections(
+    name: &'static str,
+    tls: Option<TlsSource>,
+    drain_timeout: Duration,
+) -> ListenerConfig {
     ListenerConfig {
         name,
         connections_max: CONNECTIONS_MAX,
         handshake_timeout: Duration::from_secs(5),
-        drain_timeout: STOP_TIMEOUT,
+        drain_timeout: drain_timeout.min(CONNECTIONS_DRAIN_MAX),
         tls,
     }
 }

@@ -72,6 +72,8 @@ pub(super) fn raft_config(
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
         // The payloads are JSON, which makes about four characters of a byte.
         snapshot_max_chunk_size: 1 << 20,
+        // Only where `election` finds that a majority hears no leader.
+        enable_elect: false,
         max_in_snapshot_log_to_keep: config.snapshot_every / 2,
         ..Config::default()
     };

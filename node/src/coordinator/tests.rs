@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
@@ -123,6 +124,7 @@ impl Fleet {
             raft: RaftTimings::default(),
             tick: Duration::from_millis(25),
             snapshot_every: 16,
+            drain_timeout: Duration::from_secs(10),
         }
     }
 
@@ -187,6 +189,21 @@ impl Fleet {
             agreed.then_some(leader)
         })
         .await
+    }
+
+    fn group(&self, place: usize) -> &super::Group {
+        &self.running[place].as_ref().unwrap().office.group
+    }
+
+    /// Waits until a coordinator that hears no leader was so many times not allowed to
+    /// stand for election.
+    async fn wait_for_refusals(&self, place: usize, count: u64) {
+        let refused = || self.group(place).elections.refused.load(Ordering::Relaxed);
+        let before = refused();
+        eventually("rounds of questions without leave to stand", || async {
+            (refused() >= before + count).then_some(())
+        })
+        .await;
     }
 
     async fn status(&self, place: usize) -> Value {
@@ -351,21 +368,117 @@ async fn a_disk_that_was_wiped_does_not_answer_for_the_one_before() {
     fleet.start(others[0]).await;
     // It asks to be taken in, and is told that there is no leader to do it: both
     // have then met without coming to a decision.
-    let channel = Dialer::default()
-        .lazy(&fleet.addresses[others[1]].peer)
-        .unwrap();
-    let term = |health: CoordinatorHealth| health.term;
-    let before = term(fleet.health(others[1]));
-    eventually("several elections without a winner", || async {
-        let health = fleet.health(others[1]);
-        assert!(!health.leading && !fleet.health(others[0]).leading);
-        (health.term >= before + 3).then_some(())
-    })
-    .await;
-    drop(channel);
+    let term = fleet.health(others[1]).term;
+    fleet.wait_for_refusals(others[1], 20).await;
+    for place in [others[0], others[1]] {
+        assert!(!fleet.health(place).leading);
+    }
+    assert!(fleet.health(others[1]).term <= term + 1);
     // Once the third is back there is a majority of disks that forgot nothing.
     fleet.start(leader).await;
     fleet.leader().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_hears_nothing_deposes_nobody_whom_the_others_hear() {
+    let mut fleet = Fleet::started(3, settings(3)).await;
+    let leader = fleet.leader().await;
+    let deaf = (leader + 1) % 3;
+    let term = fleet.health(leader).term;
+    // What the leader says is lost on its way; the other way round all is well.
+    let cut_off = |cut: bool| {
+        let elections = &fleet.group(deaf).elections;
+        elections.cut_off.store(cut, Ordering::Relaxed);
+    };
+    cut_off(true);
+    // Longer than any election timeout.
+    fleet.wait_for_refusals(deaf, 60).await;
+    assert_eq!(fleet.health(deaf).term, term);
+    cut_off(false);
+    assert_eq!(fleet.leader().await, leader);
+    assert_eq!(fleet.health(leader).term, term);
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_hangs_is_replaced_and_lets_its_data_nodes_go() {
+    let mut fleet = Fleet::started(3, settings(3)).await;
+    let leader = fleet.leader().await;
+    let reign = fleet.running[leader]
+        .as_ref()
+        .unwrap()
+        .office
+        .desk
+        .reign()
+        .unwrap();
+    let disk = fleet.group(leader).hanging_disk();
+    let (back, hangs) = std::sync::mpsc::channel::<()>();
+    let held = Arc::clone(&disk);
+    let hanging = std::thread::spawn(move || {
+        let _held = held.lock();
+        let _ = hangs.recv();
+    });
+    eventually("the disk to hang", || async {
+        disk.is_locked().then_some(())
+    })
+    .await;
+    let others: Vec<usize> = (0..3).filter(|p| *p != leader).collect();
+    // Something to write: its answer never comes.
+    let stuck = fleet.register(leader, "u1", "n1");
+    let (refused, ()) = tokio::join!(stuck, async {
+        let ended = tokio::time::timeout(PATIENCE, reign.over.cancelled());
+        ended.await.expect("the reign to end");
+    });
+    assert!(refused.is_err());
+    let next = eventually("another leader", || async {
+        others.iter().copied().find(|p| fleet.health(*p).leading)
+    })
+    .await;
+    fleet.register(next, "u2", "n2").await.unwrap();
+    drop(back);
+    hanging.join().unwrap();
+    fleet.leader().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prepared_disk_does_not_go_back_to_an_initialiser_without_votes() {
+    let mut fleet = Fleet::new(3, settings(3)).await;
+    // One disk of c0 has made its log, and nobody has voted for it.
+    fleet.start(0).await;
+    let first = fleet.group(0);
+    first.adopt("begun-by-the-first").await.unwrap();
+    let node = |place: usize| raft::RaftNode {
+        name: fleet.addresses[place].name.clone(),
+        ..raft::RaftNode::default()
+    };
+    let members = BTreeMap::from([(first.id(), first.node()), (11, node(1)), (12, node(2))]);
+    first.raft.initialize(members).await.unwrap();
+    // Another disk of that name has since prepared the others for its own cluster.
+    for place in [1, 2] {
+        let name = &fleet.addresses[place].name;
+        let opened = storage::open(&fleet.data_dir(place), name).unwrap();
+        let prepared = storage::Identity {
+            cluster_id: Some("prepared-by-the-second".to_owned()),
+            ..opened.identity.clone()
+        };
+        let change = vec![prepared.change()];
+        opened.writer.write(change).await.unwrap();
+        let closed = opened.closed;
+        drop((opened.log, opened.machine, opened.writer));
+        closed.await.unwrap();
+        fleet.start(place).await;
+    }
+    // They meet the first one's log in every round, and stay where they are: were one
+    // to go back, it could vote for both.
+    fleet.wait_for_refusals(1, 60).await;
+    for place in [1, 2] {
+        let card = fleet.group(place).card().await.unwrap();
+        assert_eq!(card.cluster_id, "prepared-by-the-second");
+        assert!(!card.has_log);
+    }
+    assert!(!fleet.group(0).card().await.unwrap().committed);
     fleet.stop_all().await;
 }
 

@@ -255,7 +255,8 @@ impl DataDirectory {
     }
 }
 
-fn lock(root: &Path) -> Result<File, DirectoryError> {
+/// Holds an existing directory for this process for as long as the file is open.
+pub(crate) fn lock(root: &Path) -> Result<File, DirectoryError> {
     let path = root.join(LOCK);
     let mut file = OpenOptions::new()
         .read(true)

@@ -10,6 +10,7 @@ mod files;
 mod space;
 mod wal;
 
+pub(crate) use directory::lock;
 pub use directory::{DataDirectory, DirectoryError, Identity};
 pub use files::{DirectoryDisk, RealFile};
 pub use space::SpaceWatch;

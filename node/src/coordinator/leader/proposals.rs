@@ -1,30 +1,51 @@
 //! The supervisor's proposals on their way through Raft.
 //!
-//! Raft flushes each entry on its own, so that what is proposed while others are
-//! under way is gathered into one entry, whose commands are judged one by one.
+//! The supervisor gathers what comes up while one is under way, and gives one up of
+//! which it hears nothing; so at most the newest waits here. What waited before it is
+//! not proposed any more: it was made for a state that the newer one has looked at
+//! again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::cluster::{Command, ProposalId, ProposalOutcome, Response};
+use futures::future::{BoxFuture, FutureExt};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::coordinator::raft::{Applied, Raft};
 
-/// The most commands of one entry.
-const BATCH_MAX: usize = 2048;
 /// The most entries under way: one that is flushed, one that follows.
 const UNDER_WAY_MAX: usize = 2;
 /// When an entry of which nothing was heard counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 type Outcomes = Vec<(ProposalId, ProposalOutcome)>;
+/// Writes an entry and waits until it is applied.
+pub(super) type Write =
+    Arc<dyn Fn(Command) -> BoxFuture<'static, Result<Response, String>> + Send + Sync>;
+
+/// Writes through Raft.
+pub(super) fn through(raft: Raft) -> Write {
+    Arc::new(move |command| {
+        let raft = raft.clone();
+        async move {
+            let answer = raft
+                .client_write(command)
+                .await
+                .map_err(|e| e.to_string())?;
+            let Applied(response) = answer.data;
+            Ok(response.unwrap_or(Response::Unchanged))
+        }
+        .boxed()
+    })
+}
 
 pub(super) struct Proposals {
-    raft: Raft,
-    waiting: Vec<(ProposalId, Command)>,
-    under_way: BTreeMap<u64, Vec<ProposalId>>,
+    write: Write,
+    waiting: Option<(ProposalId, Command)>,
+    under_way: BTreeMap<u64, (ProposalId, Instant)>,
     tasks: JoinSet<(u64, Option<Response>)>,
     next: u64,
 }
@@ -32,17 +53,17 @@ pub(super) struct Proposals {
 impl std::fmt::Debug for Proposals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Proposals")
-            .field("waiting", &self.waiting.len())
+            .field("waiting", &self.waiting.as_ref().map(|(id, _)| id))
             .field("under_way", &self.under_way)
             .finish_non_exhaustive()
     }
 }
 
 impl Proposals {
-    pub(super) fn new(raft: Raft) -> Self {
+    pub(super) fn new(write: Write) -> Self {
         Self {
-            raft,
-            waiting: Vec::new(),
+            write,
+            waiting: None,
             under_way: BTreeMap::new(),
             tasks: JoinSet::new(),
             next: 0,
@@ -50,54 +71,50 @@ impl Proposals {
     }
 
     pub(super) fn add(&mut self, id: ProposalId, command: Command) {
-        self.waiting.push((id, command));
+        self.waiting = Some((id, command));
     }
 
     pub(super) fn any_under_way(&self) -> bool {
         !self.tasks.is_empty()
     }
 
+    /// Since when the oldest of those under way is.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.under_way.values().map(|(_, since)| *since).min()
+    }
+
     /// Sends off what waits, as far as there is room.
     pub(super) fn launch(&mut self) {
-        while !self.waiting.is_empty() && self.under_way.len() < UNDER_WAY_MAX {
-            let rest = self.waiting.split_off(self.waiting.len().min(BATCH_MAX));
-            let (ids, mut commands): (Vec<_>, Vec<_>) = std::mem::replace(&mut self.waiting, rest)
-                .into_iter()
-                .unzip();
-            metrics::counter!("cairn_coordinator_proposals_total").increment(ids.len() as u64);
-            let command = if commands.len() == 1 {
-                commands.remove(0)
-            } else {
-                Command::Batch(commands)
-            };
-            let number = self.next;
-            self.next += 1;
-            self.under_way.insert(number, ids);
-            let raft = self.raft.clone();
-            self.tasks.spawn(async move {
-                let begun = std::time::Instant::now();
-                let written = timeout(TIMEOUT, raft.client_write(command)).await;
-                let response = match written {
-                    Ok(Ok(answer)) => {
-                        metrics::histogram!("cairn_coordinator_commit_seconds")
-                            .record(begun.elapsed().as_secs_f64());
-                        match answer.data {
-                            Applied(Some(response)) => Some(response),
-                            Applied(None) => Some(Response::Unchanged),
-                        }
-                    }
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "propose to Raft");
-                        None
-                    }
-                    Err(_) => {
-                        tracing::warn!("a proposal was not committed in time");
-                        None
-                    }
-                };
-                (number, response)
-            });
+        if self.under_way.len() >= UNDER_WAY_MAX {
+            return;
         }
+        let Some((id, command)) = self.waiting.take() else {
+            return;
+        };
+        metrics::counter!("cairn_coordinator_proposals_total").increment(1);
+        let number = self.next;
+        self.next += 1;
+        let begun = Instant::now();
+        self.under_way.insert(number, (id, begun));
+        let written = (self.write)(command);
+        self.tasks.spawn(async move {
+            let response = match timeout(TIMEOUT, written).await {
+                Ok(Ok(response)) => {
+                    metrics::histogram!("cairn_coordinator_commit_seconds")
+                        .record(begun.elapsed().as_secs_f64());
+                    Some(response)
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(error, "propose to Raft");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!("a proposal was not committed in time");
+                    None
+                }
+            };
+            (number, response)
+        });
     }
 
     /// Waits for the next entry's end. Safe to drop half-way.
@@ -110,10 +127,13 @@ impl Proposals {
             // none of those under way is known any more.
             return self.give_up();
         };
-        let Some(ids) = self.under_way.remove(&number) else {
+        let Some((id, _)) = self.under_way.remove(&number) else {
             return Vec::new();
         };
-        outcomes(ids, response)
+        // An error of Raft means that nobody knows: an entry may still be committed by
+        // the next leader.
+        let outcome = response.map_or(ProposalOutcome::Unknown, ProposalOutcome::Applied);
+        vec![(id, outcome)]
     }
 
     /// Leadership is lost: what waited is never proposed, what is under way is
@@ -123,29 +143,61 @@ impl Proposals {
         self.tasks.detach_all();
         let unknown = std::mem::take(&mut self.under_way)
             .into_values()
-            .flatten()
-            .map(|id| (id, ProposalOutcome::Unknown));
-        let failed = std::mem::take(&mut self.waiting)
-            .into_iter()
+            .map(|(id, _)| (id, ProposalOutcome::Unknown));
+        let failed = self
+            .waiting
+            .take()
             .map(|(id, _)| (id, ProposalOutcome::Failed));
         unknown.chain(failed).collect()
     }
 }
 
-/// One outcome per proposal of an entry. An error of Raft means that nobody knows:
-/// an entry may still be committed by the next leader.
-fn outcomes(ids: Vec<ProposalId>, response: Option<Response>) -> Outcomes {
-    let of = |id, response| (id, ProposalOutcome::Applied(response));
-    match response {
-        None => ids
-            .into_iter()
-            .map(|id| (id, ProposalOutcome::Unknown))
-            .collect(),
-        Some(Response::Batch(answers)) if answers.len() == ids.len() => ids
-            .into_iter()
-            .zip(answers)
-            .map(|(id, response)| of(id, response))
-            .collect(),
-        Some(response) => ids.into_iter().map(|id| of(id, response.clone())).collect(),
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    fn command(n: u64) -> Command {
+        Command::ExpectBack {
+            node: cairn_core::ids::NodeId(n),
+            until_unix_ms: n,
+        }
+    }
+
+    #[tokio::test]
+    async fn of_what_waits_only_the_newest_is_proposed_and_as_it_is() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let write: Write = {
+            let (written, gate) = (Arc::clone(&written), Arc::clone(&gate));
+            Arc::new(move |command| {
+                written.lock().push(command);
+                let gate = Arc::clone(&gate);
+                async move {
+                    let permit = gate.acquire().await.map_err(|e| e.to_string())?;
+                    permit.forget();
+                    Ok(Response::Done)
+                }
+                .boxed()
+            })
+        };
+        let mut proposals = Proposals::new(write);
+        let batch = |n| Command::Batch(vec![command(n), command(n + 100)]);
+        for n in 1..=5 {
+            proposals.add(ProposalId(n), batch(n));
+            proposals.launch();
+        }
+        assert_eq!(*written.lock(), [batch(1), batch(2)]);
+        gate.add_permits(1);
+        let (first, outcome) = proposals.next().await.remove(0);
+        assert!(first.0 <= 2, "{first:?}");
+        assert_eq!(outcome, ProposalOutcome::Applied(Response::Done));
+        proposals.launch();
+        // Neither nested, which the state machine refuses, nor an older one.
+        assert_eq!(*written.lock(), [batch(1), batch(2), batch(5)]);
+        assert!(proposals.oldest().is_some());
+        assert_eq!(proposals.give_up().len(), 2);
+        assert!(proposals.oldest().is_none());
     }
 }

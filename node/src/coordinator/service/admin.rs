@@ -131,9 +131,9 @@ impl Office {
     async fn change(&self, change: Change) -> Result<String, Status> {
         self.reign()?;
         match change {
-            Change::NodeGone(pb::NodeGone { node }) => {
+            Change::NodeGone(pb::NodeGone { node, force }) => {
                 let node = NodeId(node);
-                let command = Command::MarkGone { node, force: false };
+                let command = Command::MarkGone { node, force };
                 self.carry(
                     command,
                     format!("{node} is given up; its replicas are replaced"),

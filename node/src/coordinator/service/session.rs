@@ -245,14 +245,21 @@ impl Session {
                     sequence: heartbeat.sequence,
                 };
                 (
-                    Message::Heartbeat(Box::new(heartbeat)),
+                    Message::Heartbeat {
+                        stream: self.stream,
+                        heartbeat: Box::new(heartbeat),
+                    },
                     Some(DownMessage::HeartbeatSeen(seen)),
                 )
             }
             Some(UpMessage::Reports(reports)) => {
                 let reports = reports.try_into().map_err(malformed)?;
-                let from = self.node;
-                (Message::Reports { from, reports }, None)
+                let message = Message::Reports {
+                    from: self.node,
+                    stream: self.stream,
+                    reports,
+                };
+                (message, None)
             }
             Some(UpMessage::Hello(_)) | None => {
                 return Err(End::Refused(Status::invalid_argument(

@@ -71,6 +71,12 @@ impl LogStore {
         let log = self.log.lock();
         log.entries.is_empty() && log.purged.is_none()
     }
+
+    /// Whether anything of it is known to be committed.
+    pub(in super::super) fn has_committed(&self) -> bool {
+        let log = self.log.lock();
+        log.committed.is_some() || log.purged.is_some()
+    }
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

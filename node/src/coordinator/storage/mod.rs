@@ -33,15 +33,17 @@ use format::{DecodeError, keys};
 use witness::Witness;
 use writer::Disk;
 
+use crate::disk::{DirectoryError, lock};
+
 /// Why the disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
     /// fjall's own reasons.
     #[error("{0}")]
     Fjall(String),
-    /// Another process has it.
-    #[error("another process is using this directory")]
-    Locked,
+    /// Another process has it, or it cannot be locked.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// Something stored cannot be read.
     #[error("{what}: {source}")]
     Stored {
@@ -77,10 +79,7 @@ pub(super) enum OpenError {
 
 impl From<fjall::Error> for OpenError {
     fn from(error: fjall::Error) -> Self {
-        match error {
-            fjall::Error::Locked => Self::Locked,
-            other => Self::Fjall(other.to_string()),
-        }
+        Self::Fjall(error.to_string())
     }
 }
 
@@ -106,6 +105,7 @@ pub(super) struct Opened {
 pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
     let failed = |e: std::io::Error| OpenError::Fjall(e.to_string());
     std::fs::create_dir_all(directory).map_err(failed)?;
+    let lock = lock(directory)?;
     let database = Database::builder(directory.join("log"))
         .worker_threads(1)
         .cache_size(4 << 20)
@@ -172,6 +172,7 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
         keyspace,
         witness,
         written,
+        _lock: lock,
     };
     disk.commit(rewritten, true)?;
 

@@ -56,6 +56,9 @@ struct Request {
 pub(in super::super) struct Writer {
     requests: Sender<Request>,
     failed: Arc<AtomicBool>,
+    /// A disk that hangs, for tests: nothing is written while it is locked.
+    #[cfg(test)]
+    pub(in super::super) hang: Arc<parking_lot::Mutex<()>>,
 }
 
 impl Writer {
@@ -65,14 +68,28 @@ impl Writer {
         let failed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&failed);
         let (closed, receiver) = oneshot::channel();
+        #[cfg(test)]
+        let hang = Arc::new(parking_lot::Mutex::new(()));
+        #[cfg(test)]
+        let hangs = Arc::clone(&hang);
+        let hold = move || {
+            #[cfg(test)]
+            drop(hangs.lock());
+        };
         std::thread::Builder::new()
             .name("raft-writer".to_owned())
             .spawn(move || {
-                serve(disk, &queue, &flag);
+                serve(disk, &queue, &flag, &hold);
                 let _ = closed.send(());
             })
             .map_err(|e| WriteError::Thread(e.to_string()))?;
-        Ok((Self { requests, failed }, receiver))
+        let writer = Self {
+            requests,
+            failed,
+            #[cfg(test)]
+            hang,
+        };
+        Ok((writer, receiver))
     }
 
     /// Whether a write failed: the process is to stop.
@@ -100,7 +117,7 @@ impl Writer {
     }
 }
 
-fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool) {
+fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool, hold: &impl Fn()) {
     let flushes = metrics::counter!("cairn_coordinator_log_flushes_total");
     let seconds = metrics::histogram!("cairn_coordinator_log_flush_seconds");
     while let Ok(first) = queue.recv() {
@@ -117,6 +134,7 @@ fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool) {
         } else {
             let flushed = waiting.iter().any(|done| !matches!(done, Done::Nobody));
             let begun = std::time::Instant::now();
+            hold();
             let outcome = disk.commit(changes, flushed);
             seconds.record(begun.elapsed().as_secs_f64());
             flushes.increment(1);
@@ -147,6 +165,8 @@ pub(super) struct Disk {
     pub(super) witness: Witness,
     /// How many flushed batches there were.
     pub(super) written: u64,
+    /// Goes last: nobody else opens what is not closed yet.
+    pub(super) _lock: std::fs::File,
 }
 
 impl Disk {
