@@ -237,6 +237,28 @@ mod tests {
 
     use super::*;
 
+    /// An engine that notes how long a lease it may grant.
+    #[derive(Debug, Default)]
+    struct Kept(Mutex<Vec<Micros>>);
+
+    impl crate::agent::EngineLink for Kept {
+        fn submit(&self, event: Event) {
+            if let Event::LeaseKept { longest } = event {
+                self.0.lock().push(longest);
+            }
+        }
+
+        fn statuses(
+            &self,
+            _full: bool,
+        ) -> futures::future::BoxFuture<'static, Vec<cairn_core::cluster::report::PartitionStatus>>
+        {
+            Box::pin(async { Vec::new() })
+        }
+
+        fn set_map(&self, _map: Arc<ClusterMap>) {}
+    }
+
     fn map(version: u64, lease_ms_longest: u64) -> Arc<ClusterMap> {
         let mut settings = SettingsRequest::default().resolve().unwrap().settings;
         settings.lease_ms_longest = lease_ms_longest;
@@ -255,8 +277,10 @@ mod tests {
         let file = dir.path().join("map");
         let (newest, receiver) = watch::channel(map(1, 400));
         let (saved, mut on_disk) = watch::channel(SavedMap::default());
+        let kept = Arc::new(Kept::default());
         let saver = Saver {
             newest: receiver,
+            engine: EngineHandle(Arc::clone(&kept) as Arc<dyn crate::agent::EngineLink>),
             file: file.clone(),
             saved,
             spacing: Duration::from_secs(3_600),
@@ -277,6 +301,8 @@ mod tests {
         shutdown.cancel();
         running.await.unwrap();
         assert_eq!(on_disk.borrow().version, MapVersion(51));
+        let told = kept.0.lock().clone();
+        assert_eq!(told, [400, 900, 900].map(Micros::from_millis));
         assert_eq!(map_file::read(&file).unwrap().unwrap(), *map(51, 900));
     }
 }
