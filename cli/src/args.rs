@@ -21,9 +21,10 @@ use crate::{bench, data, dev, inspect, node};
 /// Exit codes: 0 done; 1 no such key, or a condition did not hold; 2 wrong usage or
 /// settings; 3 the cluster cannot be reached or cannot serve, nothing was done; 4 the
 /// outcome of a write is unknown; 5 refused; 6 anything else.
-// The TLS files carry the names of a node's settings as ids, so that under `cairn node`
-// the node's own flags take their place instead of clashing with them. clap hands such values up and down, so
-// they have the same type as there.
+// The TLS files carry the names of a node's settings as ids (which clap would make the
+// flags' names too, were those not given), so that under `cairn node`
+// the node's own flags take their place instead of clashing with them. clap hands such
+// values up and down, so they have the same type as there.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "cairn",
@@ -233,6 +234,7 @@ mod tests {
             "cairn incr key --by=-3",
             "cairn status --endpoints a:1,b:2",
             "cairn status --tls-ca-file /ca.pem --tls-cert-file /c.pem --tls-key-file /c.key",
+            "cairn --tls-ca-file /ca.pem get key",
             "cairn partitions --degraded",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
@@ -250,6 +252,7 @@ mod tests {
             "cairn bench --mix scan=1",
             "cairn bench --duration 5 --requests 5",
             "cairn status --timeout 0",
+            "cairn status --tls-cert-file /c.pem --tls-key-file /c.key",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -85,16 +85,25 @@ pub(super) fn environment(
     env
 }
 
-/// Variables of the parent that would make a child another node than it is.
-const NOT_INHERITED: &[&str] = &[
-    "CAIRN_ENDPOINTS",
-    "CAIRN_RESP_LISTEN",
-    "CAIRN_ADVERTISE_HOST",
-    "CAIRN_RESP_ADVERTISE",
-    "CAIRN_CLIENT_ADVERTISE",
-    "CAIRN_PEER_ADVERTISE",
-    "CAIRN_HTTP_ADVERTISE",
-];
+/// Whether a variable of the parent is kept from its children: it would make a node
+/// another one than it is, or one that nobody here can talk to. The readiness probe and
+/// the commands speak plain text on loopback, so that TLS files are among these.
+/// Bounds, timings and the rest of what the cluster agrees on hold for all nodes alike
+/// and are inherited, misspelled names too, so that the nodes warn of them.
+fn is_set_aside(name: &str) -> bool {
+    use cairn_node::settings::{Group, setting};
+    // The preset would be judged a second time, against what this command made of it.
+    matches!(name, "CAIRN_ENDPOINTS" | "CAIRN_PRESET")
+        || setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
+}
+
+/// Which of these variables the children do not get.
+pub(super) fn set_aside(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| is_set_aside(name))
+        .collect()
+}
 
 /// Starts a node. Must be called on the parent's main thread: the kernel kills the
 /// child when the thread that started it ends.
@@ -107,7 +116,7 @@ pub(super) fn spawn(
     let log = open_log(&node.log_file(directory))?;
     let parent = rustix::process::getpid();
     let mut command = Command::new(executable);
-    for name in NOT_INHERITED {
+    for name in set_aside(std::env::vars_os().map(|(name, _)| name)) {
         command.env_remove(name);
     }
     command
@@ -208,6 +217,27 @@ mod tests {
             assert_eq!(settings.process().name, node.name);
             assert_eq!(settings.process().coordinators.len(), 3);
             assert!(settings.process().exit_with_stdin);
+        }
+    }
+
+    #[test]
+    fn what_makes_a_node_another_one_is_not_inherited() {
+        for name in [
+            "CAIRN_ENDPOINTS",
+            "CAIRN_ROLE",
+            "CAIRN_NAME",
+            "CAIRN_ZONE",
+            "CAIRN_PRESET",
+            "CAIRN_ADVERTISE_HOST",
+            "CAIRN_HTTP_ADVERTISE",
+            "CAIRN_TLS_CERT_FILE",
+            "CAIRN_TLS_KEY_FILE",
+            "CAIRN_TLS_CA_FILE",
+        ] {
+            assert!(is_set_aside(name), "{name}");
+        }
+        for name in ["CAIRN_LEASE_MS", "CAIRN_LOG", "CAIRN_LAESE_MS", "PATH"] {
+            assert!(!is_set_aside(name), "{name}");
         }
     }
 

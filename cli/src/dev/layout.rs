@@ -94,6 +94,23 @@ impl Recorded {
         })
     }
 
+    /// What a person should know of a cluster like this. Said at every start and not
+    /// only when it is made: who starts it today need not have chosen it.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        cairn_core::cluster::settings::SettingsRequest {
+            replication_factor: Some(self.replication_factor),
+            write_quorum: Some(self.write_quorum),
+            partitions: Some(self.partitions),
+            coordinators: Some(u32::from(self.coordinators)),
+            data_nodes: Some(u32::from(self.data_nodes)),
+            ..Default::default()
+        }
+        .resolve()
+        .map(|resolved| resolved.warnings.iter().map(ToString::to_string).collect())
+        // A `dev.json` that this build refuses: each coordinator says so itself.
+        .unwrap_or_default()
+    }
+
     /// What a cluster is made with where nothing is asked for.
     pub(crate) fn usual() -> Self {
         Self {
@@ -422,6 +439,30 @@ mod tests {
             let failure = Recorded::new(asked).expect_err("refused");
             assert_eq!(failure.kind(), Kind::Usage, "{asked:?}");
         }
+    }
+
+    #[test]
+    fn what_a_cluster_cannot_promise_is_said_in_advance() {
+        let warned = |replication_factor, write_quorum, coordinators| {
+            Recorded::new(Asked {
+                replication_factor,
+                write_quorum,
+                coordinators,
+                ..Asked::default()
+            })
+            .expect("valid")
+            .warnings()
+            .join("\n")
+        };
+        assert_eq!(warned(None, None, None), "");
+        let says = |text: String, words: &str| assert!(text.contains(words), "{words}: {text}");
+        says(warned(Some(1), None, None), "a lost disk loses its data");
+        says(
+            warned(Some(3), Some(1), None),
+            "may lose acknowledged writes",
+        );
+        says(warned(Some(5), Some(2), None), "only 1 for a promotion");
+        says(warned(None, None, Some(1)), "one coordinator");
     }
 
     #[test]

@@ -97,6 +97,12 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
     let cluster = decide(args.asked(), &directory)?;
     check_ports(&cluster.nodes())?;
     cluster.save(&directory)?;
+    for warning in cluster.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    for name in child::set_aside(std::env::vars_os().map(|(name, _)| name)) {
+        eprintln!("note: {name} is not passed on: `cairn dev` decides that for its nodes itself");
+    }
     let restart = (!args.no_restart).then(|| Duration::from_millis(args.restart_delay_ms));
     let outcome = supervise::run(&cluster, &directory, restart);
     drop(lock);
