@@ -36,7 +36,13 @@ pub async fn run(
     let running = coordinator::start(config, listeners, shutdown.clone()).await?;
     let mut servers = Servers::new();
     tls.keep_fresh(&mut servers);
-    tasks::run_http(&mut servers, http, metrics, state(running.health()));
+    tasks::run_http(
+        &mut servers,
+        http,
+        metrics,
+        state(running.health()),
+        tls.plain_server(),
+    );
     tracing::info!(
         name = %settings.process.name,
         client = %settings.process.advertised.client,

@@ -136,7 +136,13 @@ pub async fn run(settings: DataSettings, shutdown: CancellationToken) -> Result<
     let progress = Arc::new(Progress::default());
     let mut watchers = Servers::new();
     tls.keep_fresh(&mut watchers);
-    tasks::run_http(&mut watchers, ports.http, metrics, http_state(&progress));
+    tasks::run_http(
+        &mut watchers,
+        ports.http,
+        metrics,
+        http_state(&progress),
+        tls.plain_server(),
+    );
     let started = start(
         &settings,
         &tls,

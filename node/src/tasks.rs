@@ -16,6 +16,7 @@ use crate::coordinator::CoordinatorError;
 use crate::disk::DirectoryError;
 use crate::http::metrics::{InstallError, Metrics};
 use crate::http::{self, HttpConfig, HttpState};
+use crate::listener::TlsSource;
 use crate::store::StorageError;
 
 /// How often the histograms of a process that nobody scrapes are folded.
@@ -142,12 +143,15 @@ impl Servers {
     }
 }
 
-/// Runs the health and metrics listener among `servers`.
+/// Runs the health and metrics listener among `servers`. It speaks TLS where the node
+/// does, without asking for a client's certificate: neither the kubelet's probes nor
+/// Prometheus have one of the cluster's.
 pub(crate) fn run_http(
     servers: &mut Servers,
     listener: TcpListener,
     metrics: Metrics,
     state: HttpState,
+    tls: Option<TlsSource>,
 ) {
     let state = HttpState {
         metrics: Some(metrics.clone()),
@@ -158,7 +162,7 @@ pub(crate) fn run_http(
         header_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(1),
-        tls: None,
+        tls,
     };
     let token = servers.token();
     servers.run(

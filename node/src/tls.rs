@@ -104,7 +104,7 @@ struct Configs {
     peer_server: Arc<ServerConfig>,
     /// For gRPC clients.
     grpc_server: Arc<ServerConfig>,
-    /// For Redis clients.
+    /// For Redis and HTTP clients.
     plain_server: Arc<ServerConfig>,
     /// For dialling other nodes.
     client: Arc<ClientConfig>,
@@ -140,7 +140,7 @@ impl Tls {
         self.source(|configs| &configs.grpc_server)
     }
 
-    /// For listeners of Redis clients.
+    /// For listeners of Redis clients, and of those that ask for health and metrics.
     #[must_use]
     pub fn plain_server(&self) -> Option<TlsSource> {
         self.source(|configs| &configs.plain_server)

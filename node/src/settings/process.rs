@@ -263,7 +263,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         ),
         store_reader_threads: reader
             .number("CAIRN_STORE_READER_THREADS", 1..=256)
-            .unwrap_or(2),
+            .unwrap_or_else(|| store_readers(allowed_cpus())),
         wal_segment_bytes,
         wal_retain_bytes,
         disk_reserve_bytes: reader.bytes("CAIRN_DISK_RESERVE_BYTES", 256 * MIB, MIB..=1024 * GIB),
@@ -522,6 +522,49 @@ pub fn allowed_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// How many threads read from disk where nobody says: one per CPU, for most of what they
+/// read lies in the page cache. Two at least, so that one slow read does not hold all
+/// others up, and not more than a disk answers better for.
+fn store_readers(cpus: usize) -> usize {
+    cpus.clamp(2, 16)
+}
+
 fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    use super::*;
+
+    #[test]
+    fn threads_follow_the_cpus_that_the_process_may_use() {
+        // The mask is the thread's own, so that this touches no other test.
+        let seen = std::thread::spawn(|| {
+            let all = sched_getaffinity(None).expect("the mask");
+            let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&c| all.is_set(c)).collect();
+            let mut seen = Vec::new();
+            for count in [1, allowed.len().min(2)] {
+                let mut few = CpuSet::new();
+                for &cpu in allowed.iter().take(count) {
+                    few.set(cpu);
+                }
+                sched_setaffinity(None, &few).expect("a narrower mask");
+                seen.push((count, allowed_cpus()));
+            }
+            seen
+        })
+        .join()
+        .expect("a thread that measures");
+        // A quota of the cgroup may leave fewer than the mask, and never more.
+        assert_eq!(seen[0], (1, 1));
+        assert!(seen.iter().all(|(mask, cpus)| cpus <= mask), "{seen:?}");
+    }
+
+    #[test]
+    fn readers_are_never_one_nor_very_many() {
+        assert_eq!([1, 2, 8, 96].map(store_readers), [2, 2, 8, 16]);
+    }
 }

@@ -452,7 +452,7 @@ pub const SETTINGS: &[Setting] = &[
         "CAIRN_STORE_READER_THREADS",
         Data,
         Bounds,
-        "2",
+        "the CPUs that the process is allowed, from 2 to 16",
         "1 to 256",
         "Threads that read from disk what no cache holds.",
     ),

@@ -18,7 +18,8 @@ use fjall::{
 use super::StorageConfig;
 
 const KEYSPACE: &str = "state";
-/// fjall's threads: one may compact while the other flushes memtables.
+/// fjall's threads: one may compact while the other flushes memtables. However many CPUs
+/// there are: with one keyspace there is nothing for a third to do at the same time.
 const WORKERS: usize = 2;
 const JOURNAL_EXTENSION: &str = "jnl";
 
