@@ -20,6 +20,8 @@
  *   <journal>/lie              while this file exists, fsync and fdatasync return 0 and
  *                              flush nothing: an acknowledgement precedes its flush.
  *   <journal>/fail-fsync       while this file exists, fsync and fdatasync fail (EIO).
+ *   <journal>/stall            while this file exists, fsync and fdatasync do not return:
+ *                              a kill finds what was written and not flushed.
  *
  * Locks: a file's lock is held over journal record and write, and over fsync and the
  * clearing of its journal, so that no write slips between the two. names_lock orders
@@ -42,6 +44,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FDS_MAX 65536
@@ -521,6 +524,11 @@ static int flush(int fd, long call) {
     struct file *f = tracked(fd);
     if (!f)
         return syscall(call, fd);
+    while (switched_on("stall")) {
+        /* Without a lock: others may write meanwhile, as they may beside a slow disk. */
+        struct timespec pause = {0, 1000000};
+        nanosleep(&pause, NULL);
+    }
     if (switched_on("fail-fsync")) {
         errno = EIO;
         return -1;

@@ -187,15 +187,22 @@ impl Cluster {
     /// # Errors
     /// Where it does not come to serve.
     pub fn start(spec: Spec) -> Result<Self> {
-        let started = Instant::now();
         let mut cluster = Self::lay_out(spec)?;
-        for node in cluster.nodes() {
-            node.start()?;
-        }
-        cluster.await_ready()?;
-        cluster.await_serving()?;
-        println!("the cluster serves after {:.1?}", started.elapsed());
+        cluster.bring_up()?;
         Ok(cluster)
+    }
+
+    /// Starts a cluster that was laid out, and waits until it serves.
+    ///
+    /// # Errors
+    /// Where it does not come to serve.
+    pub fn bring_up(&mut self) -> Result<()> {
+        let started = Instant::now();
+        self.start_all()?;
+        self.await_ready()?;
+        self.await_serving()?;
+        println!("the cluster serves after {:.1?}", started.elapsed());
+        Ok(())
     }
 
     /// Every node.

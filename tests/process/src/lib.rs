@@ -6,12 +6,14 @@
 //! - [`load`] writes and reads from many connections; [`ledger`] remembers what was
 //!   acknowledged and judges what is read, and [`gaps`] how long a partition was
 //!   silent. None of that lives in a process that is killed.
+//! - [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
 //! - [`waiting`] waits for conditions, with a bound.
 //!
 //! Nothing here asserts a duration: bounds only end what would hang.
 
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod gaps;
 pub mod http;
@@ -23,6 +25,7 @@ pub mod ports;
 pub mod power;
 pub mod resp;
 pub mod seed;
+pub mod skip;
 pub mod slot_keys;
 pub mod status;
 pub mod waiting;

@@ -137,7 +137,7 @@ impl Shared {
         *locked(&self.errors).entry(kind).or_default() += 1;
     }
 
-    fn unanswered(&self, error: &Unanswered) {
+    pub(crate) fn unanswered(&self, error: &Unanswered) {
         let counter = match error {
             Unanswered::Refused(_) => &self.refused,
             Unanswered::Unknown(_) => &self.unknown,
@@ -182,6 +182,7 @@ fn count_of(reply: &Reply) -> Result<u64> {
 pub struct Load {
     runtime: Runtime,
     shared: Arc<Shared>,
+    native: Option<Native>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -234,8 +235,11 @@ impl Load {
                 runtime.spawn(work(shared.clone(), writer, client, rng))
             })
             .collect();
-        if plan.native > 0 {
-            let native = Native::connect(&runtime, target)?;
+        let native = match plan.native {
+            0 => None,
+            _ => Some(Native::connect(&runtime, target)?),
+        };
+        if let Some(native) = &native {
             for task in 0..plan.native {
                 let rng = StdRng::seed_from_u64(!seed ^ task as u64);
                 tasks.push(runtime.spawn(native.clone().work(shared.clone(), rng)));
@@ -244,6 +248,7 @@ impl Load {
         Ok(Self {
             runtime,
             shared,
+            native,
             tasks,
         })
     }
@@ -313,6 +318,25 @@ impl Load {
     #[must_use]
     pub fn acknowledgements(&self) -> Acknowledgements {
         locked(&self.shared.acknowledgements).clone()
+    }
+
+    /// How many requests were refused or left unknown until now.
+    #[must_use]
+    pub fn unanswered(&self) -> u64 {
+        let shared = &self.shared;
+        shared.refused.load(Ordering::Relaxed) + shared.unknown.load(Ordering::Relaxed)
+    }
+
+    /// What went wrong until now, by kind.
+    #[must_use]
+    pub fn errors(&self) -> BTreeMap<String, u64> {
+        locked(&self.shared.errors).clone()
+    }
+
+    /// What the Rust client counted until now; nothing where the plan has none.
+    #[must_use]
+    pub fn client_stats(&self) -> cairn_client::Stats {
+        self.native.as_ref().map(Native::stats).unwrap_or_default()
     }
 
     /// What was broken until now.

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use cairn_client::{Client, Error, Options};
+use cairn_client::{Client, Error, Options, Stats};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::runtime::Runtime;
 
 use crate::cluster::{BOUND, Target};
 use crate::load::Shared;
+use crate::resp::Unanswered;
 
 /// The client that every task shares.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Native(Client);
 
 impl Native {
@@ -24,6 +25,10 @@ impl Native {
         };
         let client = runtime.block_on(Client::connect(target.clients.clone(), options))?;
         Ok(Self(client))
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.0.stats()
     }
 
     pub(crate) async fn work(self, shared: Arc<Shared>, mut rng: StdRng) {
@@ -38,11 +43,13 @@ impl Native {
                     shared.check(&counter.key, "increment", judged);
                     shared.acknowledged(counter.partition);
                 }
-                Err(error @ Error::OutcomeUnknown { .. }) => shared.error(&error.to_string()),
+                Err(error @ Error::OutcomeUnknown { .. }) => {
+                    shared.unanswered(&Unanswered::Unknown(error.to_string()));
+                }
                 Err(error) => {
                     // After any other error nothing was changed.
                     counter.state().refused();
-                    shared.error(&error.to_string());
+                    shared.unanswered(&Unanswered::Refused(error.to_string()));
                 }
             }
         }

@@ -6,9 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::ClientConfig;
 
 use crate::power::Power;
 use crate::{binary, http, ports, waiting};
@@ -65,6 +67,8 @@ pub struct Node {
     pub log: PathBuf,
     /// Its power supply, where the shim is loaded.
     pub power: Option<Power>,
+    /// How its HTTP port is asked, where it speaks TLS.
+    pub tls: Option<Arc<ClientConfig>>,
     environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
@@ -86,6 +90,7 @@ impl Node {
             data: directory.join(name),
             log: directory.join(format!("{name}.log")),
             power: None,
+            tls: None,
             environment,
             process: None,
         }
@@ -317,7 +322,29 @@ impl Node {
     /// Where there is no answer.
     pub fn http(&self, path: &str) -> Result<(u16, String)> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.http));
-        http::get(address, path)
+        http::get(address, path, self.tls.as_ref())
+    }
+
+    /// The sum over all labels of a metric; 0 where it was never counted.
+    ///
+    /// # Errors
+    /// Where there is no answer, or the value is no number.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let (status, text) = self.http("/metrics")?;
+        ensure!(status == 200, "{}: /metrics answers {status}", self.name);
+        let mut sum = 0.0;
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix(name) else {
+                continue;
+            };
+            // Other metrics may begin with the same words.
+            if rest.starts_with([' ', '{'])
+                && let Some((_, value)) = rest.rsplit_once(' ')
+            {
+                sum += value.parse::<f64>().context("a metric's value")?;
+            }
+        }
+        Ok(sum)
     }
 
     /// Removes everything on its disk. The process must not run.

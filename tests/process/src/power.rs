@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -129,6 +130,39 @@ impl Power {
     /// Where the switch cannot be set.
     pub fn lie(&self, on: bool) -> Result<()> {
         self.switch("lie", on)
+    }
+
+    /// Lets every fsync and fdatasync wait until this is switched off: what was
+    /// written meanwhile is not flushed, and nobody is told that it was.
+    ///
+    /// # Errors
+    /// Where the switch cannot be set.
+    pub fn stall(&self, on: bool) -> Result<()> {
+        self.switch("stall", on)
+    }
+
+    /// Where in a file that still exists the bytes lie that were written and not yet
+    /// flushed; `None` where there are none.
+    ///
+    /// # Errors
+    /// Where its journal cannot be read.
+    pub fn unflushed(&self, file: &Path) -> Result<Option<Range<u64>>> {
+        let journal = self
+            .journal
+            .join(format!("{}.undo", file.metadata()?.ino()));
+        if !journal.exists() {
+            return Ok(None);
+        }
+        let journal = fs::read(journal)?;
+        let mut range: Option<Range<u64>> = None;
+        for record in records(&journal)? {
+            let end = record.offset + record.old.len() as u64;
+            range = Some(match range {
+                None => record.offset..end,
+                Some(range) => range.start.min(record.offset)..range.end.max(end),
+            });
+        }
+        Ok(range.filter(|range| !range.is_empty()))
     }
 
     fn switch(&self, name: &str, on: bool) -> Result<()> {

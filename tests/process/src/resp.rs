@@ -2,14 +2,19 @@
 //! acknowledged, refused before anything was done, or unknown.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_core::slots;
+use rustls::ClientConfig;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 const BULK_MAX: usize = 64 << 20;
 const ITEMS_MAX: usize = 1 << 20;
@@ -74,7 +79,7 @@ fn nothing_done(error: &str) -> bool {
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
-    stream: BufStream<TcpStream>,
+    stream: BufStream<Either<TcpStream, TlsStream<TcpStream>>>,
 }
 
 impl Connection {
@@ -87,16 +92,47 @@ impl Connection {
             .await
             .context("connect: out of time")??;
         stream.set_nodelay(true)?;
+        Ok(Self::accepted(stream))
+    }
+
+    /// Connects over TLS, within `bound`.
+    ///
+    /// # Errors
+    /// Where nobody accepts in time, or shows a certificate that is not trusted.
+    pub async fn open_tls(
+        address: SocketAddr,
+        bound: Duration,
+        config: Arc<ClientConfig>,
+    ) -> Result<Self> {
+        let stream = timeout(bound, async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let name = address.ip().into();
+            TlsConnector::from(config).connect(name, stream).await
+        });
+        let stream = stream.await.context("connect over TLS: out of time")??;
         Ok(Self {
-            stream: BufStream::new(stream),
+            stream: BufStream::new(Either::Right(stream)),
         })
+    }
+
+    /// The certificate that the other end showed.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        match self.stream.get_ref() {
+            Either::Left(_) => None,
+            Either::Right(stream) => {
+                let shown = stream.get_ref().1.peer_certificates()?;
+                Some(shown.first()?.to_vec())
+            }
+        }
     }
 
     /// The other end of an accepted connection.
     #[must_use]
     pub fn accepted(stream: TcpStream) -> Self {
         Self {
-            stream: BufStream::new(stream),
+            stream: BufStream::new(Either::Left(stream)),
         }
     }
 

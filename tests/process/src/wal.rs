@@ -1,12 +1,16 @@
 //! Damage to the log segments of a node that does not run.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use cairn_storage::format::batch::{BatchHeader, decode_batch_header};
+use cairn_storage::format::segment_header::HEADER_BYTES;
 
-/// The write-ahead log's segments of a node, oldest first by name.
+/// The write-ahead log's segments of a node, oldest first. Files that are prepared to
+/// become segments lie beside them and hold nothing.
 ///
 /// # Errors
 /// Where there are none.
@@ -17,7 +21,7 @@ pub fn segments(data: &Path) -> Result<Vec<PathBuf>> {
         fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?
     {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
+        if entry.file_name().to_string_lossy().starts_with("segment-") {
             found.push(entry.path());
         }
     }
@@ -26,41 +30,56 @@ pub fn segments(data: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Where the written part of a preallocated segment ends: after the last byte that
-/// is not zero.
+/// The segment that is written to.
+///
+/// # Errors
+/// Where there is none.
+pub fn last_segment(data: &Path) -> Result<PathBuf> {
+    segments(data)?.pop().context("a segment")
+}
+
+/// A batch of a segment.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Where it stands.
+    pub offset: u64,
+    /// Where the next one would.
+    pub end: u64,
+    /// Its header.
+    pub header: BatchHeader,
+}
+
+/// The batches of a segment, in order, up to the first that is not whole.
 ///
 /// # Errors
 /// Where it cannot be read.
-pub fn end_of_content(segment: &Path) -> Result<u64> {
+pub fn batches(segment: &Path) -> Result<Vec<Batch>> {
     let bytes = fs::read(segment)?;
-    Ok(bytes
-        .iter()
-        .rposition(|&b| b != 0)
-        .map_or(0, |at| at as u64 + 1))
+    let mut found = Vec::new();
+    let mut offset = HEADER_BYTES as u64;
+    while let Some(rest) = bytes.get(usize::try_from(offset)?..)
+        && let Ok(header) = decode_batch_header(rest)
+    {
+        let end = header.next_offset(offset);
+        found.push(Batch {
+            offset,
+            end,
+            header,
+        });
+        offset = end;
+    }
+    Ok(found)
 }
 
-/// Overwrites the last `length` written bytes with zeros, as a write that was under
-/// way when the power went leaves it.
+/// Overwrites the second half of a range with zeros, as a write that was under way when
+/// the power went leaves it.
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn tear(segment: &Path, length: u64) -> Result<()> {
-    let end = end_of_content(segment)?;
-    let from = end.saturating_sub(length);
+pub fn tear(segment: &Path, range: &Range<u64>) -> Result<()> {
+    let from = range.start + (range.end - range.start) / 2;
     let file = fs::OpenOptions::new().write(true).open(segment)?;
-    file.write_all_at(&vec![0; usize::try_from(end - from)?], from)?;
-    Ok(())
-}
-
-/// Appends bytes after the content that mean nothing, as a torn write of a later
-/// batch leaves them.
-///
-/// # Errors
-/// Where it cannot be written.
-pub fn append_garbage(segment: &Path, garbage: &[u8]) -> Result<()> {
-    let end = end_of_content(segment)?;
-    let file = fs::OpenOptions::new().write(true).open(segment)?;
-    file.write_all_at(garbage, end)?;
+    file.write_all_at(&vec![0; usize::try_from(range.end - from)?], from)?;
     Ok(())
 }
 

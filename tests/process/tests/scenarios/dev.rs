@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 
 use anyhow::{Context, Result, ensure};
@@ -13,15 +13,15 @@ use cairn_process_tests::resp::{ClusterClient, Patience, Reply, Routes};
 use cairn_process_tests::{binary, ports, waiting};
 use tempfile::TempDir;
 
-/// The command, in a directory and on ports of the test's own.
-fn command(directory: &Path, port: u16, words: &[&str]) -> Result<Command> {
+/// `cairn` with nothing of the tester's own settings, which dies with the test.
+pub(crate) fn cairn(words: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary::cairn()?);
-    command
-        .args(["dev", "--resp-port", &port.to_string(), "--data-dir"])
-        .arg(directory)
-        .args(words)
-        .env_remove("CAIRN_ROLE")
-        .stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CAIRN_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(words).stdin(Stdio::null());
     // SAFETY: between fork and exec only `prctl` is called, which is
     // async-signal-safe.
     unsafe {
@@ -33,46 +33,72 @@ fn command(directory: &Path, port: u16, words: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+/// `cairn dev`, in a directory and on ports of the test's own.
+pub(crate) fn command(directory: &Path, port: u16, words: &[&str]) -> Result<Command> {
+    let mut command = cairn(&["dev", "--resp-port", &port.to_string(), "--data-dir"])?;
+    command.arg(directory).args(words);
+    Ok(command)
+}
+
 /// A running `cairn dev`. Dropping it kills it, and its nodes end with it.
 pub(crate) struct Dev {
     process: Child,
     pub(crate) port: u16,
+    /// What it said before it was ready, of both its outputs.
+    pub(crate) said: String,
 }
 
 impl Dev {
     /// Starts it and waits for the line `ready`.
     pub(crate) fn start(directory: &Path, words: &[&str]) -> Result<Self> {
         let port = ports::free_run(5)?;
-        let mut command = command(directory, port, words)?;
+        Self::run(command(directory, port, words)?, port)
+    }
+
+    /// Runs a command that is one, and waits for the line `ready`, alone.
+    pub(crate) fn run(mut command: Command, port: u16) -> Result<Self> {
         let mut process = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()?;
+        let (lines, arrived) = mpsc::channel();
+        // They read on to the end, so that no pipe ever fills up.
         let output = process.stdout.take().context("its output")?;
-        let dev = Self { process, port };
-        let (lines, said) = mpsc::channel();
-        // Reads on to the end, so that the pipe never fills up.
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = lines.send(line);
-            }
-        });
+        read_lines(output, lines.clone());
+        let errors = process.stderr.take().context("its errors")?;
+        read_lines(errors, lines);
+        let mut dev = Self {
+            process,
+            port,
+            said: String::new(),
+        };
         loop {
-            let line = said
-                .recv_timeout(BOUND)
-                .context("wait for the line `ready`")?;
+            let line = arrived
+                .recv_timeout(BOUND * 2)
+                .with_context(|| format!("no line `ready`; it said:\n{}", dev.said))?;
             if line == "ready" {
                 return Ok(dev);
             }
+            dev.said.push_str(&line);
+            dev.said.push('\n');
         }
     }
 
-    fn pid(&self) -> u32 {
+    /// Asks it to stop, as Ctrl-C or a service manager does, and waits for its end.
+    pub(crate) fn stop(mut self) -> Result<ExitStatus> {
+        // SAFETY: `kill` takes two integers; the process is our own child, not yet
+        // waited for, so that its number belongs to nobody else.
+        let result = unsafe { libc::kill(i32::try_from(self.pid())?, libc::SIGTERM) };
+        ensure!(result == 0, "{}", std::io::Error::last_os_error());
+        waiting::until("cairn dev to end", BOUND, || Ok(self.process.try_wait()?))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
     /// The processes that it started.
-    fn children(&self) -> Result<Vec<u32>> {
+    pub(crate) fn children(&self) -> Result<Vec<u32>> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
@@ -94,8 +120,17 @@ impl Drop for Dev {
     }
 }
 
+fn read_lines(pipe: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            // Nobody listens any more once it is ready.
+            let _ = lines.send(line);
+        }
+    });
+}
+
 /// The parent of a process that still runs.
-fn parent(pid: u32) -> Option<u32> {
+pub(crate) fn parent(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // After the name, which may hold anything but ends with the last parenthesis.
     let mut fields = status.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -105,8 +140,8 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 /// Runs it where it is to refuse, and returns what it said.
-fn refused(directory: &Path, words: &[&str]) -> Result<String> {
-    let mut process = command(directory, ports::free_run(5)?, words)?
+pub(crate) fn refused(mut command: Command) -> Result<String> {
+    let mut process = command
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
@@ -145,7 +180,8 @@ fn cairn_dev_finds_its_data_again_and_its_nodes_end_with_it() -> Result<()> {
     })?;
 
     // Another one on the same directory, and one with other counts, are refused.
-    let said = refused(directory.path(), &counts)?;
+    let elsewhere = ports::free_run(5)?;
+    let said = refused(command(directory.path(), elsewhere, &counts)?)?;
     ensure!(
         said.contains(&dev.pid().to_string()),
         "it does not name the holder: {said}"
@@ -159,20 +195,53 @@ fn cairn_dev_finds_its_data_again_and_its_nodes_end_with_it() -> Result<()> {
             .all(|&pid| parent(pid).is_none())
             .then_some(()))
     })?;
-    let said = refused(directory.path(), &["--data-nodes", "4"])?;
-    ensure!(
-        said.contains("reset"),
-        "it does not name the way out: {said}"
-    );
+    let others = ["--data-nodes", "4", "--coordinators", "3"];
+    let said = refused(command(directory.path(), elsewhere, &others)?)?;
+    for words in [
+        "--data-nodes is 4, it was made with 3",
+        "--coordinators is 3, it was made with 1",
+        "cairn dev reset --data-dir",
+    ] {
+        ensure!(said.contains(words), "it does not say `{words}`: {said}");
+    }
 
     let dev = Dev::start(directory.path(), &[])?;
     let address = format!("127.0.0.1:{}", dev.port);
-    let reply = waiting::until("a read", BOUND, || {
-        Ok(Some(call(&address, &["GET", "greeting"])?))
-    })?;
+    let read = |address: &str| {
+        waiting::until("a read", BOUND, || {
+            Ok(Some(call(address, &["GET", "greeting"])?))
+        })
+    };
+    let reply = read(&address)?;
     ensure!(
         reply == Reply::Bulk(Some(b"hello".to_vec())),
         "the value is {reply:?}"
+    );
+
+    // What is reset while it runs would be gone under its feet; afterwards it begins anew,
+    // with whatever counts are asked for.
+    let reset = || -> Result<Command> {
+        let mut reset = cairn(&["dev", "reset", "--yes", "--data-dir"])?;
+        reset.arg(directory.path());
+        Ok(reset)
+    };
+    let said = refused(reset()?)?;
+    ensure!(
+        said.contains(&dev.pid().to_string()),
+        "it does not name the holder: {said}"
+    );
+    let status = dev.stop()?;
+    ensure!(status.success(), "it ended with {status}");
+    let done = reset()?.output()?;
+    ensure!(done.status.success(), "{done:?}");
+    let dev = Dev::start(
+        directory.path(),
+        &["--coordinators", "1", "--data-nodes", "4"],
+    )?;
+    let reply = read(&format!("127.0.0.1:{}", dev.port))?;
+    ensure!(
+        reply == Reply::Bulk(None),
+        "after the reset the value is {reply:?}"
     );
     Ok(())
 }

@@ -62,6 +62,10 @@ fn data_nodes_killed_one_after_another_lose_nothing_and_every_partition_serves_a
     }
     load.await_every_partition()?;
     println!("gap in service per partition over {kills} kills: {gaps}");
+    // Only a client that tried again can show that a retry is applied once.
+    let stats = load.client_stats();
+    println!("the Rust client: {stats:?}");
+    ensure!(stats.retries > 0, "no call was tried again: {stats:?}");
     cluster.check_running()?;
     load.stop()?.verify(&cluster.target())
 }

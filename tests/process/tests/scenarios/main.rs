@@ -4,6 +4,7 @@
 //! `docs/testing.md` says how they check.
 
 mod checker;
+mod clients;
 mod coordinators;
 mod dev;
 mod disks;
@@ -12,5 +13,4 @@ mod kills;
 mod other_configurations;
 mod power_cuts;
 mod power_loss_shim;
-mod redis_tools;
 mod refusals;

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use cairn_process_tests::cluster::BOUND;
 use cairn_process_tests::power::{Forget, Power};
-use cairn_process_tests::seed;
+use cairn_process_tests::{seed, waiting};
 use tempfile::TempDir;
 
 struct Bench {
@@ -26,12 +27,17 @@ impl Bench {
         self.directory.path().join("data")
     }
 
-    fn probe(&self, steps: &str) -> Result<()> {
-        let done = Command::new(env!("CARGO_BIN_EXE_power_probe"))
+    fn command(&self, steps: &str) -> Result<Command> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_power_probe"));
+        command
             .args(steps.split_whitespace())
             .current_dir(self.data())
-            .envs(self.power.environment()?)
-            .output()?;
+            .envs(self.power.environment()?);
+        Ok(command)
+    }
+
+    fn probe(&self, steps: &str) -> Result<()> {
+        let done = self.command(steps)?.output()?;
         ensure!(
             done.status.success(),
             "{}",
@@ -156,6 +162,32 @@ fn a_disk_that_lies_loses_what_it_said_it_had_flushed() -> Result<()> {
     bench.cut()?;
     assert_eq!(content(&bench.data(), "a")?, vec![1; 1000]);
     assert!(!bench.data().join("b").exists());
+    Ok(())
+}
+
+#[test]
+fn a_flush_that_is_held_up_leaves_unflushed_what_was_written() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.probe("create:a append:a:1:1000 flush:a flush-names:.")?;
+    let file = bench.data().join("a");
+    ensure!(bench.power.unflushed(&file)?.is_none());
+    bench.power.stall(true)?;
+    let mut probe = bench
+        .command("open:a write:a:100:2:50 write:a:300:3:50 flush:a write:a:0:4:1000")?
+        .spawn()?;
+    let written = waiting::until("both writes", BOUND, || {
+        Ok(bench
+            .power
+            .unflushed(&file)?
+            .filter(|range| range.end == 350))
+    });
+    probe.kill()?;
+    probe.wait()?;
+    assert_eq!(written?, 100..350);
+    bench.power.stall(false)?;
+    assert_eq!(content(&bench.data(), "a")?[300..350], [3; 50]);
+    bench.cut()?;
+    assert_eq!(content(&bench.data(), "a")?, vec![1; 1000]);
     Ok(())
 }
 

@@ -3,22 +3,17 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use cairn_process_tests::skip;
 use tempfile::TempDir;
 
 use crate::dev::Dev;
 
-fn installed(tool: &str) -> bool {
-    let found = Command::new(tool).arg("--version").output().is_ok();
-    if !found {
-        println!("skipped: {tool} is not installed (ci/install-tools)");
-    }
-    found
-}
-
 #[test]
 fn redis_cli_and_redis_benchmark_run_unchanged_against_cairn_dev() -> Result<()> {
-    if !installed("redis-cli") || !installed("redis-benchmark") {
-        return Ok(());
+    for tool in ["redis-cli", "redis-benchmark"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            return skip::without(&format!("{tool} is not installed (see ci/install-tools)"));
+        }
     }
     let directory = TempDir::with_prefix("cairn-dev-")?;
     let dev = Dev::start(directory.path(), &[])?;

@@ -1,0 +1,87 @@
+//! The TLS files of a cluster, from an authority of the test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Signs certificates for nodes on loopback, and keeps their files in one folder.
+#[derive(Debug)]
+pub struct Authority {
+    directory: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new one, whose certificate lies in `directory`.
+    ///
+    /// # Errors
+    /// Where it cannot be made or written.
+    pub fn new(directory: &Path) -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(Vec::<String>::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key)?.pem();
+        let authority = Self {
+            directory: directory.to_owned(),
+            issuer: Issuer::new(params, key),
+        };
+        authority.write("ca.pem", &certificate)?;
+        Ok(authority)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let fresh = self.directory.join(format!("{name}.new"));
+        fs::write(&fresh, text)?;
+        fs::rename(&fresh, self.directory.join(name))?;
+        Ok(())
+    }
+
+    /// Puts a new certificate and key in the place of those that the nodes have, and
+    /// returns the certificate as clients are shown it.
+    ///
+    /// # Errors
+    /// Where they cannot be made or written.
+    pub fn issue(&self) -> Result<Vec<u8>> {
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(["127.0.0.1".to_owned()])?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        self.write("key.pem", &key.serialize_pem())?;
+        self.write("cert.pem", &certificate.pem())?;
+        Ok(certificate.der().to_vec())
+    }
+
+    /// The variables that name the files.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("CAIRN_TLS_CERT_FILE", "cert.pem"),
+            ("CAIRN_TLS_KEY_FILE", "key.pem"),
+            ("CAIRN_TLS_CA_FILE", "ca.pem"),
+        ]
+        .map(|(name, file)| (name, self.directory.join(file).display().to_string()))
+    }
+
+    /// For clients that trust this authority and show no certificate. `protocol` is
+    /// what gRPC has to name.
+    ///
+    /// # Errors
+    /// Where the authority's own certificate cannot be read back.
+    pub fn client(&self, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
+        let pem = fs::read(self.directory.join("ca.pem"))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem).context("the authority's certificate")?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+        Ok(Arc::new(config))
+    }
+}

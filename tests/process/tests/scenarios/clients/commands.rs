@@ -1,0 +1,259 @@
+//! The `cairn` command against `cairn dev`, as a newcomer types it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use cairn_process_tests::certificates::Authority;
+use cairn_process_tests::cluster::BOUND;
+use cairn_process_tests::resp::{Connection, Reply};
+use cairn_process_tests::{ports, waiting};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::dev::{Dev, cairn, command, parent, refused};
+
+/// Somebody's home, with a folder to type commands in.
+struct Home {
+    directory: TempDir,
+}
+
+impl Home {
+    fn new() -> Result<Self> {
+        let directory = TempDir::with_prefix("cairn-home-")?;
+        for folder in ["home", "share", "work", "tls"] {
+            fs::create_dir(directory.path().join(folder))?;
+        }
+        Ok(Self { directory })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn cairn(&self, words: &[&str]) -> Result<Command> {
+        let mut command = cairn(words)?;
+        command
+            .current_dir(self.path("work"))
+            .env("HOME", self.path("home"))
+            .env("XDG_DATA_HOME", self.path("share"));
+        Ok(command)
+    }
+
+    /// Runs a command that is to end with `code`, and returns what it printed.
+    fn run(&self, code: i32, words: &[&str]) -> Result<String> {
+        let done = self.cairn(words)?.output()?;
+        ensure!(
+            done.status.code() == Some(code),
+            "cairn {words:?} ended with {}, not with {code}: {}",
+            done.status,
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(String::from_utf8(done.stdout)?)
+    }
+
+    fn json(&self, words: &[&str]) -> Result<Value> {
+        let text = self.run(0, &[words, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("{words:?} printed {text}"))
+    }
+}
+
+fn entries(directory: &Path) -> Result<usize> {
+    Ok(fs::read_dir(directory)?.count())
+}
+
+fn variable(pid: u32, name: &str) -> Result<Option<String>> {
+    let text = fs::read(format!("/proc/{pid}/environ"))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let found = text
+        .split('\0')
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    Ok(found.map(str::to_owned))
+}
+
+/// One start serves all of this: it takes most of the time.
+#[test]
+fn a_newcomer_runs_cairn_dev_and_every_command_finds_it() -> Result<()> {
+    let home = Home::new()?;
+    let port = ports::free_run(3)?;
+    let mut start = home.cairn(&[
+        "dev",
+        "--coordinators",
+        "1",
+        "--data-nodes",
+        "3",
+        "--partitions",
+        "32",
+        "--resp-port",
+        &port.to_string(),
+    ])?;
+    // Somebody's other cluster has TLS; this one is on loopback and has not.
+    let authority = Authority::new(&home.path("tls"))?;
+    authority.issue()?;
+    start.envs(authority.environment());
+    let dev = Dev::run(start, port)?;
+    for words in [
+        "warning: one coordinator",
+        "CAIRN_TLS_CERT_FILE is not passed on",
+        "stores and serves data",
+        &format!("redis-cli -c -p {port}"),
+    ] {
+        ensure!(
+            dev.said.contains(words),
+            "`{words}` is not in:\n{}",
+            dev.said
+        );
+    }
+
+    let children = dev.children()?;
+    let mut roles = Vec::new();
+    for &pid in &children {
+        roles.push(variable(pid, "CAIRN_ROLE")?.unwrap_or_default());
+        ensure!(variable(pid, "CAIRN_TLS_CERT_FILE")?.is_none());
+    }
+    roles.sort();
+    ensure!(
+        roles == ["coordinator", "data", "data", "data"],
+        "the children's roles are {roles:?}"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    for port in port..port + 3 {
+        let pong = runtime.block_on(async {
+            let mut node = Connection::open(&format!("127.0.0.1:{port}"), BOUND).await?;
+            node.call(&[b"PING"]).await
+        })?;
+        ensure!(pong == Reply::Simple("PONG".to_owned()), "{pong:?}");
+    }
+
+    keys(&home)?;
+    views(&home)?;
+    for mode in ["write", "read", "mix"] {
+        let report = home.json(&[
+            "bench",
+            "--mode",
+            mode,
+            "--requests",
+            "300",
+            "-c",
+            "8",
+            "--keys",
+            "100",
+            "--warmup",
+            "0",
+        ])?;
+        ensure!(
+            report["operations"].as_u64() >= Some(300),
+            "{mode}: {report}"
+        );
+    }
+    let report = home.run(
+        0,
+        &[
+            "bench",
+            "--native",
+            "--requests",
+            "100",
+            "-c",
+            "4",
+            "--keys",
+            "9",
+        ],
+    )?;
+    ensure!(report.contains("4 connections"), "{report}");
+
+    // The same ports in another directory: it says who has them.
+    let other = home.path("other");
+    let said = refused(command(&other, port, &["--coordinators", "1"])?)?;
+    let holder = children
+        .iter()
+        .find(|pid| said.contains(&format!("process {pid} (")));
+    ensure!(
+        holder.is_some() && said.contains(&format!("{port}, Redis of data-1")),
+        "it does not say who has the ports: {said}"
+    );
+
+    // All of it is in the user's data directory and nothing anywhere else.
+    ensure!(home.path("share/cairn/dev/dev.json").is_file());
+    ensure!(entries(&home.path("work"))? == 0 && entries(&home.path("home"))? == 0);
+
+    let status = dev.stop()?;
+    ensure!(status.success(), "it ended with {status}");
+    ensure!(children.iter().all(|&pid| parent(pid).is_none()));
+    home.run(3, &["--timeout", "1", "get", "greeting"])?;
+
+    // Without XDG_DATA_HOME it is where the specification says.
+    let mut reset = home.cairn(&["dev", "reset", "--yes"])?;
+    let said = refused({
+        reset.env_remove("XDG_DATA_HOME");
+        reset
+    })?;
+    let usual = home.path("home/.local/share/cairn/dev");
+    ensure!(said.contains(&usual.display().to_string()), "{said}");
+    home.run(0, &["dev", "reset", "--yes"])?;
+    ensure!(!home.path("share/cairn/dev").exists());
+    Ok(())
+}
+
+fn keys(home: &Home) -> Result<()> {
+    home.run(0, &["put", "greeting", "hello"])?;
+    ensure!(home.run(0, &["get", "greeting"])? == "hello");
+    let put = home.json(&["put", "greeting", "hello again"])?;
+    let got = home.json(&["get", "greeting"])?;
+    ensure!(
+        got["value"] == "hello again" && got["version"] == put["version"],
+        "put {put}, got {got}"
+    );
+    home.run(1, &["put", "greeting", "never", "--if-absent"])?;
+    ensure!(home.run(0, &["incr", "visits"])? == "1\n");
+    ensure!(home.json(&["incr", "visits", "--by", "41"])?["value"] == 42);
+    ensure!(home.json(&["del", "greeting", "visits", "nothing"])?["deleted"] == 2);
+    home.run(1, &["get", "greeting"])?;
+    home.run(1, &["del", "greeting"])?;
+    Ok(())
+}
+
+fn views(home: &Home) -> Result<()> {
+    let status = waiting::until("everything to be up", BOUND, || {
+        let status = home.run(0, &["status"])?;
+        Ok(status.contains("32 of 32 serve").then_some(status))
+    })?;
+    for words in [
+        "3 of 3 up",
+        "replication factor 3, write quorum 2",
+        "leader coordinator-1",
+    ] {
+        ensure!(status.contains(words), "`{words}` is not in:\n{status}");
+    }
+    ensure!(home.json(&["status"])?["summary"]["partitions"] == 32);
+
+    let ring = home.run(0, &["ring"])?;
+    let nodes = home.run(0, &["nodes"])?;
+    for name in ["data-1", "data-2", "data-3"] {
+        ensure!(
+            ring.contains(name) && nodes.contains(name),
+            "{name}:\n{ring}\n{nodes}"
+        );
+    }
+    ensure!(nodes.contains("leader"), "{nodes}");
+    let ring = home.json(&["ring"])?;
+    let points = ring["points"].as_array().map_or(0, Vec::len);
+    ensure!(points == 3 * 64, "the ring has {points} points");
+    let nodes = home.json(&["nodes"])?;
+    ensure!(
+        nodes["nodes"].as_array().map(Vec::len) == Some(3),
+        "{nodes}"
+    );
+
+    let partitions = home.run(0, &["partitions"])?;
+    ensure!(partitions.contains("PRIMARY") && partitions.lines().count() > 32);
+    let partitions = home.json(&["partitions", "--node", "data-2"])?;
+    // Three replicas on three nodes: every partition has one there.
+    ensure!(
+        partitions.as_array().map(Vec::len) == Some(32),
+        "{partitions}"
+    );
+    Ok(())
+}
