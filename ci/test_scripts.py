@@ -4,7 +4,11 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import io
+import os
+import stat
+import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -50,7 +54,7 @@ class Licences(unittest.TestCase):
 
 class Counting(unittest.TestCase):
     def run_step(self, script: str, minutes: float = 1):
-        step = run_tests.Step("probe", [sys.executable, "-c", script], minutes)
+        step = run_tests.Step("probe", "simulator", [sys.executable, "-c", script], minutes)
         # What the probe prints looks like results: whoever runs these tests must not count it.
         with contextlib.redirect_stdout(io.StringIO()):
             return run_tests.run(step)
@@ -80,6 +84,20 @@ class Counting(unittest.TestCase):
         )
         self.assertEqual((result.passed, result.failed), (3, 2))
 
+    def test_what_is_skipped_is_told_again(self):
+        for printed in ("skipped: no mount", "test disks::full ... skipped: no mount"):
+            result = self.run_step(f"print({printed!r})")
+            self.assertEqual(result.skipped, ["no mount"], printed)
+            self.assertIn("skipped: no mount", run_tests.summary([result]).splitlines())
+        self.assertEqual(self.run_step("print('3 keys were skipped: why')").skipped, [])
+
+    def test_counts_are_found_among_what_tests_print(self):
+        result = self.run_step(
+            "print('test kills::a ... kills: seed 7'); print('ok'); print();"
+            "print('test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured')"
+        )
+        self.assertEqual((result.passed, result.failed), (1, 0))
+
     def test_the_last_line_sums_up(self):
         results = [run_tests.Result("a", 2, 0, 0, 1.0, ""), run_tests.Result("b", 3, 1, 0, 1.0, "")]
         self.assertEqual(run_tests.summary(results).splitlines()[-1], "5 passed, 1 failed")
@@ -91,6 +109,87 @@ class Selection(unittest.TestCase):
         self.assertIn("scenarios", names)
         self.assertEqual(len(names), len(set(names)), "two test targets of one name run together")
         self.assertNotIn("scenarios", run_tests.integration(excluding=["scenarios"]))
+
+    def test_every_target_runs_in_exactly_one_step(self):
+        runs = {name: 0 for name in run_tests.test_targets()}
+        for step in run_tests.STEPS:
+            for flag, name in zip(step.command, step.command[1:]):
+                if flag == "--test":
+                    runs[name] += 1
+        # The scenarios are cut in two by one filter, which is skipped here and asked for there.
+        self.assertEqual(runs.pop("scenarios"), 2)
+        self.assertEqual(set(runs.values()), {1}, runs)
+        commands = {step.name: step.command for step in run_tests.STEPS}
+        self.assertEqual(commands["process tests"][-2:], ["--skip", run_tests.CLIENTS])
+        self.assertEqual(commands["clients"][-1], run_tests.CLIENTS)
+        sources = HERE.parent / "tests/process/tests/scenarios"
+        self.assertTrue((sources / run_tests.CLIENTS.rstrip(":")).is_dir())
+
+
+class Shares(unittest.TestCase):
+    def test_every_step_has_a_share_and_kubernetes_still_fits(self):
+        self.assertEqual({step.share for step in run_tests.STEPS}, set(run_tests.SHARES))
+        self.assertLessEqual(sum(run_tests.SHARES.values()) + 14, 45)
+
+    def test_a_share_that_is_overdrawn_is_seen(self):
+        results = [
+            run_tests.Result("tools", 1, 0, 0, 30.0, ""),
+            run_tests.Result("clients", 1, 0, 0, 60.0, ""),
+            run_tests.Result("simulator", 1, 0, 0, 600.0, ""),
+        ]
+        told = "\n".join(run_tests.shares(results))
+        self.assertRegex(told, r"clients +1\.5 of 4 min$|clients +1\.5 of 4 min\n")
+        self.assertRegex(told, r"simulator +10\.0 of 4 min, OVER ITS SHARE")
+
+
+class Documentation(unittest.TestCase):
+    def rows(self, heading: str):
+        """The rows of the table below a heading row of docs/testing.md."""
+        text = (HERE.parent / "docs/testing.md").read_text()
+        table = text.split(heading, 1)[1].split("\n\n", 1)[0]
+        rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
+        return [[cell.strip() for cell in row] for row in rows if "---" not in row[0]]
+
+    def test_the_table_of_steps_is_the_list_of_steps(self):
+        documented = [row[0] for row in self.rows("| step | holds |")]
+        self.assertEqual(documented, [step.name for step in run_tests.STEPS])
+
+    def test_the_table_of_shares_is_what_run_tests_holds(self):
+        documented = {row[0]: (row[1], row[2]) for row in self.rows("| share | steps | minutes |")}
+        steps = {share: [] for share in run_tests.SHARES}
+        for step in run_tests.STEPS:
+            steps[step.share].append(step.name)
+        self.assertEqual(
+            documented,
+            {share: (", ".join(steps[share]), str(run_tests.SHARES[share])) for share in steps},
+        )
+
+
+class Tools(unittest.TestCase):
+    def install(self, **environment):
+        """Runs ci/install-tools where nothing is installed and nothing can be."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "bash").symlink_to("/bin/bash")
+            identity = Path(folder) / "id"
+            identity.write_text("#!/bin/bash\necho 1000\n")
+            identity.chmod(identity.stat().st_mode | stat.S_IXUSR)
+            kept = {name: value for name, value in os.environ.items() if name != "CI"}
+            return subprocess.run(
+                ["/bin/bash", str(HERE / "install-tools")],
+                env={**kept, "PATH": folder, **environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def test_a_newcomer_without_the_tools_is_told_and_goes_on(self):
+        done = self.install()
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("skipped", done.stdout)
+
+    def test_under_ci_missing_tools_are_a_failure(self):
+        done = self.install(CI="true")
+        self.assertEqual(done.returncode, 1, done.stdout)
 
 
 class Tree(unittest.TestCase):
