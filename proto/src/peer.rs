@@ -9,7 +9,8 @@ use cairn_core::ids::{
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::entry::{EntryKind, LogEntry};
 use cairn_core::replication::message::{
-    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, LeaseRenew, LeaseReply, PeerMessage,
+    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, FetchRange, LeaseRenew, LeaseReply,
+    PeerMessage, Range,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -215,6 +216,108 @@ impl TryFrom<pb::Append> for Append {
             },
             entries,
             commit: Index(commit),
+        })
+    }
+}
+
+impl From<FetchRange> for pb::FetchRange {
+    fn from(
+        FetchRange {
+            partition,
+            to,
+            after,
+            until,
+        }: FetchRange,
+    ) -> Self {
+        Self {
+            partition: partition.0,
+            to: to.0,
+            after_epoch: after.position.epoch.0,
+            after_index: after.position.index.0,
+            after_chain: after.chain,
+            until: until.0,
+        }
+    }
+}
+
+impl TryFrom<pb::FetchRange> for FetchRange {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::FetchRange {
+            partition: id,
+            to,
+            after_epoch,
+            after_index,
+            after_chain,
+            until,
+        }: pb::FetchRange,
+    ) -> Result<Self, Malformed> {
+        if after_index >= until {
+            return Err(Malformed::new(
+                "until",
+                format!("{until} is not past index {after_index}"),
+            ));
+        }
+        Ok(Self {
+            partition: partition(id, "partition")?,
+            to: ReplicaId(to),
+            after: Mark {
+                position: Position {
+                    epoch: Epoch(after_epoch),
+                    index: Index(after_index),
+                },
+                chain: after_chain,
+            },
+            until: Index(until),
+        })
+    }
+}
+
+impl From<Range> for pb::Range {
+    fn from(
+        Range {
+            partition,
+            from,
+            after,
+            entries,
+        }: Range,
+    ) -> Self {
+        Self {
+            partition: partition.0,
+            from: from.0,
+            after_epoch: after.position.epoch.0,
+            after_index: after.position.index.0,
+            after_chain: after.chain,
+            entries: entries.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Range> for Range {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::Range {
+            partition: id,
+            from,
+            after_epoch,
+            after_index,
+            after_chain,
+            entries,
+        }: pb::Range,
+    ) -> Result<Self, Malformed> {
+        Ok(Self {
+            partition: partition(id, "partition")?,
+            from: ReplicaId(from),
+            after: Mark {
+                position: Position {
+                    epoch: Epoch(after_epoch),
+                    index: Index(after_index),
+                },
+                chain: after_chain,
+            },
+            entries: list(entries, limits::APPEND_ENTRIES, "entries")?,
         })
     }
 }
@@ -470,6 +573,8 @@ impl From<PeerMessage> for pb::Message {
                 epoch: epoch.0,
                 to: to.0,
             }),
+            PeerMessage::FetchRange(request) => Body::FetchRange(request.into()),
+            PeerMessage::Range(range) => Body::Range(range.into()),
             PeerMessage::Record(record) => Body::Record(record.as_ref().into()),
             PeerMessage::MapVersion(version) => Body::MapVersion(version.0),
         };
@@ -540,6 +645,10 @@ impl TryFrom<pb::Message> for PeerMessage {
                 epoch: Epoch(epoch),
                 to: ReplicaId(to),
             },
+            Some(Body::FetchRange(request)) => {
+                Self::FetchRange(required(Some(request), "fetch_range")?)
+            }
+            Some(Body::Range(range)) => Self::Range(required(Some(range), "range")?),
             Some(Body::Record(record)) => Self::Record(Arc::new(
                 PartitionRecord::try_from(record).map_err(|e| e.within("record"))?,
             )),

@@ -52,12 +52,17 @@ pub struct ReplicaReport {
     pub fenced: bool,
     /// The promised epoch, durable.
     pub promised: Epoch,
-    /// The last entry on disk.
+    /// The last entry on disk, whatever is missing before it.
     pub head: Position,
     /// The commit index that the replica knows.
     pub commit: Index,
     /// Whether it may count: a corrupt replica reports `false` and counts as absent.
     pub whole: bool,
+    /// Of one that is not whole: only entries before its head are missing, while
+    /// `head` and `promised` are provably right. It may count where too few whole ones
+    /// are left (rule 12).
+    #[serde(default)]
+    pub head_intact: bool,
     /// Whether it has granted, and not yet seen lapse, a lease to the primary of
     /// the epoch that it had promised when asked.
     pub lease_current: bool,

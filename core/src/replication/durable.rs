@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::entry::LogEntry;
-use crate::ids::{Epoch, Mark, PartitionId, ReplicaId};
+use crate::ids::{Epoch, Index, Mark, PartitionId, ReplicaId};
 use crate::record::PartitionRecord;
 
 /// Names one installed copy of a partition's state in the store. Every key of
@@ -36,6 +36,14 @@ pub enum DurableRecord {
         partition: PartitionId,
         /// Epoch and revision of the record that no longer lists it.
         order: (Epoch, u64),
+    },
+    /// Damage to the replica was found while the node ran: it counts as absent from
+    /// here on, at later starts too, until another one is created (rule 12).
+    Corrupt {
+        /// Its partition.
+        partition: PartitionId,
+        /// Which replica.
+        replica: ReplicaId,
     },
     /// From here on nothing of an epoch below `epoch` is accepted (rule 1).
     Promise {
@@ -86,6 +94,7 @@ impl DurableRecord {
         match self {
             Self::Create { partition, .. }
             | Self::Delete { partition, .. }
+            | Self::Corrupt { partition, .. }
             | Self::Promise { partition, .. }
             | Self::Entry { partition, .. }
             | Self::Truncate { partition, .. }
@@ -133,4 +142,48 @@ pub struct RecoveredPartition {
     /// An uncertain tail, which may have held entries of this partition, was
     /// dropped at this start (rules 12 and 14).
     pub dropped_tail: bool,
+    /// Where the damage is one range of entries and nothing else: what is needed to
+    /// mend it. Head and promise are then provably intact. Such a replica is
+    /// `corrupt` all the same until the range is back.
+    pub missing: Option<MissingRange>,
+}
+
+/// A range of entries that a broken place took out of a log, with what stands behind
+/// it. `RecoveredPartition::entries` end before it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MissingRange {
+    /// The last mark before the range.
+    pub after: Mark,
+    /// The last index of the range.
+    pub until: Index,
+    /// The last mark of the range, where a checkpoint named it; else the first of
+    /// `kept` proves it by its checksum.
+    pub end: Option<Mark>,
+    /// The entries behind the range, ascending, without gaps.
+    pub kept: Vec<LogEntry>,
+}
+
+impl MissingRange {
+    /// The head of the log that the range belongs to.
+    #[must_use]
+    pub fn head(&self) -> Option<Mark> {
+        self.kept.last().map(LogEntry::mark).or(self.end)
+    }
+
+    /// Whether these entries are the range: each follows the one before by checksum,
+    /// from the last good mark into what stands behind.
+    #[must_use]
+    pub fn is_filled_by(&self, entries: &[LogEntry]) -> bool {
+        let mut last = self.after;
+        for entry in entries {
+            if !entry.follows(last) {
+                return false;
+            }
+            last = entry.mark();
+        }
+        last.index() == self.until
+            && self.end.is_none_or(|end| end == last)
+            && self.kept.first().is_none_or(|next| next.follows(last))
+            && (self.end.is_some() || !self.kept.is_empty())
+    }
 }

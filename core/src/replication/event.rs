@@ -160,6 +160,12 @@ pub enum Effect {
         /// The epoch that it led.
         epoch: Epoch,
     },
+    /// The replica that counted as damaged since the start is whole again: its log was
+    /// mended.
+    Mended {
+        /// Which partition.
+        partition: PartitionId,
+    },
     /// To the coordinators.
     Report(ReplicaReport),
     /// Fetch a snapshot from the replica into a fresh prefix, make it durable, then

@@ -13,7 +13,9 @@ impl Replica {
         match *order {
             Order::Ask { round, .. } => self.report_once_flushed(ctx, round, None),
             Order::Fence { epoch, round, .. } => {
-                if epoch > self.promised && !self.corrupt {
+                // A damaged replica counts as absent, unless it knows its head.
+                let counts = !self.corrupt || self.mending.is_some();
+                if epoch > self.promised && counts {
                     self.promise(ctx, epoch);
                 }
                 self.report_once_flushed(ctx, round, Some(epoch));
@@ -52,9 +54,10 @@ impl Replica {
             round,
             fenced,
             promised: self.flushed_promise,
-            head: self.durable.position,
+            head: self.inspected_head().position,
             commit: self.commit,
             whole: !self.corrupt,
+            head_intact: self.mending.is_some(),
             lease_current,
             lease_remaining: ctx.grants.remaining(self.partition, ctx.now),
         };

@@ -29,6 +29,10 @@ pub enum PeerMessage {
     Confirm(Confirm),
     /// The answer.
     ConfirmReply(ConfirmReply),
+    /// From a replica whose log lacks a range: do you have it (rule 12)?
+    FetchRange(FetchRange),
+    /// The answer.
+    Range(Range),
     /// From a primary: your log cannot be caught up from mine, fetch a snapshot.
     NeedSnapshot {
         /// Which partition.
@@ -152,6 +156,33 @@ pub struct LeaseReply {
     pub span: Micros,
     /// The grantor has no room for data.
     pub disk_full: bool,
+}
+
+/// Asks for entries that a broken place took out of the sender's log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FetchRange {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The replica that is meant.
+    pub to: ReplicaId,
+    /// The last entry before the wanted ones.
+    pub after: Mark,
+    /// The last wanted index.
+    pub until: Index,
+}
+
+/// As many of those as one message holds. Their running checksum proves them, so that
+/// they mean the same whoever gives them, and in every epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The replica that answers.
+    pub from: ReplicaId,
+    /// As in the question.
+    pub after: Mark,
+    /// The entries, ascending, without gaps; none where the sender does not have them.
+    pub entries: Vec<LogEntry>,
 }
 
 /// Asks whether the sender may resume as primary of its own epoch.

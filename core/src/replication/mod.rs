@@ -11,6 +11,7 @@ pub mod event;
 mod inspect;
 mod lease;
 mod log;
+mod mending;
 pub mod message;
 mod node;
 mod primary;
@@ -21,7 +22,7 @@ mod suspended;
 #[cfg(test)]
 mod tests;
 
-pub use durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
+pub use durable::{DurableRecord, Generation, MissingRange, PartitionMeta, RecoveredPartition};
 pub use entry::{EntryKind, LogEntry};
 pub use event::{Effect, Event};
 pub use message::PeerMessage;

@@ -527,6 +527,16 @@ impl NodeCore {
                     r.on_confirm_reply(ctx, &reply);
                 });
             }
+            PeerMessage::FetchRange(request) => {
+                self.with(now, effects, request.partition, |r, ctx| {
+                    r.on_fetch_range(ctx, from, &request);
+                });
+            }
+            PeerMessage::Range(range) => {
+                self.with(now, effects, range.partition, |r, ctx| {
+                    r.on_range(ctx, from, range);
+                });
+            }
             PeerMessage::NeedSnapshot {
                 partition,
                 epoch,
@@ -641,7 +651,7 @@ impl NodeCore {
         self.each(now, effects, |replica, ctx| match &replica.part {
             Part::Primary(_) => replica.tick_primary(ctx),
             Part::Suspended(_) => replica.tick_suspended(ctx),
-            Part::Follower => {}
+            Part::Follower => replica.tick_mending(ctx),
         });
         self.renew_leases(now, effects);
         if now >= self.next_housekeeping {

@@ -14,6 +14,7 @@ use super::entry::EntryKind;
 use super::event::Effect;
 use super::lease::Holdings;
 use super::log::Log;
+use super::mending::Mending;
 use super::message::{Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, PeerMessage};
 use super::node::Timing;
 use super::primary::Leadership;
@@ -96,6 +97,8 @@ pub(super) struct Replica {
     pub(super) applied: Index,
     pub(super) applying: Index,
     pub(super) corrupt: bool,
+    /// Corrupt, but only for want of one range of entries (rule 12).
+    pub(super) mending: Option<Box<Mending>>,
     pub(super) dropped_tail: bool,
     /// The newest epoch whose fence this process answered.
     pub(super) inspected: Epoch,
@@ -141,6 +144,7 @@ impl Replica {
             applied: Index::ZERO,
             applying: Index::ZERO,
             corrupt: false,
+            mending: None,
             dropped_tail: false,
             inspected: Epoch::ZERO,
             part: Part::Follower,
@@ -159,18 +163,30 @@ impl Replica {
             applied,
             mut corrupt,
             dropped_tail,
+            missing,
         } = found;
         let replica = meta.replica?;
         let record = meta.record?;
         let mut log = Log::new(meta.base, entries, meta.lineage);
-        if applied.index() < log.base().index() {
-            // The store lost what the log no longer holds.
+        if log.mark_at(applied.index()) != Some(applied) {
+            // The store lost what the log no longer holds, or holds what the log does
+            // not: a log is never cut below what was applied, so that one of them is
+            // damaged.
             corrupt = true;
-        } else if log.mark_at(applied.index()) != Some(applied) {
-            // The store holds more than the log, or another line than its tail:
-            // only committed entries are applied, so the store is right.
-            log.install(applied, vec![applied]);
+            if applied.index() > log.base().index() {
+                log.install(applied, vec![applied]);
+            }
         }
+        let mending = missing
+            .filter(|missing| {
+                let reaches = log.head() == missing.after;
+                reaches && log.mark_at(applied.index()) == Some(applied)
+            })
+            .map(Mending::new);
+        let corrupt = corrupt || mending.is_some();
+        let highest = mending
+            .as_ref()
+            .map_or(log.head().epoch(), |mending| mending.head().epoch());
         let me = Member { node, replica };
         let named = record.primary == Some(me) && record.epoch == meta.promised;
         let part = if named {
@@ -178,12 +194,13 @@ impl Replica {
         } else {
             Part::Follower
         };
+        let promised = meta.promised.max(highest);
         Some(Self {
             partition: meta.partition,
             me,
             generation: meta.generation,
-            promised: meta.promised,
-            flushed_promise: meta.promised,
+            promised,
+            flushed_promise: promised,
             followed: None,
             confirmed: None,
             record,
@@ -195,6 +212,7 @@ impl Replica {
             applied: applied.index(),
             applying: applied.index(),
             corrupt,
+            mending: mending.map(Box::new),
             dropped_tail,
             inspected: Epoch::ZERO,
             part,
@@ -244,6 +262,9 @@ impl Replica {
             self.promised
         );
         self.depose(ctx);
+        if let Some(mending) = &mut self.mending {
+            mending.promised();
+        }
         self.promised = epoch;
         self.matched = Index::ZERO;
         self.followed = None;
@@ -280,7 +301,14 @@ impl Replica {
 
     /// Takes entries from the primary of an epoch (rule 4).
     pub(super) fn on_append(&mut self, ctx: &mut Context<'_>, from: NodeId, append: Append) {
-        if append.to != self.me.replica || self.corrupt {
+        if append.to != self.me.replica {
+            return;
+        }
+        if self.corrupt {
+            if self.mending.is_some() && append.epoch > self.promised {
+                // Whoever serves by now has the range, if anyone has.
+                self.promise(ctx, append.epoch);
+            }
             return;
         }
         if !append.is_sound() {
@@ -752,7 +780,7 @@ impl Replica {
         ctx.append(DurableRecord::Configure {
             record: record.clone(),
         });
-        let named = record.primary == Some(self.me) && !self.corrupt;
+        let named = record.primary == Some(self.me) && (!self.corrupt || self.mending.is_some());
         let epoch = record.epoch;
         self.record = record;
         ctx.standing_changed(self.partition);
@@ -767,6 +795,8 @@ impl Replica {
                     self.promise(ctx, epoch);
                 }
                 self.part = Part::Suspended(Suspension::new());
+            } else if self.mending.is_some() {
+                self.rise_once_mended(ctx, epoch);
             } else {
                 self.rise(ctx, epoch);
             }
@@ -778,6 +808,13 @@ impl Replica {
     /// What was read from the disk is damaged: the replica counts as absent from
     /// here on (rule 12).
     pub(super) fn found_corrupt(&mut self, ctx: &mut Context<'_>) {
+        if !self.corrupt || self.mending.take().is_some() {
+            // The damage may not show again: a later start is not to count on it.
+            ctx.append(DurableRecord::Corrupt {
+                partition: self.partition,
+                replica: self.me.replica,
+            });
+        }
         self.corrupt = true;
         self.depose(ctx);
         ctx.grants.fence(ctx.now, self.partition);
@@ -810,7 +847,7 @@ impl Replica {
             };
             // A primary that restarted goes through rule 1 where it can.
             let wish = match self.part {
-                _ if self.corrupt => Wish::Replace,
+                _ if self.corrupt && self.mending.is_none() => Wish::Replace,
                 Part::Suspended(_) if coordinators == Some(true) => Wish::Promote,
                 _ => Wish::None,
             };
@@ -824,7 +861,7 @@ impl Replica {
             replica: self.me.replica,
             epoch: self.promised,
             role,
-            head: self.durable.position,
+            head: self.inspected_head().position,
             commit: self.commit,
             applied: self.applied,
             wish,

@@ -114,6 +114,7 @@ impl Rig {
             applied,
             corrupt: false,
             dropped_tail,
+            missing: None,
         };
         Self::start(n, vec![found])
     }

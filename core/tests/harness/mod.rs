@@ -10,8 +10,8 @@ use cairn_core::ids::{Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionI
 use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, SlotRange};
 use cairn_core::replication::message::{AppendOutcome, PeerMessage};
 use cairn_core::replication::{
-    DurableRecord, Effect, EntryKind, Event, LogEntry, NodeCore, PartitionMeta, RecoveredPartition,
-    Timing,
+    DurableRecord, Effect, EntryKind, Event, LogEntry, MissingRange, NodeCore, PartitionMeta,
+    RecoveredPartition, Timing,
 };
 
 const P: PartitionId = PartitionId(0);
@@ -35,6 +35,8 @@ struct Machine {
     at_start: usize,
     applied: Mark,
     to_apply: Vec<(cairn_core::replication::Generation, Index)>,
+    /// A broken place takes these entries at the next start.
+    lost: Option<(Index, Index)>,
 }
 
 fn timing() -> Timing {
@@ -197,7 +199,15 @@ impl Cluster {
                 machine.core = None;
                 machine.wal.truncate(machine.flushed);
             }
-            "restart" => self.start(number(plain[0]), plain.contains(&"dropped-tail")),
+            "restart" => {
+                let id = number(plain[0]);
+                if let Some(lost) = named.get("lost") {
+                    let (first, last) = lost.split_once("..").expect("first..last");
+                    self.machine(id).lost = Some((Index(number(first)), Index(number(last))));
+                    self.machine(id).applied = Mark::ZERO;
+                }
+                self.start(id, plain.contains(&"dropped-tail"));
+            }
             "coordinators" => {
                 let reachable = plain[0] == "back";
                 let ids: Vec<u64> = self.nodes.keys().copied().collect();
@@ -269,7 +279,10 @@ impl Cluster {
         machine.flushed = machine.wal.len();
         machine.at_start = machine.wal.len();
         machine.to_apply.clear();
-        let recovered = recover(&machine.wal, machine.applied, dropped_tail);
+        let mut recovered = recover(&machine.wal, machine.applied, dropped_tail);
+        if let Some(lost) = machine.lost.take() {
+            recovered.iter_mut().for_each(|found| lose(found, lost));
+        }
         let session = id * 100 + machine.wal.len() as u64;
         machine.core = Some(NodeCore::new(
             NodeId(id),
@@ -370,11 +383,12 @@ impl Cluster {
                 }
                 Effect::Report(r) => self.say(out, || {
                     format!(
-                        "  n{id} reports promised={} head={} commit={} whole={} lease={} remaining={}ms",
+                        "  n{id} reports promised={} head={} commit={} whole={}{} lease={} remaining={}ms",
                         r.promised,
                         r.head,
                         r.commit,
                         r.whole,
+                        if r.head_intact { ", head intact" } else { "" },
                         if r.lease_current { "current" } else { "lapsed" },
                         r.lease_remaining.0 / 1000
                     )
@@ -385,6 +399,7 @@ impl Cluster {
                 Effect::DropGeneration { generation, .. } => {
                     self.say(out, || format!("  n{id} drops {generation:?}"));
                 }
+                Effect::Mended { .. } => self.say(out, || format!("  n{id} is whole again")),
                 Effect::Standing { .. } | Effect::Reclaimable { .. } => {}
             }
         }
@@ -430,6 +445,7 @@ fn durable(record: &DurableRecord) -> String {
     match record {
         DurableRecord::Create { replica, .. } => format!("create {replica}"),
         DurableRecord::Delete { .. } => "delete".into(),
+        DurableRecord::Corrupt { replica, .. } => format!("corrupt {replica}"),
         DurableRecord::Promise { epoch, .. } => format!("promise {epoch}"),
         DurableRecord::Configure { record } => format!("configure {}", record.epoch),
         DurableRecord::Entry { entry: e, .. } => format!("entry {}", entry(e)),
@@ -487,15 +503,41 @@ fn peer(message: &PeerMessage) -> String {
         PeerMessage::Release { epoch, .. } => format!("release {epoch}"),
         PeerMessage::Confirm(c) => format!("confirm {}?", c.epoch),
         PeerMessage::ConfirmReply(c) => format!("confirm: promised {} head {}", c.promised, c.head),
+        PeerMessage::FetchRange(r) => {
+            format!("fetch range after {} up to {}", r.after.position, r.until)
+        }
+        PeerMessage::Range(r) => {
+            let entries: Vec<String> = r.entries.iter().map(entry).collect();
+            format!("range after {} [{}]", r.after.position, entries.join(", "))
+        }
         PeerMessage::NeedSnapshot { epoch, .. } => format!("need snapshot in {epoch}"),
         PeerMessage::Record(r) => format!("record {}", r.epoch),
         PeerMessage::MapVersion(v) => format!("map {v}"),
     }
 }
 
+/// What recovery says where a broken place took these entries.
+fn lose(found: &mut RecoveredPartition, (first, last): (Index, Index)) {
+    let at =
+        |entries: &[LogEntry], index: Index| entries.partition_point(|e| e.position.index < index);
+    let behind = at(&found.entries, last.next());
+    let kept = found.entries.split_off(behind);
+    let until = at(&found.entries, first);
+    found.entries.truncate(until);
+    let after = found.entries.last().map_or(found.meta.base, LogEntry::mark);
+    found.corrupt = true;
+    found.missing = Some(MissingRange {
+        after,
+        until: last,
+        end: None,
+        kept,
+    });
+}
+
 fn recover(wal: &[DurableRecord], applied: Mark, dropped_tail: bool) -> Vec<RecoveredPartition> {
     let mut meta: Option<PartitionMeta> = None;
     let mut entries: Vec<LogEntry> = Vec::new();
+    let mut corrupt = false;
     for record in wal {
         let m = meta.get_or_insert_with(|| PartitionMeta {
             partition: P,
@@ -515,7 +557,9 @@ fn recover(wal: &[DurableRecord], applied: Mark, dropped_tail: bool) -> Vec<Reco
             } => {
                 m.replica = Some(replica);
                 m.generation = generation;
+                corrupt = false;
             }
+            DurableRecord::Corrupt { replica, .. } => corrupt |= m.replica == Some(replica),
             DurableRecord::Delete { order, .. } => {
                 m.replica = None;
                 m.deleted_at = Some(order);
@@ -543,8 +587,9 @@ fn recover(wal: &[DurableRecord], applied: Mark, dropped_tail: bool) -> Vec<Reco
         meta,
         entries,
         applied,
-        corrupt: false,
+        corrupt,
         dropped_tail,
+        missing: None,
     })
     .into_iter()
     .collect()

@@ -135,12 +135,13 @@ impl DataDirectory {
     /// # Errors
     /// See [`DirectoryError`].
     pub fn open(root: &Path) -> Result<Self, DirectoryError> {
-        fs::create_dir_all(root).map_err(DirectoryError::io("create", root))?;
+        create_durably(root)?;
         let root = root
             .canonicalize()
             .map_err(DirectoryError::io("find", root))?;
         let lock = lock(&root)?;
-        let held = if root.join(IDENTITY).exists() {
+        // A disk that does not answer must not pass for an empty one.
+        let held = if exists(&root.join(IDENTITY))? {
             Held {
                 identity: read_identity(&root, IDENTITY)?,
                 established: true,
@@ -255,6 +256,28 @@ impl DataDirectory {
     }
 }
 
+fn exists(path: &Path) -> Result<bool, DirectoryError> {
+    path.try_exists().map_err(DirectoryError::io("find", path))
+}
+
+/// Makes the directory and those above it that are missing, so that a power loss leaves
+/// them: each stands in the one above it, which is flushed.
+fn create_durably(root: &Path) -> Result<(), DirectoryError> {
+    let mut missing = Vec::new();
+    for path in root.ancestors() {
+        if path.as_os_str().is_empty() || exists(path)? {
+            break;
+        }
+        missing.push(path);
+    }
+    fs::create_dir_all(root).map_err(DirectoryError::io("create", root))?;
+    for path in missing.into_iter().rev() {
+        let above = path.parent().filter(|p| !p.as_os_str().is_empty());
+        sync_directory(above.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
 /// Holds an existing directory for this process for as long as the file is open.
 pub(crate) fn lock(root: &Path) -> Result<File, DirectoryError> {
     let path = root.join(LOCK);
@@ -294,11 +317,11 @@ pub(crate) fn lock(root: &Path) -> Result<File, DirectoryError> {
 /// Begins, or begins again, to make a directory that has no identity yet.
 fn begin(root: &Path) -> Result<Held, DirectoryError> {
     let (log, state) = (root.join(LOG), root.join(STATE));
-    if root.join(UNFINISHED).exists() {
+    if exists(&root.join(UNFINISHED))? {
         // Nothing was acknowledged from here: what is there is half made. The
         // identity is kept, since a cluster may have admitted it already.
         for path in [log, state] {
-            if path.exists() {
+            if exists(&path)? {
                 fs::remove_dir_all(&path).map_err(DirectoryError::io("remove", &path))?;
             }
         }
@@ -308,7 +331,7 @@ fn begin(root: &Path) -> Result<Held, DirectoryError> {
             established: false,
         });
     }
-    if log.exists() || state.exists() {
+    if exists(&log)? || exists(&state)? {
         return Err(DirectoryError::Damaged {
             path: root.to_path_buf(),
             what: format!("{IDENTITY} is missing, though there is data"),

@@ -42,6 +42,23 @@ fn an_identity_is_drawn_once_and_lives_on_the_disk_alone() {
 }
 
 #[test]
+fn a_directory_is_made_with_those_above_it() {
+    let root = tempdir().unwrap();
+    let deep = root.path().join("a").join("b");
+    let directory = DataDirectory::open(&deep).unwrap();
+    assert!(directory.root().ends_with("a/b"));
+}
+
+#[test]
+fn an_identity_that_cannot_be_looked_for_is_not_called_absent() {
+    let root = tempdir().unwrap();
+    // Whoever asks for it goes round in circles.
+    std::os::unix::fs::symlink("identity.json", root.path().join("identity.json")).unwrap();
+    let error = DataDirectory::open(root.path()).unwrap_err();
+    assert!(matches!(error, DirectoryError::Io { .. }), "{error}");
+}
+
+#[test]
 fn an_unfinished_directory_is_begun_again_under_the_same_identity() {
     let root = tempdir().unwrap();
     let first = DataDirectory::open(root.path()).unwrap();

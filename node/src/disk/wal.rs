@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_core::ids::{Index, PartitionId};
 use cairn_core::replication::{DurableRecord, Generation};
@@ -18,6 +18,7 @@ use cairn_storage::wal::{Wal, WalOptions, prepare_spare};
 use parking_lot::{Condvar, Mutex};
 
 use super::{DirectoryDisk, fatal};
+use crate::store::CorruptCallback;
 
 /// Sizes of the write-ahead log.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,17 @@ impl WalConfig {
 /// How long the log must have nothing to write before it says on the disk that all
 /// before is flushed.
 const IDLE: Duration = Duration::from_millis(100);
+/// How long after a segment could not be prepared that is tried again.
+const SPARE_AGAIN: Duration = Duration::from_secs(10);
+
+/// What became of a segment that was to be prepared.
+#[derive(Debug)]
+enum Spare {
+    /// It has this name.
+    Ready(String),
+    /// It could not be made.
+    Failed,
+}
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -65,7 +77,7 @@ struct Queue {
     /// read with the next records, or with what the store made durable.
     reclaimable: BTreeMap<PartitionId, Index>,
     durable: BTreeMap<PartitionId, (Generation, Index)>,
-    spare: Option<String>,
+    spare: Option<Spare>,
     cluster: Option<String>,
     closing: bool,
     /// The thread sleeps.
@@ -90,7 +102,8 @@ pub struct WalHandle {
 }
 
 impl WalHandle {
-    /// Starts the thread of a log that was recovered. `flushed` is called on it.
+    /// Starts the thread of a log that was recovered. `flushed` and `corrupt` are called
+    /// on it, `corrupt` first where both are due.
     ///
     /// # Errors
     /// Where the system gives no thread.
@@ -99,6 +112,7 @@ impl WalHandle {
         disk: DirectoryDisk,
         segment_bytes: u64,
         flushed: Box<dyn FnMut(u64) + Send>,
+        corrupt: CorruptCallback,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let writer = Writer {
@@ -106,8 +120,10 @@ impl WalHandle {
             disk,
             segment_bytes,
             spare_asked: false,
+            spare_again_at: None,
             shared: Arc::clone(&shared),
             flushed,
+            corrupt,
             figures: Figures::new(),
         };
         let thread = std::thread::Builder::new()
@@ -229,8 +245,11 @@ struct Writer {
     segment_bytes: u64,
     /// A spare is being prepared.
     spare_asked: bool,
+    /// Not before then, after a failure.
+    spare_again_at: Option<Instant>,
     shared: Arc<Shared>,
     flushed: Box<dyn FnMut(u64) + Send>,
+    corrupt: CorruptCallback,
     figures: Figures,
 }
 
@@ -240,7 +259,7 @@ struct Turn {
     bytes: u64,
     reclaimable: BTreeMap<PartitionId, Index>,
     durable: BTreeMap<PartitionId, (Generation, Index)>,
-    spare: Option<String>,
+    spare: Option<Spare>,
     cluster: Option<String>,
     idle: bool,
     closing: bool,
@@ -260,8 +279,7 @@ impl Writer {
                 self.wal.set_cluster(cluster);
             }
             if let Some(spare) = turn.spare {
-                self.wal.add_spare(spare);
-                self.spare_asked = false;
+                self.take_spare(spare);
             }
             self.reclaim(&turn.reclaimable, &turn.durable);
             self.ask_for_spare();
@@ -304,18 +322,31 @@ impl Writer {
     }
 
     fn append(&mut self, records: &mut Vec<DurableRecord>, bytes: u64) {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let number = match self.wal.append(records) {
             Ok(number) => number,
             Err(error) => fatal("the write-ahead log cannot be written", &error),
         };
         self.shared.backlog.fetch_sub(bytes, Ordering::Relaxed);
+        // Before the flush is told of: what was not written must not be vouched for.
+        self.tell_corrupt();
         (self.flushed)(number);
         self.figures.flush_seconds.record(begun.elapsed());
         self.figures.batch_records.record(records.len() as f64);
         self.figures.records.increment(records.len() as u64);
         self.figures.bytes.increment(bytes);
         records.clear();
+    }
+
+    fn tell_corrupt(&mut self) {
+        for misplaced in self.wal.take_misplaced() {
+            tracing::error!(
+                partition = %misplaced.partition,
+                reason = misplaced.reason,
+                "a replica counts as damaged"
+            );
+            (self.corrupt)(misplaced.partition);
+        }
     }
 
     fn reclaim(
@@ -339,14 +370,24 @@ impl Writer {
                 Err(error) => fatal("the write-ahead log cannot be reclaimed", &error),
             }
         }
+        self.tell_corrupt();
         self.figures.segments.set(self.wal.bytes() as f64);
+    }
+
+    fn take_spare(&mut self, spare: Spare) {
+        self.spare_asked = false;
+        match spare {
+            Spare::Ready(name) => self.wal.add_spare(name),
+            Spare::Failed => self.spare_again_at = Some(Instant::now() + SPARE_AGAIN),
+        }
     }
 
     /// Has a file for the next segment filled beside, so that rolling does not wait
     /// for it and its flushes are cheap. Without one, or where the disk is nearly
     /// full, rolling reserves space itself.
     fn ask_for_spare(&mut self) {
-        if self.spare_asked || !self.wal.wants_spare() {
+        let early = self.spare_again_at.is_some_and(|at| Instant::now() < at);
+        if self.spare_asked || early || !self.wal.wants_spare() {
             return;
         }
         let room = self.disk.free_bytes().unwrap_or(0);
@@ -358,12 +399,19 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let filling = std::thread::Builder::new()
             .name("cairn-wal-spare".to_owned())
-            .spawn(move || match prepare_spare(&disk, bytes, rand::random()) {
-                Ok(name) => shared.queue.lock().spare = Some(name),
-                Err(error) => tracing::warn!(%error, "could not prepare a segment"),
+            .spawn(move || {
+                let made = match prepare_spare(&disk, bytes, rand::random()) {
+                    Ok(name) => Spare::Ready(name),
+                    Err(error) => {
+                        tracing::warn!(%error, "could not prepare a segment");
+                        Spare::Failed
+                    }
+                };
+                shared.queue.lock().spare = Some(made);
             });
         if let Err(error) = filling {
             tracing::warn!(%error, "could not start preparing a segment");
+            self.take_spare(Spare::Failed);
         }
     }
 }

@@ -429,6 +429,12 @@ impl Engine {
                 self.depose(partition);
                 touched.push(partition);
             }
+            Effect::Mended { partition } => {
+                if let Some(standing) = self.core.standing(partition) {
+                    tracing::info!(%partition, "the log was mended");
+                    self.shared.set_mended(partition, standing.replica);
+                }
+            }
             Effect::Report(report) => self.links.agent.report(report),
             Effect::FetchSnapshot {
                 partition,

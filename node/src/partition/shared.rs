@@ -70,6 +70,10 @@ impl Shared {
         self.damaged.lock().insert((partition, replica));
     }
 
+    pub(super) fn set_mended(&self, partition: PartitionId, replica: ReplicaId) {
+        self.damaged.lock().remove(&(partition, replica));
+    }
+
     /// Takes a newer map; see [`super::Handle::install_map`].
     pub(super) fn install_map(&self, map: Arc<ClusterMap>) {
         let previous = self.map.load_full();

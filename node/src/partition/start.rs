@@ -68,7 +68,8 @@ impl Prepared {
     /// What the storage is to call.
     #[must_use]
     pub fn callbacks(&self) -> StorageCallbacks {
-        let (flushed, applied, disk) = (
+        let (flushed, applied, corrupt, disk) = (
+            Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
@@ -86,6 +87,12 @@ impl Prepared {
                     }
                 }
                 applied.inbox.push_quietly(Input::Applied(all.to_vec()));
+            }),
+            corrupt: Arc::new(move |partition| {
+                let event = Event::Corrupt {
+                    partitions: vec![partition],
+                };
+                corrupt.inbox.push(Input::Event(event));
             }),
             disk_full: Box::new(move |full| {
                 let event = Event::DiskRoom { full };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use cairn_core::replication::PeerMessage;
-use cairn_core::replication::message::{Append, AppendOutcome};
+use cairn_core::replication::message::{Append, AppendOutcome, Range};
 use cairn_proto::pb::peer::v1 as pb;
 use futures::Stream;
 use parking_lot::Mutex;
@@ -215,7 +215,10 @@ impl Stream for FrameStream {
 /// Whether it goes ahead of appends.
 fn is_urgent(message: &PeerMessage) -> bool {
     match message {
-        PeerMessage::Append(_) | PeerMessage::NeedSnapshot { .. } => false,
+        PeerMessage::Append(_)
+        | PeerMessage::NeedSnapshot { .. }
+        | PeerMessage::FetchRange(_)
+        | PeerMessage::Range(_) => false,
         PeerMessage::AppendReply(_)
         | PeerMessage::LeaseRenew(_)
         | PeerMessage::LeaseReply(_)
@@ -233,6 +236,9 @@ pub(crate) fn weight(message: &PeerMessage) -> usize {
         PeerMessage::Append(Append { entries, .. }) => {
             96 + entries.iter().map(|e| 48 + e.body.len()).sum::<usize>()
         }
+        PeerMessage::Range(Range { entries, .. }) => {
+            64 + entries.iter().map(|e| 48 + e.body.len()).sum::<usize>()
+        }
         PeerMessage::AppendReply(reply) => match &reply.outcome {
             AppendOutcome::Diverged { lineage, .. } => 64 + 32 * lineage.len(),
             AppendOutcome::Matched { .. } | AppendOutcome::Refused | AppendOutcome::DiskFull => 48,
@@ -246,6 +252,7 @@ pub(crate) fn weight(message: &PeerMessage) -> usize {
         | PeerMessage::Confirm(_)
         | PeerMessage::ConfirmReply(_)
         | PeerMessage::NeedSnapshot { .. }
+        | PeerMessage::FetchRange(_)
         | PeerMessage::MapVersion(_) => 64,
     }
 }

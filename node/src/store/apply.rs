@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::FjallStore;
 use super::cache::ValueCache;
 use super::maintenance::MaintenanceHandle;
+use super::open::CorruptCallback;
 use crate::disk::fatal;
 
 /// Where a batch is closed and written.
@@ -77,6 +78,7 @@ impl ApplyHandle {
         cache: Arc<ValueCache>,
         maintenance: MaintenanceHandle,
         applied: AppliedCallback,
+        corrupt: CorruptCallback,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let worker = Worker {
@@ -84,6 +86,8 @@ impl ApplyHandle {
             cache,
             maintenance,
             applied,
+            corrupt,
+            damaged: BTreeSet::new(),
             applier: Applier::default(),
             touched: Vec::new(),
             dropped: BTreeSet::new(),
@@ -171,6 +175,9 @@ struct Worker {
     cache: Arc<ValueCache>,
     maintenance: MaintenanceHandle,
     applied: AppliedCallback,
+    corrupt: CorruptCallback,
+    /// Generations to which an entry could not be applied: nothing is built upon them.
+    damaged: BTreeSet<Generation>,
     applier: Applier,
     /// The partitions with something staged.
     touched: Vec<(Generation, PartitionId)>,
@@ -208,6 +215,7 @@ impl Worker {
                     Job::Drop { generation } => {
                         self.commit();
                         self.dropped.insert(generation);
+                        self.damaged.remove(&generation);
                         self.applier.forget(generation);
                         self.maintenance.drop_generation(generation);
                     }
@@ -224,17 +232,20 @@ impl Worker {
         self.shared
             .backlog
             .fetch_sub(bytes_of(entries), Ordering::Relaxed);
-        if self.dropped.contains(&generation) {
+        if self.dropped.contains(&generation) || self.damaged.contains(&generation) {
             return;
         }
         let staged = self
             .applier
             .stage(&self.store, partition, generation, entries);
         if let Err(error) = staged {
-            // Entries are checked by checksum when they arrive and when they are read
-            // back, so that this is a bug or a broken memory: nothing may be built
-            // upon it.
-            fatal("committed entries cannot be applied", &error);
+            // Nothing of the call was staged. Whatever it is, a bug, a broken memory or a
+            // damaged block of this state, it would be the same at the next start, and is
+            // no reason to take the other partitions down (rule 12).
+            tracing::error!(%partition, %error, "committed entries cannot be applied");
+            self.damaged.insert(generation);
+            (self.corrupt)(partition);
+            return;
         }
         self.touched.push((generation, partition));
         self.figures.entries.increment(entries.len() as u64);

@@ -240,7 +240,13 @@ impl Worker {
         match dropping.step(&self.store, DROP_KEYS) {
             Ok(true) => {}
             Ok(false) => self.dropping = None,
-            Err(error) => fatal("the state cannot be written", &error),
+            // What nobody uses any more only takes room: a block of it that cannot be
+            // read is no reason to end the process at each start. Where nothing can be
+            // written, the apply thread will find that.
+            Err(error) => {
+                tracing::error!(%error, "cannot remove a state");
+                self.dropping = None;
+            }
         }
     }
 }

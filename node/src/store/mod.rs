@@ -21,7 +21,9 @@ mod snapshot;
 
 pub use apply::{Applied, AppliedCallback, ApplyHandle};
 pub use fjall_store::FjallStore;
-pub use open::{NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError};
+pub use open::{
+    CorruptCallback, NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError,
+};
 pub use read::StateReader;
 pub use snapshot::{SnapshotSink, SnapshotSource};
 

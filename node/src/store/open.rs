@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_core::ids::PartitionId;
 use cairn_core::replication::{Generation, RecoveredPartition};
 use cairn_storage::disk::Disk;
 use cairn_storage::format::segment_header::LogIdentity;
@@ -58,12 +59,18 @@ impl Default for StorageConfig {
     }
 }
 
+/// What is called with a partition whose replica was found to be damaged.
+pub type CorruptCallback = Arc<dyn Fn(PartitionId) + Send + Sync>;
+
 /// What the storage's threads call. None of them may block for long.
 pub struct StorageCallbacks {
     /// From the log's thread: everything up to the record of this number is durable.
     pub flushed: Box<dyn FnMut(u64) + Send>,
     /// From the apply thread: these partitions' states have moved on.
     pub applied: AppliedCallback,
+    /// From the log's thread and the apply thread: the partition's replica is damaged.
+    /// Comes before whatever else would vouch for it.
+    pub corrupt: CorruptCallback,
     /// From the watch over free space: whether data writes are to be refused.
     /// Called once at the start and then at each change.
     pub disk_full: Box<dyn FnMut(bool) + Send>,
@@ -189,6 +196,7 @@ impl NodeStorage {
         let StorageCallbacks {
             flushed,
             applied,
+            corrupt,
             disk_full,
         } = callbacks;
         if directory.is_established() && !directory.log_path().is_dir() {
@@ -215,15 +223,27 @@ impl NodeStorage {
         directory.establish()?;
         report(&recovery);
 
-        let wal = WalHandle::start(wal, disk.clone(), config.wal.segment_bytes, flushed)
-            .map_err(StorageError::io("start the log's thread"))?;
+        let wal = WalHandle::start(
+            wal,
+            disk.clone(),
+            config.wal.segment_bytes,
+            flushed,
+            Arc::clone(&corrupt),
+        )
+        .map_err(StorageError::io("start the log's thread"))?;
         let cache = Arc::new(ValueCache::new(config.value_cache_bytes));
         let maintenance = MaintenanceHandle::new(PersistAfter {
             bytes: config.persist_bytes,
             time: config.persist_after,
         });
-        for generation in orphans(&store, &recovery.partitions)? {
-            maintenance.drop_generation(generation);
+        match orphans(&store, &recovery.partitions) {
+            Ok(orphans) => {
+                for generation in orphans {
+                    maintenance.drop_generation(generation);
+                }
+            }
+            // They only take room: no reason not to start.
+            Err(error) => tracing::error!(%error, "cannot look for what nobody uses"),
         }
         let room = Room::new(disk.clone(), config.reserve_bytes);
         maintenance
@@ -243,6 +263,7 @@ impl NodeStorage {
             Arc::clone(&cache),
             maintenance.clone(),
             applied,
+            corrupt,
         )
         .map_err(StorageError::io("start the apply thread"))?;
         let reader = StateReader::start(store, cache, config.reader_threads, room)

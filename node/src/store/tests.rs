@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ struct Node {
     flushed: mpsc::Receiver<u64>,
     applied: mpsc::Receiver<Vec<Applied>>,
     full: mpsc::Receiver<bool>,
+    corrupt: mpsc::Receiver<PartitionId>,
 }
 
 fn config() -> StorageConfig {
@@ -53,6 +54,7 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
     let (flushed_to, flushed) = mpsc::channel();
     let (applied_to, applied) = mpsc::channel();
     let (full_to, full) = mpsc::channel();
+    let (corrupt_to, corrupt) = mpsc::channel();
     let callbacks = StorageCallbacks {
         // The receivers may be gone when the storage closes.
         flushed: Box::new(move |number| {
@@ -60,6 +62,9 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
         }),
         applied: Box::new(move |all: &[Applied]| {
             let _ = applied_to.send(all.to_vec());
+        }),
+        corrupt: Arc::new(move |partition| {
+            let _ = corrupt_to.send(partition);
         }),
         disk_full: Box::new(move |full| {
             let _ = full_to.send(full);
@@ -72,6 +77,7 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
         flushed,
         applied,
         full,
+        corrupt,
     })
 }
 
@@ -449,6 +455,50 @@ fn a_dropped_generation_leaves_nothing_behind() {
         std::thread::yield_now();
     }
     assert_eq!(reader.applied(G).unwrap(), Mark::ZERO);
+    node.close();
+}
+
+#[test]
+fn an_entry_that_cannot_be_applied_costs_its_own_replica() {
+    let root = tempdir().unwrap();
+    let node = Node::open(&root);
+    let unreadable = LogEntry::after(
+        Mark::ZERO,
+        Epoch(1),
+        EntryKind::Write,
+        Bytes::from_static(&[99, 0]),
+    );
+    let other = PartitionId(2);
+    node.storage
+        .apply
+        .submit(other, Generation(2), vec![unreadable.clone()]);
+    let behind = LogEntry::after(
+        unreadable.mark(),
+        Epoch(1),
+        EntryKind::Barrier,
+        Bytes::new(),
+    );
+    node.storage
+        .apply
+        .submit(other, Generation(2), vec![behind]);
+    // The thread goes on with the others.
+    node.apply(&entries(Mark::ZERO, 2));
+    assert_eq!(node.corrupt.recv_timeout(PATIENCE).unwrap(), other);
+    assert!(node.corrupt.try_recv().is_err(), "it is told once");
+    node.close();
+}
+
+#[test]
+fn a_record_that_does_not_follow_is_told_before_its_flush() {
+    let root = tempdir().unwrap();
+    let node = Node::open(&root);
+    let stranger = entries(Mark::ZERO, 3).split_off(2);
+    node.write(vec![create()], 1);
+    node.write(records(&stranger), 2);
+    assert_eq!(node.corrupt.try_recv().unwrap(), P);
+    node.close();
+    let node = Node::open(&root);
+    assert!(node.recovered().corrupt);
     node.close();
 }
 

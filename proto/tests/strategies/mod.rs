@@ -17,7 +17,8 @@ use cairn_core::record::{
     PartitionRecord, ReplicaSet, SlotRange,
 };
 use cairn_core::replication::message::{
-    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, LeaseRenew, LeaseReply,
+    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, FetchRange, LeaseRenew, LeaseReply,
+    Range,
 };
 use cairn_core::replication::{EntryKind, LogEntry, PeerMessage};
 use cairn_core::slots::range_of_partition;
@@ -373,6 +374,28 @@ pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
             epoch: Epoch(epoch),
             to: ReplicaId(to),
         }),
+        (numbers(), 1u64..1000).prop_map(|((partition, epoch, to, chain), more)| {
+            PeerMessage::FetchRange(FetchRange {
+                partition,
+                to: ReplicaId(to),
+                after: Mark {
+                    position: Position {
+                        epoch: Epoch(epoch),
+                        index: Index(epoch >> 1),
+                    },
+                    chain,
+                },
+                until: Index((epoch >> 1) + more),
+            })
+        }),
+        append().prop_map(|append| {
+            PeerMessage::Range(Range {
+                partition: append.partition,
+                from: append.from,
+                after: append.previous,
+                entries: append.entries,
+            })
+        }),
         record().prop_map(|record| PeerMessage::Record(Arc::new(record))),
         any::<u64>().prop_map(|version| PeerMessage::MapVersion(MapVersion(version))),
     ]
@@ -440,7 +463,7 @@ pub(crate) fn order() -> BoxedStrategy<Order> {
 
 pub(crate) fn report() -> BoxedStrategy<ReplicaReport> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (partition(), member(), position(), numbers, flags)
         .prop_map(
             |(
@@ -448,7 +471,7 @@ pub(crate) fn report() -> BoxedStrategy<ReplicaReport> {
                 member,
                 head,
                 (round, promised, commit, lease),
-                (whole, current, fenced),
+                (whole, head_intact, current, fenced),
             )| {
                 ReplicaReport {
                     partition,
@@ -459,6 +482,7 @@ pub(crate) fn report() -> BoxedStrategy<ReplicaReport> {
                     head,
                     commit: Index(commit),
                     whole,
+                    head_intact,
                     lease_current: current,
                     lease_remaining: Micros(lease),
                 }

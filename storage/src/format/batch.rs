@@ -1,7 +1,8 @@
 //! The header of a batch: what one write to a segment consists of.
 //!
 //! Batches begin at multiples of [`ALIGNMENT`], so that a scan finds the next one
-//! behind a broken one. A body is a run of frames ([`super::record`]).
+//! behind a broken one. A body is a run of frames ([`super::record`]); what stands
+//! behind them is filling.
 
 use super::primitives::{DecodeError, Reader};
 
@@ -9,6 +10,10 @@ use super::primitives::{DecodeError, Reader};
 pub const BATCH_HEADER_BYTES: usize = 64;
 /// Where batches may begin.
 pub const ALIGNMENT: u64 = 64;
+/// What a power loss may take whole where a part of it was being written. What one
+/// flush makes durable is filled up to a multiple of it, so that the next write shares
+/// no sector with it.
+pub const SECTOR_BYTES: u64 = 4096;
 /// The longest body.
 pub const BODY_BYTES_MAX: usize = 1 << 30;
 

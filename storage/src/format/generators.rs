@@ -125,6 +125,10 @@ pub(super) fn durable_record() -> impl Strategy<Value = DurableRecord> {
                 order: (Epoch(epoch), revision),
             }
         }),
+        (partition(), number()).prop_map(|(partition, replica)| DurableRecord::Corrupt {
+            partition,
+            replica: ReplicaId(replica),
+        }),
         (partition(), number()).prop_map(|(partition, epoch)| DurableRecord::Promise {
             partition,
             epoch: Epoch(epoch),
@@ -153,7 +157,7 @@ pub(super) fn checkpoint_row() -> impl Strategy<Value = CheckpointRow> {
         option::of(partition_record()),
         option::of((number(), number())),
         (mark(), lineage()),
-        (any::<bool>(), any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -161,7 +165,7 @@ pub(super) fn checkpoint_row() -> impl Strategy<Value = CheckpointRow> {
                 record,
                 deleted_at,
                 (base, lineage),
-                (corrupt, dropped_tail, cut),
+                (corrupt, dropped_tail),
             )| CheckpointRow {
                 meta: PartitionMeta {
                     partition,
@@ -175,7 +179,6 @@ pub(super) fn checkpoint_row() -> impl Strategy<Value = CheckpointRow> {
                 },
                 corrupt,
                 dropped_tail,
-                cut,
             },
         )
 }

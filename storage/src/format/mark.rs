@@ -2,7 +2,7 @@
 
 use cairn_core::ids::{Epoch, Index, Mark, Position};
 
-use super::primitives::{DecodeError, Reader, put_number};
+use super::primitives::{DecodeError, Reader, check_format, put_number};
 
 /// The format of a mark or a lineage that stands alone as a value in the store.
 const FORMAT: u8 = 1;
@@ -58,14 +58,8 @@ pub(super) fn read_lineage(reader: &mut Reader<'_>) -> Result<Vec<Mark>, DecodeE
 
 fn open<'a>(bytes: &'a [u8], what: &'static str) -> Result<Reader<'a>, DecodeError> {
     let mut reader = Reader::new(bytes);
-    match reader.byte()? {
-        FORMAT => Ok(reader),
-        found => Err(DecodeError::Newer {
-            what,
-            found: u32::from(found),
-            known: u32::from(FORMAT),
-        }),
-    }
+    check_format(what, u32::from(reader.byte()?), u32::from(FORMAT))?;
+    Ok(reader)
 }
 
 /// Encodes a mark as a value of the store.

@@ -7,7 +7,7 @@ use cairn_core::replication::{Generation, PartitionMeta};
 
 use super::mark::{put_lineage, put_mark, read_lineage, read_mark};
 use super::partition_record::{put_partition_record, read_partition_record};
-use super::primitives::{DecodeError, Reader, put_number};
+use super::primitives::{DecodeError, Reader, check_format, put_number};
 
 /// The format of a checkpoint's row.
 const FORMAT: u8 = 1;
@@ -17,7 +17,6 @@ const HAS_RECORD: u8 = 2;
 const HAS_DELETED: u8 = 4;
 const IS_CORRUPT: u8 = 8;
 const DROPPED_TAIL: u8 = 16;
-const CUT_BELOW_STATE: u8 = 32;
 
 /// A partition's metadata, and what must not be forgotten of an earlier recovery.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,9 +27,6 @@ pub struct CheckpointRow {
     pub corrupt: bool,
     /// An uncertain tail was dropped, and nothing was appended since.
     pub dropped_tail: bool,
-    /// The log was cut, so that its state may hold more than the log, or other
-    /// entries than the log, until a snapshot is installed (rules 4 and 9).
-    pub cut: bool,
 }
 
 /// Encodes a row.
@@ -49,7 +45,6 @@ pub fn put_row(out: &mut Vec<u8>, row: &CheckpointRow) {
             },
         corrupt,
         dropped_tail,
-        cut,
     } = row;
     let bit = |set: bool, bit: u8| if set { bit } else { 0 };
     out.push(FORMAT);
@@ -58,8 +53,7 @@ pub fn put_row(out: &mut Vec<u8>, row: &CheckpointRow) {
             | bit(record.is_some(), HAS_RECORD)
             | bit(deleted_at.is_some(), HAS_DELETED)
             | bit(*corrupt, IS_CORRUPT)
-            | bit(*dropped_tail, DROPPED_TAIL)
-            | bit(*cut, CUT_BELOW_STATE),
+            | bit(*dropped_tail, DROPPED_TAIL),
     );
     put_number(out, u64::from(partition.0));
     if let Some(replica) = replica {
@@ -84,19 +78,13 @@ pub fn put_row(out: &mut Vec<u8>, row: &CheckpointRow) {
 /// See [`DecodeError`].
 pub fn decode_row(bytes: &[u8]) -> Result<CheckpointRow, DecodeError> {
     let mut reader = Reader::new(bytes);
-    match reader.byte()? {
-        FORMAT => {}
-        found => {
-            return Err(DecodeError::Newer {
-                what: "a checkpoint's row",
-                found: u32::from(found),
-                known: u32::from(FORMAT),
-            });
-        }
-    }
+    check_format(
+        "a checkpoint's row",
+        u32::from(reader.byte()?),
+        u32::from(FORMAT),
+    )?;
     let flags = reader.byte()?;
-    let known =
-        HAS_REPLICA | HAS_RECORD | HAS_DELETED | IS_CORRUPT | DROPPED_TAIL | CUT_BELOW_STATE;
+    let known = HAS_REPLICA | HAS_RECORD | HAS_DELETED | IS_CORRUPT | DROPPED_TAIL;
     if flags & !known != 0 {
         return Err(DecodeError::Range("a checkpoint row's flags"));
     }
@@ -131,7 +119,6 @@ pub fn decode_row(bytes: &[u8]) -> Result<CheckpointRow, DecodeError> {
         },
         corrupt: flags & IS_CORRUPT != 0,
         dropped_tail: flags & DROPPED_TAIL != 0,
-        cut: flags & CUT_BELOW_STATE != 0,
     })
 }
 

@@ -3,7 +3,7 @@
 use cairn_core::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
 use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, SlotRange};
 
-use super::primitives::{DecodeError, Reader, put_number};
+use super::primitives::{DecodeError, Reader, check_format, put_number};
 
 /// The format of a record.
 const FORMAT: u8 = 1;
@@ -91,16 +91,11 @@ pub(super) fn put_partition_record(out: &mut Vec<u8>, record: &PartitionRecord) 
 pub(super) fn read_partition_record(
     reader: &mut Reader<'_>,
 ) -> Result<PartitionRecord, DecodeError> {
-    match reader.byte()? {
-        FORMAT => {}
-        found => {
-            return Err(DecodeError::Newer {
-                what: "a partition's record",
-                found: u32::from(found),
-                known: u32::from(FORMAT),
-            });
-        }
-    }
+    check_format(
+        "a partition's record",
+        u32::from(reader.byte()?),
+        u32::from(FORMAT),
+    )?;
     Ok(PartitionRecord {
         id: PartitionId(reader.small("a partition")?),
         slots: SlotRange {

@@ -19,6 +19,16 @@ pub enum DecodeError {
         /// The highest number known.
         known: u32,
     },
+    /// Made by an older build, whose format this one no longer reads.
+    #[error("format {found} of {what} is older than this build, which reads from {known} on")]
+    Older {
+        /// Of what.
+        what: &'static str,
+        /// The number found.
+        found: u32,
+        /// The lowest number known.
+        known: u32,
+    },
     /// Not what it should be at all.
     #[error("this is no {0}")]
     Foreign(&'static str),
@@ -28,6 +38,15 @@ pub enum DecodeError {
     /// A tag or a number outside of what the format has.
     #[error("a value of {0} is out of range")]
     Range(&'static str),
+}
+
+/// Whether a format's number is the one that this build reads.
+pub(super) fn check_format(what: &'static str, found: u32, known: u32) -> Result<(), DecodeError> {
+    match found.cmp(&known) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(DecodeError::Newer { what, found, known }),
+        std::cmp::Ordering::Less => Err(DecodeError::Older { what, found, known }),
+    }
 }
 
 /// The most bytes that [`put_number`] writes.
@@ -162,6 +181,20 @@ mod tests {
             assert_eq!(reader.number(), Ok(number));
             assert_eq!(reader.end(), Ok(()));
         }
+    }
+
+    #[test]
+    fn an_older_format_is_not_called_newer() {
+        assert!(check_format("a thing", 2, 2).is_ok());
+        let words = |found| check_format("a thing", found, 2).unwrap_err().to_string();
+        assert_eq!(
+            words(1),
+            "format 1 of a thing is older than this build, which reads from 2 on"
+        );
+        assert_eq!(
+            words(3),
+            "format 3 of a thing is newer than this build, which reads up to 2"
+        );
     }
 
     #[test]

@@ -3,6 +3,11 @@
 //! A frame is the payload's length (u32), the payload's CRC32C (u32) and the
 //! payload, integers little-endian. A payload is a tag and the record's fields. The
 //! version of this format is the segment header's.
+//!
+//! Every payload says which epoch its partition had promised once the record was
+//! taken. A primary replicates entries of older epochs than its own, so that an entry
+//! alone does not show what was promised before it: a promise lost to a broken batch
+//! is known from any later record of its partition.
 
 use std::sync::Arc;
 
@@ -24,6 +29,20 @@ const TAG_CONFIGURE: u8 = 4;
 const TAG_ENTRY: u8 = 5;
 const TAG_TRUNCATE: u8 = 6;
 const TAG_INSTALLED: u8 = 7;
+const TAG_CORRUPT: u8 = 8;
+const TAG_MEND: u8 = 9;
+
+/// A record as it stands in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Logged {
+    /// The record.
+    pub record: DurableRecord,
+    /// What its partition had promised once it was taken.
+    pub promised: Epoch,
+    /// Only of a cut: the entries behind it are to mend a log with a missing range, so
+    /// that it counts for nothing before they are all there.
+    pub mends: bool,
+}
 
 /// Appends a frame around what `payload` writes.
 ///
@@ -57,26 +76,32 @@ pub fn take_frame<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
     Ok(payload)
 }
 
-/// Roughly how many bytes the record's frame takes; never fewer than it does but for
-/// partition records, which are small.
+/// At least as many bytes as the record's frame takes.
 #[must_use]
 pub fn size_hint(record: &DurableRecord) -> usize {
     let payload = match record {
         DurableRecord::Entry { entry, .. } => 48 + entry.body.len(),
-        DurableRecord::Installed { lineage, .. } => 64 + lineage.len() * 28,
+        DurableRecord::Installed { lineage, .. } => 80 + lineage.len() * 28,
         DurableRecord::Create { .. }
         | DurableRecord::Delete { .. }
         | DurableRecord::Promise { .. }
+        | DurableRecord::Corrupt { .. }
         | DurableRecord::Truncate { .. } => 48,
-        DurableRecord::Configure { .. } => 256,
+        DurableRecord::Configure { record } => {
+            let config = &record.config;
+            let members = config.sets().map(|set| set.members.len()).sum::<usize>();
+            160 + 20 * (members + config.learners.len())
+        }
     };
     FRAME_BYTES + payload
 }
 
-/// Appends a record's payload.
-pub fn put_record(out: &mut Vec<u8>, record: &DurableRecord) {
-    let put_partition =
-        |out: &mut Vec<u8>, partition: &PartitionId| put_number(out, u64::from(partition.0));
+/// Appends a record's payload; see [`Logged`].
+pub fn put_record(out: &mut Vec<u8>, record: &DurableRecord, promised: Epoch, mends: bool) {
+    let put_partition = |out: &mut Vec<u8>, partition: &PartitionId| {
+        put_number(out, u64::from(partition.0));
+        put_number(out, promised.0);
+    };
     match record {
         DurableRecord::Create {
             partition,
@@ -102,8 +127,14 @@ pub fn put_record(out: &mut Vec<u8>, record: &DurableRecord) {
             put_partition(out, partition);
             put_number(out, epoch.0);
         }
+        DurableRecord::Corrupt { partition, replica } => {
+            out.push(TAG_CORRUPT);
+            put_partition(out, partition);
+            put_number(out, replica.0);
+        }
         DurableRecord::Configure { record } => {
             out.push(TAG_CONFIGURE);
+            put_number(out, promised.0);
             put_partition_record(out, record);
         }
         DurableRecord::Entry {
@@ -124,7 +155,7 @@ pub fn put_record(out: &mut Vec<u8>, record: &DurableRecord) {
             out.extend_from_slice(body);
         }
         DurableRecord::Truncate { partition, to } => {
-            out.push(TAG_TRUNCATE);
+            out.push(if mends { TAG_MEND } else { TAG_TRUNCATE });
             put_partition(out, partition);
             put_mark(out, *to);
         }
@@ -150,17 +181,24 @@ pub fn put_record(out: &mut Vec<u8>, record: &DurableRecord) {
 ///
 /// # Errors
 /// See [`DecodeError`].
-pub fn decode_record(payload: &[u8]) -> Result<DurableRecord, DecodeError> {
+pub fn decode_record(payload: &[u8]) -> Result<Logged, DecodeError> {
     let mut reader = Reader::new(payload);
     let tag = reader.byte()?;
     if tag == TAG_CONFIGURE {
+        let promised = Epoch(reader.number()?);
         let record = read_partition_record(&mut reader)?;
         reader.end()?;
-        return Ok(DurableRecord::Configure {
+        let record = DurableRecord::Configure {
             record: Arc::new(record),
+        };
+        return Ok(Logged {
+            record,
+            promised,
+            mends: false,
         });
     }
     let partition = PartitionId(reader.small("a partition")?);
+    let promised = Epoch(reader.number()?);
     let record = match tag {
         TAG_CREATE => DurableRecord::Create {
             partition,
@@ -175,6 +213,10 @@ pub fn decode_record(payload: &[u8]) -> Result<DurableRecord, DecodeError> {
             partition,
             epoch: Epoch(reader.number()?),
         },
+        TAG_CORRUPT => DurableRecord::Corrupt {
+            partition,
+            replica: ReplicaId(reader.number()?),
+        },
         TAG_ENTRY => DurableRecord::Entry {
             partition,
             entry: LogEntry {
@@ -185,7 +227,7 @@ pub fn decode_record(payload: &[u8]) -> Result<DurableRecord, DecodeError> {
                 body: Bytes::copy_from_slice(reader.rest()),
             },
         },
-        TAG_TRUNCATE => DurableRecord::Truncate {
+        TAG_TRUNCATE | TAG_MEND => DurableRecord::Truncate {
             partition,
             to: read_mark(&mut reader)?,
         },
@@ -199,7 +241,11 @@ pub fn decode_record(payload: &[u8]) -> Result<DurableRecord, DecodeError> {
         _ => return Err(DecodeError::Range("a log record's tag")),
     };
     reader.end()?;
-    Ok(record)
+    Ok(Logged {
+        record,
+        promised,
+        mends: tag == TAG_MEND,
+    })
 }
 
 #[cfg(test)]
@@ -211,27 +257,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_framed_record_comes_back(record in generators::durable_record()) {
+        fn a_framed_record_comes_back(record in generators::durable_record(), promised in any::<u64>(), flag in any::<bool>()) {
+            let mends = flag && matches!(record, DurableRecord::Truncate { .. });
             let mut bytes = Vec::new();
-            put_frame(&mut bytes, |out| put_record(out, &record));
+            put_frame(&mut bytes, |out| put_record(out, &record, Epoch(promised), mends));
+            prop_assert!(bytes.len() <= size_hint(&record));
             bytes.extend_from_slice(b"next");
             let mut left = bytes.as_slice();
             let payload = take_frame(&mut left).unwrap();
             prop_assert_eq!(left, b"next");
-            prop_assert_eq!(decode_record(payload), Ok(record));
+            prop_assert_eq!(decode_record(payload), Ok(Logged { record, promised: Epoch(promised), mends }));
         }
 
         #[test]
         fn a_flipped_bit_is_noticed(record in generators::durable_record(), bit in any::<prop::sample::Index>()) {
             let mut bytes = Vec::new();
-            put_frame(&mut bytes, |out| put_record(out, &record));
+            put_frame(&mut bytes, |out| put_record(out, &record, Epoch(3), false));
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(take_frame(&mut bytes.as_slice()).is_err());
         }
 
         #[test]
-        fn no_bytes_make_a_decoder_panic(junk in prop::collection::vec(any::<u8>(), 0..200), tag in 0u8..9) {
+        fn no_bytes_make_a_decoder_panic(junk in prop::collection::vec(any::<u8>(), 0..200), tag in 0u8..11) {
             let mut bytes = vec![tag];
             bytes.extend(&junk);
             let _ = decode_record(&bytes);

@@ -1,16 +1,22 @@
-//! The first block of a segment: whose it is, and where the log before it ends.
+//! The first blocks of a segment: whose it is, and where the log before it ends.
+//!
+//! The header stands there twice, each time in a block of its own, since nothing else
+//! in the log repeats the newest one: no single sector holds both.
 
-use super::primitives::{DecodeError, Reader};
+use super::primitives::{DecodeError, Reader, check_format};
 
 /// How much of a segment its header takes.
-pub const HEADER_BYTES: usize = 4096;
+pub const HEADER_BYTES: usize = COPIES * COPY_BYTES;
+/// How much one copy of it takes.
+pub const COPY_BYTES: usize = 4096;
 /// The format of segments, batches and records that this build writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The longest name of a cluster.
 pub const CLUSTER_BYTES_MAX: usize = 64;
 
 const MAGIC: [u8; 8] = *b"CAIRNWAL";
-const CHECKSUM_AT: usize = HEADER_BYTES - 4;
+const COPIES: usize = 2;
+const CHECKSUM_AT: usize = COPY_BYTES - 4;
 
 /// Whose log it is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -94,16 +100,40 @@ pub fn encode_header(header: &SegmentHeader) -> Vec<u8> {
     out.resize(CHECKSUM_AT, 0);
     let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
+    out.extend_from_within(..COPY_BYTES);
     out
 }
 
-/// Decodes what [`encode_header`] made.
+/// Decodes what [`encode_header`] made, from whichever copy is intact.
 ///
 /// # Errors
-/// See [`DecodeError`]. A newer format is told apart from damage only where the
-/// checksum, whose place no format changes, is intact.
+/// See [`DecodeError`]: of the first copy where neither can be read. Another format is
+/// told apart from damage only where the checksum, whose place no format changes, is
+/// intact.
 pub fn decode_header(bytes: &[u8]) -> Result<SegmentHeader, DecodeError> {
-    let bytes = bytes.get(..HEADER_BYTES).ok_or(DecodeError::Short)?;
+    let mut found = decode_copy(bytes);
+    for copy in 1..COPIES {
+        let damaged = matches!(
+            found,
+            Err(DecodeError::Checksum(_) | DecodeError::Foreign(_))
+        );
+        if !damaged {
+            break;
+        }
+        if let Some(second) = bytes.get(copy * COPY_BYTES..).map(decode_copy)
+            && !matches!(
+                second,
+                Err(DecodeError::Short | DecodeError::Checksum(_) | DecodeError::Foreign(_))
+            )
+        {
+            found = second;
+        }
+    }
+    found
+}
+
+fn decode_copy(bytes: &[u8]) -> Result<SegmentHeader, DecodeError> {
+    let bytes = bytes.get(..COPY_BYTES).ok_or(DecodeError::Short)?;
     let mut reader = Reader::new(bytes);
     if reader.array::<8>()? != MAGIC {
         return Err(DecodeError::Foreign("segment of a write-ahead log"));
@@ -113,13 +143,7 @@ pub fn decode_header(bytes: &[u8]) -> Result<SegmentHeader, DecodeError> {
         return Err(DecodeError::Checksum("a segment's header"));
     }
     let format = reader.u32()?;
-    if format != FORMAT {
-        return Err(DecodeError::Newer {
-            what: "the write-ahead log",
-            found: format,
-            known: FORMAT,
-        });
-    }
+    check_format("the write-ahead log", format, FORMAT)?;
     let number = reader.u64()?;
     let segment = reader.u64()?;
     let node = reader.u128()?;
@@ -170,10 +194,25 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_noticed(header in generators::segment_header(), bit in 0..HEADER_BYTES * 8) {
+        fn a_flipped_bit_leaves_the_other_copy(header in generators::segment_header(), bit in 0..HEADER_BYTES * 8) {
             let mut bytes = encode_header(&header);
             bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(decode_header(&bytes), Ok(header));
+        }
+
+        #[test]
+        fn a_flipped_bit_in_each_copy_is_noticed(header in generators::segment_header(), first in 0..COPY_BYTES * 8, second in 0..COPY_BYTES * 8) {
+            let mut bytes = encode_header(&header);
+            bytes[first / 8] ^= 1 << (first % 8);
+            bytes[COPY_BYTES + second / 8] ^= 1 << (second % 8);
             prop_assert!(decode_header(&bytes).is_err());
+        }
+
+        #[test]
+        fn a_lost_block_leaves_the_other_copy(header in generators::segment_header(), copy in 0..COPIES) {
+            let mut bytes = encode_header(&header);
+            bytes[copy * COPY_BYTES..][..COPY_BYTES].fill(0);
+            prop_assert_eq!(decode_header(&bytes), Ok(header));
         }
 
         #[test]
@@ -183,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused_by_number() {
+    fn another_format_is_refused_by_number() {
         let header = SegmentHeader {
             identity: LogIdentity::default(),
             number: 1,
@@ -193,14 +232,20 @@ mod tests {
             structural: 0,
             prepared_end: 0,
         };
-        let mut bytes = encode_header(&header);
-        bytes[8..12].copy_from_slice(&9u32.to_le_bytes());
-        let checksum = crc32c::crc32c(&bytes[..CHECKSUM_AT]);
-        bytes[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
-        let error = decode_header(&bytes).unwrap_err();
+        let words = |format: u32| {
+            let mut bytes = encode_header(&header);
+            bytes[8..12].copy_from_slice(&format.to_le_bytes());
+            let checksum = crc32c::crc32c(&bytes[..CHECKSUM_AT]);
+            bytes[CHECKSUM_AT..COPY_BYTES].copy_from_slice(&checksum.to_le_bytes());
+            decode_header(&bytes).unwrap_err().to_string()
+        };
         assert_eq!(
-            error.to_string(),
-            "format 9 of the write-ahead log is newer than this build, which reads up to 1"
+            words(9),
+            "format 9 of the write-ahead log is newer than this build, which reads up to 2"
+        );
+        assert_eq!(
+            words(1),
+            "format 1 of the write-ahead log is older than this build, which reads from 2 on"
         );
     }
 }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::primitives::{DecodeError, Reader, put_bytes, put_number};
+use super::primitives::{DecodeError, Reader, check_format, put_bytes, put_number};
 
 /// The format of a chunk.
 const FORMAT: u8 = 1;
@@ -55,16 +55,11 @@ pub fn decode_chunk(bytes: &Bytes) -> Result<SnapshotChunk, DecodeError> {
         return Err(DecodeError::Checksum("a snapshot's chunk"));
     }
     let mut reader = Reader::new(&bytes[..body]);
-    match reader.byte()? {
-        FORMAT => {}
-        found => {
-            return Err(DecodeError::Newer {
-                what: "a snapshot's chunk",
-                found: u32::from(found),
-                known: u32::from(FORMAT),
-            });
-        }
-    }
+    check_format(
+        "a snapshot's chunk",
+        u32::from(reader.byte()?),
+        u32::from(FORMAT),
+    )?;
     let number = reader.number()?;
     let last = reader.flag("a chunk's end")?;
     let count = reader.count(2)?;

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::disk::{Disk, DiskFile, Preallocation};
 
-/// What reaches the disk whole or not at all.
+/// What reaches the disk whole or not at all, as long as the power lasts.
 pub const SECTOR_BYTES: usize = 512;
+/// What a power loss may leave unreadable where a part of it was being written, and
+/// what a bad spot takes with it.
+const BLOCK_BYTES: usize = 4096;
 
 #[derive(Clone, Debug, Default)]
 struct Inode {
@@ -17,6 +20,23 @@ struct Inode {
     cached: Vec<u8>,
     /// Sectors that differ, or may.
     dirty: BTreeSet<usize>,
+    /// Blocks that the disk does not give.
+    bad: BTreeSet<usize>,
+}
+
+impl Inode {
+    /// Writes nonsense over a block.
+    fn garble(&mut self, block: usize, choose: &mut dyn FnMut(u64) -> u64) {
+        let start = block * BLOCK_BYTES;
+        let end = (start + BLOCK_BYTES).min(self.durable.len());
+        let mut nonsense = choose(u64::MAX);
+        for byte in self.durable.get_mut(start..end).into_iter().flatten() {
+            nonsense = nonsense
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            *byte = (nonsense >> 56) as u8;
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -134,8 +154,9 @@ impl MemDisk {
     }
 
     /// Cuts the power. Of what was not flushed each sector reaches the disk, or does
-    /// not, or does so in part, as `choose(n)` (below `n`) decides; of the changes of
-    /// names a first part does. Files opened before are dead.
+    /// not, or does so in part, as `choose(n)` (below `n`) decides, or the whole block
+    /// around it is left as nonsense, what was flushed of it included; of the changes
+    /// of names a first part does. Files opened before are dead.
     pub fn lose_power(&self, choose: &mut dyn FnMut(u64) -> u64) {
         let mut inner = self.inner();
         inner.life += 1;
@@ -151,8 +172,20 @@ impl MemDisk {
                 // The length is metadata: where data reached the disk it did too.
                 inode.durable.resize(length, 0);
             }
+            let mut judged = None;
+            let mut nonsense = false;
             for sector in std::mem::take(&mut inode.dirty) {
                 let start = sector * SECTOR_BYTES;
+                let block = start / BLOCK_BYTES;
+                if judged.replace(block) != Some(block) {
+                    nonsense = choose(8) == 1;
+                    if nonsense {
+                        inode.garble(block, choose);
+                    }
+                }
+                if nonsense {
+                    continue;
+                }
                 let end = (start + SECTOR_BYTES).min(length);
                 let Some(cached) = inode.cached.get(start..end) else {
                     continue;
@@ -188,6 +221,16 @@ impl MemDisk {
                 *byte ^= 1 << (bit % 8);
             }
         }
+    }
+
+    /// Lets the block at that offset fail to be read until it is written to.
+    pub fn fail_reads(&self, name: &str, offset: u64) {
+        let mut inner = self.inner();
+        let Some(id) = inner.names.get(name).copied() else {
+            return;
+        };
+        let inode = inner.inodes.get_mut(&id).expect("a named file");
+        inode.bad.insert(offset as usize / BLOCK_BYTES);
     }
 
     /// What a file holds.
@@ -306,9 +349,13 @@ impl DiskFile for MemFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.with(|inner, id| {
-            let cached = &inner.inode(id)?.cached;
+            let Inode { cached, bad, .. } = inner.inode(id)?;
             let start = (offset as usize).min(cached.len());
             let length = buffer.len().min(cached.len() - start);
+            let blocks = start / BLOCK_BYTES..(start + length).div_ceil(BLOCK_BYTES);
+            if bad.range(blocks).next().is_some() {
+                return Err(io::Error::other("the disk does not give a block"));
+            }
             buffer[..length].copy_from_slice(&cached[start..start + length]);
             Ok(length)
         })
@@ -327,6 +374,9 @@ impl DiskFile for MemFile {
             }
             inode.cached[start..end].copy_from_slice(bytes);
             if !bytes.is_empty() {
+                inode
+                    .bad
+                    .retain(|b| *b < start / BLOCK_BYTES || *b > (end - 1) / BLOCK_BYTES);
                 inode
                     .dirty
                     .extend(start / SECTOR_BYTES..=(end - 1) / SECTOR_BYTES);
@@ -390,6 +440,35 @@ mod tests {
             file.write_at(0, b"x").is_err(),
             "the file is of an old life"
         );
+    }
+
+    #[test]
+    fn a_torn_write_may_take_what_was_flushed_of_its_block() {
+        let disk = MemDisk::new();
+        let file = disk.create("a").unwrap();
+        file.write_at(0, &[1; BLOCK_BYTES + 10]).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_directory().unwrap();
+        file.write_at(20, &[2; 10]).unwrap();
+        disk.lose_power(&mut |n| u64::from(n == 8));
+        let left = disk.contents("a").unwrap();
+        assert!(left[..10] != [1; 10]);
+        assert!(left[BLOCK_BYTES - 10..BLOCK_BYTES] != [1; 10]);
+        assert_eq!(left[BLOCK_BYTES..], [1; 10]);
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_read_leaves_its_neighbours() {
+        let disk = MemDisk::new();
+        let file = disk.create("a").unwrap();
+        file.write_at(0, &[1; 3 * BLOCK_BYTES]).unwrap();
+        disk.fail_reads("a", BLOCK_BYTES as u64);
+        let mut block = [0; BLOCK_BYTES];
+        let mut read = |at: usize| file.read_at((at * BLOCK_BYTES) as u64, &mut block).is_ok();
+        assert_eq!([0, 1, 2].map(&mut read), [true, false, true]);
+        file.write_at(BLOCK_BYTES as u64, &[2; BLOCK_BYTES])
+            .unwrap();
+        assert!(read(1));
     }
 
     #[test]

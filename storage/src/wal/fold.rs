@@ -6,9 +6,19 @@ use std::collections::BTreeMap;
 use cairn_core::ids::{Epoch, Mark, PartitionId};
 use cairn_core::replication::{DurableRecord, Generation, LogEntry, PartitionMeta};
 
-use super::{WalError, is_structural};
+use super::is_structural;
 use crate::format::mark::LINEAGE_MAX;
 use crate::format::meta::CheckpointRow;
+
+/// A record that does not follow from those before it: a bug of whoever submitted it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a record of {partition} does not follow: {reason}")]
+pub struct Misplaced {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// Why not.
+    pub reason: &'static str,
+}
 
 /// The partitions, and what passed so far.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +59,14 @@ fn cut(lineage: &mut Vec<Mark>, to: Mark) {
     }
 }
 
+/// The row as it was when the log ended with `to`, but for its promise.
+pub(super) fn rewound(row: &CheckpointRow, to: Mark) -> CheckpointRow {
+    let mut row = row.clone();
+    cut(&mut row.meta.lineage, to);
+    row.meta.base = to;
+    row
+}
+
 fn vacant(partition: PartitionId) -> CheckpointRow {
     CheckpointRow {
         meta: PartitionMeta {
@@ -63,7 +81,6 @@ fn vacant(partition: PartitionId) -> CheckpointRow {
         },
         corrupt: false,
         dropped_tail: false,
-        cut: false,
     }
 }
 
@@ -95,11 +112,25 @@ impl Fold {
         }
     }
 
+    /// What a partition has promised.
+    pub(super) fn promised(&self, partition: PartitionId) -> Epoch {
+        self.rows
+            .get(&partition)
+            .map_or(Epoch::ZERO, |row| row.meta.promised)
+    }
+
+    /// A record that was read back shows what its partition had promised by then.
+    pub(super) fn prove(&mut self, partition: PartitionId, promised: Epoch) {
+        if let Some(row) = self.rows.get_mut(&partition) {
+            row.meta.promised = row.meta.promised.max(promised);
+        }
+    }
+
     /// Takes a record that is about to be written, or was read back.
     ///
     /// # Errors
     /// Where it does not follow from what passed before; nothing is changed then.
-    pub(super) fn take(&mut self, record: &DurableRecord) -> Result<(), WalError> {
+    pub(super) fn take(&mut self, record: &DurableRecord) -> Result<(), Misplaced> {
         match record {
             DurableRecord::Entry { partition, entry } => self.entry(*partition, entry)?,
             DurableRecord::Promise { partition, epoch } => {
@@ -108,6 +139,9 @@ impl Fold {
             }
             DurableRecord::Configure { record } => {
                 let row = self.row_or_vacant(record.id);
+                // Whoever knows of an epoch accepts nothing older; the promise itself
+                // comes behind the record and may be torn off.
+                row.meta.promised = row.meta.promised.max(record.epoch);
                 let newer = row
                     .meta
                     .record
@@ -128,7 +162,7 @@ impl Fold {
                 row.meta.generation = *generation;
                 row.meta.base = Mark::ZERO;
                 row.meta.lineage.clear();
-                (row.corrupt, row.dropped_tail, row.cut) = (false, false, false);
+                (row.corrupt, row.dropped_tail) = (false, false);
             }
             DurableRecord::Delete { partition, order } => {
                 let row = self.row_or_vacant(*partition);
@@ -136,7 +170,14 @@ impl Fold {
                 row.meta.deleted_at = row.meta.deleted_at.max(Some(*order));
                 row.meta.base = Mark::ZERO;
                 row.meta.lineage.clear();
-                (row.corrupt, row.dropped_tail, row.cut) = (false, false, false);
+                (row.corrupt, row.dropped_tail) = (false, false);
+            }
+            DurableRecord::Corrupt { partition, replica } => {
+                if let Some(row) = self.rows.get_mut(partition)
+                    && row.meta.replica == Some(*replica)
+                {
+                    row.corrupt = true;
+                }
             }
             DurableRecord::Truncate { partition, to } => self.truncate(*partition, *to)?,
             DurableRecord::Installed {
@@ -156,7 +197,6 @@ impl Fold {
                         extend(&mut row.meta.lineage, *later);
                     }
                 }
-                row.cut = false;
                 self.generation_max = self.generation_max.max(generation.0);
             }
         }
@@ -164,11 +204,11 @@ impl Fold {
         Ok(())
     }
 
-    fn entry(&mut self, partition: PartitionId, entry: &LogEntry) -> Result<(), WalError> {
+    fn entry(&mut self, partition: PartitionId, entry: &LogEntry) -> Result<(), Misplaced> {
         let row = self.replica(partition)?;
         let head = head(&row.meta);
         if entry.position.index != head.index().next() || entry.position.epoch < head.epoch() {
-            return Err(WalError::Misplaced {
+            return Err(Misplaced {
                 partition,
                 reason: "the entry does not stand behind the head",
             });
@@ -180,10 +220,10 @@ impl Fold {
         Ok(())
     }
 
-    fn truncate(&mut self, partition: PartitionId, to: Mark) -> Result<(), WalError> {
+    fn truncate(&mut self, partition: PartitionId, to: Mark) -> Result<(), Misplaced> {
         let row = self.replica(partition)?;
         if to.index() > head(&row.meta).index() {
-            return Err(WalError::Misplaced {
+            return Err(Misplaced {
                 partition,
                 reason: "the cut stands behind the head",
             });
@@ -192,15 +232,14 @@ impl Fold {
         if to.index() < row.meta.base.index() {
             row.meta.base = to;
         }
-        row.cut = true;
         Ok(())
     }
 
-    fn replica(&mut self, partition: PartitionId) -> Result<&mut CheckpointRow, WalError> {
+    fn replica(&mut self, partition: PartitionId) -> Result<&mut CheckpointRow, Misplaced> {
         self.rows
             .get_mut(&partition)
             .filter(|row| row.meta.replica.is_some())
-            .ok_or(WalError::Misplaced {
+            .ok_or(Misplaced {
                 partition,
                 reason: "there is no replica",
             })

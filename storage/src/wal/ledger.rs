@@ -6,6 +6,7 @@ use cairn_core::ids::{Index, PartitionId};
 use cairn_core::replication::{DurableRecord, Generation};
 
 use super::fold::Fold;
+use crate::format::meta::CheckpointRow;
 
 /// A segment that is no longer written to.
 #[derive(Clone, Debug)]
@@ -59,7 +60,9 @@ impl Ledger {
                 // The snapshot was durable in the store before this record was made.
                 self.durable.insert(*partition, (*generation, mark.index()));
             }
-            DurableRecord::Promise { .. } | DurableRecord::Configure { .. } => {}
+            DurableRecord::Promise { .. }
+            | DurableRecord::Configure { .. }
+            | DurableRecord::Corrupt { .. } => {}
         }
     }
 
@@ -92,6 +95,14 @@ impl Ledger {
         });
     }
 
+    /// The segment that was closed last was cut to this length.
+    pub(super) fn shortened(&mut self, bytes: u64) {
+        if let Some(last) = self.closed.back_mut() {
+            last.reusable &= bytes >= last.bytes;
+            last.bytes = last.bytes.min(bytes);
+        }
+    }
+
     pub(super) fn set_durable(&mut self, partition: PartitionId, at: (Generation, Index)) {
         let known = self.durable.entry(partition).or_insert(at);
         *known = (*known).max(at);
@@ -119,16 +130,51 @@ impl Ledger {
             let Some(row) = fold.row(*partition) else {
                 return true;
             };
-            let durable = self
-                .durable
-                .get(partition)
-                .filter(|(generation, _)| *generation == row.meta.generation)
-                .is_some_and(|(_, index)| index >= last);
+            let durable = self.is_durable(row, *last);
             let needless = pressed || self.reclaimable.get(partition) >= Some(last);
             // Of a corrupt replica nothing is worth keeping: a new one takes its place.
             row.corrupt || (durable && needless)
         });
         free.then_some(oldest)
+    }
+
+    fn is_durable(&self, row: &CheckpointRow, last: Index) -> bool {
+        self.durable
+            .get(&row.meta.partition)
+            .filter(|(generation, _)| *generation == row.meta.generation)
+            .is_some_and(|(_, index)| *index >= last)
+    }
+
+    /// The length of the oldest closed segment, and the partitions for whose sake it
+    /// stays: the store does not durably hold what it holds of them.
+    pub(super) fn pins_of_oldest(&self, fold: &Fold) -> Option<(u64, Vec<PartitionId>)> {
+        let oldest = self.closed.front()?;
+        let pins = oldest
+            .last
+            .iter()
+            .filter(|(partition, last)| {
+                fold.row(**partition)
+                    .is_some_and(|row| !row.corrupt && !self.is_durable(row, **last))
+            })
+            .map(|(partition, _)| *partition)
+            .collect();
+        Some((oldest.bytes, pins))
+    }
+
+    /// The segment being written to repeats what the store lacks of a partition, up to
+    /// `last`.
+    pub(super) fn carried(&mut self, partition: PartitionId, last: Index) {
+        for segment in &mut self.closed {
+            segment.last.remove(&partition);
+        }
+        self.active.insert(partition, last);
+    }
+
+    /// Every closed segment may hold entries of the partition up to `last`.
+    pub(super) fn pin(&mut self, partition: PartitionId, last: Index) {
+        for segment in &mut self.closed {
+            segment.last.insert(partition, last);
+        }
     }
 
     /// Strikes the oldest closed segment off.

@@ -13,7 +13,9 @@
 //! below which offset everything was known to be flushed when it was written; an
 //! empty batch says so when the log falls idle or closes. A batch with structural
 //! records, which create, delete or cut replicas, is followed by the rows that they
-//! made, so that one broken place cannot lose both.
+//! made, so that one broken place cannot lose both. What one flush makes durable ends
+//! at a sector's end: the next write must not share a sector with it, since a write
+//! that is torn by a power loss may take the whole sector with it.
 //!
 //! # Recovery
 //! What is broken below the highest such offset is corruption, above it a torn tail
@@ -22,23 +24,30 @@
 //! # Reclaiming
 //! The module `ledger` knows which segment holds entries of which partition, up to which
 //! index. The oldest segment goes once the store durably holds all of them and no
-//! replica needs them (rule 17).
+//! replica needs them (rule 17). Where the log is larger than it may be and what keeps
+//! the oldest segment is little, as where a partition without a quorum holds a few
+//! entries that cannot commit, those are carried forward: the log goes over to a new
+//! segment that begins with them.
 
 mod fold;
+mod image;
 mod ledger;
 mod recovery;
 mod scan;
+mod segments;
+mod unapplied;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use fold::Misplaced;
+pub use image::prepare_spare;
 pub use recovery::Recovery;
-pub use writer::{Wal, prepare_spare};
+pub use writer::Wal;
 
 use std::io;
 
-use cairn_core::ids::PartitionId;
 use cairn_core::replication::DurableRecord;
 
 use crate::format::DecodeError;
@@ -113,14 +122,6 @@ pub enum WalError {
          the disk has to be wiped, and its replicas to be made anew ({0})"
     )]
     StructureLost(String),
-    /// A record does not follow from those before it: a bug of whoever submitted it.
-    #[error("a record of {partition} does not follow: {reason}")]
-    Misplaced {
-        /// Of which partition.
-        partition: PartitionId,
-        /// Why not.
-        reason: &'static str,
-    },
     /// The store could not say what it holds.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
@@ -161,6 +162,7 @@ fn is_structural(record: &DurableRecord) -> bool {
         | DurableRecord::Installed { .. } => true,
         DurableRecord::Promise { .. }
         | DurableRecord::Configure { .. }
+        | DurableRecord::Corrupt { .. }
         | DurableRecord::Entry { .. } => false,
     }
 }

@@ -19,32 +19,40 @@
 //! does not know which replicas it had is not started, since it would make them
 //! anew, empty. Entries that are
 //! lost and durably in the store are no loss. A promise that is lost is no loss
-//! either where a later entry shows its epoch: nothing older was accepted after it.
+//! either, where a later record of its partition says what was promised by then.
 //! What stays in doubt is corrupt, and the next checkpoint says so, so that the
 //! next start does not forget it.
 //!
 //! Last, every log is held against the store: the store must hold what stood before
-//! the log's first entry, and the same entries where both have them.
+//! the log's first entry, and the same entries where both have them. What one broken
+//! place took out of a log, with head and promise provably intact, is named as a
+//! missing range, which other replicas may fill; until then the old segments stay.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_core::ids::{Index, Mark, PartitionId};
-use cairn_core::replication::{DurableRecord, LogEntry, RecoveredPartition};
+use cairn_core::replication::{
+    DurableRecord, LogEntry, MissingRange, PartitionMeta, RecoveredPartition,
+};
 
 use super::fold::{Fold, head};
+use super::image::TailBatch;
 use super::ledger::Ledger;
 use super::scan::{Item, scan};
-use super::{WalError, WalOptions, is_structural, segment_name, segment_number};
-use crate::disk::{Disk, DiskFile};
-use crate::format::DecodeError;
+use super::segments::{SegmentFile, length_of, read_all, segment_files};
+use super::{WalError, WalOptions, is_structural};
+use crate::disk::Disk;
 use crate::format::batch::{BatchHeader, BatchKind};
 use crate::format::meta::{CheckpointRow, decode_row};
-use crate::format::record::{decode_record, take_frame};
-use crate::format::segment_header::{
-    HEADER_BYTES, LogIdentity, Predecessor, SegmentHeader, decode_header,
-};
+use crate::format::record::{Logged, decode_record, take_frame};
+use crate::format::segment_header::{HEADER_BYTES, LogIdentity, Predecessor};
 use crate::state;
 use crate::store::Store;
+
+/// How far past every generation that is known the next one is drawn where the store
+/// cannot list them all: further than any node ever comes, and still small enough to
+/// be done at many starts.
+const UNLISTED_GENERATIONS: u64 = 1 << 32;
 
 /// What recovery found.
 #[derive(Debug, Default)]
@@ -71,8 +79,8 @@ pub(super) struct Continuation {
     pub(super) checkpoint: Vec<CheckpointRow>,
     /// Structural records before `tail`.
     pub(super) structural: u64,
-    /// The uncertain tail, to be copied.
-    pub(super) tail: Vec<DurableRecord>,
+    /// The uncertain tail, to be copied, batch by batch.
+    pub(super) tail: Vec<TailBatch>,
     pub(super) ledger: Ledger,
     /// Where the next segment goes on from.
     pub(super) predecessor: Option<Predecessor>,
@@ -101,6 +109,28 @@ struct Log {
     /// Entries before the first one are lost: the store must hold them, and
     /// `PartitionMeta::base` does not say their mark.
     gap: bool,
+    /// What stood before entries that were lost.
+    before: Option<Before>,
+    /// The log is being mended, and was like this before: counts again where what was
+    /// written for it was torn.
+    unmended: Option<Box<Unmended>>,
+}
+
+/// A log with a missing range as it was before it was written anew.
+#[derive(Debug)]
+struct Unmended {
+    log: Log,
+    base: Mark,
+    lineage: Vec<Mark>,
+    head: Mark,
+}
+
+/// A log up to the first entry that was lost.
+#[derive(Clone, Debug)]
+struct Before {
+    base: Mark,
+    entries: VecDeque<LogEntry>,
+    head: Mark,
 }
 
 impl Default for Log {
@@ -109,20 +139,30 @@ impl Default for Log {
             entries: VecDeque::new(),
             doubt: Doubt::None,
             gap: false,
+            before: None,
+            unmended: None,
         }
     }
 }
 
-struct SegmentFile {
-    number: u64,
-    name: String,
-    header: Option<SegmentHeader>,
+impl Log {
+    /// Keeps what stands before lost entries, the first time: what lies between two
+    /// broken places counts as lost with them.
+    fn keep_before(&mut self, base: Mark, head: Mark) {
+        let entries = std::mem::take(&mut self.entries);
+        if self.before.is_none() && !self.gap {
+            self.before = Some(Before {
+                base,
+                entries,
+                head,
+            });
+        }
+    }
 }
 
 struct Reading<'a> {
     store: &'a dyn Store,
-    /// The usual length of a segment's file.
-    segment_bytes: u64,
+    options: &'a WalOptions,
     fold: Fold,
     logs: BTreeMap<PartitionId, Log>,
     ledger: Ledger,
@@ -155,7 +195,7 @@ pub(super) fn recover<D: Disk>(
     let segments = segment_files(disk, identity)?;
     let mut reading = Reading {
         store,
-        segment_bytes: options.segment_bytes,
+        options,
         fold: Fold::default(),
         logs: BTreeMap::new(),
         ledger: Ledger::default(),
@@ -175,84 +215,13 @@ pub(super) fn recover<D: Disk>(
         let before = at.checked_sub(1).map(|b| &segments[b]);
         let next = segments.get(at + 1);
         reading.segment(disk, before, segment, next, &mut continuation)?;
-        reading.trim(options.recovered_bytes)?;
+        reading.trim(options.recovered_bytes);
         continuation.next_number = segment.number + 1;
     }
     if !segments.is_empty() && !reading.checkpoint_seen {
         return Err(WalError::Unreadable);
     }
     reading.finish(options, continuation)
-}
-
-fn segment_files<D: Disk>(disk: &D, identity: &LogIdentity) -> Result<Vec<SegmentFile>, WalError> {
-    let names = disk.list().map_err(WalError::io("list", "the log"))?;
-    let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).collect();
-    numbers.sort_unstable();
-    let mut files = Vec::with_capacity(numbers.len());
-    for number in numbers {
-        let name = segment_name(number);
-        let file = disk.open(&name).map_err(WalError::io("open", &name))?;
-        let mut block = vec![0; HEADER_BYTES];
-        let read = file
-            .read_at(0, &mut block)
-            .map_err(WalError::io("read", &name))?;
-        let header = match decode_header(&block[..read]) {
-            Ok(header) if header.number == number => Some(header),
-            Ok(_) => None,
-            Err(source @ DecodeError::Newer { .. }) => {
-                return Err(WalError::Format { name, source });
-            }
-            Err(_) => None,
-        };
-        if let Some(header) = &header {
-            check_identity(&name, &header.identity, identity)?;
-        }
-        files.push(SegmentFile {
-            number,
-            name,
-            header,
-        });
-    }
-    Ok(files)
-}
-
-fn check_identity(name: &str, found: &LogIdentity, wanted: &LogIdentity) -> Result<(), WalError> {
-    let same_node = found.node == wanted.node && found.incarnation == wanted.incarnation;
-    let same_cluster =
-        found.cluster.is_empty() || wanted.cluster.is_empty() || found.cluster == wanted.cluster;
-    if same_node && same_cluster {
-        return Ok(());
-    }
-    let words = |identity: &LogIdentity| {
-        format!(
-            "node {:032x}, incarnation {:032x}, cluster {:?}",
-            identity.node, identity.incarnation, identity.cluster
-        )
-    };
-    Err(WalError::Foreign {
-        name: name.to_owned(),
-        found: words(found),
-        wanted: words(wanted),
-    })
-}
-
-fn read_all<D: Disk>(disk: &D, name: &str) -> Result<Vec<u8>, WalError> {
-    let file = disk.open(name).map_err(WalError::io("open", name))?;
-    let length = file.length().map_err(WalError::io("measure", name))?;
-    let length = usize::try_from(length).map_err(|_| WalError::Unreadable)?;
-    let mut bytes = vec![0; length];
-    let mut at = 0;
-    while at < length {
-        let read = file
-            .read_at(at as u64, &mut bytes[at..])
-            .map_err(WalError::io("read", name))?;
-        if read == 0 {
-            break;
-        }
-        at += read;
-    }
-    bytes.truncate(at);
-    Ok(bytes)
 }
 
 impl Reading<'_> {
@@ -292,7 +261,7 @@ impl Reading<'_> {
         self.checkpoint_whole = true;
         self.sequence = self.sequence.max(header.batch_sequence);
 
-        let bytes = read_all(disk, &segment.name)?;
+        let bytes = read_all(disk, &segment.name, self.options)?;
         let end = next
             .and_then(|n| n.header.as_ref())
             .and_then(|n| n.predecessor)
@@ -350,7 +319,7 @@ impl Reading<'_> {
             self.before_tail(continuation);
         }
         let length = bytes.len() as u64;
-        let reusable = next.is_some() && length == self.segment_bytes;
+        let reusable = next.is_some() && length == self.options.segment_bytes;
         self.ledger.close(segment.number, length, reusable);
         continuation.predecessor = Some(Predecessor {
             segment: header.segment,
@@ -413,7 +382,7 @@ impl Reading<'_> {
         name: &str,
         header: &BatchHeader,
         body: &[u8],
-        mut tail: Option<&mut Vec<DurableRecord>>,
+        tail: Option<&mut Vec<TailBatch>>,
     ) -> Result<(), WalError> {
         let lost = header.sequence.saturating_sub(self.sequence + 1);
         if self.hole && lost == 1 && self.rows_follow {
@@ -426,6 +395,7 @@ impl Reading<'_> {
         );
         self.sequence = header.sequence;
         let structural = self.fold.structural;
+        let mut read = TailBatch::default();
         let mut left = body;
         for _ in 0..header.frames {
             let format = |source| WalError::Format {
@@ -437,10 +407,12 @@ impl Reading<'_> {
             let payload = take_frame(&mut left).map_err(format)?;
             match header.kind {
                 BatchKind::Records => {
-                    let record = decode_record(payload).map_err(format)?;
-                    self.record(&record)?;
-                    if let Some(tail) = tail.as_deref_mut() {
-                        tail.push(record);
+                    let logged = decode_record(payload).map_err(format)?;
+                    self.record(&logged);
+                    let partition = logged.record.partition();
+                    self.fold.prove(partition, logged.promised);
+                    if tail.is_some() {
+                        read.records.push(logged);
                     }
                 }
                 BatchKind::Checkpoint | BatchKind::CheckpointEnd | BatchKind::Rows => {
@@ -457,7 +429,26 @@ impl Reading<'_> {
             }
         }
         self.rows_follow = self.fold.structural > structural;
+        if let Some(tail) = tail
+            && !read.records.is_empty()
+        {
+            if self.rows_follow {
+                read.rows = self.rows_of(&read.records);
+            }
+            tail.push(read);
+        }
         Ok(())
+    }
+
+    /// The rows that the structural ones among these records made.
+    fn rows_of(&self, records: &[Logged]) -> Vec<CheckpointRow> {
+        let changed: BTreeSet<PartitionId> = records
+            .iter()
+            .filter(|logged| is_structural(&logged.record))
+            .map(|logged| logged.record.partition())
+            .collect();
+        let rows = changed.iter().filter_map(|p| self.fold.row(*p));
+        rows.cloned().collect()
     }
 
     /// Holds a checkpoint's row against what was read before it.
@@ -465,18 +456,32 @@ impl Reading<'_> {
         let partition = row.meta.partition;
         let said = head(&row.meta);
         let log = self.logs.entry(partition).or_default();
-        match self.fold.row(partition) {
-            Some(known)
-                if known.meta.replica == row.meta.replica
-                    && known.meta.generation == row.meta.generation
-                    && head(&known.meta) == said =>
-            {
+        let known = self.fold.row(partition).filter(|known| {
+            row.meta.replica.is_some()
+                && known.meta.replica == row.meta.replica
+                && known.meta.generation == row.meta.generation
+        });
+        match known {
+            Some(_) if log.unmended.as_ref().is_some_and(|u| u.head == said) => {
+                // An earlier start found it torn and went back.
+                if let Some(unmended) = log.unmended.take() {
+                    row.meta.base = unmended.base;
+                    *log = unmended.log;
+                }
+            }
+            Some(known) if head(&known.meta) == said => {
                 // The same head by checksum: nothing of this log was lost.
                 row.meta.base = known.meta.base;
             }
-            _ => {
-                // Either the log begins here, or what was between is lost. The store
-                // must hold it, which `finish` sees to.
+            Some(known) if head(&known.meta).index() < said.index() => {
+                // What was between is lost. The store must hold it, which `finish` sees
+                // to, or another replica.
+                log.keep_before(known.meta.base, head(&known.meta));
+                log.gap = false;
+                row.meta.base = said;
+            }
+            Some(_) | None => {
+                // The log begins here, anew or again: what is carried forward follows.
                 *log = Log::default();
                 row.meta.base = said;
             }
@@ -485,24 +490,25 @@ impl Reading<'_> {
         self.fold.replace(row);
     }
 
-    fn record(&mut self, record: &DurableRecord) -> Result<(), WalError> {
+    fn record(&mut self, logged: &Logged) {
+        let record = &logged.record;
         let partition = record.partition();
         self.ledger.take(record);
         if let DurableRecord::Entry { entry, .. } = record {
             self.report.entries_read += 1;
             self.entry(partition, entry);
-            return Ok(());
+            return;
         }
         let log = self.logs.entry(partition).or_default();
         if let DurableRecord::Truncate { to, .. } = record {
-            self.truncate(partition, *to, record);
-            return Ok(());
+            self.truncate(partition, *to, logged);
+            return;
         }
         if self.fold.take(record).is_err() {
             // A record of a replica that is not there: its creation was lost.
             log.doubt = Doubt::Structural;
             self.fold.structural += u64::from(is_structural(record));
-            return Ok(());
+            return;
         }
         match record {
             DurableRecord::Create { .. } | DurableRecord::Delete { .. } => *log = Log::default(),
@@ -520,11 +526,14 @@ impl Reading<'_> {
                     log.doubt = Doubt::None;
                 }
                 log.gap = false;
+                log.before = None;
+                log.unmended = None;
             }
-            DurableRecord::Promise { .. } | DurableRecord::Configure { .. } => {}
+            DurableRecord::Promise { .. }
+            | DurableRecord::Configure { .. }
+            | DurableRecord::Corrupt { .. } => {}
             DurableRecord::Entry { .. } | DurableRecord::Truncate { .. } => {}
         }
-        Ok(())
     }
 
     fn entry(&mut self, partition: PartitionId, entry: &LogEntry) {
@@ -551,24 +560,36 @@ impl Reading<'_> {
                 log.doubt = Doubt::None;
             }
             log.entries.push_back(entry.clone());
+            if log
+                .unmended
+                .as_ref()
+                .is_some_and(|u| u.head == entry.mark())
+            {
+                // All of it is there.
+                log.unmended = None;
+            }
             return;
         }
         // A gap after a broken place is what was lost there; anything else is not
         // explained by lost entries.
         let skips = entry.position.index > head.index().next();
-        log.doubt = match log.doubt {
-            Doubt::Entries if skips => Doubt::None,
-            _ => Doubt::Structural,
-        };
+        if log.doubt == Doubt::Entries && skips {
+            log.doubt = Doubt::None;
+            log.keep_before(row.meta.base, head);
+        } else {
+            log.doubt = Doubt::Structural;
+            log.before = None;
+        }
         log.gap = true;
         log.entries.clear();
         log.entries.push_back(entry.clone());
         self.fold.jump(partition, entry.mark());
     }
 
-    fn truncate(&mut self, partition: PartitionId, to: Mark, record: &DurableRecord) {
+    fn truncate(&mut self, partition: PartitionId, to: Mark, logged: &Logged) {
         let log = self.logs.entry(partition).or_default();
-        let fitting = self.fold.take(record).is_ok();
+        let meta = self.fold.row(partition).map(|row| row.meta.clone());
+        let fitting = self.fold.take(&logged.record).is_ok();
         if !fitting {
             match log.doubt {
                 // The entry at the cut was lost: the log is empty from there on.
@@ -576,7 +597,6 @@ impl Reading<'_> {
                     self.fold.jump(partition, to);
                     if let Some(row) = self.fold.row_mut(partition) {
                         row.meta.base = to;
-                        row.cut = true;
                     }
                     self.fold.structural += 1;
                     *log = Log::default();
@@ -588,10 +608,37 @@ impl Reading<'_> {
             }
             return;
         }
-        log.entries.retain(|e| e.position.index <= to.index());
         let Some(row) = self.fold.row_mut(partition) else {
             return;
         };
+        if logged.mends
+            && log.before.is_some()
+            && log.doubt == Doubt::None
+            && let Some(meta) = meta
+        {
+            // What it had counts until all that mends it is there. The bodies are shared.
+            log.unmended = Some(Box::new(Unmended {
+                head: head(&meta),
+                base: meta.base,
+                lineage: meta.lineage,
+                log: Log {
+                    entries: log.entries.clone(),
+                    doubt: Doubt::None,
+                    gap: log.gap,
+                    before: log.before.clone(),
+                    unmended: None,
+                },
+            }));
+        }
+        if let Some(before) = log.before.take()
+            && to.index() <= before.head.index()
+        {
+            // The log ends before what was lost, as where the range was mended.
+            log.entries = before.entries;
+            log.gap = false;
+            row.meta.base = before.base;
+        }
+        log.entries.retain(|e| e.position.index <= to.index());
         let last = log.entries.back().map(LogEntry::mark);
         if last.is_none() && (log.gap || to.index() < row.meta.base.index()) {
             // What was before is lost or in the store; the cut names its mark anew.
@@ -606,20 +653,22 @@ impl Reading<'_> {
         }
     }
 
-    fn applied(&self, row: &CheckpointRow) -> Result<Mark, WalError> {
-        Ok(match row.meta.replica {
-            Some(_) => state::applied(self.store, row.meta.generation)?,
-            None => Mark::ZERO,
-        })
+    /// What the store has applied of a partition. One whose mark cannot be read is
+    /// damaged, which is no reason not to start with the others.
+    fn applied(&self, row: &CheckpointRow) -> Option<Mark> {
+        match row.meta.replica {
+            Some(_) => state::applied(self.store, row.meta.generation).ok(),
+            None => Some(Mark::ZERO),
+        }
     }
 
     /// Drops entries that the store durably holds, where there are more than are to
     /// be kept in memory.
-    fn trim(&mut self, bytes: usize) -> Result<(), WalError> {
+    fn trim(&mut self, bytes: usize) {
         let held = |log: &Log| -> usize { log.entries.iter().map(|e| e.body.len() + 64).sum() };
         let mut total: usize = self.logs.values().map(held).sum();
         if total <= bytes {
-            return Ok(());
+            return;
         }
         let partitions: Vec<PartitionId> = self.logs.keys().copied().collect();
         for partition in partitions {
@@ -629,7 +678,9 @@ impl Reading<'_> {
             let Some(row) = self.fold.row(partition) else {
                 continue;
             };
-            let applied = self.applied(row)?;
+            let Some(applied) = self.applied(row) else {
+                continue;
+            };
             let Some(log) = self.logs.get_mut(&partition) else {
                 continue;
             };
@@ -641,7 +692,6 @@ impl Reading<'_> {
                 total -= before - held(log);
             }
         }
-        Ok(())
     }
 
     fn finish(
@@ -656,76 +706,84 @@ impl Reading<'_> {
         if let Some(place) = self.structure_lost {
             return Err(WalError::StructureLost(place));
         }
-        let created: Vec<PartitionId> = continuation
-            .tail
-            .iter()
-            .filter(|r| {
-                matches!(
-                    r,
-                    DurableRecord::Create { .. } | DurableRecord::Delete { .. }
-                )
-            })
-            .map(DurableRecord::partition)
-            .collect();
         let partitions: Vec<PartitionId> = self.fold.rows().map(|row| row.meta.partition).collect();
         for partition in partitions {
-            let recovered = self.partition(partition)?;
-            if !created.contains(&partition) {
-                let row = continuation
-                    .checkpoint
-                    .iter_mut()
-                    .find(|row| row.meta.partition == partition);
-                if let Some(row) = row {
-                    row.corrupt |= recovered.corrupt;
+            let recovered = self.partition(partition);
+            // What the next segment says of the same replica must not forget it.
+            let corrupt = self.fold.row(partition).is_some_and(|row| row.corrupt);
+            let tail = continuation.tail.iter_mut().flat_map(|b| &mut b.rows);
+            for row in continuation.checkpoint.iter_mut().chain(tail) {
+                if row.meta.partition == partition && row.meta.replica == recovered.meta.replica {
+                    row.corrupt |= corrupt;
                     row.dropped_tail |= recovered.dropped_tail;
                 }
             }
             self.report.partitions.push(recovered);
         }
         self.trim_recovered(options.recovered_bytes);
-        let in_store = state::generations(self.store)?.last().map_or(0, |g| g.0);
-        self.report.next_generation = self.fold.generation_max.max(in_store) + 1;
+        let known = self.fold.generation_max;
+        self.report.next_generation = match state::generations(self.store) {
+            Ok(in_store) => known.max(in_store.last().map_or(0, |g| g.0)) + 1,
+            Err(error) => {
+                let words = format!("the store cannot be listed: {error}");
+                self.report.damage.push(words);
+                known + UNLISTED_GENERATIONS
+            }
+        };
         continuation.fold = self.fold;
         continuation.ledger = self.ledger;
         Ok((self.report, continuation))
     }
 
     /// The verdict on one partition.
-    fn partition(&mut self, partition: PartitionId) -> Result<RecoveredPartition, WalError> {
+    fn partition(&mut self, partition: PartitionId) -> RecoveredPartition {
         let mut log = self.logs.remove(&partition).unwrap_or_default();
         let row = self.fold.row(partition).expect("a row of the fold").clone();
-        let applied = self.applied(&row)?;
+        let read = self.applied(&row);
+        let applied = read.unwrap_or(Mark::ZERO);
         let mut meta = row.meta;
-        let sound = !row.corrupt && log.doubt == Doubt::None;
-        let verified = sound && agrees_with_store(&mut log, &mut meta, applied);
-        // After a cut below the state (rule 9) the state is ahead of the log, or of
-        // another history, until a snapshot is installed: replication sees which.
-        let explained = sound && row.cut && !log.gap && applied.index() >= meta.base.index();
-        let whole = meta.replica.is_none() || verified || explained;
+        if let Some(unmended) = log.unmended.take() {
+            // What was to mend it was torn: back to what it was to mend.
+            self.ledger.pin(partition, unmended.head.index());
+            meta.base = unmended.base;
+            meta.lineage = unmended.lineage;
+            log = unmended.log;
+        }
+        let sound = !row.corrupt && log.doubt == Doubt::None && read.is_some();
+        let whole =
+            meta.replica.is_none() || (sound && agrees_with_store(&mut log, &mut meta, applied));
+        let missing = if sound && !whole {
+            missing_range(&mut log, &mut meta, applied)
+        } else {
+            None
+        };
         let dropped_tail = meta.replica.is_some() && (self.report.dropped_tail || row.dropped_tail);
-        if !whole {
+        if whole || missing.is_some() {
+            if meta.replica.is_some() {
+                self.ledger
+                    .set_durable(partition, (meta.generation, applied.index()));
+            }
+        } else {
             // Its entries vouch for nothing; the head is kept to be looked at.
             log.entries.clear();
             meta.base = head(&meta);
             self.ledger.forget(partition);
-        } else if meta.replica.is_some() {
-            self.ledger
-                .set_durable(partition, (meta.generation, applied.index()));
         }
         if let Some(row) = self.fold.row_mut(partition) {
             row.meta.base = meta.base;
             row.meta.lineage.clone_from(&meta.lineage);
-            row.corrupt = !whole;
+            // Of a missing range the old segments tell again at the next start.
+            row.corrupt = !whole && missing.is_none();
             row.dropped_tail = dropped_tail;
-            row.cut = row.cut && whole && !verified;
         }
-        Ok(RecoveredPartition {
+        RecoveredPartition {
             meta,
             entries: log.entries.into(),
             applied,
             corrupt: !whole,
             dropped_tail,
-        })
+            missing,
+        }
     }
 
     /// As [`Self::trim`], once the marks are verified.
@@ -754,12 +812,6 @@ impl Reading<'_> {
     }
 }
 
-fn length_of<D: Disk>(disk: &D, name: &str) -> Result<u64, WalError> {
-    disk.open(name)
-        .and_then(|file| file.length())
-        .map_err(WalError::io("measure", name))
-}
-
 /// Drops the entries up to the applied mark, if that mark is among them.
 fn drop_applied(log: &mut Log, applied: Mark) -> bool {
     let Some(at) = log.entries.iter().position(|e| e.mark() == applied) else {
@@ -767,16 +819,13 @@ fn drop_applied(log: &mut Log, applied: Mark) -> bool {
     };
     log.entries.drain(..=at);
     log.gap = false;
+    log.before = None;
     true
 }
 
 /// Whether the log and the state are of one history, and nothing is missing between.
 /// Where the log's beginning was lost, it is made to begin after the applied mark.
-fn agrees_with_store(
-    log: &mut Log,
-    meta: &mut cairn_core::replication::PartitionMeta,
-    applied: Mark,
-) -> bool {
+fn agrees_with_store(log: &mut Log, meta: &mut PartitionMeta, applied: Mark) -> bool {
     if log.gap {
         let continues =
             drop_applied(log, applied) || log.entries.front().is_some_and(|e| e.follows(applied));
@@ -794,17 +843,49 @@ fn agrees_with_store(
         }
         return continues;
     }
-    let at = |index: Index| -> Option<Mark> {
-        if index == meta.base.index() {
-            return Some(meta.base);
-        }
-        let first = log.entries.front()?.position.index;
-        let offset = index.0.checked_sub(first.0)?;
-        log.entries
-            .get(usize::try_from(offset).ok()?)
-            .map(LogEntry::mark)
-    };
     // Below the base the store lost what the log no longer has; past the head the
     // log lost what the store was given.
-    at(applied.index()) == Some(applied)
+    mark_at(meta.base, &log.entries, applied.index()) == Some(applied)
+}
+
+/// The mark at an index of the log that begins behind `base`.
+fn mark_at(base: Mark, entries: &VecDeque<LogEntry>, index: Index) -> Option<Mark> {
+    if index == base.index() {
+        return Some(base);
+    }
+    let offset = index.0.checked_sub(base.index().0 + 1)?;
+    entries
+        .get(usize::try_from(offset).ok()?)
+        .map(LogEntry::mark)
+}
+
+/// What is missing, where that is one range of entries and the store agrees with what
+/// stands before it. The log then ends before the range.
+fn missing_range(log: &mut Log, meta: &mut PartitionMeta, applied: Mark) -> Option<MissingRange> {
+    let before = log.before.take()?;
+    // Where a checkpoint named the end of the range, what is read since goes on from it.
+    let end = (!log.gap).then_some(meta.base);
+    let until = match end {
+        Some(end) => end.index(),
+        None => Index(log.entries.front()?.position.index.0 - 1),
+    };
+    let kept: Vec<LogEntry> = std::mem::take(&mut log.entries).into();
+    let after = if applied.index() > before.head.index() {
+        // The store has entries of the range: what it applied was committed.
+        meta.base = applied;
+        applied
+    } else {
+        if mark_at(before.base, &before.entries, applied.index()) != Some(applied) {
+            return None;
+        }
+        meta.base = before.base;
+        log.entries = before.entries;
+        before.head
+    };
+    (after.index() < until).then_some(MissingRange {
+        after,
+        until,
+        end,
+        kept,
+    })
 }

@@ -5,43 +5,21 @@ use std::fmt;
 use cairn_core::ids::{Index, PartitionId};
 use cairn_core::replication::{DurableRecord, Generation, PartitionMeta};
 
-use super::fold::Fold;
+use super::fold::{Fold, Misplaced, head, rewound};
+use super::image::{
+    Active, BatchStart, CLOSING_BYTES, Image, ImageParts, TailBatch, begin_batch, end_batch, place,
+    shorten, spare_name, tidy,
+};
 use super::ledger::Ledger;
 use super::recovery::{Continuation, Recovery, recover};
-use super::{PREPARING_PREFIX, SPARE_PREFIX, WalError, WalOptions, is_structural, segment_name};
-use crate::disk::{Disk, DiskFile, Preallocation};
-use crate::format::batch::{
-    ALIGNMENT, BATCH_HEADER_BYTES, BatchHeader, BatchKind, encode_batch_header,
-};
+use super::unapplied::Unapplied;
+use super::{WalError, WalOptions, is_structural, segment_name};
+use crate::disk::{Disk, DiskFile};
+use crate::format::batch::{BATCH_HEADER_BYTES, BatchKind, SECTOR_BYTES};
 use crate::format::meta::{CheckpointRow, put_row};
-use crate::format::record::{put_frame, put_record, size_hint};
-use crate::format::segment_header::{
-    HEADER_BYTES, LogIdentity, Predecessor, SegmentHeader, encode_header,
-};
+use crate::format::record::{Logged, put_frame, put_record, size_hint};
+use crate::format::segment_header::{LogIdentity, Predecessor};
 use crate::store::Store;
-
-/// Kept free at a segment's end for the empty batch.
-const CLOSING_BYTES: u64 = BATCH_HEADER_BYTES as u64;
-
-/// The room behind the checkpoint of a segment on a disk that is nearly full.
-const SHORT_BYTES: u64 = 256 << 10;
-
-/// The segment that is written to.
-struct Active<F> {
-    file: F,
-    name: String,
-    number: u64,
-    /// Its random id.
-    id: u64,
-    /// The length of its file.
-    capacity: u64,
-    /// Where the next batch goes.
-    end: u64,
-    /// Everything before it is flushed.
-    flushed: u64,
-    /// Whether the last batch says that all before it is flushed.
-    confirmed: bool,
-}
 
 /// The write-ahead log of one node.
 ///
@@ -55,6 +33,9 @@ pub struct Wal<D: Disk> {
     active: Active<D::File>,
     fold: Fold,
     ledger: Ledger,
+    unapplied: Unapplied,
+    /// What was found wrong with records since it was last asked.
+    misplaced: Vec<Misplaced>,
     batch_sequence: u64,
     /// The number of the last record appended since the log was opened.
     records: u64,
@@ -110,15 +91,18 @@ impl<D: Disk> Wal<D> {
             structural,
             checkpoint: &checkpoint,
             tail: &tail,
-            batch_bytes: options.batch_bytes,
         });
         let active = place(&disk, &options, &mut spares, &image)?;
         if let Some((name, end)) = cut {
             // The new segment's header has cut it already; this returns its space.
             shorten(&disk, &name, end)?;
         }
-        for record in &tail {
-            ledger.take(record);
+        for logged in tail.iter().flat_map(|batch| &batch.records) {
+            ledger.take(&logged.record);
+        }
+        let mut unapplied = Unapplied::default();
+        for found in &recovery.partitions {
+            unapplied.recover(found);
         }
         let wal = Self {
             disk,
@@ -128,6 +112,8 @@ impl<D: Disk> Wal<D> {
             active,
             fold,
             ledger,
+            unapplied,
+            misplaced: Vec::new(),
             batch_sequence: image.batch_sequence,
             records: 0,
             spares,
@@ -138,6 +124,9 @@ impl<D: Disk> Wal<D> {
 
     /// Appends records and flushes them. Returns the number of the last one, counted
     /// from 1 for the first since the log was opened.
+    ///
+    /// A record that does not follow from those before it is not written: its replica
+    /// is put down as corrupt in its place, and [`Self::take_misplaced`] names it.
     ///
     /// # Errors
     /// See [`WalError`].
@@ -154,7 +143,7 @@ impl<D: Disk> Wal<D> {
                 })
                 .count();
             let (batch, rest) = left.split_at(count);
-            self.append_batch(batch)?;
+            self.append_batch(batch, rest.is_empty())?;
             left = rest;
         }
         self.flush()?;
@@ -162,24 +151,50 @@ impl<D: Disk> Wal<D> {
         Ok(self.records)
     }
 
-    fn append_batch(&mut self, records: &[DurableRecord]) -> Result<(), WalError> {
+    /// What [`Self::append`] found wrong since this was last called. To be told to
+    /// replication before anything of that append counts as flushed.
+    pub fn take_misplaced(&mut self) -> Vec<Misplaced> {
+        std::mem::take(&mut self.misplaced)
+    }
+
+    /// Goes over to another segment unless that many bytes fit, with the filling behind
+    /// them and the closing batch.
+    fn make_room(&mut self, bytes: u64) -> Result<(), WalError> {
+        let end = (self.active.end + bytes).next_multiple_of(SECTOR_BYTES);
+        if end + CLOSING_BYTES > self.active.capacity {
+            self.roll(bytes.next_multiple_of(SECTOR_BYTES))?;
+        }
+        Ok(())
+    }
+
+    /// `last`: a flush follows.
+    fn append_batch(&mut self, records: &[DurableRecord], last: bool) -> Result<(), WalError> {
+        let most: usize = records.iter().map(size_hint).sum();
+        // First, since a new segment begins with what was true before these records.
+        self.make_room((BATCH_HEADER_BYTES + most) as u64)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        // The body comes first, so that its length decides whether it still fits;
-        // the header is filled in when its segment is certain.
         let begun = begin_batch(&mut buffer);
-        for record in records {
-            put_frame(&mut buffer, |out| put_record(out, record));
-        }
-        let needed = (buffer.len() as u64).next_multiple_of(ALIGNMENT);
-        if self.active.end + needed + CLOSING_BYTES > self.active.capacity {
-            self.roll(needed)?;
-        }
         let structural = self.fold.structural;
+        let mut written = 0;
         for record in records {
-            self.fold.take(record)?;
+            let taken = self.fold.take(record);
+            let instead = taken.err().map(|error| self.misplace(error));
+            let record = match &instead {
+                None => record,
+                Some(Some(instead)) => instead,
+                Some(None) => continue,
+            };
             self.ledger.take(record);
+            // Nothing but mending cuts a log with a missing range.
+            let mends = matches!(record, DurableRecord::Truncate { .. })
+                && self.unapplied.is_broken(record.partition());
+            self.unapplied.take(record);
+            let promised = self.fold.promised(record.partition());
+            put_frame(&mut buffer, |out| put_record(out, record, promised, mends));
+            written += 1;
         }
+        let changed = self.fold.structural > structural;
         self.batch_sequence += 1;
         end_batch(
             &mut buffer,
@@ -191,15 +206,34 @@ impl<D: Disk> Wal<D> {
                 known_flushed: self.active.flushed,
                 structural,
             },
-            records.len(),
+            written,
+            (last && !changed).then_some(self.active.end),
         );
         self.write(&buffer)?;
         self.active.confirmed = false;
-        if self.fold.structural > structural {
-            self.append_rows(records, &mut buffer)?;
+        if changed {
+            self.append_rows(records, &mut buffer, last)?;
         }
         self.buffer = buffer;
         Ok(())
+    }
+
+    /// Puts the replica down as corrupt whose record does not follow: no other one on
+    /// the node is to suffer for it. Returns what is written in the record's place.
+    fn misplace(&mut self, error: Misplaced) -> Option<DurableRecord> {
+        let partition = error.partition;
+        let row = self.fold.row(partition);
+        let known = row.is_some_and(|row| row.corrupt);
+        let replica = row.and_then(|row| row.meta.replica);
+        if !known {
+            self.misplaced.push(error);
+        }
+        let corrupt = DurableRecord::Corrupt {
+            partition,
+            replica: replica?,
+        };
+        self.fold.take(&corrupt).ok()?;
+        Some(corrupt)
     }
 
     /// Repeats what structural records made of their partitions.
@@ -207,6 +241,7 @@ impl<D: Disk> Wal<D> {
         &mut self,
         records: &[DurableRecord],
         buffer: &mut Vec<u8>,
+        last: bool,
     ) -> Result<(), WalError> {
         let mut changed: Vec<PartitionId> = records
             .iter()
@@ -217,11 +252,13 @@ impl<D: Disk> Wal<D> {
         changed.dedup();
         buffer.clear();
         let begun = begin_batch(buffer);
+        let mut written = 0;
         for row in changed.iter().filter_map(|p| self.fold.row(*p)) {
             put_frame(buffer, |out| put_row(out, row));
+            written += 1;
         }
-        let needed = (buffer.len() as u64).next_multiple_of(ALIGNMENT);
-        if self.active.end + needed + CLOSING_BYTES > self.active.capacity {
+        let end = (self.active.end + buffer.len() as u64).next_multiple_of(SECTOR_BYTES);
+        if end + CLOSING_BYTES > self.active.capacity {
             // The next segment's checkpoint repeats them as well.
             return self.roll(0);
         }
@@ -236,7 +273,8 @@ impl<D: Disk> Wal<D> {
                 known_flushed: self.active.flushed,
                 structural: self.fold.structural,
             },
-            changed.len(),
+            written,
+            last.then_some(self.active.end),
         );
         self.write(buffer)
     }
@@ -273,7 +311,7 @@ impl<D: Disk> Wal<D> {
         }
         self.flush()?;
         self.batch_sequence += 1;
-        let mut buffer = Vec::with_capacity(BATCH_HEADER_BYTES);
+        let mut buffer = Vec::with_capacity(CLOSING_BYTES as usize);
         let begun = begin_batch(&mut buffer);
         end_batch(
             &mut buffer,
@@ -286,6 +324,7 @@ impl<D: Disk> Wal<D> {
                 structural: self.fold.structural,
             },
             0,
+            Some(self.active.end),
         );
         if self.active.end + buffer.len() as u64 <= self.active.capacity {
             self.write(&buffer)?;
@@ -299,7 +338,14 @@ impl<D: Disk> Wal<D> {
     fn roll(&mut self, needed: u64) -> Result<(), WalError> {
         self.flush()?;
         let checkpoint: Vec<CheckpointRow> = self.fold.rows().cloned().collect();
-        let mut image = Image::build(&ImageParts {
+        let mut image = self.next_image(&checkpoint, &[]);
+        image.room = needed;
+        self.go_over_to(&image)?;
+        Ok(())
+    }
+
+    fn next_image(&mut self, checkpoint: &[CheckpointRow], tail: &[TailBatch]) -> Image {
+        Image::build(&ImageParts {
             identity: &self.identity,
             number: self.active.number + 1,
             segment: (self.random)(),
@@ -309,12 +355,14 @@ impl<D: Disk> Wal<D> {
             }),
             batch_sequence: self.batch_sequence,
             structural: self.fold.structural,
-            checkpoint: &checkpoint,
-            tail: &[],
-            batch_bytes: self.options.batch_bytes,
-        });
-        image.room = needed;
-        let next = place(&self.disk, &self.options, &mut self.spares, &image)?;
+            checkpoint,
+            tail,
+        })
+    }
+
+    /// Returns the name of the segment that was left.
+    fn go_over_to(&mut self, image: &Image) -> Result<String, WalError> {
+        let next = place(&self.disk, &self.options, &mut self.spares, image)?;
         let old = std::mem::replace(&mut self.active, next);
         self.batch_sequence = image.batch_sequence;
         self.ledger.close(
@@ -322,7 +370,94 @@ impl<D: Disk> Wal<D> {
             old.capacity,
             old.capacity == self.options.segment_bytes,
         );
+        Ok(old.name)
+    }
+
+    /// Where the log is too large and little keeps its oldest segment: goes over to a
+    /// segment that begins with that. Its checkpoint says how the log stood before what
+    /// is carried, so that recovery reads both like any log.
+    fn unpin_oldest(&mut self) -> Result<(), WalError> {
+        let Some((oldest, mut pins)) = self.ledger.pins_of_oldest(&self.fold) else {
+            return Ok(());
+        };
+        let (broken, whole): (Vec<_>, Vec<_>) =
+            pins.drain(..).partition(|p| self.unapplied.is_broken(*p));
+        if !broken.is_empty() {
+            self.give_up(&broken)?;
+        }
+        let bytes: u64 = whole.iter().map(|p| self.unapplied.bytes(*p)).sum();
+        let most = (self.options.segment_bytes / 2).min(oldest / 4 * 3);
+        if whole.is_empty() || bytes > most {
+            return Ok(());
+        }
+        self.flush()?;
+        let mut checkpoint: Vec<CheckpointRow> = self.fold.rows().cloned().collect();
+        let mut tail = vec![TailBatch::default()];
+        let mut taken = 0;
+        for row in &mut checkpoint {
+            let partition = row.meta.partition;
+            if !whole.contains(&partition) {
+                continue;
+            }
+            let Some((before, entries)) = self.unapplied.of(partition, head(&row.meta)) else {
+                return Ok(());
+            };
+            let promised = row.meta.promised;
+            *row = rewound(row, before);
+            for entry in entries {
+                let record = DurableRecord::Entry { partition, entry };
+                taken += size_hint(&record);
+                if taken > self.options.batch_bytes {
+                    taken = 0;
+                    tail.push(TailBatch::default());
+                }
+                if let Some(batch) = tail.last_mut() {
+                    batch.records.push(Logged {
+                        record,
+                        promised,
+                        mends: false,
+                    });
+                }
+            }
+        }
+        tail.retain(|batch| !batch.records.is_empty());
+        let image = self.next_image(&checkpoint, &tail);
+        if image.bytes.len() as u64 > oldest / 4 * 3 {
+            // Nothing would be won: the log would only be written again and again.
+            return Ok(());
+        }
+        let end = self.active.end;
+        let left = self.go_over_to(&image)?;
+        for partition in whole {
+            if let Some(row) = self.fold.row(partition) {
+                self.ledger.carried(partition, head(&row.meta).index());
+            }
+        }
+        // The segment that was left before it was full keeps no space for what never
+        // came.
+        shorten(&self.disk, &left, end)?;
+        self.ledger.shortened(end);
         Ok(())
+    }
+
+    /// Gives up the hope to mend logs with a missing range: the disk needs the room.
+    fn give_up(&mut self, partitions: &[PartitionId]) -> Result<(), WalError> {
+        let mut records = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let row = self.fold.row(*partition);
+            if let Some(replica) = row.and_then(|row| row.meta.replica) {
+                self.misplaced.push(Misplaced {
+                    partition: *partition,
+                    reason: "what stands behind the missing range has to go",
+                });
+                records.push(DurableRecord::Corrupt {
+                    partition: *partition,
+                    replica,
+                });
+            }
+        }
+        self.append_batch(&records, true)?;
+        self.flush()
     }
 
     /// From replication: no replica needs the log up to here.
@@ -338,14 +473,25 @@ impl<D: Disk> Wal<D> {
         index: Index,
     ) {
         self.ledger.set_durable(partition, (generation, index));
+        let current = self
+            .fold
+            .row(partition)
+            .is_some_and(|row| row.meta.generation == generation);
+        if current {
+            self.unapplied.applied(partition, index);
+        }
     }
 
-    /// Lets go of the oldest segment if it may go; `true` if it went.
+    /// Lets go of the oldest segment if it may go; `true` if it went. Where the log is
+    /// larger than it may be, the little that keeps it is carried forward first.
     ///
     /// # Errors
     /// See [`WalError`].
     pub fn reclaim(&mut self) -> Result<bool, WalError> {
         let pressed = self.bytes() > self.options.total_bytes;
+        if pressed {
+            self.unpin_oldest()?;
+        }
         let Some(oldest) = self.ledger.oldest_to_go(&self.fold, pressed) else {
             return Ok(false);
         };
@@ -406,241 +552,4 @@ impl<D: Disk> Wal<D> {
     pub fn set_cluster(&mut self, cluster: String) {
         self.identity.cluster = cluster;
     }
-}
-
-fn spare_name(random: u64) -> String {
-    format!("{SPARE_PREFIX}{random:016x}")
-}
-
-/// Writes a file of zeroes for a later segment, away from the log's own thread, and
-/// returns its name. `random` must not repeat.
-///
-/// # Errors
-/// See [`WalError`].
-pub fn prepare_spare<D: Disk>(disk: &D, bytes: u64, random: u64) -> Result<String, WalError> {
-    let preparing = format!("{PREPARING_PREFIX}{random:016x}");
-    let file = disk
-        .create(&preparing)
-        .map_err(WalError::io("create", &preparing))?;
-    file.preallocate(bytes, Preallocation::Zeroed)
-        .and_then(|()| file.sync_data())
-        .map_err(WalError::io("fill", &preparing))?;
-    let name = spare_name(random);
-    disk.rename(&preparing, &name)
-        .map_err(WalError::io("rename", &preparing))?;
-    disk.sync_directory()
-        .map_err(WalError::io("flush", "the log's directory"))?;
-    Ok(name)
-}
-
-/// Removes what an earlier process left half made; returns the spares.
-fn tidy<D: Disk>(disk: &D, options: &WalOptions) -> Result<Vec<String>, WalError> {
-    let mut spares = Vec::new();
-    for name in disk.list().map_err(WalError::io("list", "the log"))? {
-        let spare = name.starts_with(SPARE_PREFIX);
-        if !spare && !name.starts_with(PREPARING_PREFIX) {
-            continue;
-        }
-        let fits = spare
-            && spares.len() < options.spares
-            && disk
-                .open(&name)
-                .and_then(|file| file.length())
-                .map_err(WalError::io("measure", &name))?
-                == options.segment_bytes;
-        if fits {
-            spares.push(name);
-        } else {
-            disk.remove(&name).map_err(WalError::io("remove", &name))?;
-        }
-    }
-    Ok(spares)
-}
-
-fn shorten<D: Disk>(disk: &D, name: &str, length: u64) -> Result<(), WalError> {
-    let file = disk.open(name).map_err(WalError::io("open", name))?;
-    if file.length().map_err(WalError::io("measure", name))? > length {
-        file.set_length(length)
-            .map_err(WalError::io("shorten", name))?;
-    }
-    Ok(())
-}
-
-/// What a new segment holds before it is used.
-struct Image {
-    bytes: Vec<u8>,
-    number: u64,
-    segment: u64,
-    batch_sequence: u64,
-    /// How much must fit behind it.
-    room: u64,
-}
-
-struct ImageParts<'a> {
-    identity: &'a LogIdentity,
-    number: u64,
-    segment: u64,
-    predecessor: Option<Predecessor>,
-    batch_sequence: u64,
-    structural: u64,
-    checkpoint: &'a [CheckpointRow],
-    tail: &'a [DurableRecord],
-    batch_bytes: usize,
-}
-
-/// Rows to a checkpoint's batch.
-const CHECKPOINT_ROWS: usize = 1024;
-
-impl Image {
-    fn build(parts: &ImageParts<'_>) -> Self {
-        let mut bytes = vec![0; HEADER_BYTES];
-        let mut sequence = parts.batch_sequence;
-        let mut structural = parts.structural;
-        let mut start = |kind: BatchKind, structural: u64| {
-            sequence += 1;
-            BatchStart {
-                kind,
-                segment: parts.segment,
-                sequence,
-                known_flushed: 0,
-                structural,
-            }
-        };
-        let mut rows = parts.checkpoint;
-        loop {
-            let (now, later) = rows.split_at(rows.len().min(CHECKPOINT_ROWS));
-            let begun = begin_batch(&mut bytes);
-            for row in now {
-                put_frame(&mut bytes, |out| put_row(out, row));
-            }
-            let kind = if later.is_empty() {
-                BatchKind::CheckpointEnd
-            } else {
-                BatchKind::Checkpoint
-            };
-            end_batch(&mut bytes, begun, &start(kind, structural), now.len());
-            rows = later;
-            if rows.is_empty() {
-                break;
-            }
-        }
-        let mut tail = parts.tail;
-        while !tail.is_empty() {
-            let before = structural;
-            let begun = begin_batch(&mut bytes);
-            let mut count = 0;
-            while count < tail.len() && bytes.len() - begun <= parts.batch_bytes {
-                put_frame(&mut bytes, |out| put_record(out, &tail[count]));
-                structural += u64::from(is_structural(&tail[count]));
-                count += 1;
-            }
-            end_batch(&mut bytes, begun, &start(BatchKind::Records, before), count);
-            tail = &tail[count..];
-        }
-        let header = encode_header(&SegmentHeader {
-            identity: parts.identity.clone(),
-            number: parts.number,
-            segment: parts.segment,
-            predecessor: parts.predecessor,
-            batch_sequence: parts.batch_sequence,
-            structural: parts.structural,
-            prepared_end: bytes.len() as u64,
-        });
-        bytes[..HEADER_BYTES].copy_from_slice(&header);
-        Self {
-            bytes,
-            number: parts.number,
-            segment: parts.segment,
-            batch_sequence: sequence,
-            room: 0,
-        }
-    }
-}
-
-/// Makes a segment of an image: durable under another name first, then named, then
-/// the name durable.
-fn place<D: Disk>(
-    disk: &D,
-    options: &WalOptions,
-    spares: &mut Vec<String>,
-    image: &Image,
-) -> Result<Active<D::File>, WalError> {
-    let end = image.bytes.len() as u64;
-    let least = end + image.room + CLOSING_BYTES;
-    let mut capacity = options.segment_bytes.max(least);
-    let usual = capacity == options.segment_bytes;
-    let (from, file) = match spares.pop_if(|_| usual) {
-        Some(spare) => {
-            let file = disk.open(&spare).map_err(WalError::io("open", &spare))?;
-            (spare, file)
-        }
-        None => {
-            let name = format!("{PREPARING_PREFIX}{:016x}", image.segment);
-            let file = disk.create(&name).map_err(WalError::io("create", &name))?;
-            let reserved = file.preallocate(capacity, Preallocation::Reserved);
-            if let Err(error) = reserved {
-                if error.kind() != std::io::ErrorKind::StorageFull {
-                    return Err(WalError::io("preallocate", &name)(error));
-                }
-                // A short segment keeps epochs, barriers and deletes going until
-                // there is room again.
-                capacity = least.max(end + SHORT_BYTES);
-                file.set_length(0)
-                    .and_then(|()| file.preallocate(capacity, Preallocation::Reserved))
-                    .map_err(WalError::io("preallocate", &name))?;
-            }
-            (name, file)
-        }
-    };
-    let name = segment_name(image.number);
-    file.write_at(0, &image.bytes)
-        .map_err(WalError::io("write", &from))?;
-    file.sync_data().map_err(WalError::io("flush", &from))?;
-    disk.rename(&from, &name)
-        .map_err(WalError::io("rename", &from))?;
-    disk.sync_directory()
-        .map_err(WalError::io("flush", "the log's directory"))?;
-    Ok(Active {
-        file,
-        name,
-        number: image.number,
-        id: image.segment,
-        capacity,
-        end,
-        flushed: end,
-        confirmed: true,
-    })
-}
-
-/// What a batch's header says before its body is known.
-struct BatchStart {
-    kind: BatchKind,
-    segment: u64,
-    sequence: u64,
-    known_flushed: u64,
-    structural: u64,
-}
-
-/// Leaves room for a header; returns where.
-fn begin_batch(out: &mut Vec<u8>) -> usize {
-    let at = out.len();
-    out.resize(at + BATCH_HEADER_BYTES, 0);
-    at
-}
-
-/// Fills in the header of the batch that began at `begun` and pads its body.
-fn end_batch(out: &mut Vec<u8>, begun: usize, start: &BatchStart, frames: usize) {
-    let body = begun + BATCH_HEADER_BYTES;
-    let header = encode_batch_header(&BatchHeader {
-        kind: start.kind,
-        segment: start.segment,
-        sequence: start.sequence,
-        known_flushed: start.known_flushed,
-        structural: start.structural,
-        frames: frames as u32,
-        body_bytes: u32::try_from(out.len() - body).expect("a batch of 4 GiB"),
-        body_checksum: crc32c::crc32c(&out[body..]),
-    });
-    out[begun..body].copy_from_slice(&header);
-    out.resize(out.len().next_multiple_of(ALIGNMENT as usize), 0);
 }

@@ -85,8 +85,8 @@ impl Node {
             incarnation: u128::from(self.id.0),
         };
         let options = WalOptions {
-            segment_bytes: 16 << 10,
-            total_bytes: 128 << 10,
+            segment_bytes: 64 << 10,
+            total_bytes: 512 << 10,
             batch_bytes: 4 << 10,
             ..WalOptions::default()
         };
@@ -151,6 +151,9 @@ impl Node {
             return Ok(0);
         };
         let number = wal.append(&writing).map_err(problem("append to the log"))?;
+        if let Some(misplaced) = wal.take_misplaced().first() {
+            return Err(format!("{}: {misplaced}", self.id));
+        }
         self.segments = self.segments.max(wal.segments());
         Ok(number)
     }

@@ -508,7 +508,7 @@ impl World {
                     self.node(id).drop_generation(generation)?;
                 }
                 Effect::Reclaimable { index, .. } => self.node(id).reclaimable(PARTITION, index),
-                Effect::Standing { .. } => {}
+                Effect::Standing { .. } | Effect::Mended { .. } => {}
             }
         }
         self.flush(id);

@@ -304,6 +304,7 @@ impl Supervisor {
         work: &mut Work,
         mut inquiry: Inquiry,
     ) -> Promotion {
+        inquiry.intact_heads = self.needs_intact_heads(now, record, &inquiry);
         let tallies = self.tallies(record, &inquiry, None);
         let enough = tallies.iter().all(|t| t.have >= t.needed);
         let held = |supervisor: &Self, inquiry: &Inquiry, set: &ReplicaSet| {
@@ -396,6 +397,7 @@ impl Supervisor {
             }
             self.set_next_send(now, &mut inquiry, true);
         }
+        inquiry.intact_heads = self.needs_intact_heads(now, record, &inquiry);
         let tallies = self.tallies(record, &inquiry, None);
         if !tallies.iter().all(|t| t.have >= t.needed) {
             inquiry.enough_since = None;
@@ -455,9 +457,30 @@ impl Supervisor {
         };
     }
 
-    /// Whether an answer counts: whole, and its node has not failed since.
-    fn counts(&self, answer: &Answer) -> bool {
-        answer.report.whole && self.is_reachable(answer.report.member.node)
+    /// Whether an answer counts: whole, or as good as that where too few are, and its
+    /// node has not failed since.
+    fn counts(&self, inquiry: &Inquiry, answer: &Answer) -> bool {
+        let report = &answer.report;
+        let knows_its_head = report.whole || (inquiry.intact_heads && report.head_intact);
+        knows_its_head && self.is_reachable(report.member.node)
+    }
+
+    /// Whether the whole replicas that may be hoped for are too few without those that
+    /// merely know their heads (rule 12).
+    fn needs_intact_heads(&self, now: Micros, record: &PartitionRecord, inquiry: &Inquiry) -> bool {
+        let waited = now >= inquiry.since.plus(self.options.gather);
+        if !waited && !self.all_expected_answered(record, inquiry) {
+            return false;
+        }
+        record.config.sets().any(|set| {
+            let whole = set
+                .members
+                .iter()
+                .filter_map(|m| inquiry.answers.get(&m.replica))
+                .filter(|a| a.report.whole && self.is_reachable(a.report.member.node))
+                .count();
+            whole < self.needed(set)
+        })
     }
 
     /// Whether members of the set other than the primary, one fewer than the lease's
@@ -504,7 +527,7 @@ impl Supervisor {
                         inquiry
                             .answers
                             .get(&m.replica)
-                            .is_some_and(|a| self.counts(a))
+                            .is_some_and(|a| self.counts(inquiry, a))
                     })
                     .count(),
                 needed: self.needed(set),
@@ -621,7 +644,7 @@ impl Supervisor {
         let counted: Vec<&ReplicaReport> = inquiry
             .answers
             .values()
-            .filter(|a| self.counts(a))
+            .filter(|a| self.counts(inquiry, a))
             .map(|a| &a.report)
             .filter(|r| Some(r.member.replica) != passed_over)
             .filter(|r| record.config.voters().contains(&r.member))
@@ -638,6 +661,8 @@ impl Supervisor {
         let best = counted.iter().max_by_key(|r| {
             (
                 r.head,
+                // The others need not ask anyone for what they lack.
+                r.whole,
                 !self.views.detector.is_deaf(r.member.node),
                 !self.views.is_draining(r.member.node),
                 !self.views.is_full(r.member.node),

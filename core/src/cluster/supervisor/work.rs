@@ -102,6 +102,9 @@ pub(super) struct Inquiry {
     /// an answer that counts no longer still told of a grant.
     pub(super) leases_until: Micros,
     pub(super) told_blocked: bool,
+    /// Too few whole replicas are left: those that know their heads for certain count
+    /// as well (rule 12).
+    pub(super) intact_heads: bool,
 }
 
 impl Inquiry {
@@ -124,6 +127,7 @@ impl Inquiry {
             enough_since: None,
             leases_until: Micros::default(),
             told_blocked: false,
+            intact_heads: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The log against a model of it: power losses, torn tails, flipped bits.
 
+mod damage;
 mod model;
 mod random;
 mod scenarios;

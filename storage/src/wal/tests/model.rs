@@ -51,8 +51,8 @@ pub(super) fn identity() -> LogIdentity {
 /// Small segments, so that much is rolled.
 pub(super) fn options() -> WalOptions {
     WalOptions {
-        segment_bytes: 12 << 10,
-        total_bytes: 64 << 10,
+        segment_bytes: 64 << 10,
+        total_bytes: 320 << 10,
         batch_bytes: 1 << 10,
         recovered_bytes: usize::MAX,
         spares: 1,
@@ -169,7 +169,11 @@ impl Model {
                 order: (state.promised, self.next),
             },
             _ => {
-                let epoch = state.promised.max(head.epoch()).max(Epoch(1));
+                // A primary replicates what it inherited, in the epochs that it was
+                // written in: only a part of the entries shows what was promised.
+                let least = head.epoch().max(Epoch(1));
+                let most = state.promised.max(least);
+                let epoch = Epoch(least.0 + choices.below(most.0 - least.0 + 1));
                 let (kind, body) = if choices.one_in(8) {
                     (EntryKind::Barrier, Bytes::new())
                 } else {
@@ -208,7 +212,9 @@ impl Model {
                 state.log.push(entry.clone());
             }
             DurableRecord::Truncate { to, .. } => state.log.truncate(to.index().0 as usize),
-            DurableRecord::Installed { .. } => unreachable!("has scenarios of its own"),
+            DurableRecord::Installed { .. } | DurableRecord::Corrupt { .. } => {
+                unreachable!("has scenarios of its own")
+            }
         }
     }
 
@@ -240,6 +246,7 @@ impl Model {
             applied,
             corrupt,
             dropped_tail: _,
+            missing: _,
         } = recovered;
         let state = self.partition(meta.partition);
         let check = |fits: bool, what: &str| {

@@ -126,6 +126,7 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
         }
         ["heal"] => world.cut.clear(),
         ["corrupt", n] => world.corrupt(node(n), P),
+        ["lose-range", n] => world.lose_range(node(n), P),
         ["head", n, head] => {
             if let Some(replica) = at(world, n).replicas.get_mut(&P) {
                 replica.head = position(head);
@@ -172,6 +173,7 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
                 head,
                 commit: Index::ZERO,
                 whole: !rest.contains(&"damaged"),
+                head_intact: rest.contains(&"intact"),
                 lease_current: false,
                 lease_remaining: Micros::from_millis(field("lease").unwrap_or(0)),
             };
@@ -255,7 +257,11 @@ fn tell(traced: &Traced) -> Option<String> {
                 report.promised,
                 report.head,
                 report.lease_remaining.0 / MS,
-                if report.whole { "" } else { " damaged" }
+                match (report.whole, report.head_intact) {
+                    (true, _) => "",
+                    (false, true) => " damaged, head intact",
+                    (false, false) => " damaged",
+                }
             )
         }
         Traced::Response(response) => match response {

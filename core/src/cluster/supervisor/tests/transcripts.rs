@@ -29,6 +29,7 @@ transcripts! {
     an_answer_to_a_question_is_no_fence
     a_fence_counts_once_it_is_flushed
     a_damaged_replica_does_not_count_and_is_replaced
+    where_too_few_are_whole_a_known_head_counts
     a_wiped_node_gets_its_seats_back
     a_draining_node_hands_over_without_waiting_for_leases
     a_stuck_proposal_is_made_again

@@ -51,6 +51,8 @@ pub(super) struct SimReplica {
     flushed_at: u64,
     pub(super) head: Position,
     pub(super) whole: bool,
+    /// Not whole, but for one range of entries, which the others have.
+    intact: bool,
     role: Role,
     wish: Wish,
     pub(super) granted_until: u64,
@@ -499,7 +501,7 @@ impl World {
         {
             replica.promise(now, epoch, delay);
             replica.role = Role::Replica;
-            replica.wish = if replica.whole {
+            replica.wish = if replica.whole || replica.intact {
                 Wish::None
             } else {
                 Wish::Replace
@@ -524,6 +526,7 @@ impl World {
             head: replica.head,
             commit: replica.head.index,
             whole: replica.whole,
+            head_intact: replica.intact && !replica.whole,
             lease_current: current && replica.rose.is_none(),
             lease_remaining: Micros(replica.granted_until.saturating_sub(now)),
         };
@@ -589,6 +592,7 @@ impl World {
                     flushed_at: 0,
                     head: Position::ZERO,
                     whole: true,
+                    intact: false,
                     role: Role::Replica,
                     wish: Wish::None,
                     granted_until: 0,
@@ -604,7 +608,9 @@ impl World {
         if replica.member != member || record.epoch < replica.promised {
             return;
         }
-        let named = record.primary == Some(member) && replica.whole;
+        let named = record.primary == Some(member) && (replica.whole || replica.intact);
+        // Whoever is named asks the others for what it lacks.
+        replica.whole |= named;
         if named && replica.rose != Some(record.epoch) {
             replica.role = Role::Rising;
             replica.wish = Wish::None;
@@ -648,10 +654,16 @@ impl World {
                         .replicas
                         .get(&partition)
                         .is_some_and(|r| {
-                            r.member == member && r.whole && r.promised <= replica.promised
+                            let may = r.whole || r.intact;
+                            r.member == member && may && r.promised <= replica.promised
                         });
                 if follows {
                     following.push(member);
+                    let there = self.nodes.get_mut(&member.node);
+                    if let Some(r) = there.and_then(|n| n.replicas.get_mut(&partition)) {
+                        // Its primary gave it what it lacked.
+                        r.whole = true;
+                    }
                 }
             }
             let enough = record.config.sets().all(|set| {
@@ -870,7 +882,7 @@ impl World {
             replica.hands_over_at = None;
             let led = replica.rose.take() == Some(replica.promised);
             replica.role = if led { Role::Suspended } else { Role::Replica };
-            replica.wish = if !replica.whole {
+            replica.wish = if !replica.whole && !replica.intact {
                 Wish::Replace
             } else if led {
                 Wish::Promote
@@ -891,6 +903,16 @@ impl World {
             replica.role = Role::Replica;
             replica.wish = Wish::Replace;
             replica.rose = None;
+        }
+    }
+
+    /// A start found one range of entries missing, and the rest intact.
+    pub(super) fn lose_range(&mut self, node: NodeId, partition: PartitionId) {
+        self.corrupt(node, partition);
+        let there = self.nodes.get_mut(&node);
+        if let Some(replica) = there.and_then(|n| n.replicas.get_mut(&partition)) {
+            replica.intact = true;
+            replica.wish = Wish::None;
         }
     }
 
