@@ -337,6 +337,7 @@ mod tests {
             epoch: Epoch(1),
             to: ReplicaId(1),
             from: ReplicaId(2),
+            session: 1,
             previous: Mark {
                 position: position(index - 1),
                 chain: 0,
