@@ -790,6 +790,7 @@ mod tests {
             chain: index,
         };
         let append = pb::Append {
+            session: 1,
             partition: 1,
             epoch: 1,
             to: 1,

@@ -469,7 +469,7 @@ impl Supervisor {
     /// merely know their heads (rule 12).
     fn needs_intact_heads(&self, now: Micros, record: &PartitionRecord, inquiry: &Inquiry) -> bool {
         let waited = now >= inquiry.since.plus(self.options.gather);
-        if !waited && !self.all_expected_answered(record, inquiry) {
+        if !waited && !self.all_expected_answered(record, inquiry, None) {
             return false;
         }
         record.config.sets().any(|set| {
