@@ -534,7 +534,7 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Whether the next roll, which is not far, would have to make a file: one may be
-    /// prepared beside with [`prepare_spare`] and handed over with
+    /// prepared beside with [`prepare_spare`](super::prepare_spare) and handed over with
     /// [`Self::add_spare`].
     #[must_use]
     pub fn wants_spare(&self) -> bool {
@@ -543,7 +543,7 @@ impl<D: Disk> Wal<D> {
             && self.active.end > self.active.capacity / 2
     }
 
-    /// Takes a file that [`prepare_spare`] made.
+    /// Takes a file that [`prepare_spare`](super::prepare_spare) made.
     pub fn add_spare(&mut self, name: String) {
         self.spares.push(name);
     }
