@@ -71,14 +71,21 @@ pub fn batches(segment: &Path) -> Result<Vec<Batch>> {
     Ok(found)
 }
 
-/// Overwrites the second half of a range with zeros, as a write that was under way when
-/// the power went leaves it.
+/// Overwrites the second half of what a range holds with zeros, as a write that was
+/// under way when the power went leaves it. The zeros that pad a batch hold nothing.
 ///
 /// # Errors
 /// Where it cannot be written.
 pub fn tear(segment: &Path, range: &Range<u64>) -> Result<()> {
-    let from = range.start + (range.end - range.start) / 2;
-    let file = fs::OpenOptions::new().write(true).open(segment)?;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(segment)?;
+    let mut bytes = vec![0; usize::try_from(range.end - range.start)?];
+    file.read_exact_at(&mut bytes, range.start)?;
+    let content = bytes.iter().rposition(|byte| *byte != 0);
+    let content = content.context("nothing to tear")? as u64;
+    let from = range.start + content / 2;
     file.write_all_at(&vec![0; usize::try_from(range.end - from)?], from)?;
     Ok(())
 }

@@ -112,7 +112,8 @@ fn flip_a_byte(node: &Node, (segment, from): (PathBuf, u64), rng: &mut StdRng) -
     wal::flip(&segment, at)
 }
 
-/// Checks that a node noticed the damage and that what it hit was made anew from peers.
+/// Checks that a node noticed the damage, and that each replica that it hit was made
+/// anew or had the broken range fetched from a peer (rule 12).
 fn is_repaired(cluster: &Cluster, victim: usize, before: &Flipped) -> Result<()> {
     let node = &cluster.data[victim];
     let damaged = node.metric("cairn_corrupt_replicas_total")?;
@@ -128,13 +129,15 @@ fn is_repaired(cluster: &Cluster, victim: usize, before: &Flipped) -> Result<()>
         .iter()
         .filter(|id| !now.contains(id))
         .count();
+    let text = node.log_text().split_off(before.said);
+    let mended = text.matches("the log was mended").count();
     println!(
-        "{damaged} of {} replicas were damaged, {replaced} were replaced",
+        "{damaged} of {} replicas were damaged, {replaced} were replaced, {mended} mended",
         before.replicas.len()
     );
     ensure!(
-        replaced > 0 && now.len() == before.replicas.len(),
-        "{} replicas before, {} now, of which {replaced} were replaced",
+        (replaced + mended) as f64 >= damaged && now.len() == before.replicas.len(),
+        "{} replicas before, {} now; {damaged} were damaged, {replaced} replaced, {mended} mended",
         before.replicas.len(),
         now.len()
     );
