@@ -39,7 +39,7 @@ use crate::grpc::{self, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer
 use crate::http::{Check, Health, HttpState, metrics};
 use crate::listener::{ListenerConfig, TlsSource};
 use crate::partition::{EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine};
-use crate::peer::{LocalIdentity, PeerConfig, PeerEvents, PeerPool, PeerService, Throttle};
+use crate::peer::{LocalIdentity, PeerConfig, PeerEvents, PeerPool, PeerService};
 use crate::resp::{self, RespConfig};
 use crate::settings::DataSettings;
 use crate::store::{NodeStorage, StorageConfig};
@@ -59,8 +59,6 @@ const CONNECTIONS_DRAIN_MAX: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most connections from other nodes: each opens one, and one per snapshot.
 const PEER_CONNECTIONS_MAX: usize = 4096;
-/// How fast snapshots are read for other nodes while clients are served.
-const SNAPSHOT_BYTES_PER_SECOND: u64 = 64 << 20;
 
 /// Every port of a data node, bound.
 struct Ports {
@@ -438,6 +436,9 @@ fn timing(settings: &DataSettings, map: &ClusterMap) -> Timing {
         stuck: micros(settings.stuck_flush),
         window_bytes: settings.window_bytes,
         log_bytes: settings.log_memory_bytes,
+        keep_bytes: settings.log_memory_bytes / 4,
+        unapplied_bytes: settings.log_memory_bytes,
+        push_back: micros(settings.push_back),
     };
     let margin = timing.margin(timing.lease);
     if let Some(wanted) = timing.lease_margin.filter(|wanted| *wanted > margin) {
@@ -512,7 +513,7 @@ fn serve_peers(
         Arc::clone(&enrolled.map),
         Arc::new(handle.clone()),
         Arc::new(handle.clone()),
-        Throttle::new(SNAPSHOT_BYTES_PER_SECOND),
+        handle.snapshot_throttle(),
         peers.token(),
     );
     peers.run(

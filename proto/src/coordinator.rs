@@ -311,6 +311,7 @@ impl From<FollowerStatus> for pb::FollowerStatus {
             matched,
             caught_up,
             answering,
+            hopeless,
         }: FollowerStatus,
     ) -> Self {
         Self {
@@ -318,6 +319,7 @@ impl From<FollowerStatus> for pb::FollowerStatus {
             matched: matched.0,
             caught_up,
             answering,
+            hopeless,
         }
     }
 }
@@ -331,6 +333,7 @@ impl TryFrom<pb::FollowerStatus> for FollowerStatus {
             matched,
             caught_up,
             answering,
+            hopeless,
         }: pb::FollowerStatus,
     ) -> Result<Self, Malformed> {
         if replica == 0 {
@@ -341,6 +344,7 @@ impl TryFrom<pb::FollowerStatus> for FollowerStatus {
             matched: Index(matched),
             caught_up,
             answering,
+            hopeless,
         })
     }
 }

@@ -158,6 +158,10 @@ pub struct FollowerStatus {
     pub matched: Index,
     /// Whether it is within reach of the head: a learner that may become a member.
     pub caught_up: bool,
-    /// Whether it answered lately. A silent one with W=N stops writes (rule 10).
+    /// Whether it takes what it is sent, and did so lately. One that does not stops
+    /// writes where W=N (rule 10).
     pub answering: bool,
+    /// Whether it was given up: it was too slow to catch up while clients wrote, and
+    /// no log is kept for it any more (rule 13).
+    pub hopeless: bool,
 }

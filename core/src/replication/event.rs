@@ -18,12 +18,25 @@ use crate::cluster::report::{Order, ReplicaReport};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use crate::record::PartitionRecord;
 
+/// What room there is on a node's disk (rule 15).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskRoom {
+    /// Enough.
+    Ample,
+    /// None but what is kept for epochs, barriers, a new primary's inherited log, and
+    /// deletes.
+    Reserve,
+    /// Of that too so little that only epochs and barriers are written.
+    Spent,
+}
+
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Time passed. To be sent at least every [`super::Timing::tick`].
     Tick,
-    /// The log is durable up to and including the record of this number.
+    /// The log is durable up to and including the record of this number. Also the
+    /// answer to [`Effect::ProbeLog`], with the number that was told last.
     Flushed {
         /// The number of the record.
         number: u64,
@@ -89,11 +102,13 @@ pub enum Event {
         /// The prefix.
         generation: Generation,
     },
-    /// Someone streams a snapshot of this replica: entries past `from` are to stay
-    /// in the log until [`Event::SnapshotServed`], as far as the bound allows.
+    /// A node streams a snapshot of this replica: entries past `from` are to stay in
+    /// the log until [`Event::SnapshotServed`], as far as the bound allows.
     SnapshotServing {
         /// Which partition.
         partition: PartitionId,
+        /// The node.
+        to: NodeId,
         /// The mark's index.
         from: Index,
     },
@@ -101,16 +116,20 @@ pub enum Event {
     SnapshotServed {
         /// Which partition.
         partition: PartitionId,
+        /// The node.
+        to: NodeId,
+        /// The mark's index.
+        from: Index,
     },
     /// Reading the store or the log of these partitions found damage (rule 12).
     Corrupt {
         /// Which.
         partitions: Vec<PartitionId>,
     },
-    /// Whether there is room on the disk for data.
+    /// What room there is on the disk.
     DiskRoom {
-        /// Whether writes are to be refused.
-        full: bool,
+        /// How much.
+        room: DiskRoom,
     },
     /// Hand over everything that this node leads, as far as the coordinators
     /// arrange it: the node is about to stop.
@@ -122,6 +141,10 @@ pub enum Event {
 pub enum Effect {
     /// Append the record to the write-ahead log.
     Append(DurableRecord),
+    /// Nothing was flushed for a while: write something to the log that says nothing,
+    /// flush it, then say [`Event::Flushed`] (rule 1: a disk that hangs must be found
+    /// although nobody writes).
+    ProbeLog,
     /// Send a message. It may be dropped under pressure.
     Send {
         /// To whom.

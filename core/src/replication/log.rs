@@ -16,13 +16,21 @@ pub(super) const LINEAGE_MAX: usize = 64;
 /// What an entry costs in memory beside its body.
 const ENTRY_OVERHEAD: usize = 96;
 
+fn entry_bytes(entry: &LogEntry) -> usize {
+    entry.body.len() + ENTRY_OVERHEAD
+}
+
 /// A log in memory.
 #[derive(Debug, Clone)]
 pub(super) struct Log {
     base: Mark,
     entries: VecDeque<LogEntry>,
+    /// For each entry, how many bytes the log has held up to and including it, so
+    /// that the size of any part of it is one subtraction.
+    ends: VecDeque<usize>,
+    /// The same up to the base.
+    begin: usize,
     lineage: Vec<Mark>,
-    bytes: usize,
 }
 
 impl Log {
@@ -31,8 +39,9 @@ impl Log {
         let mut log = Self {
             base,
             entries: VecDeque::new(),
+            ends: VecDeque::new(),
+            begin: 0,
             lineage,
-            bytes: 0,
         };
         log.cut_lineage(base);
         for entry in entries {
@@ -58,7 +67,22 @@ impl Log {
 
     /// About how many bytes the entries take.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.end() - self.begin
+    }
+
+    /// About how many bytes the entries past `index` take.
+    pub(super) fn bytes_after(&self, index: Index) -> usize {
+        let held = index.0.saturating_sub(self.base.index().0);
+        let before = match usize::try_from(held) {
+            Ok(0) => self.begin,
+            Ok(held) => self.ends.get(held - 1).copied().unwrap_or(self.end()),
+            Err(_) => self.end(),
+        };
+        self.end() - before
+    }
+
+    fn end(&self) -> usize {
+        self.ends.back().copied().unwrap_or(self.begin)
     }
 
     /// The mark at an index, if it is the base or in memory.
@@ -83,7 +107,7 @@ impl Log {
         let mut index = first;
         while index <= last {
             let Some(entry) = self.get(index) else { break };
-            size += entry.body.len() + ENTRY_OVERHEAD;
+            size += entry_bytes(entry);
             if size > bytes && !taken.is_empty() {
                 break;
             }
@@ -113,17 +137,17 @@ impl Log {
         if self.lineage.len() > LINEAGE_MAX {
             self.lineage.remove(0);
         }
-        self.bytes += entry.body.len() + ENTRY_OVERHEAD;
+        self.ends.push_back(self.end() + entry_bytes(&entry));
         self.entries.push_back(entry);
     }
 
     /// Drops every entry past `index`, which is in memory or the base.
     pub(super) fn truncate(&mut self, index: Index) {
         while self.head().index() > index {
-            let Some(entry) = self.entries.pop_back() else {
+            if self.entries.pop_back().is_none() {
                 break;
-            };
-            self.bytes -= entry.body.len() + ENTRY_OVERHEAD;
+            }
+            self.ends.pop_back();
         }
         self.cut_lineage(self.head());
     }
@@ -134,7 +158,7 @@ impl Log {
             let Some(entry) = self.entries.pop_front() else {
                 break;
             };
-            self.bytes -= entry.body.len() + ENTRY_OVERHEAD;
+            self.begin = self.ends.pop_front().unwrap_or(self.begin);
             self.base = entry.mark();
         }
     }
@@ -147,8 +171,9 @@ impl Log {
             return;
         }
         self.entries.clear();
-        self.bytes = 0;
+        self.ends.clear();
         self.base = mark;
+        self.begin = 0;
         self.lineage = lineage;
         self.cut_lineage(mark);
     }
@@ -234,6 +259,17 @@ mod tests {
         log.truncate(Index(2));
         assert_eq!(log.lineage().len(), 1);
         assert_eq!(log.lineage()[0], log.head());
+    }
+
+    #[test]
+    fn the_size_of_any_part_of_a_log_is_that_of_its_entries() {
+        let mut log = log(&[1, 1, 1, 2, 2]);
+        log.drop_prefix(Index(1));
+        log.truncate(Index(4));
+        let one = log.bytes() / 3;
+        assert_eq!(log.bytes(), 3 * one);
+        let after: Vec<usize> = (0..=6).map(|i| log.bytes_after(Index(i)) / one).collect();
+        assert_eq!(after, [3, 3, 2, 1, 0, 0, 0]);
     }
 
     #[test]

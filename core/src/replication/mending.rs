@@ -191,7 +191,6 @@ impl Replica {
             partition: self.partition,
             to: after,
         });
-        self.waiting_from(ctx.now);
         for entry in found.into_iter().chain(kept) {
             let mark = entry.mark();
             self.log.push(entry.clone());

@@ -4,6 +4,7 @@
 //! it [`Event`]s and carries out its [`Effect`]s. `docs/replication.md` tells the
 //! protocol in prose; the rule numbers in comments are those of that page.
 
+mod catch_up;
 mod context;
 pub mod durable;
 pub mod entry;
@@ -18,12 +19,13 @@ mod primary;
 mod progress;
 mod quorum;
 mod replica;
+mod room;
 mod suspended;
 #[cfg(test)]
 mod tests;
 
 pub use durable::{DurableRecord, Generation, MissingRange, PartitionMeta, RecoveredPartition};
 pub use entry::{EntryKind, LogEntry};
-pub use event::{Effect, Event};
+pub use event::{DiskRoom, Effect, Event};
 pub use message::PeerMessage;
 pub use node::{NodeCore, ProposeError, Standing, Timing};

@@ -1,13 +1,14 @@
 //! The door of replication: every replica of one node behind one `step`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::catch_up;
 use super::context::{Changed, Context, Numbers};
 use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
-use super::event::{Effect, Event};
+use super::event::{DiskRoom, Effect, Event};
 use super::lease::{Grants, Holdings};
 use super::message::PeerMessage;
 use super::replica::{Part, Replica};
@@ -35,6 +36,14 @@ pub struct Timing {
     pub window_bytes: usize,
     /// The most log bytes that a node keeps in memory for replicas that lag.
     pub log_bytes: usize,
+    /// How much of that may be one partition's for a replica that catches up: writes
+    /// are slowed before it is reached (rule 13).
+    pub keep_bytes: usize,
+    /// The most bytes of entries that the store has not applied, of all partitions of
+    /// a node: past it nothing more is proposed.
+    pub unapplied_bytes: usize,
+    /// For how long writes are slowed for one replica before it is given up.
+    pub push_back: Micros,
 }
 
 impl Timing {
@@ -70,6 +79,8 @@ pub struct Standing {
     pub head: Index,
     /// Whether so many replicas lack disk room that data writes cannot commit.
     pub write_blocked_by_disk: bool,
+    /// Whether writes are slowed for a replica that catches up (rule 13).
+    pub pushing_back: bool,
     /// Who is primary of the epoch, as far as known.
     pub primary: Option<Member>,
 }
@@ -83,6 +94,12 @@ pub enum ProposeError {
     /// Too few replicas have room.
     #[error("too few replicas have disk room for the write")]
     DiskFull,
+    /// Too much waits for replicas or for the store.
+    #[error("too much of the log waits to be acknowledged or applied")]
+    Overloaded,
+    /// A replica that catches up would be left behind: try again at the next tick.
+    #[error("writes are slowed for a replica that catches up")]
+    PushedBack,
 }
 
 /// Every replica of one node.
@@ -96,7 +113,9 @@ pub struct NodeCore {
     grants: Grants,
     numbers: Numbers,
     changed: Changed,
-    disk_full: bool,
+    disk: DiskRoom,
+    /// Bytes of every log that the store has not applied.
+    unapplied: usize,
     coordinators: Option<bool>,
     reported: BTreeMap<PartitionId, PartitionStatus>,
     next_housekeeping: Micros,
@@ -129,7 +148,7 @@ impl NodeCore {
         recovered: Vec<RecoveredPartition>,
         now: Micros,
     ) -> Self {
-        let seats = recovered
+        let seats: BTreeMap<PartitionId, Seat> = recovered
             .into_iter()
             .map(|found| {
                 let seat = (
@@ -148,6 +167,7 @@ impl NodeCore {
                 )
             })
             .collect();
+        let unapplied = unapplied_of(&seats);
         Self {
             node,
             session,
@@ -155,14 +175,10 @@ impl NodeCore {
             seats,
             holdings: Holdings::new(session),
             grants: Grants::new(now, timing.lease_longest.max(timing.lease)),
-            numbers: Numbers {
-                appended: 0,
-                flushed: 0,
-                next_generation,
-                waiting: VecDeque::new(),
-            },
+            numbers: Numbers::new(next_generation, now),
             changed: Changed::default(),
-            disk_full: false,
+            disk: DiskRoom::Ample,
+            unapplied,
             coordinators: None,
             reported: BTreeMap::new(),
             next_housekeeping: Micros(0),
@@ -239,17 +255,22 @@ impl NodeCore {
                     replica.on_snapshot_failed(generation);
                 });
             }
-            Event::SnapshotServing { partition, from } => {
+            Event::SnapshotServing {
+                partition,
+                to,
+                from,
+            } => {
                 self.with(now, effects, partition, |replica, _| {
-                    replica.serving_snapshots.push(from);
+                    replica.snapshot_served(to, from);
                 });
             }
-            Event::SnapshotServed { partition } => {
+            Event::SnapshotServed {
+                partition,
+                to,
+                from,
+            } => {
                 self.with(now, effects, partition, |replica, _| {
-                    // Streams end in any order; the oldest mark is the safe one to
-                    // keep, and it goes with the last stream.
-                    replica.serving_snapshots.sort_unstable();
-                    replica.serving_snapshots.pop();
+                    replica.snapshot_ended(to, from);
                 });
             }
             Event::Corrupt { partitions } => {
@@ -259,8 +280,8 @@ impl NodeCore {
                     });
                 }
             }
-            Event::DiskRoom { full } => {
-                self.disk_full = full;
+            Event::DiskRoom { room } => {
+                self.disk = room;
                 self.each(now, effects, |replica, ctx| {
                     ctx.standing_changed(replica.partition);
                 });
@@ -329,9 +350,14 @@ impl NodeCore {
             lease_until: replica.lease_until(&self.holdings),
             commit: replica.commit,
             head: replica.log.head().index(),
-            write_blocked_by_disk: replica.blocked_by_disk(&self.holdings, self.disk_full),
+            write_blocked_by_disk: replica.blocked_by_disk(&self.holdings, self.is_full()),
+            pushing_back: matches!(&replica.part, Part::Primary(l) if l.pushes_back()),
             primary,
         })
+    }
+
+    fn is_full(&self) -> bool {
+        self.disk != DiskRoom::Ample
     }
 
     /// The partitions that have a replica here.
@@ -418,7 +444,8 @@ impl NodeCore {
             holdings: &mut self.holdings,
             grants: &mut self.grants,
             changed: &mut self.changed,
-            disk_full: self.disk_full,
+            disk: self.disk,
+            unapplied: self.unapplied,
             coordinators: self.coordinators,
         };
         (&mut self.seats, ctx)
@@ -433,8 +460,11 @@ impl NodeCore {
     ) -> Option<T> {
         let (seats, mut ctx) = self.context(now, effects);
         let replica = seats.get_mut(&partition)?.replica.as_mut()?;
+        let before = replica.unapplied_bytes();
         let result = act(replica, &mut ctx);
         replica.validate();
+        let after = replica.unapplied_bytes();
+        self.unapplied = (self.unapplied + after).saturating_sub(before);
         Some(result)
     }
 
@@ -445,10 +475,14 @@ impl NodeCore {
         mut act: impl FnMut(&mut Replica, &mut Context<'_>),
     ) {
         let (seats, mut ctx) = self.context(now, effects);
+        let (mut before, mut after) = (0, 0);
         for replica in seats.values_mut().filter_map(|s| s.replica.as_mut()) {
+            before += replica.unapplied_bytes();
             act(replica, &mut ctx);
             replica.validate();
+            after += replica.unapplied_bytes();
         }
+        self.unapplied = (self.unapplied + after).saturating_sub(before);
     }
 
     fn finish(&mut self, effects: &mut Vec<Effect>) {
@@ -462,7 +496,7 @@ impl NodeCore {
     }
 
     fn flushed(&mut self, now: Micros, number: u64, effects: &mut Vec<Effect>) {
-        self.numbers.flushed = self.numbers.flushed.max(number);
+        self.numbers.flushed_to(number, now);
         let mut woken = Vec::new();
         while let Some(&mut (ref mut first, last, partition)) = self.numbers.waiting.front_mut()
             && *first <= number
@@ -558,14 +592,16 @@ impl NodeCore {
         request: &super::message::LeaseRenew,
         effects: &mut Vec<Effect>,
     ) {
+        // A node whose disk hangs can acknowledge nothing: it is not one of those whom
+        // a primary may count on, nor who keep its successor waiting (rule 1).
+        let stuck = self.numbers.stuck(now, self.timing.stuck);
         let seats = &self.seats;
         let promised = |partition: PartitionId| {
             let replica = seats.get(&partition)?.replica.as_ref()?;
             (!replica.corrupt && matches!(replica.part, Part::Follower)).then_some(replica.promised)
         };
-        let reply = self
-            .grants
-            .renew(from, now, request, promised, self.disk_full);
+        let full = self.is_full();
+        let reply = (!stuck).then(|| self.grants.renew(from, now, request, promised, full));
         for &(partition, epoch, commit) in &request.commits {
             self.with(now, effects, partition, |replica, ctx| {
                 if replica.promised == epoch && matches!(replica.part, Part::Follower) {
@@ -573,14 +609,26 @@ impl NodeCore {
                 }
             });
         }
-        effects.push(Effect::Send {
-            to: from,
-            message: PeerMessage::LeaseReply(reply),
-        });
+        if let Some(reply) = reply {
+            effects.push(Effect::Send {
+                to: from,
+                message: PeerMessage::LeaseReply(reply),
+            });
+        }
     }
 
     /// A committed record: creates, configures or removes the replica here.
     fn record(&mut self, now: Micros, record: Arc<PartitionRecord>, effects: &mut Vec<Effect>) {
+        self.take_record(now, record, effects);
+        self.unapplied = unapplied_of(&self.seats);
+    }
+
+    fn take_record(
+        &mut self,
+        now: Micros,
+        record: Arc<PartitionRecord>,
+        effects: &mut Vec<Effect>,
+    ) {
         let partition = record.id;
         let node = self.node;
         // Where a damaged replica is replaced on its own seat, the record lists both
@@ -654,9 +702,12 @@ impl NodeCore {
             Part::Follower => replica.tick_mending(ctx),
         });
         self.renew_leases(now, effects);
+        if !self.seats.is_empty() && self.numbers.probe(now) {
+            effects.push(Effect::ProbeLog);
+        }
         if now >= self.next_housekeeping {
             self.next_housekeeping = now.plus(HOUSEKEEPING);
-            self.trim(effects);
+            self.trim(now, effects);
         }
     }
 
@@ -678,13 +729,11 @@ impl NodeCore {
 
     /// Drops log entries from memory where the node holds too many, and tells which
     /// the WAL may reclaim (rule 17).
-    fn trim(&mut self, effects: &mut Vec<Effect>) {
-        let replicas = || self.seats.values().filter_map(|s| s.replica.as_ref());
-        let total: usize = replicas().map(|r| r.log.bytes()).sum();
-        let budget = self.timing.log_bytes / replicas().count().max(1);
-        let over = total > self.timing.log_bytes;
+    fn trim(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+        let replicas = self.seats.values_mut().filter_map(|s| s.replica.as_mut());
+        catch_up::trim(replicas.collect(), now, &self.holdings, &self.timing);
         for replica in self.seats.values_mut().filter_map(|s| s.replica.as_mut()) {
-            let index = replica.trim(over.then_some(budget));
+            let index = replica.reclaimable();
             if index > replica.reclaimable_told {
                 replica.reclaimable_told = index;
                 effects.push(Effect::Reclaimable {
@@ -694,6 +743,11 @@ impl NodeCore {
             }
         }
     }
+}
+
+fn unapplied_of(seats: &BTreeMap<PartitionId, Seat>) -> usize {
+    let replicas = seats.values().filter_map(|s| s.replica.as_ref());
+    replicas.map(Replica::unapplied_bytes).sum()
 }
 
 impl Seat {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::catch_up;
 use super::context::Context;
 use super::durable::DurableRecord;
 use super::entry::{EntryKind, LogEntry};
@@ -31,8 +32,6 @@ const PROBE_BYTES: usize = 64 * 1024;
 const DISAGREEMENTS_MAX: u32 = 3;
 /// For so long each renewal of a lease is told after somebody needed it.
 const LEASE_WANTED: Micros = Micros::from_millis(10_000);
-/// A learner this close to the head counts as caught up.
-const CAUGHT_UP: u64 = 256;
 
 /// The state of a primary in one epoch.
 #[derive(Debug)]
@@ -50,6 +49,11 @@ pub(super) struct Leadership {
     pub(super) stuck: bool,
     /// Until then somebody is likely to ask whether the lease is held.
     wanted_until: Micros,
+    /// How many bytes may be written until the next tick, where writes are slowed for
+    /// a replica that catches up (rule 13).
+    pub(super) allowance: Option<i64>,
+    /// When that was last worked out.
+    pub(super) paced: Micros,
 }
 
 /// A hand-over under way (rule 11).
@@ -103,7 +107,10 @@ impl Replica {
             handover: None,
             stuck: false,
             wanted_until: ctx.now.plus(LEASE_WANTED),
+            allowance: None,
+            paced: ctx.now,
         }));
+        self.note_served();
         self.append_entry(ctx, EntryKind::Barrier, Bytes::new());
         ctx.standing_changed(self.partition);
     }
@@ -125,13 +132,13 @@ impl Replica {
                 .entry(member.replica)
                 .or_insert_with(|| Progress::new(member, next));
         }
+        self.note_served();
     }
 
     fn append_entry(&mut self, ctx: &mut Context<'_>, kind: EntryKind, body: Bytes) -> Mark {
         let entry = LogEntry::after(self.log.head(), self.promised, kind, body);
         let mark = entry.mark();
         self.log.push(entry.clone());
-        self.waiting_from(ctx.now);
         let number = ctx.append(DurableRecord::Entry {
             partition: self.partition,
             entry,
@@ -146,26 +153,14 @@ impl Replica {
         ctx: &mut Context<'_>,
         body: Bytes,
     ) -> Result<Position, ProposeError> {
-        match &self.part {
-            Part::Primary(l) if l.serving && l.handover.is_none() => {}
-            _ => return Err(ProposeError::NotPrimary),
-        }
-        if self.blocked_by_disk(ctx.holdings, ctx.disk_full) {
-            return Err(ProposeError::DiskFull);
-        }
-        Ok(self.append_entry(ctx, EntryKind::Write, body).position)
-    }
-
-    /// Whether data cannot commit for want of disk room.
-    pub(super) fn blocked_by_disk(&self, holdings: &Holdings, own: bool) -> bool {
-        let has_room = |m: &Member| {
-            if *m == self.me {
-                !own
-            } else {
-                !holdings.disk_full(m.node)
-            }
+        let Part::Primary(leadership) = &self.part else {
+            return Err(ProposeError::NotPrimary);
         };
-        own || !quorum::can_write(&self.record.config, has_room)
+        if !leadership.serving || leadership.handover.is_some() {
+            return Err(ProposeError::NotPrimary);
+        }
+        self.admit(ctx, &body)?;
+        Ok(self.append_entry(ctx, EntryKind::Write, body).position)
     }
 
     /// Sends what may be sent to everyone.
@@ -204,7 +199,12 @@ impl Replica {
             } else {
                 APPEND_BYTES
             };
-            let entries = self.log.slice(first, durable, bytes);
+            // While a replica fetches a snapshot it is only asked how it stands.
+            let entries = if progress.flow == Flow::Probe && progress.catch_up.rebuilding {
+                Vec::new()
+            } else {
+                self.log.slice(first, durable, bytes)
+            };
             let last = entries
                 .last()
                 .map_or(previous.index(), |e| e.position.index);
@@ -293,6 +293,8 @@ impl Replica {
                 lineage,
             } => {
                 progress.heard = Some(ctx.now);
+                progress.unmatched_since = None;
+                progress.retries = 0;
                 // Lineages without a common epoch part before the first of them:
                 // the base is the lowest place from which the log can be sent.
                 let shared = self.log.shared_with(theirs.index, &lineage).or(Some(base));
@@ -468,9 +470,7 @@ impl Replica {
     pub(super) fn tick_primary(&mut self, ctx: &mut Context<'_>) {
         let (now, timing) = (ctx.now, *ctx.timing);
         let commit = self.commit;
-        let stuck = self
-            .unflushed_since
-            .is_some_and(|since| now >= since.plus(timing.stuck));
+        let stuck = ctx.numbers.stuck(now, timing.stuck);
         let Part::Primary(leadership) = &mut self.part else {
             return;
         };
@@ -494,6 +494,10 @@ impl Replica {
         }
         let mut overdue = Vec::new();
         for (&id, progress) in &mut leadership.followers {
+            progress.full_since = ctx
+                .holdings
+                .disk_full(progress.member.node)
+                .then(|| progress.full_since.unwrap_or(now));
             let silent = progress.awaiting_since.is_none()
                 && progress.heard.is_none_or(|at| now >= at.plus(timing.lease))
                 && ctx
@@ -527,6 +531,7 @@ impl Replica {
         for id in overdue {
             self.replicate_to(ctx, id);
         }
+        self.pace_catch_up(ctx);
     }
 
     /// The coordinators ask the primary to hand over.
@@ -604,18 +609,18 @@ impl Replica {
             _ => Wish::None,
         };
         let head = self.log.head().index();
-        let patience = Micros(timing.lease.0.saturating_mul(2));
+        let patience = catch_up::patience(timing);
         let followers = leadership
             .followers
             .values()
             .map(|p| {
-                let answered = p.heard.max(holdings.last_answer(p.member.node));
-                let answering = answered.is_some_and(|at| now < at.plus(patience));
+                let lease_answer = holdings.last_answer(p.member.node);
                 FollowerStatus {
                     replica: p.member.replica,
                     matched: p.matched,
-                    caught_up: p.matched > Index::ZERO && head.0 - p.matched.0 <= CAUGHT_UP,
-                    answering,
+                    caught_up: p.caught_up(head),
+                    answering: p.answering(now, lease_answer, patience),
+                    hopeless: p.catch_up.given_up.is_some(),
                 }
             })
             .collect();

@@ -16,6 +16,25 @@ pub(super) enum Flow {
     Snapshot,
 }
 
+/// A replica this close to the head counts as caught up.
+const CAUGHT_UP: u64 = 256;
+
+/// The way of a replica from far behind to the head.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CatchUp {
+    /// It was told to fetch a snapshot, and has not caught up since.
+    pub(super) rebuilding: bool,
+    /// How many snapshots it began to fetch without catching up.
+    pub(super) begun: u32,
+    /// The last index of the snapshot that it fetches or has fetched: until it has
+    /// matched that, this is where it will want the log from.
+    pub(super) snapshot: Option<Index>,
+    /// For how long writes have been slowed for it.
+    pub(super) slowed: Micros,
+    /// Since when no log is kept and no write slowed for it any more.
+    pub(super) given_up: Option<Micros>,
+}
+
 /// One replica, as its primary sees it. Lives for one epoch.
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
@@ -35,6 +54,14 @@ pub(super) struct Progress {
     pub(super) retries: u32,
     /// How often it refused where the lineages said that the logs agree.
     pub(super) disagreements: u32,
+    /// Since when entries that were sent to it have waited to be matched. Unlike
+    /// `awaiting_since` it is not begun anew when they are sent again: a replica
+    /// whose disk hangs answers everything but this.
+    pub(super) unmatched_since: Option<Micros>,
+    /// Since when it has had no room for data.
+    pub(super) full_since: Option<Micros>,
+    /// What is known of its being brought up from far behind (rule 13).
+    pub(super) catch_up: CatchUp,
     in_flight: VecDeque<(Index, usize)>,
     in_flight_bytes: usize,
 }
@@ -51,6 +78,9 @@ impl Progress {
             heard: None,
             retries: 0,
             disagreements: 0,
+            unmatched_since: None,
+            full_since: None,
+            catch_up: CatchUp::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
         }
@@ -68,6 +98,9 @@ impl Progress {
     /// Notes an append up to `last` of so many bytes.
     pub(super) fn sent(&mut self, last: Index, bytes: usize, now: Micros) {
         self.awaiting_since.get_or_insert(now);
+        if last > self.matched && bytes > 0 {
+            self.unmatched_since.get_or_insert(now);
+        }
         if self.flow == Flow::Stream {
             self.next = last.next();
             self.in_flight.push_back((last, bytes));
@@ -81,6 +114,9 @@ impl Progress {
         self.retries = 0;
         self.disagreements = 0;
         self.matched = self.matched.max(index);
+        if self.catch_up.snapshot.is_some_and(|mark| mark <= index) {
+            self.catch_up.snapshot = None;
+        }
         if self.flow != Flow::Stream {
             self.flow = Flow::Stream;
             self.clear_flight();
@@ -95,6 +131,7 @@ impl Progress {
             self.in_flight_bytes -= bytes;
         }
         self.awaiting_since = (!self.in_flight.is_empty()).then_some(now);
+        self.unmatched_since = self.awaiting_since;
     }
 
     /// Sends from `next` on, one at a time, until it matches.
@@ -106,6 +143,8 @@ impl Progress {
 
     /// It must fetch a snapshot.
     pub(super) fn wait_for_snapshot(&mut self, now: Micros) {
+        self.catch_up.rebuilding = true;
+        self.unmatched_since = None;
         self.flow = Flow::Snapshot;
         self.clear_flight();
         self.awaiting_since = Some(now);
@@ -117,6 +156,30 @@ impl Progress {
         let wait = Micros(resend.0 << self.retries.min(3));
         self.awaiting_since
             .is_some_and(|since| now >= since.plus(wait))
+    }
+
+    /// Whether it is close enough to the head to become a member, or to take over.
+    pub(super) fn caught_up(&self, head: Index) -> bool {
+        self.matched > Index::ZERO && head.0.saturating_sub(self.matched.0) <= CAUGHT_UP
+    }
+
+    /// Whether it takes what it is sent: it was heard of within `patience`, by
+    /// `lease_answer` where it grants one, and for no longer than `stuck` have
+    /// entries waited to be matched, or was there no room for them (rules 10, 15).
+    pub(super) fn answering(
+        &self,
+        now: Micros,
+        lease_answer: Option<Micros>,
+        (patience, stuck): (Micros, Micros),
+    ) -> bool {
+        let late = |since: Option<Micros>, bound: Micros| {
+            since.is_some_and(|since| now >= since.plus(bound))
+        };
+        self.heard
+            .max(lease_answer)
+            .is_some_and(|at| now < at.plus(patience))
+            && !late(self.unmatched_since, stuck.max(patience))
+            && !late(self.full_since, stuck)
     }
 
     fn clear_flight(&mut self) {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::durable::{DurableRecord, Generation, RecoveredPartition};
-use super::entry::EntryKind;
 use super::event::Effect;
 use super::lease::Holdings;
 use super::log::Log;
@@ -18,6 +17,7 @@ use super::mending::Mending;
 use super::message::{Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, PeerMessage};
 use super::node::Timing;
 use super::primary::Leadership;
+use super::room::Room;
 use super::suspended::Suspension;
 use crate::cluster::report::{PartitionStatus, Role, Wish};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
@@ -105,11 +105,9 @@ pub(super) struct Replica {
     pub(super) part: Part,
     /// A snapshot that is being fetched, and from which node.
     pub(super) fetching: Option<(Generation, NodeId)>,
-    /// Marks of snapshots that are being served from this replica.
-    pub(super) serving_snapshots: Vec<Index>,
+    /// Snapshots that are being served from this replica: to whom, and their marks.
+    pub(super) serving_snapshots: Vec<(NodeId, Index)>,
     pub(super) reclaimable_told: Index,
-    /// Since when the oldest unflushed record of this replica waits.
-    pub(super) unflushed_since: Option<Micros>,
 }
 
 impl Replica {
@@ -151,7 +149,6 @@ impl Replica {
             fetching: None,
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
-            unflushed_since: Some(ctx.now),
         }
     }
 
@@ -219,7 +216,6 @@ impl Replica {
             fetching: None,
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
-            unflushed_since: None,
         })
     }
 
@@ -275,7 +271,6 @@ impl Replica {
     }
 
     pub(super) fn append_promise(&mut self, ctx: &mut Context<'_>, epoch: Epoch) -> u64 {
-        self.waiting_from(ctx.now);
         let number = ctx.append(DurableRecord::Promise {
             partition: self.partition,
             epoch,
@@ -341,9 +336,14 @@ impl Replica {
             self.followed = Some(session);
             self.matched = Index::ZERO;
         }
-        if ctx.disk_full && append.entries.iter().any(|e| e.kind == EntryKind::Write) {
-            self.reply(ctx, from, to, AppendOutcome::DiskFull);
-            return;
+        match self.room_for(ctx, &append) {
+            Room::Enough => {}
+            Room::DiskFull => {
+                self.reply(ctx, from, to, AppendOutcome::DiskFull);
+                return;
+            }
+            // It is sent again.
+            Room::Later => return,
         }
         let Some(skip) = self.find_previous(&append) else {
             self.reply_diverged(ctx, from, to);
@@ -365,7 +365,6 @@ impl Replica {
             }
             last = entry.mark();
             self.log.push(entry.clone());
-            self.waiting_from(ctx.now);
             let number = ctx.append(DurableRecord::Entry {
                 partition: self.partition,
                 entry: entry.clone(),
@@ -491,7 +490,6 @@ impl Replica {
             lineage,
             keep_tail,
         });
-        self.waiting_from(ctx.now);
         self.pending.push_back((
             number,
             Pending::Installed {
@@ -662,16 +660,11 @@ impl Replica {
                 }
             }
         }
-        self.unflushed_since = (!self.pending.is_empty()).then_some(ctx.now);
         if head_moved && matches!(self.part, Part::Primary(_)) {
             self.replicate(ctx);
             self.advance_commit(ctx);
         }
         self.apply_committed(ctx);
-    }
-
-    pub(super) fn waiting_from(&mut self, now: Micros) {
-        self.unflushed_since.get_or_insert(now);
     }
 
     /// The primary says that its log no longer reaches back to this one.
@@ -867,25 +860,5 @@ impl Replica {
             wish,
             followers,
         }
-    }
-
-    /// Drops applied entries from memory down to a budget, if there is one, and
-    /// returns up to where no replica needs the log any more.
-    pub(super) fn trim(&mut self, budget: Option<usize>) -> Index {
-        if let Some(budget) = budget {
-            while self.log.bytes() > budget && self.log.base().index() < self.applied {
-                let next = self.log.base().index().next();
-                self.log.drop_prefix(next);
-            }
-        }
-        let needed = match &self.part {
-            Part::Primary(l) => l.followers.values().map(|p| p.matched).min(),
-            _ => None,
-        };
-        let served = self.serving_snapshots.iter().min().copied();
-        let free = needed
-            .unwrap_or(self.applied)
-            .min(served.unwrap_or(self.applied));
-        free.min(self.applied).max(self.log.base().index())
     }
 }

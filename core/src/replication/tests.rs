@@ -32,6 +32,9 @@ pub(super) fn timing() -> Timing {
         stuck: Micros::from_millis(1500),
         window_bytes: 1 << 20,
         log_bytes: 1 << 20,
+        keep_bytes: 1 << 20,
+        unapplied_bytes: 1 << 20,
+        push_back: Micros::from_millis(60_000),
     }
 }
 

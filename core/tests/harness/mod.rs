@@ -23,6 +23,8 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Machine>,
     wire: Vec<(NodeId, NodeId, PeerMessage)>,
     cut: BTreeSet<u64>,
+    /// Whose disks hang.
+    hung: BTreeSet<u64>,
     record: Option<PartitionRecord>,
     quiet: bool,
 }
@@ -49,6 +51,9 @@ fn timing() -> Timing {
         stuck: Micros::from_millis(1500),
         window_bytes: 1 << 20,
         log_bytes: 1 << 20,
+        keep_bytes: 1 << 18,
+        unapplied_bytes: 1 << 20,
+        push_back: Micros::from_millis(10_000),
     }
 }
 
@@ -181,6 +186,14 @@ impl Cluster {
             }
             "cut" => self.cut.extend(plain.into_iter().map(number)),
             "heal" => self.cut.clear(),
+            "hang" => self.hung.extend(plain.into_iter().map(number)),
+            "unhang" => {
+                self.hung.clear();
+                for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                    self.probe(id, out);
+                }
+            }
+            "wishes" => self.wishes(out),
             "stabilize" => {
                 self.quiet = named.contains_key("quietly");
                 self.stabilize(out);
@@ -295,8 +308,9 @@ impl Cluster {
     }
 
     fn flush(&mut self, id: u64, out: &mut String) -> bool {
+        let hung = self.hung.contains(&id);
         let machine = self.machine(id);
-        if machine.core.is_none() || machine.flushed == machine.wal.len() {
+        if machine.core.is_none() || machine.flushed == machine.wal.len() || hung {
             return false;
         }
         machine.flushed = machine.wal.len();
@@ -304,6 +318,16 @@ impl Cluster {
         self.say(out, || format!("n{id} flushed"));
         self.step(id, Event::Flushed { number }, out);
         true
+    }
+
+    /// A probe is flushed at once, unless the disk hangs.
+    fn probe(&mut self, id: u64, out: &mut String) {
+        if self.hung.contains(&id) {
+            return;
+        }
+        let machine = self.machine(id);
+        let number = (machine.flushed - machine.at_start) as u64;
+        self.step(id, Event::Flushed { number }, out);
     }
 
     fn stabilize(&mut self, out: &mut String) {
@@ -400,7 +424,30 @@ impl Cluster {
                     self.say(out, || format!("  n{id} drops {generation:?}"));
                 }
                 Effect::Mended { .. } => self.say(out, || format!("  n{id} is whole again")),
+                Effect::ProbeLog => self.probe(id, out),
                 Effect::Standing { .. } | Effect::Reclaimable { .. } => {}
+            }
+        }
+    }
+
+    /// What heartbeats say.
+    fn wishes(&mut self, out: &mut String) {
+        let now = Micros(self.now);
+        for (id, machine) in &mut self.nodes {
+            let Some(core) = &mut machine.core else {
+                continue;
+            };
+            for status in core.statuses(now, true) {
+                let _ = write!(out, "n{id} {:?}, wishes {:?}", status.role, status.wish);
+                for follower in &status.followers {
+                    let answers = if follower.answering {
+                        "answers"
+                    } else {
+                        "does not answer"
+                    };
+                    let _ = write!(out, ", {} {answers}", follower.replica);
+                }
+                let _ = writeln!(out);
             }
         }
     }

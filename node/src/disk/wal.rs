@@ -80,6 +80,8 @@ struct Queue {
     spare: Option<Spare>,
     cluster: Option<String>,
     closing: bool,
+    /// The disk is to be tried.
+    probe: bool,
     /// The thread sleeps.
     sleeping: bool,
     /// It is to wake although there are no records.
@@ -141,9 +143,10 @@ impl WalHandle {
     }
 
     /// As [`Self::submit`], leaving the vector empty with memory for the next ones.
-    pub fn submit_from(&self, records: &mut Vec<DurableRecord>) {
+    /// How many bytes that is.
+    pub fn submit_from(&self, records: &mut Vec<DurableRecord>) -> u64 {
         if records.is_empty() {
-            return;
+            return 0;
         }
         let bytes: u64 = records.iter().map(|r| size_hint(r) as u64).sum();
         self.shared.backlog.fetch_add(bytes, Ordering::Relaxed);
@@ -155,6 +158,16 @@ impl WalHandle {
         } else {
             queue.records.append(records);
         }
+        self.wake(queue);
+        bytes
+    }
+
+    /// From [`cairn_core::replication::Effect::ProbeLog`]: writes and flushes something
+    /// that says nothing, then calls back with the number that it called with last.
+    pub fn probe(&self) {
+        let mut queue = self.shared.queue.lock();
+        queue.probe = true;
+        queue.nudged = true;
         self.wake(queue);
     }
 
@@ -262,6 +275,7 @@ struct Turn {
     spare: Option<Spare>,
     cluster: Option<String>,
     idle: bool,
+    probe: bool,
     closing: bool,
 }
 
@@ -286,6 +300,15 @@ impl Writer {
             if turn.idle || turn.closing {
                 if let Err(error) = self.wal.confirm() {
                     fatal("the write-ahead log cannot be written", &error);
+                }
+                confirmed = true;
+            }
+            if turn.probe {
+                // Whatever was appended in this turn was an answer already; the
+                // callback says nothing new then, and is harmless.
+                match self.wal.probe() {
+                    Ok(number) => (self.flushed)(number),
+                    Err(error) => fatal("the write-ahead log cannot be written", &error),
                 }
                 confirmed = true;
             }
@@ -317,6 +340,7 @@ impl Writer {
             spare: queue.spare.take(),
             cluster: queue.cluster.take(),
             idle: idle && records.is_empty(),
+            probe: std::mem::take(&mut queue.probe),
             closing: queue.closing,
         }
     }

@@ -217,6 +217,7 @@ impl Cell {
             commit,
             head,
             write_blocked_by_disk,
+            pushing_back: _,
             primary,
         } = *standing;
         let words = to_words(&Published {
@@ -346,6 +347,7 @@ mod tests {
             commit: Index(number),
             head: Index(number),
             write_blocked_by_disk: false,
+            pushing_back: false,
             primary: Some(Member {
                 node: NodeId(number),
                 replica: ReplicaId(number),

@@ -28,8 +28,8 @@ pub struct EngineConfig {
     pub backlog_bytes_max: u64,
     /// How many snapshots are fetched at a time.
     pub snapshots_at_once: usize,
-    /// The most bytes of snapshots that are written in a second while clients are
-    /// served too.
+    /// How many bytes of snapshots are written, and read for other nodes, in a second
+    /// while clients are served too; more where clients write more.
     pub snapshot_bytes_per_second: u64,
 }
 

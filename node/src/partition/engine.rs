@@ -20,7 +20,7 @@ use bytes::Bytes;
 use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
 use cairn_core::kv::{Table, VersionedValue};
 use cairn_core::replication::{
-    DurableRecord, Effect, Event, Generation, NodeCore, PeerMessage, Standing, Timing,
+    DiskRoom, DurableRecord, Effect, Event, Generation, NodeCore, PeerMessage, Standing, Timing,
 };
 use cairn_core::slots::SLOTS;
 use tokio::runtime;
@@ -71,6 +71,8 @@ pub(super) struct Engine {
     next_tick: Micros,
     next_figures: Micros,
     writes_since: u64,
+    /// Bytes that went to the log since the figures were told.
+    written_since: u64,
     figures: Figures,
 }
 
@@ -125,6 +127,7 @@ impl Engine {
             next_tick: Micros(0),
             next_figures: Micros(0),
             writes_since: 0,
+            written_since: 0,
             figures: Figures::new(),
         };
         for (partition, generation, index) in applied {
@@ -259,9 +262,10 @@ impl Engine {
     fn event(&mut self, event: Event) {
         match &event {
             Event::Flushed { number } => self.time_flush(*number),
-            Event::DiskRoom { full } => {
-                self.shared.disk_full.store(*full, Ordering::Relaxed);
-                self.links.agent.disk_full(*full);
+            Event::DiskRoom { room } => {
+                let full = *room != DiskRoom::Ample;
+                self.shared.disk_full.store(full, Ordering::Relaxed);
+                self.links.agent.disk_full(full);
             }
             Event::SnapshotFetched {
                 generation, mark, ..
@@ -341,13 +345,18 @@ impl Engine {
         self.figures.waiting.set(waiting as f64);
         let serving = self.lanes.iter().flatten().filter(|l| l.serves()).count();
         self.figures.serving.set(serving as f64);
-        // Snapshots give way to clients, where there are any (rule 13).
-        let rate = if writes < IDLE_WRITES {
-            0
-        } else {
-            self.shared.config.snapshot_bytes_per_second
-        };
-        self.fetcher.throttle.set_rate(rate);
+        let slowing = self.lanes.iter().flatten().filter(|l| l.pushes_back());
+        self.figures.pushing_back.set(slowing.count() as f64);
+        let pushed_back = std::mem::take(&mut self.turn.pushed_back);
+        self.figures.pushed_back.increment(pushed_back);
+        // Snapshots give way to clients, where there are any, but never so far that
+        // clients write faster than a snapshot is copied (rule 13).
+        let written = std::mem::take(&mut self.written_since);
+        let configured = self.shared.config.snapshot_bytes_per_second;
+        let rate = configured.max(written.saturating_mul(2));
+        self.shared.serving_throttle.set_rate(rate);
+        let fetching = if writes < IDLE_WRITES { 0 } else { rate };
+        self.fetcher.throttle.set_rate(fetching);
     }
 
     fn take_map(&mut self) {
@@ -400,6 +409,7 @@ impl Engine {
     fn carry_out(&mut self, effect: Effect, touched: &mut Vec<PartitionId>) {
         match effect {
             Effect::Append(record) => self.records.push(record),
+            Effect::ProbeLog => self.wal.probe(),
             Effect::Send { to, message } => {
                 match self.outgoing.iter_mut().find(|(node, _)| *node == to) {
                     Some((_, messages)) => messages.push(message),
@@ -501,10 +511,15 @@ impl Engine {
         }
         let published = to_published(&standing);
         let is_primary = published.is_primary(self.shared.config.node);
+        let slowed = lane.pushes_back();
         let turned = lane.stands(&standing, is_primary);
         if turned {
             self.links.agent.urge();
             tracing::info!(%partition, epoch = %standing.epoch, serving = standing.serving, "standing changed");
+        }
+        if slowed != lane.pushes_back() {
+            let slowing = lane.pushes_back();
+            tracing::info!(%partition, slowing, "writes are slowed for a replica that catches up, or no longer");
         }
         if lane.has_held() {
             if is_primary {
@@ -535,7 +550,7 @@ impl Engine {
         if !self.records.is_empty() {
             self.submitted += self.records.len() as u64;
             self.flushing.push_back((self.submitted, self.turn.now));
-            self.wal.submit_from(&mut self.records);
+            self.written_since += self.wal.submit_from(&mut self.records);
         }
         for (to, messages) in self.outgoing.drain(..) {
             self.links.peers.send(to, messages);

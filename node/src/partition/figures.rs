@@ -16,6 +16,10 @@ pub(super) struct Figures {
     pub(super) depositions: Counter,
     pub(super) lease_lapses: Counter,
     pub(super) lookups: Counter,
+    /// Partitions whose writes are slowed for a replica that catches up.
+    pub(super) pushing_back: Gauge,
+    /// Writes that were held for that.
+    pub(super) pushed_back: Counter,
 }
 
 impl Figures {
@@ -31,6 +35,8 @@ impl Figures {
             depositions: counter!("cairn_primary_depositions_total"),
             lease_lapses: counter!("cairn_lease_lapses_total"),
             lookups: counter!("cairn_write_lookups_total"),
+            pushing_back: gauge!("cairn_partitions_pushing_back"),
+            pushed_back: counter!("cairn_writes_pushed_back_total"),
         }
     }
 }

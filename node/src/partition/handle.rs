@@ -22,6 +22,7 @@ use super::inbox::{Input, Submission, Work};
 use super::reply::{ReplyQueue, ReplyTo, WriteResult};
 use super::shared::Shared;
 use crate::agent::EngineLink;
+use crate::peer::Throttle;
 
 /// The door to the partitions of this node.
 #[derive(Clone, Debug)]
@@ -82,6 +83,12 @@ impl WriteBatch {
 }
 
 impl Handle {
+    /// What bounds the snapshots that other nodes fetch here.
+    #[must_use]
+    pub fn snapshot_throttle(&self) -> Throttle {
+        self.shared.serving_throttle.clone()
+    }
+
     /// This node.
     #[must_use]
     pub fn node(&self) -> NodeId {

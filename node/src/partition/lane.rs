@@ -51,6 +51,8 @@ pub(super) struct Turn {
     pub(super) answered_bytes: usize,
     pub(super) lookups: Vec<Lookup>,
     pub(super) table_loads: Vec<TableLoad>,
+    /// How often a write was held for a replica that catches up.
+    pub(super) pushed_back: u64,
     /// Partitions with something to answer, or a standing to publish.
     pub(super) touched: Vec<PartitionId>,
 }
@@ -85,6 +87,7 @@ impl Turn {
             answered_bytes: 0,
             lookups: Vec::new(),
             table_loads: Vec::new(),
+            pushed_back: 0,
             touched: Vec::new(),
         }
     }
@@ -148,6 +151,8 @@ pub(super) struct Lane {
     epoch: Epoch,
     is_primary: bool,
     serving: bool,
+    /// Writes are slowed for a replica that catches up (rule 13).
+    pushes_back: bool,
     /// Where W is 1, an acknowledgement needs the lease (rule 7).
     ack_needs_lease: bool,
     lease_until: Micros,
@@ -173,6 +178,7 @@ impl Lane {
             epoch: Epoch::ZERO,
             is_primary: false,
             serving: false,
+            pushes_back: false,
             ack_needs_lease: false,
             lease_until: Micros(0),
             head: Position::ZERO,
@@ -238,6 +244,7 @@ impl Lane {
         self.is_primary = is_primary;
         self.epoch = standing.epoch;
         self.serving = standing.serving;
+        self.pushes_back = standing.pushing_back;
         self.lease_until = standing.lease_until;
         self.head = Position {
             epoch: standing.epoch,
@@ -249,6 +256,11 @@ impl Lane {
     /// Whether it serves as primary; the lease is a separate question.
     pub(super) fn serves(&self) -> bool {
         self.serving
+    }
+
+    /// Whether writes are slowed for a replica that catches up.
+    pub(super) fn pushes_back(&self) -> bool {
+        self.pushes_back
     }
 
     fn leads(&self, now: Micros) -> bool {
@@ -520,6 +532,14 @@ impl Lane {
                     // The standing changed in this very turn; its end tells how.
                     Err(ProposeError::NotPrimary) => self.held.push_back(write),
                     Err(ProposeError::DiskFull) => turn.refuse(write, RequestError::DiskFull),
+                    Err(ProposeError::Overloaded) => {
+                        turn.refuse(write, RequestError::Overloaded);
+                    }
+                    // Tried again at the next tick, and those behind it after it.
+                    Err(ProposeError::PushedBack) => {
+                        turn.pushed_back += 1;
+                        self.held.push_back(write);
+                    }
                 }
             }
             Evaluation::Refuse { outcome } => {
@@ -611,12 +631,20 @@ impl Lane {
                 turn.answer(waiting.reply, waiting.bytes, Err(error));
             }
         }
+        let slowed = self.serving && self.pushes_back;
         for queue in [&mut self.held, &mut self.tableless] {
             while queue.front().is_some_and(|write| write.arrived < since) {
                 let Some(write) = queue.pop_front() else {
                     break;
                 };
-                turn.refuse(write, not_ready.clone());
+                turn.refuse(
+                    write,
+                    if slowed {
+                        RequestError::Overloaded
+                    } else {
+                        not_ready.clone()
+                    },
+                );
             }
         }
         for id in self.park.overdue(since) {

@@ -102,6 +102,9 @@ impl Rig {
             stuck: Micros::from_millis(2000),
             window_bytes: 1 << 20,
             log_bytes: 1 << 20,
+            keep_bytes: 1 << 18,
+            unapplied_bytes: 1 << 20,
+            push_back: Micros::from_millis(10_000),
         };
         let mut turn = Turn::new(1000);
         turn.now = Micros::from_millis(10_000);

@@ -17,6 +17,7 @@ use super::board::Board;
 use super::config::EngineConfig;
 use super::figures::ReadFigures;
 use super::inbox::{Inbox, Input};
+use crate::peer::Throttle;
 use crate::store::StateReader;
 
 /// What the engine's thread and everybody else share.
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub(super) reads: ReadFigures,
     /// Whether this node refuses writes for want of disk space.
     pub(super) disk_full: AtomicBool,
+    /// Of snapshots that other nodes fetch here; the engine sets its rate.
+    pub(super) serving_throttle: Throttle,
     /// Replicas whose log or state is damaged: nothing is copied from them.
     damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
     /// There while the engine runs: a handle that outlives it keeps no store open.
@@ -48,6 +51,7 @@ impl fmt::Debug for Shared {
 impl Shared {
     pub(super) fn new(config: EngineConfig, map: Arc<ArcSwap<ClusterMap>>) -> Self {
         let admission = Admission::new(config.pending_writes_max, config.pending_bytes_max);
+        let serving_throttle = Throttle::new(config.snapshot_bytes_per_second);
         Self {
             config,
             inbox: Inbox::default(),
@@ -57,6 +61,7 @@ impl Shared {
             peer_backlog: PeerBacklog::default(),
             reads: ReadFigures::new(),
             disk_full: AtomicBool::new(false),
+            serving_throttle,
             damaged: Mutex::default(),
             reader: ArcSwapOption::empty(),
         }

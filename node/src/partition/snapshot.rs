@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_core::ids::{Epoch, Mark, PartitionId, ReplicaId};
+use cairn_core::ids::{Epoch, Mark, NodeId, PartitionId, ReplicaId};
 use cairn_core::replication::{Event, Generation};
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -21,18 +21,26 @@ use crate::store::{self, ApplyHandle, SnapshotSink, StateReader};
 /// A view that is being streamed. While it lives, the log keeps what follows it.
 struct Served {
     view: store::SnapshotSource,
+    to: NodeId,
     partition: PartitionId,
     shared: Arc<Shared>,
 }
 
 impl Served {
-    fn new(view: store::SnapshotSource, partition: PartitionId, shared: Arc<Shared>) -> Self {
-        let from = view.mark().index();
-        shared
-            .inbox
-            .push(Input::Event(Event::SnapshotServing { partition, from }));
+    fn new(
+        view: store::SnapshotSource,
+        to: NodeId,
+        partition: PartitionId,
+        shared: Arc<Shared>,
+    ) -> Self {
+        shared.inbox.push(Input::Event(Event::SnapshotServing {
+            partition,
+            to,
+            from: view.mark().index(),
+        }));
         Self {
             view,
+            to,
             partition,
             shared,
         }
@@ -41,10 +49,11 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let partition = self.partition;
-        self.shared
-            .inbox
-            .push(Input::Event(Event::SnapshotServed { partition }));
+        self.shared.inbox.push(Input::Event(Event::SnapshotServed {
+            partition: self.partition,
+            to: self.to,
+            from: self.view.mark().index(),
+        }));
     }
 }
 
@@ -71,6 +80,7 @@ impl SnapshotReader for Served {
 impl SnapshotSource for Handle {
     fn open(
         &self,
+        to: NodeId,
         partition: PartitionId,
         epoch: Epoch,
         replica: ReplicaId,
@@ -92,7 +102,7 @@ impl SnapshotSource for Handle {
             let view = opened
                 .map_err(|error| failed(&error))?
                 .map_err(|error| failed(&error))?;
-            let served = Served::new(view, partition, shared);
+            let served = Served::new(view, to, partition, shared);
             Ok(Box::new(served) as Box<dyn SnapshotReader>)
         })
     }

@@ -94,8 +94,8 @@ impl Prepared {
                 };
                 corrupt.inbox.push(Input::Event(event));
             }),
-            disk_full: Box::new(move |full| {
-                let event = Event::DiskRoom { full };
+            disk_room: Box::new(move |room| {
+                let event = Event::DiskRoom { room };
                 disk.inbox.push(Input::Event(event));
             }),
         }

@@ -152,7 +152,7 @@ impl Peer for PeerService {
             epoch,
             replica,
         } = request.into_inner();
-        self.admit(handshake)?;
+        let theirs = self.admit(handshake)?;
         let partition = cairn_proto::map::partition(partition, "partition")?;
         let permit = Arc::clone(&shared.serving)
             .try_acquire_owned()
@@ -161,7 +161,7 @@ impl Peer for PeerService {
             })?;
         let reader = shared
             .snapshots
-            .open(partition, Epoch(epoch), ReplicaId(replica))
+            .open(theirs.node, partition, Epoch(epoch), ReplicaId(replica))
             .await?;
         let chunks = serve(
             reader,

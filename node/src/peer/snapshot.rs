@@ -25,10 +25,11 @@ use tonic::{Status, Streaming};
 
 /// Where copies of this node's replicas are read from.
 pub trait SnapshotSource: Send + Sync + 'static {
-    /// Opens a consistent view of the replica, if it is the one that lives here, is
-    /// whole, and has promised at least `epoch`.
+    /// Opens a consistent view of the replica for another node, if it is the one that
+    /// lives here, is whole, and has promised at least `epoch`.
     fn open(
         &self,
+        to: NodeId,
         partition: PartitionId,
         epoch: Epoch,
         replica: ReplicaId,

@@ -63,6 +63,7 @@ struct Copy {
 impl SnapshotSource for Copies {
     fn open(
         &self,
+        _: NodeId,
         partition: PartitionId,
         _: Epoch,
         replica: ReplicaId,

@@ -151,6 +151,8 @@ pub struct DataSettings {
     pub resend: Duration,
     /// When a flush that does not return counts as stuck.
     pub stuck_flush: Duration,
+    /// For how long writes are slowed for a replica that catches up.
+    pub push_back: Duration,
     /// What a primary subtracts from its lease; `None` leaves it to the lease's length.
     pub lease_margin: Option<Duration>,
     /// How long a request may wait.
@@ -270,7 +272,8 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         heartbeat: reader.millis("CAIRN_HEARTBEAT_MS", 100, 10..=10_000),
         tick: reader.millis("CAIRN_TICK_MS", 10, 1..=1_000),
         resend: reader.millis("CAIRN_RESEND_MS", 200, 10..=60_000),
-        stuck_flush: reader.millis("CAIRN_STUCK_FLUSH_MS", 5_000, 100..=600_000),
+        stuck_flush: reader.millis("CAIRN_STUCK_FLUSH_MS", 2_000, 100..=600_000),
+        push_back: reader.millis("CAIRN_PUSH_BACK_MS", 60_000, 1_000..=3_600_000),
         lease_margin: reader
             .number("CAIRN_LEASE_MARGIN_MS", 1..=60_000)
             .map(Duration::from_millis),

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cairn_core::ids::{Index, PartitionId};
-use cairn_core::replication::Generation;
+use cairn_core::replication::{DiskRoom, Generation};
 use cairn_storage::disk::Disk;
 use cairn_storage::state::Dropping;
 use cairn_storage::store::Store;
@@ -76,7 +76,7 @@ impl MaintenanceHandle {
         place: Place,
         wal: WalHandle,
         watch: SpaceWatch,
-        disk_full: Box<dyn FnMut(bool) + Send>,
+        disk_room: Box<dyn FnMut(DiskRoom) + Send>,
     ) -> std::io::Result<()> {
         let worker = Worker {
             store,
@@ -84,7 +84,7 @@ impl MaintenanceHandle {
             dropping: None,
             wal,
             watch,
-            disk_full,
+            disk_room,
             shared: Arc::clone(&self.shared),
             persist_after: self.persist_after,
             persisted_at: Instant::now(),
@@ -139,7 +139,7 @@ struct Worker {
     dropping: Option<Dropping>,
     wal: WalHandle,
     watch: SpaceWatch,
-    disk_full: Box<dyn FnMut(bool) + Send>,
+    disk_room: Box<dyn FnMut(DiskRoom) + Send>,
     shared: Arc<Shared>,
     persist_after: PersistAfter,
     persisted_at: Instant,
@@ -194,18 +194,24 @@ impl Worker {
             }
         };
         self.free.set(free as f64);
-        if let Some(full) = self.watch.observe(free) {
-            if full {
-                tracing::warn!(free, "the disk is nearly full: data writes are refused");
+        if let Some(room) = self.watch.observe(free) {
+            match room {
+                DiskRoom::Ample => tracing::info!(free, "the disk has room for data"),
+                DiskRoom::Reserve => {
+                    tracing::warn!(free, "the disk is nearly full: only deletes are taken");
+                }
+                DiskRoom::Spent => {
+                    tracing::error!(free, "the disk is full: nothing is taken, deletes neither");
+                }
+            }
+            if room != DiskRoom::Ample {
                 match remove_set_aside(&self.place.state) {
                     Ok(true) => tracing::warn!("removed a damaged store to make room"),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "could not remove a damaged store"),
                 }
-            } else {
-                tracing::info!(free, "the disk has room for data");
             }
-            (self.disk_full)(full);
+            (self.disk_room)(room);
         }
     }
 

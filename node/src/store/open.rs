@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::ids::PartitionId;
-use cairn_core::replication::{Generation, RecoveredPartition};
+use cairn_core::replication::{DiskRoom, Generation, RecoveredPartition};
 use cairn_storage::disk::Disk;
 use cairn_storage::format::segment_header::LogIdentity;
 use cairn_storage::state;
@@ -71,9 +71,9 @@ pub struct StorageCallbacks {
     /// From the log's thread and the apply thread: the partition's replica is damaged.
     /// Comes before whatever else would vouch for it.
     pub corrupt: CorruptCallback,
-    /// From the watch over free space: whether data writes are to be refused.
+    /// From the watch over free space: what room for data there is.
     /// Called once at the start and then at each change.
-    pub disk_full: Box<dyn FnMut(bool) + Send>,
+    pub disk_room: Box<dyn FnMut(DiskRoom) + Send>,
 }
 
 impl std::fmt::Debug for StorageCallbacks {
@@ -197,7 +197,7 @@ impl NodeStorage {
             flushed,
             applied,
             corrupt,
-            disk_full,
+            disk_room,
         } = callbacks;
         if directory.is_established() && !directory.log_path().is_dir() {
             return Err(directory
@@ -255,7 +255,7 @@ impl NodeStorage {
                 },
                 wal.clone(),
                 SpaceWatch::new(config.reserve_bytes),
-                disk_full,
+                disk_room,
             )
             .map_err(StorageError::io("start the maintenance thread"))?;
         let apply = ApplyHandle::start(

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, Mark, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::WriteOutcome;
 use cairn_core::kv::{EntryBody, SequencedRecord, StoredValue, VersionedValue};
-use cairn_core::replication::{DurableRecord, EntryKind, Generation, LogEntry, RecoveredPartition};
+use cairn_core::replication::{
+    DiskRoom, DurableRecord, EntryKind, Generation, LogEntry, RecoveredPartition,
+};
 use cairn_storage::format::snapshot_chunk::decode_chunk;
 use tempfile::{TempDir, tempdir};
 
@@ -66,8 +68,8 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
         corrupt: Arc::new(move |partition| {
             let _ = corrupt_to.send(partition);
         }),
-        disk_full: Box::new(move |full| {
-            let _ = full_to.send(full);
+        disk_room: Box::new(move |room| {
+            let _ = full_to.send(room != DiskRoom::Ample);
         }),
     };
     let storage = NodeStorage::open(&directory, config, callbacks)?;

@@ -505,12 +505,14 @@ fn partition_status() -> BoxedStrategy<PartitionStatus> {
         Wish::HandedOver,
         Wish::Replace,
     ]);
-    let follower = (replica(), any::<u64>(), any::<bool>(), any::<bool>()).prop_map(
-        |(replica, matched, caught_up, answering)| FollowerStatus {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let follower = (replica(), any::<u64>(), flags).prop_map(
+        |(replica, matched, (caught_up, answering, hopeless))| FollowerStatus {
             replica,
             matched: Index(matched),
             caught_up,
             answering,
+            hopeless,
         },
     );
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());

@@ -32,6 +32,8 @@ pub(super) struct Active<F> {
     pub(super) flushed: u64,
     /// Whether the last batch says that all before it is flushed.
     pub(super) confirmed: bool,
+    /// If the last batch is an empty one: where it lies, and its bytes.
+    pub(super) empty: Option<(u64, Vec<u8>)>,
 }
 
 pub(super) fn spare_name(random: u64) -> String {
@@ -268,6 +270,7 @@ pub(super) fn place<D: Disk>(
         end,
         flushed: end,
         confirmed: true,
+        empty: None,
     })
 }
 

@@ -211,6 +211,7 @@ impl<D: Disk> Wal<D> {
         );
         self.write(&buffer)?;
         self.active.confirmed = false;
+        self.active.empty = None;
         if changed {
             self.append_rows(records, &mut buffer, last)?;
         }
@@ -310,7 +311,34 @@ impl<D: Disk> Wal<D> {
             return Ok(());
         }
         self.flush()?;
-        self.batch_sequence += 1;
+        self.append_empty()?;
+        self.active.confirmed = true;
+        Ok(())
+    }
+
+    /// Writes to the disk and flushes, to find out whether that still works, and
+    /// leaves the log as it is: the empty batch at its end is written once more, byte
+    /// for byte, or one is written where there is none.
+    ///
+    /// # Errors
+    /// See [`WalError`].
+    pub fn probe(&mut self) -> Result<u64, WalError> {
+        self.confirm()?;
+        match &self.active.empty {
+            Some((at, batch)) => self
+                .active
+                .file
+                .write_at(*at, batch)
+                .and_then(|()| self.active.file.sync_data())
+                .map_err(WalError::io("probe", &self.active.name))?,
+            None => self.append_empty()?,
+        }
+        Ok(self.records)
+    }
+
+    /// Writes and flushes an empty batch, where there is room.
+    fn append_empty(&mut self) -> Result<(), WalError> {
+        let at = self.active.end;
         let mut buffer = Vec::with_capacity(CLOSING_BYTES as usize);
         let begun = begin_batch(&mut buffer);
         end_batch(
@@ -319,18 +347,20 @@ impl<D: Disk> Wal<D> {
             &BatchStart {
                 kind: BatchKind::Empty,
                 segment: self.active.id,
-                sequence: self.batch_sequence,
+                sequence: self.batch_sequence + 1,
                 known_flushed: self.active.flushed,
                 structural: self.fold.structural,
             },
             0,
-            Some(self.active.end),
+            Some(at),
         );
-        if self.active.end + buffer.len() as u64 <= self.active.capacity {
-            self.write(&buffer)?;
-            self.flush()?;
+        if at + buffer.len() as u64 > self.active.capacity {
+            return Ok(());
         }
-        self.active.confirmed = true;
+        self.batch_sequence += 1;
+        self.write(&buffer)?;
+        self.flush()?;
+        self.active.empty = Some((at, buffer));
         Ok(())
     }
 

@@ -158,6 +158,17 @@ impl Node {
         Ok(number)
     }
 
+    /// The log is probed. Returns the number of the last record that is flushed.
+    ///
+    /// # Errors
+    /// Where the log refuses.
+    pub fn probe(&mut self) -> Result<u64, String> {
+        match &mut self.wal {
+            Some(wal) => wal.probe().map_err(problem("probe the log")),
+            None => Ok(0),
+        }
+    }
+
     /// The log falls idle; segments that nobody needs go.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use cairn_core::cluster::supervisor::{Input, ProposalId};
 use cairn_core::ids::{Index, Mark, Micros, NodeId, PartitionId};
 use cairn_core::kv::{EntryBody, StoredValue};
 use cairn_core::record::PartitionRecord;
-use cairn_core::replication::{Effect, Event, Generation, PeerMessage, Timing};
+use cairn_core::replication::{Effect, Event, Generation, PeerMessage, ProposeError, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -62,6 +62,7 @@ pub struct Failure {
 enum Happening {
     Tick(NodeId, u64),
     Flushed(NodeId, u64),
+    Probed(NodeId, u64),
     Deliver {
         from: NodeId,
         to: NodeId,
@@ -164,6 +165,13 @@ impl World {
             stuck: Micros::from_millis(1500),
             window_bytes: 4096,
             log_bytes: if rng.random_bool(0.5) { 2_000 } else { 1 << 20 },
+            keep_bytes: if rng.random_bool(0.5) { 2_000 } else { 1 << 18 },
+            unapplied_bytes: if rng.random_bool(0.5) {
+                20_000
+            } else {
+                1 << 20
+            },
+            push_back: Micros::from_millis(1_000),
         };
         let brain = if seed.is_multiple_of(2) {
             Brain::StandIn(Box::new(Coordinators::new(replicas, write_quorum)))
@@ -338,6 +346,14 @@ impl World {
                 }
                 Ok(())
             }
+            Happening::Probed(id, session) => {
+                if !self.alive(id, session) {
+                    return Ok(());
+                }
+                let number = self.node(id).probe()?;
+                self.coverage.count("log probed");
+                self.step(id, Event::Flushed { number })
+            }
             Happening::Deliver { from, to, message } => {
                 self.step(to, Event::Peer { from, message })
             }
@@ -508,6 +524,11 @@ impl World {
                     self.node(id).drop_generation(generation)?;
                 }
                 Effect::Reclaimable { index, .. } => self.node(id).reclaimable(PARTITION, index),
+                Effect::ProbeLog => {
+                    let session = self.node(id).session;
+                    let after = self.rng.random_range(100..1_500);
+                    self.at(after, Happening::Probed(id, session));
+                }
                 Effect::Standing { .. } | Effect::Mended { .. } => {}
             }
         }
@@ -595,8 +616,18 @@ impl World {
             let mut effects = Vec::new();
             let node = &mut self.nodes[n];
             let Some(core) = &mut node.core else { continue };
-            let Ok(position) = core.propose(clock, PARTITION, body, &mut effects) else {
-                continue;
+            let position = match core.propose(clock, PARTITION, body, &mut effects) {
+                Ok(position) => position,
+                Err(refusal) => {
+                    match refusal {
+                        ProposeError::PushedBack => self.coverage.count("write pushed back"),
+                        ProposeError::Overloaded => {
+                            self.coverage.count("write refused, overloaded")
+                        }
+                        ProposeError::NotPrimary | ProposeError::DiskFull => {}
+                    }
+                    continue;
+                }
             };
             let mark = effects.iter().find_map(|e| match e {
                 Effect::Append(cairn_core::replication::DurableRecord::Entry { entry, .. }) => {
@@ -747,6 +778,7 @@ impl Happening {
         match self {
             Self::Tick(id, _)
             | Self::Flushed(id, _)
+            | Self::Probed(id, _)
             | Self::Record(id, _)
             | Self::Order(id, _)
             | Self::Applied(id, ..)

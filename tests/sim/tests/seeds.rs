@@ -17,6 +17,7 @@ const MUST_HAPPEN: &[&str] = &[
     "election",
     "entered joint",
     "joint left by the supervisor",
+    "log probed",
     "left joint",
     "one-way cut",
     "partition",

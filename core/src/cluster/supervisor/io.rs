@@ -152,6 +152,9 @@ pub enum PromotionReason {
     ClientPortDead,
     /// The primary's process restarted.
     PrimaryRestarted,
+    /// The primary serves nobody: too few members answer it, while enough of the
+    /// others are up.
+    PrimaryCutOff,
     /// The primary says that it cannot serve.
     PrimaryAsked,
     /// The primary found damage.
@@ -176,6 +179,7 @@ impl PromotionReason {
             Self::PrimaryUnreachable
             | Self::PrimarySilent
             | Self::ClientPortDead
+            | Self::PrimaryCutOff
             | Self::NotServing => true,
             Self::NoPrimary
             | Self::PrimaryDown
@@ -342,6 +346,12 @@ pub struct SupervisorOptions {
     pub repair_after: Micros,
     /// How long a learner or joiner may be silent before it is given up.
     pub joiner_timeout: Micros,
+    /// How long after a learner that was too slow was given up the next one is made:
+    /// it would slow the clients again. It doubles with each.
+    pub slow_learner_rest: Micros,
+    /// How long too few members may answer a primary, where others could serve, before
+    /// one of them is promoted.
+    pub cut_off_after: Micros,
     /// The most replicas being made at a time on one node.
     pub joiners_per_node: usize,
     /// How long a primary may take to hand over before it is asked again.
@@ -369,6 +379,8 @@ impl Default for SupervisorOptions {
             shrink_after: Micros::from_millis(1_000),
             repair_after: Micros::from_millis(2_000),
             joiner_timeout: Micros::from_millis(30_000),
+            slow_learner_rest: Micros::from_millis(60_000),
+            cut_off_after: Micros::from_millis(1_000),
             joiners_per_node: 8,
             hand_over_timeout: Micros::from_millis(2_000),
             balance_primaries: true,

@@ -74,6 +74,7 @@ impl Supervisor {
         let trouble = self.trouble(now, record, primary, work);
         if trouble.is_none()
             && self.views.is_serving(record)
+            && step.is_idle()
             && let Some(since) = work.unserved_since.take()
         {
             self.event(SupervisorEvent::Serving {
@@ -241,7 +242,16 @@ impl Supervisor {
                     return avoiding(PromotionReason::PrimaryAsked);
                 }
                 (Wish::Promote, _) => return trouble(PromotionReason::PrimaryAsked, true),
-                (Wish::None, Role::Primary) => return None,
+                (Wish::None, Role::Primary) => {
+                    if !self.is_cut_off(now, record, primary, work) {
+                        return None;
+                    }
+                    // If the others report leases after all, they are waited for.
+                    return avoiding(PromotionReason::PrimaryCutOff).map(|trouble| Trouble {
+                        urgent: false,
+                        ..trouble
+                    });
+                }
                 (Wish::None, _) => {}
             }
         }
@@ -261,7 +271,7 @@ impl Supervisor {
         } else {
             self.options.serve_timeout
         };
-        if now.minus(since) <= patience || !self.could_serve(record) {
+        if now.minus(since) <= patience || !self.could_serve(record, None) {
             return None;
         }
         let reason = if self.views.is_missing(record, primary) {
@@ -283,13 +293,39 @@ impl Supervisor {
         })
     }
 
-    /// Whether enough members are up for any primary to serve at all: if not, another
-    /// one would be stuck as well.
-    fn could_serve(&self, record: &PartitionRecord) -> bool {
+    /// Whether too few members have answered the primary for a while, although enough
+    /// of the others are up: it says that it serves, and nobody is served (rule 15).
+    /// Where it takes the primary as well, dropping who is lost is the way on (rule 10).
+    fn is_cut_off(
+        &self,
+        now: Micros,
+        record: &PartitionRecord,
+        primary: Member,
+        work: &mut Work,
+    ) -> bool {
+        let answered = |m: &Member| {
+            *m == primary || self.views.follower(record, *m).is_some_and(|f| f.answering)
+        };
+        let lacking = record.config.sets().any(|set| {
+            let have = set.members.iter().filter(|m| answered(m)).count();
+            have < set.lease_quorum().max(set.write_quorum())
+        });
+        if !lacking || !self.could_serve(record, Some(primary)) {
+            work.cut_off_since = None;
+            return false;
+        }
+        let since = *work.cut_off_since.get_or_insert(now);
+        now.minus(since) > self.options.cut_off_after
+    }
+
+    /// Whether enough members are up, but for one, for any primary to serve at all: if
+    /// not, another one would be stuck as well.
+    fn could_serve(&self, record: &PartitionRecord, but: Option<Member>) -> bool {
         record.config.sets().all(|set| {
             let up = set
                 .members
                 .iter()
+                .filter(|m| Some(**m) != but)
                 .filter(|m| self.views.is_up(m.node) && !self.views.is_corrupt(record.id, **m))
                 .count();
             up >= set.lease_quorum().max(set.write_quorum())

@@ -166,7 +166,7 @@ impl Supervisor {
     }
 
     /// Makes a learner a joiner once it has caught up; gives it up where it is of no
-    /// use or silent for too long.
+    /// use, silent for too long, or too slow for what clients write (rule 13).
     fn settle_learner(
         &mut self,
         now: Micros,
@@ -175,12 +175,23 @@ impl Supervisor {
         work: &mut Work,
     ) {
         let set = self.set_with(record, learner);
+        let follower = self.views.follower(record, learner).copied();
+        let too_slow = follower.is_some_and(|f| f.hopeless);
         let hopeless = set.is_none()
+            || too_slow
             || !self.state.is_member(learner.node)
             || self.views.is_corrupt(record.id, learner)
             || self.silent_for(now, learner.replica, work) > self.options.joiner_timeout;
         if hopeless {
-            work.change_after = now.plus(self.options.repair_after);
+            if now >= work.change_after {
+                work.change_after = now.plus(if too_slow {
+                    let doubled = self.options.slow_learner_rest.0 << work.slow_learners.min(5);
+                    work.slow_learners += 1;
+                    Micros(doubled)
+                } else {
+                    self.options.repair_after
+                });
+            }
             self.propose(
                 now,
                 work,
@@ -193,14 +204,12 @@ impl Supervisor {
             );
             return;
         }
-        let caught_up = self
-            .views
-            .follower(record, learner)
-            .is_some_and(|f| f.caught_up && f.answering);
+        let caught_up = follower.is_some_and(|f| f.caught_up && f.answering);
         if caught_up
             && self.views.is_serving(record)
             && let Some(set) = set
         {
+            work.slow_learners = 0;
             self.propose(
                 now,
                 work,

@@ -181,6 +181,8 @@ pub(super) struct Work {
     pub(super) unserved_since: Option<Micros>,
     /// How far the primary has got on its way to serving, and since when.
     progress: (Option<Progress>, Micros),
+    /// Since when too few members answer the primary, while others could serve.
+    pub(super) cut_off_since: Option<Micros>,
     /// Members, learners and joiners that do not answer, and since when.
     pub(super) silent: BTreeMap<ReplicaId, Micros>,
     /// Promotions within the window of flapping.
@@ -195,6 +197,8 @@ pub(super) struct Work {
     pub(super) hand_over_asked: Option<Option<NodeId>>,
     /// When a change of the configuration may be tried again, after one was given up.
     pub(super) change_after: Micros,
+    /// How many learners in a row were too slow.
+    pub(super) slow_learners: u32,
 }
 
 impl Work {
@@ -207,6 +211,7 @@ impl Work {
             epoch_since: now,
             unserved_since: None,
             progress: (None, Micros::default()),
+            cut_off_since: None,
             silent: BTreeMap::new(),
             promotions: 0,
             last_promotion: None,
@@ -215,6 +220,7 @@ impl Work {
             told: None,
             hand_over_asked: None,
             change_after: Micros::default(),
+            slow_learners: 0,
         }
     }
 
@@ -231,6 +237,7 @@ impl Work {
             self.pending = None;
             self.hand_over = None;
             self.requested = None;
+            self.cut_off_since = None;
             self.unserved_since.get_or_insert(now);
         }
         match (&self.promotion, record.primary) {
@@ -320,6 +327,7 @@ impl Work {
             || self.hand_over_asked.is_some()
             || self.requested.is_some()
             || self.unserved_since.is_some()
+            || self.cut_off_since.is_some()
             || !self.silent.is_empty()
             || now < self.rest_until
     }

@@ -81,11 +81,11 @@ impl SnapshotFetch for Way {
         &self,
         wanted: SnapshotWanted,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotParts>, String>> {
-        let handle = self.to(wanted.from);
+        let (handle, to) = (self.to(wanted.from), self.own);
         Box::pin(async move {
             let handle = handle.ok_or("out of reach")?;
             let opened = handle
-                .open(wanted.partition, wanted.epoch, wanted.replica)
+                .open(to, wanted.partition, wanted.epoch, wanted.replica)
                 .await;
             match opened {
                 Ok(reader) => Ok(Box::new(Parts(reader)) as Box<dyn SnapshotParts>),
@@ -222,6 +222,9 @@ impl TestCluster {
             stuck: Micros::from_millis(10_000),
             window_bytes: 4 << 20,
             log_bytes: self.log_bytes,
+            keep_bytes: self.log_bytes,
+            unapplied_bytes: 64 << 20,
+            push_back: Micros::from_millis(10_000),
         };
         let mut config = EngineConfig::new(node, rand::random(), timing);
         config.request_timeout = Duration::from_secs(2);

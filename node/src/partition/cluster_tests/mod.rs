@@ -10,7 +10,7 @@ use cairn_core::cluster::report::Role;
 use cairn_core::ids::{Index, NodeId, PartitionId, ReplicaId};
 use cairn_core::kv::request::{Expiry, RequestError, WriteOutcome, WriteRequest};
 use cairn_core::record::Member;
-use cairn_core::replication::Event;
+use cairn_core::replication::{DiskRoom, Event};
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -389,17 +389,23 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     let name = key_in(partition, 0);
     let primary = cluster.primary(partition);
     primary.write(set(&name, "v")).await.expect("written");
-    primary.submit(Event::DiskRoom { full: true });
+    primary.submit(Event::DiskRoom {
+        room: DiskRoom::Reserve,
+    });
     assert_eq!(
         primary.write(set(&name, "w")).await,
         Err(RequestError::DiskFull)
     );
     assert_eq!(text(&primary, &name).await, Some("v".to_owned()));
-    primary.submit(Event::DiskRoom { full: false });
+    primary.submit(Event::DiskRoom {
+        room: DiskRoom::Ample,
+    });
     primary.write(set(&name, "w")).await.expect("written");
     // A majority without room blocks as well, and says so before anything is written.
     for other in [2, 3] {
-        let event = Event::DiskRoom { full: true };
+        let event = Event::DiskRoom {
+            room: DiskRoom::Reserve,
+        };
         cluster.handle(NodeId(other)).submit(event);
     }
     let refused = async {
@@ -408,9 +414,9 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
         }
     };
     timeout(PATIENCE, refused).await.expect("it is refused");
-    cluster
-        .handle(NodeId(2))
-        .submit(Event::DiskRoom { full: false });
+    cluster.handle(NodeId(2)).submit(Event::DiskRoom {
+        room: DiskRoom::Ample,
+    });
     let resumed = async {
         while primary.write(set(&name, "y")).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;

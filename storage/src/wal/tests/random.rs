@@ -99,6 +99,7 @@ impl World {
                 true
             }
             4 => wal.reclaim().is_ok(),
+            5 => wal.probe().is_ok(),
             _ => self.append(wal),
         }
     }

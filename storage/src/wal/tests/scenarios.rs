@@ -491,6 +491,33 @@ fn an_idle_log_is_confirmed_once() {
 }
 
 #[test]
+fn a_probe_flushes_each_time_and_leaves_the_log_as_it_is() {
+    let mut bench = Bench::new();
+    let (mut wal, _) = bench.open();
+    // Also where nothing was appended since the log was opened.
+    for _ in 0..2 {
+        let before = bench.disk.syncs();
+        assert_eq!(wal.probe().unwrap(), 0);
+        assert!(bench.disk.syncs() > before);
+    }
+    wal.append(&[create(1)]).unwrap();
+    let log = entries(Mark::ZERO, 1, 4);
+    wal.append(&records(1, &log[..3])).unwrap();
+    wal.confirm().unwrap();
+    for _ in 0..10_000 {
+        let before = bench.disk.syncs();
+        assert_eq!(wal.probe().unwrap(), 4);
+        assert_eq!(bench.disk.syncs(), before + 1);
+    }
+    assert_eq!(wal.segments(), 1, "probes take no room");
+    wal.append(&records(1, &log[3..])).unwrap();
+    drop(wal);
+    let (_, recovery) = bench.open();
+    assert!(recovery.damage.is_empty());
+    assert_eq!(of(&recovery, 1).entries.len(), 4);
+}
+
+#[test]
 fn many_records_take_one_flush() {
     let mut bench = Bench::new();
     let (mut wal, _) = bench.open();

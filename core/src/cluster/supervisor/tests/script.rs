@@ -125,6 +125,8 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
             world.cut.insert((a.min(b), a.max(b)));
         }
         ["heal"] => world.cut.clear(),
+        ["slow", n] => drop(world.slow.insert(node(n))),
+        ["fast", n] => drop(world.slow.remove(&node(n))),
         ["corrupt", n] => world.corrupt(node(n), P),
         ["lose-range", n] => world.lose_range(node(n), P),
         ["head", n, head] => {

@@ -44,4 +44,6 @@ transcripts! {
     a_mute_member_does_not_delay_the_fence
     a_primary_that_gets_no_further_is_given_up_after_a_second
     a_node_that_was_given_up_leaves_its_seats_to_its_name
+    a_primary_without_its_followers_is_replaced_where_they_could_serve
+    a_learner_that_is_too_slow_is_given_up_and_tried_again_later
 }

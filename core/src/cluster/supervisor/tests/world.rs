@@ -133,6 +133,8 @@ pub(super) struct World {
     pub(super) nodes: BTreeMap<NodeId, SimNode>,
     /// Pairs that do not reach each other, smaller first.
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose replicas do not catch up while clients write.
+    pub(super) slow: BTreeSet<NodeId>,
     deliveries: Vec<(u64, u64, Delivery)>,
     next_delivery: u64,
     next_tick: u64,
@@ -168,6 +170,7 @@ impl World {
             term: 0,
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
+            slow: BTreeSet::new(),
             deliveries: Vec::new(),
             next_delivery: 0,
             next_tick: 0,
@@ -830,8 +833,10 @@ impl World {
                         FollowerStatus {
                             replica: m.replica,
                             matched: there.map_or(Index::ZERO, |r| r.head.index),
-                            caught_up: there.is_some_and(|r| r.head == replica.head),
+                            caught_up: there.is_some_and(|r| r.head == replica.head)
+                                && !self.slow.contains(&m.node),
                             answering: there.is_some() && self.reach(node, m.node),
+                            hopeless: self.slow.contains(&m.node),
                         }
                     })
                     .collect()
