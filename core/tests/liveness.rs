@@ -21,7 +21,7 @@ fn timing() -> Timing {
     Timing {
         lease: Micros::from_millis(400),
         lease_longest: Micros::from_millis(400),
-        lease_margin: Micros::from_millis(40),
+        lease_margin: Some(Micros::from_millis(40)),
         tick: TICK,
         resend: Micros::from_millis(100),
         stuck: Micros::from_millis(1_500),
