@@ -10,6 +10,7 @@ use cairn_core::ids::{MapVersion, NodeId, ReplicaId};
 use cairn_core::kv::request::{Condition, Expiry, Sequenced, WriteOp, WriteRequest};
 use cairn_core::kv::{EntryBody, Table};
 use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, SlotRange};
+use cairn_core::replication::message::{AppendOutcome, AppendReply, PeerMessage};
 use cairn_core::replication::{DurableRecord, EntryKind, Event, LogEntry, Timing};
 
 use super::super::reply::ReplyQueue;
@@ -576,5 +577,70 @@ fn too_many_waiting_writes_are_refused() {
     assert_eq!(
         rig.answers(),
         BTreeMap::from([(third, Err(RequestError::Overloaded))])
+    );
+}
+
+#[test]
+fn a_write_that_is_pushed_back_is_held_and_none_overtakes_it() {
+    let mut rig = Rig::serving();
+    let learner = ReplicaId(2);
+    let mut with_learner = PartitionRecord::clone(&record(1, 2, ME));
+    with_learner.config.learners = vec![Member {
+        node: NodeId(2),
+        replica: learner,
+    }];
+    rig.step(Event::Record {
+        record: Arc::new(with_learner),
+    });
+    let answers = |rig: &mut Rig, outcome| {
+        rig.step(Event::Peer {
+            from: NodeId(2),
+            message: PeerMessage::AppendReply(AppendReply {
+                partition: PARTITION,
+                epoch: Epoch(1),
+                from: learner,
+                outcome,
+            }),
+        });
+    };
+    answers(&mut rig, AppendOutcome::Refused);
+    // More than half of what may be kept for it.
+    let much: &'static str = "x".repeat(200 << 10).leak();
+    rig.submit(set("a", much), None);
+    rig.flush();
+    let tick = |rig: &mut Rig| {
+        rig.turn.now = rig.turn.now.plus(Micros::from_millis(20));
+        rig.step(Event::Tick);
+        rig.settle();
+    };
+    tick(&mut rig);
+    assert!(rig.lane.pushes_back());
+    let first = rig.submit(set("b", much), None);
+    assert_eq!(rig.turn.pushed_back, 1);
+    let second = rig.submit(set("c", "v"), None);
+    let third = rig.submit(delete("c"), None);
+    rig.answers();
+    let tried = rig.turn.pushed_back;
+    rig.flush();
+    assert_eq!(rig.answers(), BTreeMap::new());
+    assert!(rig.lane.has_held());
+    assert_eq!(
+        rig.turn.pushed_back,
+        tried + 1,
+        "the first is tried again; those behind it are not even tried"
+    );
+    assert_eq!(rig.lane.unanswered(), 3);
+    // It catches up.
+    let index = rig.core.standing(PARTITION).expect("lives here").head;
+    answers(&mut rig, AppendOutcome::Matched { index });
+    tick(&mut rig);
+    rig.flush();
+    let told = rig.answers();
+    assert_eq!(told.get(&first), Some(&SET));
+    assert_eq!(told.get(&second), Some(&SET));
+    // It found what the one before it wrote.
+    assert_eq!(
+        told.get(&third),
+        Some(&Ok(WriteOutcome::Deleted { count: 1 }))
     );
 }
