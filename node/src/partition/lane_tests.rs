@@ -599,6 +599,7 @@ fn a_write_that_is_pushed_back_is_held_and_none_overtakes_it() {
                 partition: PARTITION,
                 epoch: Epoch(1),
                 from: learner,
+                session: 1,
                 outcome,
             }),
         });
