@@ -168,10 +168,10 @@ impl Rig {
                     machine.wants = Some(generation);
                     machine.snapshots += 1;
                 }
-                Effect::Send { to, message } => {
-                    if !self.cut.contains(&id) && !self.cut.contains(&to.0) {
-                        self.wire.push_back((NodeId(id), to, message));
-                    }
+                Effect::Send { to, message }
+                    if !self.cut.contains(&id) && !self.cut.contains(&to.0) =>
+                {
+                    self.wire.push_back((NodeId(id), to, message));
                 }
                 _ => {}
             }
