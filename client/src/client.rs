@@ -13,6 +13,8 @@ use cairn_core::kv::request::{
 };
 use cairn_core::record::ClusterMap;
 use cairn_core::slots;
+use cairn_proto::Malformed;
+use cairn_proto::batch::check_operations;
 use cairn_proto::kv::{Consistency, KvError, ReadRequest, check_key};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
@@ -23,6 +25,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use crate::batch::{Batch, BatchOutcome};
 use crate::connection::{Connection, Why};
 use crate::error::Error;
 use crate::known::Known;
@@ -285,7 +288,7 @@ impl Client {
         condition: Condition,
     ) -> Result<DeleteOutcome, Error> {
         let op = WriteOp::Delete {
-            keys: vec![key.into()],
+            key: key.into(),
             condition,
         };
         match self.inner.write(op).await?.outcome {
@@ -314,10 +317,34 @@ impl Client {
             other => Err(nonsense(&format!("{other:?}"))),
         }
     }
+
+    /// Carries out several writes of keys of one partition, all or nothing: a retry
+    /// too takes effect once, as a whole.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Invalid`] where the keys are of several partitions. A
+    /// condition that does not hold is an outcome, not an error.
+    pub async fn batch(&self, batch: Batch) -> Result<BatchOutcome, Error> {
+        let operations = batch.into_operations();
+        check_operations(&operations).map_err(|error| invalid(&error))?;
+        let map = self.map();
+        let mut partitions = operations
+            .iter()
+            .map(|o| map.partition_of_slot(slots::slot(&o.key)).map(|p| p.id));
+        let first = partitions.next();
+        if partitions.any(|partition| Some(partition) != first) {
+            return Err(Error::Invalid {
+                field: "operations".to_owned(),
+                problem: KvError::CrossPartition.to_string(),
+            });
+        }
+        let reply = self.inner.write(WriteOp::Batch { operations }).await?;
+        BatchOutcome::try_from(reply)
+    }
 }
 
 /// The cluster answered something that does not answer the call.
-fn nonsense(answer: &str) -> Error {
+pub(crate) fn nonsense(answer: &str) -> Error {
     Error::OutcomeUnknown {
         reason: format!("the answer does not fit the call: {answer}"),
     }
@@ -583,10 +610,14 @@ fn final_refusal(refusal: &KvError) -> Option<Error> {
 }
 
 fn checked(key: &[u8]) -> Result<(), Error> {
-    check_key(key).map_err(|error| Error::Invalid {
+    check_key(key).map_err(|error| invalid(&error))
+}
+
+fn invalid(error: &Malformed) -> Error {
+    Error::Invalid {
         field: error.field().to_owned(),
         problem: error.problem().to_owned(),
-    })
+    }
 }
 
 impl Inner {
@@ -651,7 +682,8 @@ impl Inner {
                     known: known_now,
                 }),
             };
-            match trial.attempt(&route, request.into()).await {
+            let request = request.try_into().map_err(|error| invalid(&error))?;
+            match trial.attempt(&route, request).await {
                 Attempt::Answered(reply) => match write_reply(reply) {
                     Ok(reply) => {
                         self.known.learn(route.partition, reply.position);
@@ -711,6 +743,7 @@ fn write_reply(reply: pb::answer::Reply) -> Result<WriteReply, String> {
         Reply::Put(put) => WriteReply::try_from(put),
         Reply::Delete(delete) => WriteReply::try_from(delete),
         Reply::Increment(increment) => WriteReply::try_from(increment),
+        Reply::Batch(batch) => WriteReply::try_from(batch),
         Reply::Get(_) | Reply::Error(_) => {
             return Err("the answer does not fit a write".to_owned());
         }

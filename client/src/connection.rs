@@ -416,8 +416,20 @@ fn weight(call: &pb::Call) -> usize {
             Some(Request::Get(get)) => get.key.len(),
             Some(Request::Delete(delete)) => delete.key.len(),
             Some(Request::Increment(increment)) => increment.key.len(),
+            Some(Request::Batch(batch)) => batch
+                .operations
+                .iter()
+                .map(|operation| SMALL + operation.key.len() + value_bytes(operation))
+                .sum(),
             None => 0,
         }
+}
+
+fn value_bytes(operation: &pb::BatchOperation) -> usize {
+    match &operation.action {
+        Some(pb::batch_operation::Action::Put(put)) => put.value.len(),
+        _ => 0,
+    }
 }
 
 #[cfg(test)]

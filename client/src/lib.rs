@@ -9,7 +9,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), cairn_client::Error> {
-//! use cairn_client::{Client, Condition, Options, PutOptions};
+//! use cairn_client::{Batch, Client, Condition, Options, PutOptions};
 //!
 //! let client = Client::connect(["127.0.0.1:7400"], Options::default()).await?;
 //! let version = client.put("greeting", "hello").await?;
@@ -24,6 +24,12 @@
 //! let outcome = client.put_with("greeting", "hello again", options).await?;
 //! assert!(outcome.applied());
 //!
+//! // Both or neither: the hash tag puts the keys into one partition.
+//! let batch = Batch::new()
+//!     .put("{order:7}state", "paid")
+//!     .increment("{order:7}changes", 1);
+//! assert!(client.batch(batch).await?.applied());
+//!
 //! assert_eq!(client.increment("visits", 1).await?, 1);
 //! assert!(client.delete("greeting").await?);
 //! # Ok(())
@@ -37,6 +43,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod batch;
 mod client;
 mod connection;
 mod error;
@@ -46,6 +53,7 @@ mod stats;
 mod topology;
 pub mod transport;
 
+pub use batch::{Batch, BatchOutcome, BatchRefusal, BatchResult};
 pub use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position};
 pub use cairn_core::kv::request::{Condition, Expiry, Value};
 pub use cairn_core::record::ClusterMap;

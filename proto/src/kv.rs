@@ -73,7 +73,7 @@ impl TryFrom<pb::Sequenced> for Sequenced {
     }
 }
 
-fn encode_condition(condition: Condition) -> Option<pb::Condition> {
+pub(crate) fn encode_condition(condition: Condition) -> Option<pb::Condition> {
     use pb::condition::Kind;
     let (kind, version) = match condition {
         Condition::Always => return None,
@@ -87,7 +87,7 @@ fn encode_condition(condition: Condition) -> Option<pb::Condition> {
     })
 }
 
-fn decode_condition(condition: Option<pb::Condition>) -> Result<Condition, Malformed> {
+pub(crate) fn decode_condition(condition: Option<pb::Condition>) -> Result<Condition, Malformed> {
     use pb::condition::Kind;
     let Some(pb::Condition { kind, version }) = condition else {
         return Ok(Condition::Always);
@@ -108,14 +108,14 @@ fn decode_condition(condition: Option<pb::Condition>) -> Result<Condition, Malfo
     })
 }
 
-impl From<WriteRequest> for pb::call::Request {
-    /// # Panics
-    /// Never for a delete of one key; a delete of another number of keys has no
-    /// message of its own and becomes a delete of its first key. Callers delete
-    /// key by key.
-    fn from(WriteRequest { op, sequenced }: WriteRequest) -> Self {
+impl TryFrom<WriteRequest> for pb::call::Request {
+    type Error = Malformed;
+
+    /// # Errors
+    /// For a write that this protocol has no message for.
+    fn try_from(WriteRequest { op, sequenced }: WriteRequest) -> Result<Self, Malformed> {
         let sequenced = sequenced.map(Into::into);
-        match op {
+        Ok(match op {
             WriteOp::Set {
                 key,
                 value,
@@ -123,11 +123,7 @@ impl From<WriteRequest> for pb::call::Request {
                 expiry,
                 return_previous,
             } => {
-                let (expires_at_ms, keep_expiry) = match expiry {
-                    Expiry::Never => (None, false),
-                    Expiry::Keep => (None, true),
-                    Expiry::AtMillis(at) => (Some(at), false),
-                };
+                let (expires_at_ms, keep_expiry) = encode_expiry(expiry);
                 Self::Put(pb::PutRequest {
                     key,
                     value,
@@ -138,8 +134,8 @@ impl From<WriteRequest> for pb::call::Request {
                     sequenced,
                 })
             }
-            WriteOp::Delete { keys, condition } => Self::Delete(pb::DeleteRequest {
-                key: keys.into_iter().next().unwrap_or_default(),
+            WriteOp::Delete { key, condition } => Self::Delete(pb::DeleteRequest {
+                key,
                 condition: encode_condition(condition),
                 sequenced,
             }),
@@ -148,7 +144,41 @@ impl From<WriteRequest> for pb::call::Request {
                 delta,
                 sequenced,
             }),
-        }
+            WriteOp::Batch { operations } => Self::Batch(pb::BatchRequest {
+                operations: operations.into_iter().map(Into::into).collect(),
+                sequenced,
+            }),
+            other @ (WriteOp::Expire { .. } | WriteOp::Splice { .. }) => {
+                return Err(Malformed::new(
+                    "request",
+                    format!("has no message: {other:?}"),
+                ));
+            }
+        })
+    }
+}
+
+/// As a put says it: a time, or that the old one stays.
+pub(crate) fn encode_expiry(expiry: Expiry) -> (Option<u64>, bool) {
+    match expiry {
+        Expiry::Never => (None, false),
+        Expiry::Keep => (None, true),
+        Expiry::AtMillis(at) => (Some(at), false),
+    }
+}
+
+pub(crate) fn decode_expiry(
+    expires_at_ms: Option<u64>,
+    keep_expiry: bool,
+) -> Result<Expiry, Malformed> {
+    match (expires_at_ms, keep_expiry) {
+        (None, false) => Ok(Expiry::Never),
+        (None, true) => Ok(Expiry::Keep),
+        (Some(at), false) => Ok(Expiry::AtMillis(at)),
+        (Some(_), true) => Err(Malformed::new(
+            "keep_expiry",
+            "is set together with expires_at_ms",
+        )),
     }
 }
 
@@ -170,17 +200,7 @@ impl TryFrom<pb::PutRequest> for WriteRequest {
         bounded(value.len(), limits::VALUE_BYTES, "value")?;
         // They wait for their commit, and may be the previous value of later writes.
         detach([&mut key, &mut value].into_iter());
-        let expiry = match (expires_at_ms, keep_expiry) {
-            (None, false) => Expiry::Never,
-            (None, true) => Expiry::Keep,
-            (Some(at), false) => Expiry::AtMillis(at),
-            (Some(_), true) => {
-                return Err(Malformed::new(
-                    "keep_expiry",
-                    "is set together with expires_at_ms",
-                ));
-            }
-        };
+        let expiry = decode_expiry(expires_at_ms, keep_expiry)?;
         Ok(Self {
             op: WriteOp::Set {
                 key,
@@ -208,7 +228,7 @@ impl TryFrom<pb::DeleteRequest> for WriteRequest {
         detach(std::iter::once(&mut key));
         Ok(Self {
             op: WriteOp::Delete {
-                keys: vec![key],
+                key,
                 condition: decode_condition(condition)?,
             },
             sequenced: optional(sequenced, "sequenced")?,
@@ -340,7 +360,7 @@ impl TryFrom<pb::Value> for Value {
 
 /// An outcome that does not answer the question: a client used the name of one
 /// write again for a write of another kind.
-fn mismatched(question: &str, outcome: &WriteOutcome) -> Malformed {
+pub(crate) fn mismatched(question: &str, outcome: &WriteOutcome) -> Malformed {
     Malformed::new(
         "sequenced",
         format!("names an earlier write of another kind than {question}: it came to {outcome:?}"),
@@ -365,10 +385,7 @@ impl TryFrom<WriteReply> for pb::PutReply {
                 previous,
                 existing: version.map(Into::into),
             }),
-            other @ (WriteOutcome::Deleted { .. }
-            | WriteOutcome::Integer(_)
-            | WriteOutcome::NotAnInteger
-            | WriteOutcome::Overflow) => Err(mismatched("a put", &other)),
+            other => Err(mismatched("a put", &other)),
         }
     }
 }
@@ -417,10 +434,7 @@ impl TryFrom<WriteReply> for pb::DeleteReply {
                 position,
                 existing: version.map(Into::into),
             }),
-            other @ (WriteOutcome::Set { .. }
-            | WriteOutcome::Integer(_)
-            | WriteOutcome::NotAnInteger
-            | WriteOutcome::Overflow) => Err(mismatched("a delete", &other)),
+            other => Err(mismatched("a delete", &other)),
         }
     }
 }
@@ -457,16 +471,13 @@ impl TryFrom<WriteReply> for pb::IncrementReply {
     type Error = Malformed;
 
     fn try_from(WriteReply { outcome, position }: WriteReply) -> Result<Self, Malformed> {
-        use pb::increment_reply::{Outcome, Refusal};
+        use pb::increment_reply::Outcome;
         let outcome = match outcome {
             WriteOutcome::Integer(value) => Outcome::Value(value),
-            WriteOutcome::NotAnInteger => Outcome::Refusal(Refusal::NotAnInteger.into()),
-            WriteOutcome::Overflow => Outcome::Refusal(Refusal::Overflow.into()),
-            other @ (WriteOutcome::Set { .. }
-            | WriteOutcome::Deleted { .. }
-            | WriteOutcome::ConditionFailed { .. }) => {
-                return Err(mismatched("an increment", &other));
-            }
+            other => match encode_refusal(&other) {
+                Some(refusal) => Outcome::Refusal(refusal.into()),
+                None => return Err(mismatched("an increment", &other)),
+            },
         };
         Ok(Self {
             outcome: Some(outcome),
@@ -484,21 +495,36 @@ impl TryFrom<pb::IncrementReply> for WriteReply {
             position: at,
         }: pb::IncrementReply,
     ) -> Result<Self, Malformed> {
-        use pb::increment_reply::{Outcome, Refusal};
+        use pb::increment_reply::Outcome;
         let outcome = match outcome.ok_or_else(|| Malformed::missing("outcome"))? {
             Outcome::Value(value) => WriteOutcome::Integer(value),
-            Outcome::Refusal(refusal) => match Refusal::try_from(refusal) {
-                Ok(Refusal::NotAnInteger) => WriteOutcome::NotAnInteger,
-                Ok(Refusal::Overflow) => WriteOutcome::Overflow,
-                Ok(Refusal::Unspecified) | Err(_) => {
-                    return Err(Malformed::new("refusal", format!("{refusal} is unknown")));
-                }
-            },
+            Outcome::Refusal(refusal) => decode_refusal(refusal)?,
         };
         Ok(Self {
             outcome,
             position: position(at, "position")?,
         })
+    }
+}
+
+/// Why an increment is none, where that is what came of it.
+pub(crate) fn encode_refusal(outcome: &WriteOutcome) -> Option<pb::increment_reply::Refusal> {
+    use pb::increment_reply::Refusal;
+    match outcome {
+        WriteOutcome::NotAnInteger => Some(Refusal::NotAnInteger),
+        WriteOutcome::Overflow => Some(Refusal::Overflow),
+        _ => None,
+    }
+}
+
+pub(crate) fn decode_refusal(refusal: i32) -> Result<WriteOutcome, Malformed> {
+    use pb::increment_reply::Refusal;
+    match Refusal::try_from(refusal) {
+        Ok(Refusal::NotAnInteger) => Ok(WriteOutcome::NotAnInteger),
+        Ok(Refusal::Overflow) => Ok(WriteOutcome::Overflow),
+        Ok(Refusal::Unspecified) | Err(_) => {
+            Err(Malformed::new("refusal", format!("{refusal} is unknown")))
+        }
     }
 }
 
@@ -539,7 +565,10 @@ pub enum KvError {
     #[error("the node has too much waiting; try again more slowly")]
     Overloaded,
     /// The keys of one request belong to several partitions.
-    #[error("the keys belong to different partitions")]
+    #[error(
+        "the keys belong to different partitions, and what is done at once is done in one: keys \
+         with the same {{hash tag}} are of the same"
+    )]
     CrossPartition,
     /// There is no map yet.
     #[error("the cluster is not ready: no map yet")]

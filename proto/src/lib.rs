@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod batch;
 mod coordinator;
 mod detach;
 pub mod kv;

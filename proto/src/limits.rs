@@ -4,6 +4,11 @@
 pub const KEY_BYTES: usize = 64 * 1024;
 /// The longest value, in bytes, whatever the settings say.
 pub const VALUE_BYTES: usize = 16 * 1024 * 1024;
+/// The most operations of one batch.
+pub const BATCH_OPERATIONS: usize = 16_384;
+/// The most bytes that the keys and values of one batch have together: with what travels
+/// beside them it fits into [`CLIENT_MESSAGE_BYTES`].
+pub const BATCH_BYTES: usize = 20 * 1024 * 1024;
 /// What a message between nodes may measure: the largest entry, its key and room
 /// for what travels with it.
 pub const PEER_MESSAGE_BYTES: usize = 40 * 1024 * 1024;

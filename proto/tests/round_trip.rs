@@ -56,11 +56,13 @@ fn survive_all(bytes: &[u8]) {
     survive::<kv::PutRequest, WriteRequest>(bytes);
     survive::<kv::DeleteRequest, WriteRequest>(bytes);
     survive::<kv::IncrementRequest, WriteRequest>(bytes);
+    survive::<kv::BatchRequest, WriteRequest>(bytes);
     survive::<kv::GetRequest, ReadRequest>(bytes);
     survive::<kv::Value, Value>(bytes);
     survive::<kv::PutReply, WriteReply>(bytes);
     survive::<kv::DeleteReply, WriteReply>(bytes);
     survive::<kv::IncrementReply, WriteReply>(bytes);
+    survive::<kv::BatchReply, WriteReply>(bytes);
     survive::<kv::Error, KvError>(bytes);
     if let Ok(update) = map::MapUpdate::decode(bytes)
         && let Ok(update) = MapUpdate::try_from(update)
@@ -167,10 +169,11 @@ proptest! {
     #[test]
     fn writes_come_back(sent in strategies::write_request()) {
         use kv::call::Request;
-        let came: WriteRequest = match Request::from(sent.clone()) {
+        let came: WriteRequest = match Request::try_from(sent.clone()).expect("it has a message") {
             Request::Put(put) => travel(put)?,
             Request::Delete(delete) => travel(delete)?,
             Request::Increment(increment) => travel(increment)?,
+            Request::Batch(batch) => travel(batch)?,
             Request::Get(get) => return Err(TestCaseError::fail(format!("{get:?}"))),
         };
         prop_assert_eq!(came, sent);
@@ -192,6 +195,7 @@ proptest! {
         put in strategies::put_reply(),
         delete in strategies::delete_reply(),
         increment in strategies::increment_reply(),
+        batch in strategies::batch_reply(),
     ) {
         let sent = kv::PutReply::try_from(put.clone()).expect("fits a put");
         prop_assert_eq!(travel::<_, WriteReply>(sent)?, put.clone());
@@ -199,6 +203,8 @@ proptest! {
         prop_assert_eq!(travel::<_, WriteReply>(sent)?, delete);
         let sent = kv::IncrementReply::try_from(increment.clone()).expect("fits an increment");
         prop_assert_eq!(travel::<_, WriteReply>(sent)?, increment);
+        let sent = kv::BatchReply::try_from(batch.clone()).expect("fits a batch");
+        prop_assert_eq!(travel::<_, WriteReply>(sent)?, batch);
         prop_assert!(kv::IncrementReply::try_from(put).is_err());
     }
 
@@ -224,10 +230,11 @@ proptest! {
         at in any::<proptest::sample::Index>(),
         byte in any::<u8>(),
     ) {
-        let request = match kv::call::Request::from(request) {
+        let request = match kv::call::Request::try_from(request).expect("it has a message") {
             kv::call::Request::Put(put) => put.encode_to_vec(),
             kv::call::Request::Delete(delete) => delete.encode_to_vec(),
             kv::call::Request::Increment(increment) => increment.encode_to_vec(),
+            kv::call::Request::Batch(batch) => batch.encode_to_vec(),
             kv::call::Request::Get(get) => get.encode_to_vec(),
         };
         let encoded = [

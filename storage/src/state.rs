@@ -2,9 +2,10 @@
 //!
 //! # Keys
 //! Every key begins with its generation (u64, big-endian) and a byte that says what
-//! it is: metadata, data, or a row of the idempotence table. All of a partition's
-//! state is in one keyspace and changes in one batch: data, table, and the applied
-//! mark (rule 17). After a crash they have gone back together or not at all.
+//! it is: metadata, data, a row of the idempotence table or one of the expiry index. All
+//! of a partition's state is in one keyspace and changes in one batch: data, table,
+//! index, and the applied mark (rule 17). After a crash they have gone back together or
+//! not at all.
 //!
 //! Generation 0 is no partition's: there lies the stamp that says whose store it is.
 //!
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_core::ids::{Index, Mark, PartitionId};
 use cairn_core::kv::body::encode_stored;
-use cairn_core::kv::{DecodeError as BodyError, EntryBody};
+use cairn_core::kv::{DecodeError as BodyError, EntryBody, ExpiryRow};
 use cairn_core::replication::{EntryKind, Generation, LogEntry};
 
 use crate::format::DecodeError;
@@ -40,6 +41,8 @@ pub enum Kind {
     Data = 1,
     /// A row of the idempotence table, under its index (u64, big-endian).
     Table = 2,
+    /// A row of the expiry index, see [`ExpiryRow`]; its value is empty.
+    Expiry = 3,
 }
 
 const APPLIED: &[u8] = b"applied";
@@ -69,6 +72,12 @@ pub fn data_key(generation: Generation, key: &[u8]) -> Bytes {
 #[must_use]
 pub fn table_key(generation: Generation, index: Index) -> Bytes {
     store_key(generation, Kind::Table, &index.0.to_be_bytes())
+}
+
+/// The key of a row of the expiry index.
+#[must_use]
+pub fn expiry_key(generation: Generation, row: &ExpiryRow) -> Bytes {
+    store_key(generation, Kind::Expiry, &row.encode())
 }
 
 /// The first key of a generation, and the first key after it if there can be one.
@@ -484,6 +493,9 @@ fn stage_entry(
                 let value = value.as_ref().map(|v| encode_stored(entry.position, v));
                 changes.push((data_key(generation, key), value));
             }
+            for (comes, row) in body.expiry_rows() {
+                changes.push((expiry_key(generation, &row), comes.then(Bytes::new)));
+            }
             for (index, row) in body.table_rows(entry.position) {
                 changes.push((table_key(generation, index), row));
             }
@@ -563,6 +575,51 @@ mod tests {
         // Applied again, nothing changes.
         apply_entries(&store, P, G, &log).unwrap();
         assert_eq!(applied(&store, G).unwrap(), fourth.mark());
+    }
+
+    #[test]
+    fn the_expiry_index_follows_the_entries() {
+        let store = MemStore::new();
+        let key = Bytes::from_static(b"k");
+        let entry = |head: Mark, expires_at: Option<u64>, unindexed: &[u64]| {
+            let value = StoredValue {
+                expires_at,
+                kind: 0,
+                data: Bytes::new(),
+            };
+            let body = EntryBody {
+                writes: vec![(key.clone(), Some(value))],
+                unindexed: unindexed
+                    .iter()
+                    .map(|second| ExpiryRow {
+                        second: *second,
+                        key: key.clone(),
+                    })
+                    .collect(),
+                ..EntryBody::default()
+            };
+            LogEntry::after(head, Epoch(1), EntryKind::Write, body.encode())
+        };
+        let rows = || {
+            let (from, to) = kind_range(G, Kind::Expiry);
+            let mut rows = Vec::new();
+            let scanned = store.scan_keys(&from, Some(&to), &mut |name| {
+                let row = ExpiryRow::decode(&name.slice(KEY_PREFIX_BYTES..)).unwrap();
+                assert_eq!(row.key, key);
+                rows.push(row.second);
+                true
+            });
+            scanned.unwrap();
+            rows
+        };
+        let first = entry(Mark::ZERO, Some(1_500), &[]);
+        let second = entry(first.mark(), Some(8_000), &[]);
+        let third = entry(second.mark(), Some(9_000), &[2, 8, 9]);
+        apply_entries(&store, P, G, &[first, second]).unwrap();
+        assert_eq!(rows(), [2, 8]);
+        // What a value needs comes after what leaves.
+        apply_entries(&store, P, G, &[third]).unwrap();
+        assert_eq!(rows(), [9]);
     }
 
     #[test]

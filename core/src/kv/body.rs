@@ -11,17 +11,33 @@
 //! under [`FORGOTTEN_ROW`] that says through which position rows were forgotten.
 //! [`EntryBody::table_rows`] gives the changes that an entry makes to them; they
 //! go into the same batch as its keys and the applied index.
+//!
+//! And it holds the [expiry index](super::expiry), whose rows follow from the values
+//! that an entry writes; those that leave are named ([`EntryBody::unindexed`]).
+//!
+//! # Formats
+//! What an older build could read too is written as that build does: a body has one
+//! encoding, of the lowest format that can say it. Format 3 of a body, and 2 of a row
+//! of the table, brought the outcomes of batches; that of a body brought rows of the
+//! expiry index that leave, besides.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::expiry::ExpiryRow;
+use super::outcome::{self, put_outcome, read_outcome};
 use super::request::WriteOutcome;
-use super::wire::{DecodeError, Reader, number_bytes, put_bytes, put_number, unzigzag, zigzag};
+use super::wire::{
+    DecodeError, Reader, number_bytes, put_bytes, put_number, put_position, read_position,
+};
 use crate::ids::{Epoch, Index, Position};
 
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = 64 * 1024;
 /// The longest value.
 pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The most bytes of keys and values that one entry may bring: it has to fit into a
+/// message between nodes.
+pub const ENTRY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The type of a string, the only one so far ([`StoredValue::kind`]).
 pub const KIND_STRING: u8 = 0;
 /// The row of the idempotence table under which stands through which position rows
@@ -31,10 +47,14 @@ pub const FORGOTTEN_ROW: Index = Index::ZERO;
 /// The format of an entry's body. The first one named the rows that leave the table
 /// by their index alone.
 const BODY_FORMAT: u8 = 2;
+/// The format of a body that says more, see above.
+const BODY_FORMAT_MORE: u8 = 3;
 /// The format of a value in the store.
 const VALUE_FORMAT: u8 = 1;
 /// The format of a row of the idempotence table.
 const ROW_FORMAT: u8 = 1;
+/// The format of a row with an outcome that [`outcome::is_plain`] denies.
+const ROW_FORMAT_MORE: u8 = 2;
 /// The format of the row under [`FORGOTTEN_ROW`]. The first one held an index alone.
 const FORGOTTEN_FORMAT: u8 = 2;
 
@@ -140,16 +160,7 @@ impl SequencedRecord {
     /// Roughly how many bytes it takes, in memory and on disk.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let payload = match &self.outcome {
-            WriteOutcome::Set { previous } | WriteOutcome::ConditionFailed { previous, .. } => {
-                previous.as_ref().map_or(0, Bytes::len)
-            }
-            WriteOutcome::Deleted { .. }
-            | WriteOutcome::Integer(_)
-            | WriteOutcome::NotAnInteger
-            | WriteOutcome::Overflow => 0,
-        };
-        64 + payload
+        64 + outcome::weight(&self.outcome)
     }
 }
 
@@ -164,6 +175,9 @@ pub struct EntryBody {
     /// The rows of the idempotence table, by the position of their entries and
     /// ascending, that leave it with this entry.
     pub forgets: Vec<Position>,
+    /// The rows of the expiry index that leave it with this entry, beside those that
+    /// its values bring.
+    pub unindexed: Vec<ExpiryRow>,
 }
 
 /// A change of one row of the idempotence table: its index, and its new content or
@@ -178,9 +192,15 @@ impl EntryBody {
             writes,
             sequenced,
             forgets,
+            unindexed,
         } = self;
+        let says_more = self.says_more();
         let mut out = BytesMut::with_capacity(self.size_hint());
-        out.put_u8(BODY_FORMAT);
+        out.put_u8(if says_more {
+            BODY_FORMAT_MORE
+        } else {
+            BODY_FORMAT
+        });
         put_number(&mut out, writes.len() as u64);
         for (key, value) in writes {
             put_bytes(&mut out, key);
@@ -204,7 +224,19 @@ impl EntryBody {
         for position in forgets {
             put_position(&mut out, *position);
         }
+        if says_more {
+            put_number(&mut out, unindexed.len() as u64);
+            for ExpiryRow { second, key } in unindexed {
+                put_number(&mut out, *second);
+                put_bytes(&mut out, key);
+            }
+        }
         out.freeze()
+    }
+
+    /// Whether it takes [`BODY_FORMAT_MORE`].
+    fn says_more(&self) -> bool {
+        !self.unindexed.is_empty() || !all_plain(&self.sequenced)
     }
 
     fn size_hint(&self) -> usize {
@@ -217,7 +249,8 @@ impl EntryBody {
             })
             .sum();
         let records: usize = self.sequenced.iter().map(SequencedRecord::weight).sum();
-        8 + writes + records + self.forgets.len() * 2 * number_bytes(u64::MAX)
+        let unindexed: usize = self.unindexed.iter().map(|row| row.key.len() + 8).sum();
+        9 + writes + records + unindexed + self.forgets.len() * 2 * number_bytes(u64::MAX)
     }
 
     /// Decodes the body of a write entry; keys and values share the buffer.
@@ -226,10 +259,11 @@ impl EntryBody {
     /// See [`DecodeError`].
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        match reader.byte()? {
-            BODY_FORMAT => {}
+        let says_more = match reader.byte()? {
+            BODY_FORMAT => false,
+            BODY_FORMAT_MORE => true,
             other => return Err(DecodeError::Format(other)),
-        }
+        };
         let count = reader.count(2)?;
         let mut writes = Vec::with_capacity(count.min(DECODE_CAPACITY_MAX));
         for _ in 0..count {
@@ -259,12 +293,39 @@ impl EntryBody {
         for _ in 0..count {
             forgets.push(read_position(&mut reader)?);
         }
+        let mut unindexed = Vec::new();
+        if says_more {
+            let count = reader.count(2)?;
+            unindexed.reserve(count.min(DECODE_CAPACITY_MAX));
+            for _ in 0..count {
+                unindexed.push(ExpiryRow {
+                    second: reader.number()?,
+                    key: reader.bytes()?,
+                });
+            }
+        }
         reader.end()?;
-        Ok(Self {
+        let body = Self {
             writes,
             sequenced,
             forgets,
-        })
+            unindexed,
+        };
+        if body.says_more() != says_more {
+            return Err(DecodeError::Disagrees);
+        }
+        Ok(body)
+    }
+
+    /// The changes that this entry makes to the rows of the expiry index, in the order
+    /// in which they are to be made: whether the row comes, and the row.
+    pub fn expiry_rows(&self) -> impl Iterator<Item = (bool, ExpiryRow)> {
+        let leave = self.unindexed.iter().map(|row| (false, row.clone()));
+        let come = self.writes.iter().filter_map(|(key, value)| {
+            let row = ExpiryRow::of(key, value.as_ref()?)?;
+            Some((true, row))
+        });
+        leave.chain(come)
     }
 
     /// The changes that this entry, standing at `position`, makes to the rows of
@@ -297,7 +358,11 @@ const DECODE_CAPACITY_MAX: usize = 1024;
 pub fn encode_row(epoch: Epoch, records: &[SequencedRecord]) -> Bytes {
     let weight: usize = records.iter().map(SequencedRecord::weight).sum();
     let mut out = BytesMut::with_capacity(weight + 8);
-    out.put_u8(ROW_FORMAT);
+    out.put_u8(if all_plain(records) {
+        ROW_FORMAT
+    } else {
+        ROW_FORMAT_MORE
+    });
     put_number(&mut out, epoch.0);
     put_records(&mut out, records);
     out.freeze()
@@ -309,13 +374,17 @@ pub fn encode_row(epoch: Epoch, records: &[SequencedRecord]) -> Bytes {
 /// See [`DecodeError`].
 pub fn decode_row(row: Bytes) -> Result<(Epoch, Vec<SequencedRecord>), DecodeError> {
     let mut reader = Reader::new(row);
-    match reader.byte()? {
-        ROW_FORMAT => {}
+    let says_more = match reader.byte()? {
+        ROW_FORMAT => false,
+        ROW_FORMAT_MORE => true,
         other => return Err(DecodeError::Format(other)),
-    }
+    };
     let epoch = Epoch(reader.number()?);
     let records = read_records(&mut reader)?;
     reader.end()?;
+    if all_plain(&records) == says_more {
+        return Err(DecodeError::Disagrees);
+    }
     Ok((epoch, records))
 }
 
@@ -343,16 +412,10 @@ pub fn decode_forgotten(row: Bytes) -> Result<Position, DecodeError> {
     Ok(through)
 }
 
-fn put_position(out: &mut BytesMut, position: Position) {
-    put_number(out, position.epoch.0);
-    put_number(out, position.index.0);
-}
-
-fn read_position(reader: &mut Reader) -> Result<Position, DecodeError> {
-    Ok(Position {
-        epoch: Epoch(reader.number()?),
-        index: Index(reader.number()?),
-    })
+fn all_plain(records: &[SequencedRecord]) -> bool {
+    records
+        .iter()
+        .all(|record| outcome::is_plain(&record.outcome))
 }
 
 fn put_records(out: &mut BytesMut, records: &[SequencedRecord]) {
@@ -380,83 +443,6 @@ fn read_records(reader: &mut Reader) -> Result<Vec<SequencedRecord>, DecodeError
         });
     }
     Ok(records)
-}
-
-const OUTCOME_SET: u8 = 0;
-const OUTCOME_SET_PREVIOUS: u8 = 1;
-const OUTCOME_CONDITION_FAILED: u8 = 2;
-const OUTCOME_DELETED: u8 = 3;
-const OUTCOME_INTEGER: u8 = 4;
-const OUTCOME_NOT_AN_INTEGER: u8 = 5;
-const OUTCOME_OVERFLOW: u8 = 6;
-
-const FAILED_HAS_VERSION: u8 = 1;
-const FAILED_HAS_PREVIOUS: u8 = 2;
-
-fn put_outcome(out: &mut BytesMut, outcome: &WriteOutcome) {
-    match outcome {
-        WriteOutcome::Set { previous: None } => out.put_u8(OUTCOME_SET),
-        WriteOutcome::Set {
-            previous: Some(previous),
-        } => {
-            out.put_u8(OUTCOME_SET_PREVIOUS);
-            put_bytes(out, previous);
-        }
-        WriteOutcome::ConditionFailed { version, previous } => {
-            out.put_u8(OUTCOME_CONDITION_FAILED);
-            let has_version = version.map_or(0, |_| FAILED_HAS_VERSION);
-            let has_previous = previous.as_ref().map_or(0, |_| FAILED_HAS_PREVIOUS);
-            out.put_u8(has_version | has_previous);
-            if let Some(version) = version {
-                put_position(out, *version);
-            }
-            if let Some(previous) = previous {
-                put_bytes(out, previous);
-            }
-        }
-        WriteOutcome::Deleted { count } => {
-            out.put_u8(OUTCOME_DELETED);
-            put_number(out, *count);
-        }
-        WriteOutcome::Integer(integer) => {
-            out.put_u8(OUTCOME_INTEGER);
-            put_number(out, zigzag(*integer));
-        }
-        WriteOutcome::NotAnInteger => out.put_u8(OUTCOME_NOT_AN_INTEGER),
-        WriteOutcome::Overflow => out.put_u8(OUTCOME_OVERFLOW),
-    }
-}
-
-fn read_outcome(reader: &mut Reader) -> Result<WriteOutcome, DecodeError> {
-    Ok(match reader.byte()? {
-        OUTCOME_SET => WriteOutcome::Set { previous: None },
-        OUTCOME_SET_PREVIOUS => WriteOutcome::Set {
-            previous: Some(reader.bytes()?),
-        },
-        OUTCOME_CONDITION_FAILED => {
-            let flags = reader.byte()?;
-            if flags & !(FAILED_HAS_VERSION | FAILED_HAS_PREVIOUS) != 0 {
-                return Err(DecodeError::Tag(flags));
-            }
-            WriteOutcome::ConditionFailed {
-                version: match flags & FAILED_HAS_VERSION {
-                    0 => None,
-                    _ => Some(read_position(reader)?),
-                },
-                previous: match flags & FAILED_HAS_PREVIOUS {
-                    0 => None,
-                    _ => Some(reader.bytes()?),
-                },
-            }
-        }
-        OUTCOME_DELETED => WriteOutcome::Deleted {
-            count: reader.number()?,
-        },
-        OUTCOME_INTEGER => WriteOutcome::Integer(unzigzag(reader.number()?)),
-        OUTCOME_NOT_AN_INTEGER => WriteOutcome::NotAnInteger,
-        OUTCOME_OVERFLOW => WriteOutcome::Overflow,
-        other => return Err(DecodeError::Tag(other)),
-    })
 }
 
 #[cfg(test)]
@@ -487,7 +473,7 @@ mod tests {
     }
 
     fn outcome() -> impl Strategy<Value = WriteOutcome> {
-        prop_oneof![
+        let plain = prop_oneof![
             prop::option::of(bytes()).prop_map(|previous| WriteOutcome::Set { previous }),
             (prop::option::of(position()), prop::option::of(bytes())).prop_map(
                 |(version, previous)| WriteOutcome::ConditionFailed { version, previous }
@@ -496,6 +482,15 @@ mod tests {
             any::<i64>().prop_map(WriteOutcome::Integer),
             Just(WriteOutcome::NotAnInteger),
             Just(WriteOutcome::Overflow),
+        ];
+        prop_oneof![
+            4 => plain.clone(),
+            1 => Just(WriteOutcome::TooLong),
+            1 => prop::collection::vec(plain.clone(), 0..4).prop_map(WriteOutcome::Batch),
+            1 => (any::<usize>(), plain).prop_map(|(at, why)| WriteOutcome::BatchRefused {
+                at,
+                why: Box::new(why),
+            }),
         ]
     }
 
@@ -514,11 +509,16 @@ mod tests {
             prop::collection::vec((bytes(), prop::option::of(value())), 0..5),
             prop::collection::vec(record(), 0..4),
             prop::collection::vec(position(), 0..4),
+            prop::collection::vec(
+                (any::<u64>(), bytes()).prop_map(|(second, key)| ExpiryRow { second, key }),
+                0..3,
+            ),
         )
-            .prop_map(|(writes, sequenced, forgets)| EntryBody {
+            .prop_map(|(writes, sequenced, forgets, unindexed)| EntryBody {
                 writes,
                 sequenced,
                 forgets,
+                unindexed,
             })
     }
 
@@ -563,9 +563,10 @@ mod tests {
 
         #[test]
         fn what_decodes_encodes_to_the_same_bytes(
+            format in BODY_FORMAT..=BODY_FORMAT_MORE,
             junk in prop::collection::vec(0u8..4, 0..60),
         ) {
-            let mut bytes = vec![BODY_FORMAT];
+            let mut bytes = vec![format];
             bytes.extend(junk);
             let bytes = Bytes::from(bytes);
             if let Ok(body) = EntryBody::decode(bytes.clone()) {
@@ -608,6 +609,30 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_the_expiry_index_leave_before_those_of_the_new_values_come() {
+        let key = Bytes::from_static(b"k");
+        let row = |second| ExpiryRow {
+            second,
+            key: key.clone(),
+        };
+        let value = StoredValue {
+            expires_at: Some(5001),
+            kind: KIND_STRING,
+            data: Bytes::new(),
+        };
+        let body = EntryBody {
+            writes: vec![(key.clone(), Some(value)), (Bytes::from_static(b"d"), None)],
+            unindexed: vec![row(3), row(6)],
+            ..EntryBody::default()
+        };
+        assert_eq!(body.encode()[0], BODY_FORMAT_MORE);
+        assert_eq!(
+            body.expiry_rows().collect::<Vec<_>>(),
+            vec![(false, row(3)), (false, row(6)), (true, row(6))]
+        );
+    }
+
+    #[test]
     fn an_entry_changes_the_rows_that_it_forgets_and_its_own() {
         let at = |index| Position {
             epoch: Epoch(3),
@@ -620,9 +645,9 @@ mod tests {
             outcome: WriteOutcome::Integer(5),
         };
         let body = EntryBody {
-            writes: vec![],
             sequenced: vec![record.clone()],
             forgets: vec![at(2), at(4)],
+            ..EntryBody::default()
         };
         assert_eq!(
             body.table_rows(position),

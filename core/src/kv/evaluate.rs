@@ -16,13 +16,17 @@
 //! - A sequenced write is judged by the table before anything else, and whatever
 //!   comes of it, a refusal too, is recorded in the entry that answers it (rule 8).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::body::{EntryBody, KIND_STRING, SequencedRecord, StoredValue, VersionedValue};
+use super::expiry::{DueKey, ExpiryRow, due_second};
 use super::integer;
-use super::request::{Condition, Expiry, Sequenced, WriteOp, WriteOutcome, WriteRequest};
+use super::request::{
+    BatchAction, BatchOperation, Condition, Expiry, ExpiryCondition, Sequenced, WriteOp,
+    WriteOutcome, WriteRequest,
+};
 use super::table::{Judgement, Table};
 use super::wire::DecodeError;
 use crate::ids::{Index, Position};
@@ -79,11 +83,10 @@ struct Pending {
     value: Option<StoredValue>,
 }
 
-/// A key as it stands at the head of the log.
+/// A live value as it stands at the head of the log.
 struct Current {
     version: Position,
     value: StoredValue,
-    expired: bool,
 }
 
 /// Evaluates the writes of one partition in one epoch.
@@ -208,11 +211,7 @@ impl Evaluator {
                 Some(Judgement::New) => Some(name),
             },
         };
-        let view = View {
-            evaluator: self,
-            bases,
-            now_ms,
-        };
+        let mut view = View::new(self, now_ms, bases);
         let evaluated = match &request.op {
             WriteOp::Set {
                 key,
@@ -221,50 +220,79 @@ impl Evaluator {
                 expiry,
                 return_previous,
             } => view.set(key, value, *condition, *expiry, *return_previous),
-            WriteOp::Delete { keys, condition } => view.delete(keys, *condition),
+            WriteOp::Delete { key, condition } => view.delete(key, *condition),
             WriteOp::Increment { key, delta } => view.increment(key, *delta),
+            WriteOp::Expire {
+                key,
+                expiry,
+                condition,
+                return_value,
+            } => view.expire(key, *expiry, *condition, *return_value),
+            WriteOp::Splice {
+                key,
+                offset,
+                data,
+                bytes_max,
+            } => view.splice(key, *offset, data, *bytes_max),
+            WriteOp::Batch { operations } => view.batch(operations),
         };
         match evaluated {
-            Ok((writes, outcome)) => self.conclude(name, writes, outcome),
+            Ok((writes, outcome)) => {
+                let unindexed = view.left_behind(&writes);
+                self.conclude(name, writes, unindexed, outcome)
+            }
             Err(Missing(keys)) => Evaluation::NeedBase(keys),
         }
     }
 
-    /// Evaluates the expiry of a version of a key that a read found past its time.
-    /// The outcome says nothing; the key is gone once it is answered.
+    /// Evaluates the expiry of keys whose time may be past: those that a read met, or
+    /// that the expiry index names. Deletes those whose time is past in truth, and the
+    /// rows of the index that say nothing any more. The outcome tells how many keys
+    /// are deleted; a key whose time was past is gone once it is answered.
     #[must_use]
-    pub fn expire(
-        &self,
-        now_ms: u64,
-        key: &Bytes,
-        version: Position,
-        bases: &impl Bases,
-    ) -> Evaluation {
-        let view = View {
-            evaluator: self,
-            bases,
-            now_ms,
-        };
-        let gone = match view.current(key) {
-            Ok(Some(current)) => current.version == version && current.expired,
-            Ok(None) => false,
-            Err(Missing(keys)) => return Evaluation::NeedBase(keys),
-        };
+    pub fn expire(&self, now_ms: u64, due: &[DueKey], bases: &impl Bases) -> Evaluation {
+        let view = View::new(self, now_ms, bases);
+        let mut missing = Vec::new();
+        let mut writes = BTreeMap::new();
+        let mut stale = Vec::new();
+        for DueKey { key, row } in due {
+            let looked = match view.look(key) {
+                Ok(looked) => looked,
+                Err(Missing(keys)) => {
+                    missing.extend(keys);
+                    continue;
+                }
+            };
+            if looked.lapsed {
+                writes.insert(key.clone(), None);
+            }
+            // A row that the value needs stays, or leaves with the value.
+            if let Some(second) = *row
+                && looked.expires_at.map(due_second) != Some(second)
+            {
+                stale.push(ExpiryRow {
+                    second,
+                    key: key.clone(),
+                });
+            }
+        }
+        if !missing.is_empty() {
+            return Evaluation::NeedBase(missing);
+        }
         let outcome = WriteOutcome::Deleted {
-            count: u64::from(gone),
+            count: writes.len() as u64,
         };
-        let writes = if gone {
-            vec![(key.clone(), None)]
-        } else {
-            Vec::new()
-        };
-        self.conclude(None, writes, outcome)
+        let writes: Vec<Write> = writes.into_iter().collect();
+        let mut unindexed = view.left_behind(&writes);
+        unindexed.append(&mut stale);
+        self.conclude(None, writes, unindexed, outcome)
     }
 
     fn conclude(
         &self,
         name: Option<&Sequenced>,
         writes: Vec<Write>,
+        unindexed: Vec<ExpiryRow>,
         outcome: WriteOutcome,
     ) -> Evaluation {
         let sequenced: Vec<SequencedRecord> = name
@@ -275,7 +303,7 @@ impl Evaluator {
             })
             .into_iter()
             .collect();
-        if writes.is_empty() && sequenced.is_empty() {
+        if writes.is_empty() && sequenced.is_empty() && unindexed.is_empty() {
             return Evaluation::Refuse { outcome };
         }
         let forgets = match &self.table {
@@ -287,6 +315,7 @@ impl Evaluator {
                 writes,
                 sequenced,
                 forgets,
+                unindexed,
             },
             outcome,
         }
@@ -298,38 +327,88 @@ type Write = (Bytes, Option<StoredValue>);
 /// These keys' values are not at hand.
 struct Missing(Vec<Bytes>);
 
-/// The keys of one operation that were looked at.
-type Seen<'a> = BTreeSet<&'a Bytes>;
-
 type Evaluated = Result<(Vec<Write>, WriteOutcome), Missing>;
+
+/// What a look at a key finds.
+struct Looked {
+    /// What counts: a value whose time is past does not.
+    live: Option<Current>,
+    /// Whether there is a value whose time is past: the entry must delete it.
+    lapsed: bool,
+    /// When the value that is there expires, or did.
+    expires_at: Option<u64>,
+}
 
 /// The keys as they stand at the head of the log.
 struct View<'a, B> {
     evaluator: &'a Evaluator,
     bases: &'a B,
     now_ms: u64,
+    /// What the operations of a batch so far came to.
+    draft: BTreeMap<Bytes, Option<StoredValue>>,
 }
 
-impl<B: Bases> View<'_, B> {
-    /// The key, expired or not; `None` where it does not exist.
-    fn current(&self, key: &Bytes) -> Result<Option<Current>, Missing> {
-        let (version, value) = match self.evaluator.overlay.get(key) {
-            Some(Pending { value: None, .. }) => return Ok(None),
-            Some(Pending {
-                version,
-                value: Some(value),
-            }) => (*version, value.clone()),
-            None => match self.bases.base(key) {
-                None => return Err(Missing(vec![key.clone()])),
-                Some(None) => return Ok(None),
-                Some(Some(VersionedValue { version, value })) => (version, value),
+impl<'a, B: Bases> View<'a, B> {
+    fn new(evaluator: &'a Evaluator, now_ms: u64, bases: &'a B) -> Self {
+        Self {
+            evaluator,
+            bases,
+            now_ms,
+            draft: BTreeMap::new(),
+        }
+    }
+
+    fn look(&self, key: &Bytes) -> Result<Looked, Missing> {
+        let found = match self.draft.get(key) {
+            // Conditions were judged before there was a draft: its versions say nothing.
+            Some(drafted) => drafted.clone().map(|value| (Position::ZERO, value)),
+            None => match self.evaluator.overlay.get(key) {
+                Some(Pending { version, value }) => value.clone().map(|value| (*version, value)),
+                None => match self.bases.base(key) {
+                    None => return Err(Missing(vec![key.clone()])),
+                    Some(base) => base.map(|VersionedValue { version, value }| (version, value)),
+                },
             },
         };
-        Ok(Some(Current {
-            version,
-            expired: value.expired(self.now_ms),
-            value,
-        }))
+        let expires_at = found.as_ref().and_then(|(_, value)| value.expires_at);
+        let lapsed = expires_at.is_some_and(|at| at <= self.now_ms);
+        let live = found
+            .filter(|_| !lapsed)
+            .map(|(version, value)| Current { version, value });
+        Ok(Looked {
+            live,
+            lapsed,
+            expires_at,
+        })
+    }
+
+    /// The rows of the expiry index that are of the values which these writes replace
+    /// and not of the new ones, as far as the old values are at hand. A blind write
+    /// that brings no expiry does not look at the store's value even there: most
+    /// partitions have no key that expires, and must not pay for it.
+    fn left_behind(&self, writes: &[Write]) -> Vec<ExpiryRow> {
+        let mut rows = Vec::new();
+        for (key, new) in writes {
+            let old = match self.evaluator.overlay.get(key) {
+                Some(pending) => pending.value.as_ref().and_then(|value| value.expires_at),
+                None if new.as_ref().is_some_and(|value| value.expires_at.is_none()) => None,
+                None => self
+                    .bases
+                    .base(key)
+                    .flatten()
+                    .and_then(|stored| stored.value.expires_at),
+            };
+            let needed = new.as_ref().and_then(|value| value.expires_at);
+            if let Some(second) = old.map(due_second)
+                && needed.map(due_second) != Some(second)
+            {
+                rows.push(ExpiryRow {
+                    second,
+                    key: key.clone(),
+                });
+            }
+        }
+        rows
     }
 
     fn set(
@@ -340,84 +419,52 @@ impl<B: Bases> View<'_, B> {
         expiry: Expiry,
         return_previous: bool,
     ) -> Evaluated {
-        let blind = condition == Condition::Always && expiry != Expiry::Keep && !return_previous;
-        let stored = if blind { None } else { self.current(key)? };
-        let expired = stored.as_ref().is_some_and(|c| c.expired);
-        let current = stored.filter(|c| !c.expired);
-        let previous = current
+        let blind = is_blind(condition, expiry) && !return_previous;
+        let looked = if blind { None } else { Some(self.look(key)?) };
+        let lapsed = looked.as_ref().is_some_and(|looked| looked.lapsed);
+        let live = looked.and_then(|looked| looked.live);
+        let previous = live
             .as_ref()
             .filter(|_| return_previous)
-            .map(|c| c.value.data.clone());
-        if !holds(condition, current.as_ref()) {
+            .map(|current| current.value.data.clone());
+        if !holds(condition, live.as_ref()) {
             let outcome = WriteOutcome::ConditionFailed {
-                version: current.map(|c| c.version),
+                version: live.map(|current| current.version),
                 previous,
             };
-            return Ok((expiry_writes(key, expired), outcome));
+            return Ok((expiry_writes(key, lapsed), outcome));
         }
-        let expires_at = match expiry {
-            Expiry::Never => None,
-            Expiry::AtMillis(at) => Some(at),
-            Expiry::Keep => current.and_then(|c| c.value.expires_at),
-        };
-        let new = StoredValue {
+        let expires_at = new_expiry(expiry, live.and_then(|current| current.value.expires_at));
+        let new = self.timely(StoredValue {
             expires_at,
             kind: KIND_STRING,
             data: value.clone(),
-        };
-        // A value whose time has passed before it was set is a deletion, as in Redis.
-        let new = (!new.expired(self.now_ms)).then_some(new);
+        });
         Ok((vec![(key.clone(), new)], WriteOutcome::Set { previous }))
     }
 
-    fn delete(&self, keys: &[Bytes], condition: Condition) -> Evaluated {
-        let mut missing = Vec::new();
-        let mut writes: Vec<Write> = Vec::new();
-        let mut count = 0;
-        let mut failed = None;
-        let mut seen = Seen::default();
-        for key in keys {
-            if keys.len() > 1 && !seen.insert(key) {
-                continue;
-            }
-            let stored = match self.current(key) {
-                Ok(stored) => stored,
-                Err(Missing(keys)) => {
-                    missing.extend(keys);
-                    continue;
-                }
-            };
-            let expired = stored.as_ref().is_some_and(|c| c.expired);
-            let current = stored.filter(|c| !c.expired);
-            if !holds(condition, current.as_ref()) {
-                failed = Some(current.map(|c| c.version));
-                writes.extend(expiry_writes(key, expired));
-            } else if current.is_some() {
-                count += 1;
-                writes.push((key.clone(), None));
-            } else {
-                writes.extend(expiry_writes(key, expired));
-            }
-        }
-        if !missing.is_empty() {
-            return Err(Missing(missing));
-        }
-        let outcome = match (failed, keys) {
-            // With several keys, those whose condition failed are not counted.
-            (Some(version), [_]) => WriteOutcome::ConditionFailed {
-                version,
+    /// A value whose time has passed before it was set is a deletion, as in Redis.
+    fn timely(&self, value: StoredValue) -> Option<StoredValue> {
+        (!value.expired(self.now_ms)).then_some(value)
+    }
+
+    fn delete(&self, key: &Bytes, condition: Condition) -> Evaluated {
+        let Looked { live, lapsed, .. } = self.look(key)?;
+        if !holds(condition, live.as_ref()) {
+            let outcome = WriteOutcome::ConditionFailed {
+                version: live.map(|current| current.version),
                 previous: None,
-            },
-            _ => WriteOutcome::Deleted { count },
-        };
-        Ok((writes, outcome))
+            };
+            return Ok((expiry_writes(key, lapsed), outcome));
+        }
+        let count = u64::from(live.is_some());
+        let writes = expiry_writes(key, lapsed || live.is_some());
+        Ok((writes, WriteOutcome::Deleted { count }))
     }
 
     fn increment(&self, key: &Bytes, delta: i64) -> Evaluated {
-        let stored = self.current(key)?;
-        let expired = stored.as_ref().is_some_and(|c| c.expired);
-        let current = stored.filter(|c| !c.expired);
-        let before = match &current {
+        let Looked { live, lapsed, .. } = self.look(key)?;
+        let before = match &live {
             None => 0,
             Some(current) => match integer::parse(&current.value.data) {
                 Some(number) => number,
@@ -425,14 +472,162 @@ impl<B: Bases> View<'_, B> {
             },
         };
         let Some(after) = before.checked_add(delta) else {
-            return Ok((expiry_writes(key, expired), WriteOutcome::Overflow));
+            return Ok((expiry_writes(key, lapsed), WriteOutcome::Overflow));
         };
         let new = StoredValue {
-            expires_at: current.and_then(|c| c.value.expires_at),
+            expires_at: live.and_then(|current| current.value.expires_at),
             kind: KIND_STRING,
             data: integer::spell(after),
         };
         Ok((vec![(key.clone(), Some(new))], WriteOutcome::Integer(after)))
+    }
+
+    fn expire(
+        &self,
+        key: &Bytes,
+        expiry: Expiry,
+        condition: ExpiryCondition,
+        return_value: bool,
+    ) -> Evaluated {
+        let Looked { live, lapsed, .. } = self.look(key)?;
+        let Some(Current { version, value }) = live else {
+            let outcome = WriteOutcome::ConditionFailed {
+                version: None,
+                previous: None,
+            };
+            return Ok((expiry_writes(key, lapsed), outcome));
+        };
+        let previous = return_value.then(|| value.data.clone());
+        let expires_at = new_expiry(expiry, value.expires_at);
+        if !may_expire(condition, value.expires_at, expires_at) {
+            let outcome = WriteOutcome::ConditionFailed {
+                version: Some(version),
+                previous,
+            };
+            return Ok((Vec::new(), outcome));
+        }
+        let outcome = WriteOutcome::Set { previous };
+        if expires_at == value.expires_at {
+            return Ok((Vec::new(), outcome));
+        }
+        let new = self.timely(StoredValue {
+            expires_at,
+            ..value
+        });
+        Ok((vec![(key.clone(), new)], outcome))
+    }
+
+    fn splice(
+        &self,
+        key: &Bytes,
+        offset: Option<usize>,
+        data: &Bytes,
+        bytes_max: usize,
+    ) -> Evaluated {
+        let Looked { live, lapsed, .. } = self.look(key)?;
+        let length = live.as_ref().map_or(0, |current| current.value.data.len());
+        if offset.is_some() && data.is_empty() {
+            // Redis makes no zeros, and no key, for nothing.
+            let outcome = WriteOutcome::Integer(to_integer(length));
+            return Ok((expiry_writes(key, lapsed), outcome));
+        }
+        let begin = offset.unwrap_or(length);
+        let end = begin.saturating_add(data.len());
+        if end > bytes_max {
+            return Ok((expiry_writes(key, lapsed), WriteOutcome::TooLong));
+        }
+        let new_length = length.max(end);
+        let mut spliced = BytesMut::with_capacity(new_length);
+        if let Some(current) = &live {
+            spliced.extend_from_slice(&current.value.data);
+        }
+        spliced.resize(new_length, 0);
+        spliced[begin..end].copy_from_slice(data);
+        let new = StoredValue {
+            expires_at: live.and_then(|current| current.value.expires_at),
+            kind: KIND_STRING,
+            data: spliced.freeze(),
+        };
+        let outcome = WriteOutcome::Integer(to_integer(new_length));
+        Ok((vec![(key.clone(), Some(new))], outcome))
+    }
+
+    /// All conditions are judged against the state before the batch; then each
+    /// operation sees what those before it did.
+    fn batch(&mut self, operations: &[BatchOperation]) -> Evaluated {
+        let mut missing = Vec::new();
+        let mut lapsed = BTreeMap::new();
+        let mut refused = None;
+        for (at, operation) in operations.iter().enumerate() {
+            let BatchOperation { key, condition, .. } = operation;
+            if is_blind_operation(operation) {
+                continue;
+            }
+            let looked = match self.look(key) {
+                Ok(looked) => looked,
+                Err(Missing(keys)) => {
+                    missing.extend(keys);
+                    continue;
+                }
+            };
+            if looked.lapsed {
+                lapsed.insert(key.clone(), None);
+            }
+            if refused.is_none() && !holds(*condition, looked.live.as_ref()) {
+                let why = Box::new(WriteOutcome::ConditionFailed {
+                    version: looked.live.map(|current| current.version),
+                    previous: None,
+                });
+                refused = Some(WriteOutcome::BatchRefused { at, why });
+            }
+        }
+        if !missing.is_empty() {
+            return Err(Missing(missing));
+        }
+        let outcome = match refused {
+            None => self.draft(operations)?,
+            Some(refused) => refused,
+        };
+        let draft = std::mem::take(&mut self.draft);
+        let writes = match outcome {
+            WriteOutcome::Batch(_) => draft,
+            _ => lapsed,
+        };
+        Ok((writes.into_iter().collect(), outcome))
+    }
+
+    /// Carries out the operations of a batch on the draft, up to the first that cannot
+    /// be. Returns what comes of the batch.
+    fn draft(&mut self, operations: &[BatchOperation]) -> Result<WriteOutcome, Missing> {
+        let mut outcomes = Vec::with_capacity(operations.len());
+        for (at, BatchOperation { key, action, .. }) in operations.iter().enumerate() {
+            let (writes, outcome) = match action {
+                BatchAction::Put { value, expiry } => {
+                    self.set(key, value, Condition::Always, *expiry, false)?
+                }
+                BatchAction::Delete => self.delete(key, Condition::Always)?,
+                BatchAction::Increment { delta } => self.increment(key, *delta)?,
+            };
+            if matches!(outcome, WriteOutcome::NotAnInteger | WriteOutcome::Overflow) {
+                let why = Box::new(outcome);
+                return Ok(WriteOutcome::BatchRefused { at, why });
+            }
+            self.draft.extend(writes);
+            outcomes.push(outcome);
+        }
+        Ok(WriteOutcome::Batch(outcomes))
+    }
+}
+
+/// Whether a set does what it does whatever stood there before.
+fn is_blind(condition: Condition, expiry: Expiry) -> bool {
+    condition == Condition::Always && expiry != Expiry::Keep
+}
+
+fn is_blind_operation(operation: &BatchOperation) -> bool {
+    match &operation.action {
+        BatchAction::Put { expiry, .. } => is_blind(operation.condition, *expiry),
+        BatchAction::Delete | BatchAction::Increment { .. } => false,
     }
 }
 
@@ -445,6 +640,29 @@ fn holds(condition: Condition, current: Option<&Current>) -> bool {
     }
 }
 
+fn new_expiry(expiry: Expiry, old: Option<u64>) -> Option<u64> {
+    match expiry {
+        Expiry::Never => None,
+        Expiry::Keep => old,
+        Expiry::AtMillis(at) => Some(at),
+    }
+}
+
+/// Whether an expiry may be changed so. To live for ever is to live longest.
+fn may_expire(condition: ExpiryCondition, old: Option<u64>, new: Option<u64>) -> bool {
+    let time = |expiry: Option<u64>| expiry.map_or(u128::MAX, u128::from);
+    let expires = old.is_some();
+    let sooner = time(new) < time(old);
+    match condition {
+        ExpiryCondition::Always => true,
+        ExpiryCondition::Never => !expires,
+        ExpiryCondition::Expires => expires,
+        ExpiryCondition::Later => expires && time(new) > time(old),
+        ExpiryCondition::Sooner => sooner,
+        ExpiryCondition::ExpiresSooner => expires && sooner,
+    }
+}
+
 /// What an entry must write where a key counted as absent because it expired.
 fn expiry_writes(key: &Bytes, expired: bool) -> Vec<Write> {
     if expired {
@@ -454,6 +672,13 @@ fn expiry_writes(key: &Bytes, expired: bool) -> Vec<Write> {
     }
 }
 
+fn to_integer(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[path = "evaluate_batch_tests.rs"]
+mod batch_tests;
 #[cfg(test)]
 #[path = "evaluate_tests.rs"]
 mod tests;

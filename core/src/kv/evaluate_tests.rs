@@ -1,6 +1,6 @@
 //! What the evaluator must do, a sentence each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -55,9 +55,9 @@ fn increment(name: &'static str, delta: i64) -> WriteOp {
     }
 }
 
-fn delete(names: &[&'static str]) -> WriteOp {
+fn delete(name: &'static str) -> WriteOp {
     WriteOp::Delete {
-        keys: names.iter().map(|n| key(n)).collect(),
+        key: key(name),
         condition: Condition::Always,
     }
 }
@@ -84,6 +84,8 @@ fn named(op: WriteOp, client: u128, sequence: u64, known: u64) -> WriteRequest {
 struct Partition {
     evaluator: Evaluator,
     store: BTreeMap<Bytes, VersionedValue>,
+    /// The expiry index of the store.
+    index: BTreeSet<ExpiryRow>,
     log: Vec<LogEntry>,
     applied: usize,
     now_ms: u64,
@@ -96,6 +98,7 @@ impl Partition {
         Self {
             evaluator,
             store: BTreeMap::new(),
+            index: BTreeSet::new(),
             log: Vec::new(),
             applied: 0,
             now_ms: NOW,
@@ -129,9 +132,25 @@ impl Partition {
         }
     }
 
+    /// What the primary does with what the store's expiry index names.
+    fn sweep(&mut self) {
+        let due: Vec<DueKey> = self.index.iter().cloned().map(DueKey::from).collect();
+        let bases = |key: &Bytes| Some(self.store.get(key).cloned());
+        if let Evaluation::Propose { body, .. } = self.evaluator.expire(self.now_ms, &due, &bases) {
+            self.append(body);
+        }
+    }
+
     fn apply(&mut self, count: usize) {
         for entry in self.log.iter().skip(self.applied).take(count) {
             let body = EntryBody::decode(entry.body.clone()).expect("our own body");
+            for (comes, row) in body.expiry_rows() {
+                if comes {
+                    self.index.insert(row);
+                } else {
+                    self.index.remove(&row);
+                }
+            }
             for (key, value) in body.writes {
                 match value {
                     Some(value) => self.store.insert(
@@ -163,8 +182,8 @@ fn a_blind_set_needs_no_look_at_the_store() {
         Evaluation::NeedBase(vec![key("k")])
     );
     assert_eq!(
-        evaluator.evaluate(NOW, &plain(delete(&["a", "b"])), &nothing_at_hand),
-        Evaluation::NeedBase(vec![key("a"), key("b")])
+        evaluator.evaluate(NOW, &plain(delete("a")), &nothing_at_hand),
+        Evaluation::NeedBase(vec![key("a")])
     );
 }
 
@@ -234,16 +253,15 @@ fn an_increment_keeps_the_expiry() {
 }
 
 #[test]
-fn deletes_count_what_existed_and_count_it_once() {
+fn a_delete_tells_whether_there_was_something() {
     let mut partition = Partition::new();
     partition.outcome(set("a", "1"));
-    partition.outcome(set("b", "1"));
     assert_eq!(
-        partition.outcome(delete(&["a", "a", "b", "none"])),
-        WriteOutcome::Deleted { count: 2 }
+        partition.outcome(delete("a")),
+        WriteOutcome::Deleted { count: 1 }
     );
     assert_eq!(
-        partition.evaluate(&plain(delete(&["a"]))),
+        partition.evaluate(&plain(delete("a"))),
         Evaluation::Refuse {
             outcome: WriteOutcome::Deleted { count: 0 }
         }
@@ -285,7 +303,7 @@ fn conditions_are_judged_against_the_head_of_the_log() {
         }
     );
     let delete_old = WriteOp::Delete {
-        keys: vec![key("k")],
+        key: key("k"),
         condition: Condition::Version(at(1)),
     };
     assert_eq!(
@@ -314,7 +332,7 @@ fn an_expired_key_counts_as_absent_and_is_deleted_by_the_entry_that_says_so() {
         partition.outcome(increment("incr", 1)),
         WriteOutcome::Integer(1)
     );
-    let Evaluation::Propose { body, outcome } = partition.write(&plain(delete(&["del"]))) else {
+    let Evaluation::Propose { body, outcome } = partition.write(&plain(delete("del"))) else {
         panic!("judged by a clock, so it is an entry");
     };
     assert_eq!(outcome, WriteOutcome::Deleted { count: 0 });
@@ -335,18 +353,23 @@ fn an_expired_key_counts_as_absent_and_is_deleted_by_the_entry_that_says_so() {
 }
 
 #[test]
-fn a_read_past_the_expiry_deletes_once_and_only_what_it_saw() {
+fn a_read_past_the_expiry_deletes_once_and_only_what_is_past() {
     let mut partition = Partition::new();
     partition.append(EntryBody {
         writes: vec![(key("k"), Some(stored("v", Some(NOW))))],
         ..EntryBody::default()
     });
     let none = |_: &Bytes| None;
-    let expire = |partition: &Partition| partition.evaluator.expire(NOW, &key("k"), at(1), &none);
-    let Evaluation::Propose { body, .. } = expire(&partition) else {
+    let due = [DueKey {
+        key: key("k"),
+        row: None,
+    }];
+    let expire = |partition: &Partition| partition.evaluator.expire(NOW, &due, &none);
+    let Evaluation::Propose { body, outcome } = expire(&partition) else {
         panic!("the key is there and expired");
     };
     assert_eq!(body.writes, vec![(key("k"), None)]);
+    assert_eq!(outcome, WriteOutcome::Deleted { count: 1 });
     partition.append(body);
     assert!(matches!(expire(&partition), Evaluation::Refuse { .. }));
     partition.outcome(set("k", "newer"));
@@ -532,43 +555,121 @@ enum Step {
     Write(usize, WriteOp),
     Apply(usize),
     Later(u64),
+    /// Looks at what the expiry index of the store names, due or not.
+    Sweep,
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
+
+fn any_condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        2 => Just(Condition::Always),
+        1 => Just(Condition::Absent),
+        1 => Just(Condition::Present)
+    ]
+}
+
+fn any_expiry() -> impl Strategy<Value = Expiry> {
+    prop_oneof![
+        Just(Expiry::Never),
+        Just(Expiry::Keep),
+        (NOW - 5..NOW + 50).prop_map(Expiry::AtMillis)
+    ]
+}
+
+fn any_operation() -> impl Strategy<Value = BatchOperation> {
+    let action = prop_oneof![
+        (prop_oneof![Just("3"), Just("x")], any_expiry()).prop_map(|(text, expiry)| {
+            BatchAction::Put {
+                value: key(text),
+                expiry,
+            }
+        }),
+        Just(BatchAction::Delete),
+        (-3i64..3).prop_map(|delta| BatchAction::Increment { delta }),
+    ];
+    (0usize..NAMES.len(), any_condition(), action).prop_map(|(n, condition, action)| {
+        BatchOperation {
+            key: key(NAMES[n]),
+            condition,
+            action,
+        }
+    })
+}
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let name = 0usize..NAMES.len();
     let op = prop_oneof![
         (name.clone(), -3i64..3).prop_map(|(n, delta)| increment(NAMES[n], delta)),
-        name.clone().prop_map(|n| delete(&[NAMES[n], NAMES[0]])),
-        (
-            name,
-            prop_oneof![
-                Just(Condition::Always),
-                Just(Condition::Absent),
-                Just(Condition::Present)
-            ],
-            prop_oneof![
-                Just(Expiry::Never),
-                Just(Expiry::Keep),
-                (NOW..NOW + 50).prop_map(Expiry::AtMillis)
-            ],
-            any::<bool>(),
-        )
-            .prop_map(|(n, condition, expiry, return_previous)| WriteOp::Set {
+        name.clone().prop_map(|n| delete(NAMES[n])),
+        (name.clone(), any_condition(), any_expiry(), any::<bool>()).prop_map(
+            |(n, condition, expiry, return_previous)| WriteOp::Set {
                 key: key(NAMES[n]),
                 value: key("3"),
                 condition,
                 expiry,
                 return_previous,
+            }
+        ),
+        (
+            name.clone(),
+            any_expiry(),
+            prop::sample::select(vec![
+                ExpiryCondition::Always,
+                ExpiryCondition::Never,
+                ExpiryCondition::Expires,
+                ExpiryCondition::Later,
+                ExpiryCondition::Sooner,
+                ExpiryCondition::ExpiresSooner,
+            ]),
+            any::<bool>()
+        )
+            .prop_map(|(n, expiry, condition, return_value)| WriteOp::Expire {
+                key: key(NAMES[n]),
+                expiry,
+                condition,
+                return_value,
             }),
+        (
+            name,
+            prop::option::of(0usize..5),
+            prop_oneof![Just(""), Just("4")]
+        )
+            .prop_map(|(n, offset, data)| WriteOp::Splice {
+                key: key(NAMES[n]),
+                offset,
+                data: key(data),
+                bytes_max: 1000,
+            }),
+        prop::collection::vec(any_operation(), 0..5)
+            .prop_map(|operations| WriteOp::Batch { operations }),
     ];
     let step = prop_oneof![
         6 => (0usize..4, op).prop_map(|(retry, op)| Step::Write(retry, op)),
         2 => (0usize..4).prop_map(Step::Apply),
         1 => (0u64..10).prop_map(Step::Later),
+        1 => Just(Step::Sweep),
     ];
     prop::collection::vec(step, 0..60)
+}
+
+/// The operation of a batch as a write of its own, without its condition.
+fn alone(BatchOperation { key, action, .. }: &BatchOperation) -> WriteOp {
+    let key = key.clone();
+    match action.clone() {
+        BatchAction::Put { value, expiry } => WriteOp::Set {
+            key,
+            value,
+            condition: Condition::Always,
+            expiry,
+            return_previous: false,
+        },
+        BatchAction::Delete => WriteOp::Delete {
+            key,
+            condition: Condition::Always,
+        },
+        BatchAction::Increment { delta } => WriteOp::Increment { key, delta },
+    }
 }
 
 /// A map that runs operations one by one, as the meaning that the log must have.
@@ -585,6 +686,78 @@ impl Model {
             return None;
         }
         Some(entry)
+    }
+
+    fn expire(
+        &mut self,
+        now: u64,
+        key: &Bytes,
+        expiry: Expiry,
+        condition: ExpiryCondition,
+        return_value: bool,
+    ) -> WriteOutcome {
+        let Some((text, old)) = self.live(now, key) else {
+            return WriteOutcome::ConditionFailed {
+                version: None,
+                previous: None,
+            };
+        };
+        let previous = return_value.then(|| Bytes::copy_from_slice(text.as_bytes()));
+        let new = match expiry {
+            Expiry::Never => None,
+            Expiry::Keep => old,
+            Expiry::AtMillis(at) => Some(at),
+        };
+        let holds = match (condition, old, new) {
+            (ExpiryCondition::Always, _, _) => true,
+            (ExpiryCondition::Never, old, _) => old.is_none(),
+            (ExpiryCondition::Expires, old, _) => old.is_some(),
+            (ExpiryCondition::Later, Some(old), new) => new.is_none_or(|new| new > old),
+            (ExpiryCondition::Later, None, _) => false,
+            (ExpiryCondition::Sooner, None, new) => new.is_some(),
+            (ExpiryCondition::ExpiresSooner, None, _) => false,
+            (ExpiryCondition::Sooner | ExpiryCondition::ExpiresSooner, Some(old), new) => {
+                new.is_some_and(|new| new < old)
+            }
+        };
+        if !holds {
+            return WriteOutcome::ConditionFailed {
+                version: None,
+                previous,
+            };
+        }
+        self.keys.insert(key.clone(), (text, new));
+        WriteOutcome::Set { previous }
+    }
+
+    fn batch(&mut self, now: u64, operations: &[BatchOperation]) -> WriteOutcome {
+        for (at, BatchOperation { key, condition, .. }) in operations.iter().enumerate() {
+            let live = self.live(now, key);
+            let holds = match condition {
+                Condition::Absent => live.is_none(),
+                Condition::Present => live.is_some(),
+                _ => true,
+            };
+            if !holds {
+                let why = Box::new(WriteOutcome::ConditionFailed {
+                    version: None,
+                    previous: None,
+                });
+                return WriteOutcome::BatchRefused { at, why };
+            }
+        }
+        let before = self.keys.clone();
+        let mut outcomes = Vec::new();
+        for (at, operation) in operations.iter().enumerate() {
+            let outcome = self.run(now, &alone(operation));
+            if outcome == WriteOutcome::NotAnInteger {
+                self.keys = before;
+                let why = Box::new(outcome);
+                return WriteOutcome::BatchRefused { at, why };
+            }
+            outcomes.push(outcome);
+        }
+        WriteOutcome::Batch(outcomes)
     }
 
     fn run(&mut self, now: u64, op: &WriteOp) -> WriteOutcome {
@@ -622,22 +795,44 @@ impl Model {
                 self.keys.insert(key.clone(), (text, at));
                 WriteOutcome::Set { previous }
             }
-            WriteOp::Delete { keys, .. } => {
-                let mut count = 0;
-                for key in keys {
-                    if self.live(now, key).is_some() {
-                        self.keys.remove(key);
-                        count += 1;
-                    }
-                }
+            WriteOp::Delete { key, .. } => {
+                let count = u64::from(self.live(now, key).is_some());
+                self.keys.remove(key);
                 WriteOutcome::Deleted { count }
             }
             WriteOp::Increment { key, delta } => {
                 let (text, at) = self.live(now, key).unwrap_or(("0".to_owned(), None));
-                let number = text.parse::<i64>().expect("a number") + delta;
+                let Ok(number) = text.parse::<i64>() else {
+                    return WriteOutcome::NotAnInteger;
+                };
+                let number = number + delta;
                 self.keys.insert(key.clone(), (number.to_string(), at));
                 WriteOutcome::Integer(number)
             }
+            WriteOp::Expire {
+                key,
+                expiry,
+                condition,
+                return_value,
+            } => self.expire(now, key, *expiry, *condition, *return_value),
+            WriteOp::Splice {
+                key, offset, data, ..
+            } => {
+                let live = self.live(now, key);
+                let (text, at) = live.clone().unwrap_or_default();
+                if offset.is_some() && data.is_empty() {
+                    return WriteOutcome::Integer(text.len() as i64);
+                }
+                let begin = offset.unwrap_or(text.len());
+                let mut bytes = text.into_bytes();
+                bytes.resize(bytes.len().max(begin + data.len()), b'\0');
+                bytes[begin..begin + data.len()].copy_from_slice(data);
+                let length = bytes.len() as i64;
+                let text = String::from_utf8(bytes).expect("text");
+                self.keys.insert(key.clone(), (text, at));
+                WriteOutcome::Integer(length)
+            }
+            WriteOp::Batch { operations } => self.batch(now, operations),
         }
     }
 }
@@ -647,6 +842,10 @@ fn without_version(outcome: WriteOutcome) -> WriteOutcome {
         WriteOutcome::ConditionFailed { previous, .. } => WriteOutcome::ConditionFailed {
             version: None,
             previous,
+        },
+        WriteOutcome::BatchRefused { at, why } => WriteOutcome::BatchRefused {
+            at,
+            why: Box::new(without_version(*why)),
         },
         other => other,
     }
@@ -661,6 +860,7 @@ proptest! {
             match step {
                 Step::Apply(count) => partition.apply(count),
                 Step::Later(ms) => partition.now_ms += ms,
+                Step::Sweep => partition.sweep(),
                 Step::Write(retries, op) => {
                     let expected = model.run(partition.now_ms, &op);
                     if retries == 0 {
@@ -681,7 +881,24 @@ proptest! {
             }
         }
         partition.apply(usize::MAX);
+        // Every value that expires has its row.
+        for (key, stored) in &partition.store {
+            if let Some(row) = ExpiryRow::of(key, &stored.value) {
+                prop_assert!(partition.index.contains(&row), "no row {row:?}");
+            }
+        }
+        // Nothing stale outlives a sweep, and nothing that is past.
+        partition.sweep();
+        partition.apply(usize::MAX);
+        let rows: BTreeSet<ExpiryRow> = partition
+            .store
+            .iter()
+            .filter_map(|(key, stored)| ExpiryRow::of(key, &stored.value))
+            .collect();
+        prop_assert_eq!(&partition.index, &rows);
         let now = partition.now_ms;
+        let past = partition.store.values().filter(|v| v.value.expired(now)).count();
+        prop_assert_eq!(past, 0);
         let live = |at: Option<u64>| at.is_none_or(|at| at > now);
         let state: Vec<_> = partition
             .store

@@ -49,6 +49,71 @@ pub enum Expiry {
     AtMillis(u64),
 }
 
+/// What must hold of a key's expiry for it to be changed, beside that the key exists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum ExpiryCondition {
+    /// Nothing.
+    #[default]
+    Always,
+    /// The key does not expire.
+    Never,
+    /// The key expires.
+    Expires,
+    /// The key expires, and the new time is later.
+    Later,
+    /// The new time is sooner, which it always is where the key does not expire.
+    Sooner,
+    /// The key expires, and the new time is sooner.
+    ExpiresSooner,
+}
+
+/// One operation of a batch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BatchOperation {
+    /// The key.
+    pub key: Bytes,
+    /// When the batch may take effect. It is judged against the state before the batch.
+    pub condition: Condition,
+    /// What is done.
+    pub action: BatchAction,
+}
+
+/// What an operation of a batch does to its key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BatchAction {
+    /// Sets it.
+    Put {
+        /// The new value.
+        value: Bytes,
+        /// Its expiry.
+        expiry: Expiry,
+    },
+    /// Deletes it.
+    Delete,
+    /// Adds to a decimal integer; a missing key counts as 0.
+    Increment {
+        /// How much; may be negative.
+        delta: i64,
+    },
+}
+
+impl BatchOperation {
+    /// The value that it puts.
+    #[must_use]
+    pub fn value(&self) -> Option<&Bytes> {
+        match &self.action {
+            BatchAction::Put { value, .. } => Some(value),
+            BatchAction::Delete | BatchAction::Increment { .. } => None,
+        }
+    }
+
+    /// How many bytes of the client's it carries.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value().map_or(0, Bytes::len)
+    }
+}
+
 /// One write.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum WriteOp {
@@ -65,11 +130,11 @@ pub enum WriteOp {
         /// Whether the old value is wanted in the answer.
         return_previous: bool,
     },
-    /// Deletes keys, all of one partition.
+    /// Deletes a key.
     Delete {
-        /// The keys.
-        keys: Vec<Bytes>,
-        /// Applies to each of them alone.
+        /// The key.
+        key: Bytes,
+        /// When it may.
         condition: Condition,
     },
     /// Adds to a decimal integer; a missing key counts as 0.
@@ -79,15 +144,60 @@ pub enum WriteOp {
         /// How much; may be negative.
         delta: i64,
     },
+    /// Changes when a key expires; a time that has passed deletes it.
+    Expire {
+        /// The key.
+        key: Bytes,
+        /// The new expiry.
+        expiry: Expiry,
+        /// When it may, beside that the key exists.
+        condition: ExpiryCondition,
+        /// Whether the value is wanted in the answer.
+        return_value: bool,
+    },
+    /// Writes into a value, whose expiry stays; a missing key counts as an empty value.
+    Splice {
+        /// The key.
+        key: Bytes,
+        /// Where; zeros fill what is missing before it. `None`: at the end.
+        offset: Option<usize>,
+        /// What.
+        data: Bytes,
+        /// The most bytes that the value may then have.
+        bytes_max: usize,
+    },
+    /// Several operations on keys of one partition, all or nothing, as one entry. Each
+    /// sees what those before it did.
+    Batch {
+        /// The operations, in order.
+        operations: Vec<BatchOperation>,
+    },
 }
 
 impl WriteOp {
-    /// The keys that it touches.
+    /// The keys that it touches, each as often as it is named.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        match self {
-            Self::Set { key, .. } | Self::Increment { key, .. } => std::slice::from_ref(key).iter(),
-            Self::Delete { keys, .. } => keys.iter(),
-        }
+        let (one, several): (_, &[BatchOperation]) = match self {
+            Self::Set { key, .. }
+            | Self::Delete { key, .. }
+            | Self::Increment { key, .. }
+            | Self::Expire { key, .. }
+            | Self::Splice { key, .. } => (Some(key), &[]),
+            Self::Batch { operations } => (None, operations),
+        };
+        one.into_iter().chain(several.iter().map(|o| &o.key))
+    }
+
+    /// The values that it brings.
+    pub fn values(&self) -> impl Iterator<Item = &Bytes> {
+        let (one, several): (_, &[BatchOperation]) = match self {
+            Self::Set { value, .. } => (Some(value), &[]),
+            Self::Splice { data, .. } => (Some(data), &[]),
+            Self::Delete { .. } | Self::Increment { .. } | Self::Expire { .. } => (None, &[]),
+            Self::Batch { operations } => (None, operations),
+        };
+        one.into_iter()
+            .chain(several.iter().filter_map(BatchOperation::value))
     }
 
     /// Roughly how many bytes it keeps in memory while it waits.
@@ -96,8 +206,11 @@ impl WriteOp {
         const EACH: usize = 128;
         match self {
             Self::Set { key, value, .. } => EACH + key.len() + value.len(),
-            Self::Increment { key, .. } => EACH + key.len(),
-            Self::Delete { keys, .. } => keys.iter().map(|k| EACH + k.len()).sum(),
+            Self::Splice { key, data, .. } => EACH + key.len() + data.len(),
+            Self::Delete { key, .. } | Self::Increment { key, .. } | Self::Expire { key, .. } => {
+                EACH + key.len()
+            }
+            Self::Batch { operations } => operations.iter().map(|o| EACH + o.bytes()).sum(),
         }
     }
 }
@@ -114,7 +227,7 @@ pub struct WriteRequest {
 /// What came of a write that was judged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum WriteOutcome {
-    /// The key was set.
+    /// The key was set, or its expiry was.
     Set {
         /// The value before, where it was asked for and existed.
         previous: Option<Bytes>,
@@ -131,12 +244,23 @@ pub enum WriteOutcome {
         /// How many.
         count: u64,
     },
-    /// The integer after the increment.
+    /// The integer after the increment, or the length of the value after a splice.
     Integer(i64),
     /// The value is not a decimal integer of 64 bits; nothing was changed.
     NotAnInteger,
     /// The increment would leave 64 bits; nothing was changed.
     Overflow,
+    /// The value would be longer than it may; nothing was changed.
+    TooLong,
+    /// A batch took effect: what came of each operation, in their order.
+    Batch(Vec<WriteOutcome>),
+    /// A batch did not take effect; nothing was changed.
+    BatchRefused {
+        /// The first operation that could not be carried out, counted from 0.
+        at: usize,
+        /// Why not: a failed condition, or an increment that is none.
+        why: Box<WriteOutcome>,
+    },
 }
 
 /// An answered write.

@@ -265,9 +265,9 @@ mod tests {
     fn write(table: &mut Table, index: u64, record: SequencedRecord, window: u32) -> EntryBody {
         let sequenced = vec![record];
         let body = EntryBody {
-            writes: vec![],
             forgets: table.forgets(&sequenced, window),
             sequenced,
+            ..EntryBody::default()
         };
         table.absorb(at(index), &body);
         body
@@ -338,9 +338,9 @@ mod tests {
         for index in 51..=54 {
             let sequenced = vec![record(1, index)];
             let body = EntryBody {
-                writes: vec![],
                 forgets: table.forgets(&sequenced, 2),
                 sequenced,
+                ..EntryBody::default()
             };
             table.absorb(new_line(index), &body);
         }

@@ -7,6 +7,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::ids::{Epoch, Index, Position};
+
 /// Why bytes could not be decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -25,6 +27,9 @@ pub enum DecodeError {
     /// A number that does not fit, or is not in its shortest form.
     #[error("a malformed number")]
     Number,
+    /// The content is not what the format is for.
+    #[error("the encoding has another format than its content")]
+    Disagrees,
 }
 
 /// The most bytes that [`put_number`] writes.
@@ -52,6 +57,20 @@ pub(super) fn number_bytes(number: u64) -> usize {
 pub(super) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.put_slice(bytes);
+}
+
+/// Appends a position.
+pub(super) fn put_position(out: &mut BytesMut, position: Position) {
+    put_number(out, position.epoch.0);
+    put_number(out, position.index.0);
+}
+
+/// Reads what [`put_position`] wrote.
+pub(super) fn read_position(reader: &mut Reader) -> Result<Position, DecodeError> {
+    Ok(Position {
+        epoch: Epoch(reader.number()?),
+        index: Index(reader.number()?),
+    })
 }
 
 /// Maps small numbers of either sign to small unsigned ones.

@@ -34,10 +34,12 @@ pub(super) enum Room {
     Later,
 }
 
-/// Whether all that an entry does is to delete. An expiry is such an entry.
+/// Whether all that an entry does is to delete. An expiry is such an entry, and so is
+/// one that only tidies the expiry index up.
 fn only_deletes(body: &Bytes) -> bool {
     EntryBody::decode(body.clone()).is_ok_and(|body| {
-        !body.writes.is_empty() && body.writes.iter().all(|(_, value)| value.is_none())
+        let deletes = !body.writes.is_empty() || !body.unindexed.is_empty();
+        deletes && body.writes.iter().all(|(_, value)| value.is_none())
     })
 }
 

@@ -49,6 +49,7 @@ impl Facts for Redis {
         Figures {
             keys: self.handle.keys(),
             disk_full: self.handle.disk_full(),
+            expired_keys: self.handle.expired_keys(),
         }
     }
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::{
-    RequestError, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
+    BatchAction, Expiry, RequestError, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
 };
 use cairn_core::record::{
     Addresses, ClusterMap, Configuration, Member, NodeInfo, NodeStanding, PartitionRecord,
@@ -63,45 +63,56 @@ impl State {
             epoch: Epoch(1),
             index: Index(self.index),
         };
-        let mut set = |key: &Bytes, data: Bytes| {
-            let value = Value {
-                data,
-                version: position,
-                expires_at: None,
-            };
-            self.data.insert(key.clone(), value)
-        };
         let outcome = match &request.op {
-            WriteOp::Set { key, value, .. } => {
-                set(key, value.clone());
-                WriteOutcome::Set { previous: None }
-            }
-            WriteOp::Delete { keys, .. } => WriteOutcome::Deleted {
-                count: keys
+            WriteOp::Batch { operations } => WriteOutcome::Batch(
+                operations
                     .iter()
-                    .filter(|key| self.data.remove(*key).is_some())
-                    .count() as u64,
-            },
-            WriteOp::Increment { key, delta } => {
-                let before = self.data.get(key).map_or(0, |v| {
-                    let text = std::str::from_utf8(&v.data).expect("a number");
-                    text.parse::<i64>().expect("a number")
-                });
-                let sum = before + delta;
-                let value = Value {
-                    data: sum.to_string().into(),
-                    version: position,
-                    expires_at: None,
+                    .map(|operation| self.act(&operation.key, &operation.action, position))
+                    .collect(),
+            ),
+            WriteOp::Set { key, value, .. } => {
+                let put = BatchAction::Put {
+                    value: value.clone(),
+                    expiry: Expiry::Never,
                 };
-                self.data.insert(key.clone(), value);
-                WriteOutcome::Integer(sum)
+                self.act(key, &put, position)
             }
+            WriteOp::Delete { key, .. } => self.act(key, &BatchAction::Delete, position),
+            WriteOp::Increment { key, delta } => {
+                self.act(key, &BatchAction::Increment { delta: *delta }, position)
+            }
+            other => panic!("gRPC has no {other:?}"),
         };
         let reply = WriteReply { outcome, position };
         if let Some(name) = name {
             self.names.insert(name, reply.clone());
         }
         reply
+    }
+
+    fn act(&mut self, key: &Bytes, action: &BatchAction, version: Position) -> WriteOutcome {
+        let (data, outcome) = match action {
+            BatchAction::Put { value, .. } => (value.clone(), WriteOutcome::Set { previous: None }),
+            BatchAction::Delete => {
+                let count = u64::from(self.data.remove(key).is_some());
+                return WriteOutcome::Deleted { count };
+            }
+            BatchAction::Increment { delta } => {
+                let before = self.data.get(key).map_or(0, |v| {
+                    let text = std::str::from_utf8(&v.data).expect("a number");
+                    text.parse::<i64>().expect("a number")
+                });
+                let sum = before + delta;
+                (sum.to_string().into(), WriteOutcome::Integer(sum))
+            }
+        };
+        let value = Value {
+            data,
+            version,
+            expires_at: None,
+        };
+        self.data.insert(key.clone(), value);
+        outcome
     }
 }
 

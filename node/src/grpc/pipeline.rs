@@ -109,6 +109,7 @@ impl<B: KvBackend> Pipeline<B> {
             Request::Put(put) => (WriteKind::Put, self.server.admit(put)),
             Request::Delete(delete) => (WriteKind::Delete, self.server.admit(delete)),
             Request::Increment(inc) => (WriteKind::Increment, self.server.admit(inc)),
+            Request::Batch(batch) => (WriteKind::Batch, self.server.admit(batch)),
         };
         match request {
             Ok(request) => {
@@ -168,9 +169,7 @@ impl<B: KvBackend> Pipeline<B> {
         {
             self.writes_waiting = self.writes_waiting.saturating_sub(done.len());
             for (token, result) in done {
-                let Some((id, kind)) = from_token(token) else {
-                    continue;
-                };
+                let (id, kind) = from_token(token);
                 let reply = self.server.write_answer(kind, result);
                 self.answer(id, reply);
             }
@@ -251,18 +250,19 @@ fn token(id: u64, kind: WriteKind) -> u64 {
         WriteKind::Put => 0,
         WriteKind::Delete => 1,
         WriteKind::Increment => 2,
+        WriteKind::Batch => 3,
     };
     id << 2 | kind
 }
 
-fn from_token(token: u64) -> Option<(u64, WriteKind)> {
+fn from_token(token: u64) -> (u64, WriteKind) {
     let kind = match token & 3 {
         0 => WriteKind::Put,
         1 => WriteKind::Delete,
         2 => WriteKind::Increment,
-        _ => return None,
+        _ => WriteKind::Batch,
     };
-    Some((token >> 2, kind))
+    (token >> 2, kind)
 }
 
 /// About how many bytes an answer takes.
@@ -273,6 +273,12 @@ fn weight(reply: &pb::answer::Reply) -> usize {
         Reply::Get(get) => SMALL + get.value.as_ref().map_or(0, |v| v.data.len()),
         Reply::Put(put) => SMALL + put.previous.as_ref().map_or(0, bytes::Bytes::len),
         Reply::Delete(_) | Reply::Increment(_) => SMALL,
+        Reply::Batch(batch) => match &batch.outcome {
+            Some(pb::batch_reply::Outcome::Applied(applied)) => {
+                SMALL + applied.results.len() * size_of::<pb::BatchResult>()
+            }
+            _ => 2 * SMALL,
+        },
         Reply::Error(_) => 2 * SMALL,
     }
 }

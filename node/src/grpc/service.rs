@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use cairn_core::kv::request::{RequestError, WriteOp, WriteRequest};
+use cairn_core::kv::request::{RequestError, WriteRequest};
 use cairn_core::record::ClusterMap;
 use cairn_proto::Malformed;
 use cairn_proto::kv::{Consistency, KvError, ReadRequest};
@@ -77,7 +77,7 @@ impl<B: KvBackend> KvServer<B> {
         for key in request.op.keys() {
             self.check_key(key)?;
         }
-        if let WriteOp::Set { value, .. } = &request.op {
+        for value in request.op.values() {
             within("value", value.len(), self.limits.value_bytes_max)?;
         }
         Ok(request)
@@ -188,6 +188,13 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         self.write(request).await
     }
 
+    async fn batch(
+        &self,
+        request: Request<pb::BatchRequest>,
+    ) -> Result<Response<pb::BatchReply>, Status> {
+        self.write(request).await
+    }
+
     async fn pipeline(
         &self,
         request: Request<Streaming<pb::Calls>>,
@@ -206,6 +213,7 @@ pub(super) enum WriteKind {
     Put,
     Delete,
     Increment,
+    Batch,
 }
 
 impl<B: KvBackend> KvServer<B> {
@@ -217,6 +225,7 @@ impl<B: KvBackend> KvServer<B> {
                 WriteKind::Put => reply.try_into().map(Reply::Put),
                 WriteKind::Delete => reply.try_into().map(Reply::Delete),
                 WriteKind::Increment => reply.try_into().map(Reply::Increment),
+                WriteKind::Batch => reply.try_into().map(Reply::Batch),
             }
             .map_err(|e: Malformed| KvError::from(e)),
             Err(error) => Err(self.refusal(error)),

@@ -147,7 +147,13 @@ pub(super) struct Cell {
     /// Whether a round for the lapsed lease was asked for and not begun yet: of the
     /// many reads that find the lease lapsed, one asks.
     hurrying: AtomicBool,
+    /// The second before which the expiry index has no row: as far as the primary here
+    /// knows, see [`super::expiry`].
+    next_expiry: AtomicU64,
 }
+
+/// No row at all.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// A task that may wait for a change of a cell. What is published after it was made
 /// is not missed.
@@ -177,6 +183,7 @@ impl Cell {
             changed: Notify::new(),
             waiting: AtomicUsize::new(0),
             hurrying: AtomicBool::new(false),
+            next_expiry: AtomicU64::new(NEVER),
         }
     }
 
@@ -278,6 +285,22 @@ impl Cell {
         }
     }
 
+    /// The expiry index may have a row of that second. Told after the head was published
+    /// that holds the row: see [`super::expiry`].
+    pub(super) fn expires(&self, second: u64) {
+        self.next_expiry.fetch_min(second, Ordering::AcqRel);
+    }
+
+    /// From which second on the expiry index may have rows; [`NEVER`] where it has none.
+    pub(super) fn next_expiry(&self) -> u64 {
+        self.next_expiry.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::next_expiry`], for the one who is about to find out anew.
+    pub(super) fn take_next_expiry(&self) -> u64 {
+        self.next_expiry.swap(NEVER, Ordering::AcqRel)
+    }
+
     /// Whether the caller is the one to ask for a round for the lapsed lease.
     pub(super) fn hurry(&self) -> bool {
         !self.hurrying.swap(true, Ordering::Relaxed)
@@ -321,6 +344,14 @@ impl Board {
     pub(super) fn cell_or_new(&self, partition: PartitionId) -> Option<&Cell> {
         let cell = self.cells.get(usize::try_from(partition.0).ok()?)?;
         Some(cell.get_or_init(|| Box::new(Cell::new())))
+    }
+
+    /// The partitions that have a cell.
+    pub(super) fn cells(&self) -> impl Iterator<Item = (PartitionId, &Cell)> {
+        (0..)
+            .map(PartitionId)
+            .zip(&self.cells)
+            .filter_map(|(partition, cell)| Some((partition, cell.get()?.as_ref())))
     }
 
     /// What was published of a partition.

@@ -349,6 +349,9 @@ impl Engine {
         self.figures.pushing_back.set(slowing.count() as f64);
         let pushed_back = std::mem::take(&mut self.turn.pushed_back);
         self.figures.pushed_back.increment(pushed_back);
+        let expired = std::mem::take(&mut self.turn.expired);
+        self.figures.expired.increment(expired);
+        self.shared.expired.fetch_add(expired, Ordering::Relaxed);
         // Snapshots give way to clients, where there are any, but never so far that
         // clients write faster than a snapshot is copied (rule 13).
         let written = std::mem::take(&mut self.written_since);
@@ -508,6 +511,9 @@ impl Engine {
         lane.set_generation(standing.generation, begins.unwrap_or(Index::ZERO));
         if let Some(cell) = self.shared.board.cell_or_new(partition) {
             cell.publish(&standing, lane.applied());
+            // Only now, see the expirer. Of what it inherits a new primary knows nothing.
+            let begins = standing.serving && !lane.serves();
+            cell.expires(if begins { 0 } else { lane.take_next_expiry() });
         }
         let published = to_published(&standing);
         let is_primary = published.is_primary(self.shared.config.node);
@@ -582,8 +588,9 @@ impl Engine {
                 ticket,
                 generation,
                 keys,
+                without_data,
             } = lookup;
-            let found = match read_values(&reader, generation, keys).await {
+            let found = match read_values(&reader, generation, keys, without_data).await {
                 Ok(found) => Some(found),
                 Err(error) => {
                     shared.unreadable(partition, &error);
@@ -627,11 +634,16 @@ async fn read_values(
     reader: &StateReader,
     generation: Generation,
     keys: Vec<Bytes>,
+    without_data: bool,
 ) -> Result<Found, Unreadable> {
     let mut found = Vec::with_capacity(keys.len());
     for key in keys {
         let stored = reader.get(generation, key.clone()).await?;
-        found.push((key, stored.map(VersionedValue::decode).transpose()?));
+        let mut value = stored.map(VersionedValue::decode).transpose()?;
+        if let Some(stored) = value.as_mut().filter(|_| without_data) {
+            stored.value.data = Bytes::new();
+        }
+        found.push((key, value));
     }
     Ok(found)
 }

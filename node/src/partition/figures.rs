@@ -20,6 +20,8 @@ pub(super) struct Figures {
     pub(super) pushing_back: Gauge,
     /// Writes that were held for that.
     pub(super) pushed_back: Counter,
+    /// Keys that were deleted because their time was past.
+    pub(super) expired: Counter,
 }
 
 impl Figures {
@@ -37,6 +39,7 @@ impl Figures {
             lookups: counter!("cairn_write_lookups_total"),
             pushing_back: gauge!("cairn_partitions_pushing_back"),
             pushed_back: counter!("cairn_writes_pushed_back_total"),
+            expired: counter!("cairn_expired_keys_total"),
         }
     }
 }

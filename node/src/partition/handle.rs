@@ -310,6 +310,12 @@ impl Handle {
         self.shared.disk_full.load(Ordering::Relaxed)
     }
 
+    /// How many keys this node deleted as primary because their time was past.
+    #[must_use]
+    pub fn expired_keys(&self) -> u64 {
+        self.shared.expired.load(Ordering::Relaxed)
+    }
+
     /// Roughly how many keys the partitions hold that this node leads, where it is
     /// known.
     #[must_use]

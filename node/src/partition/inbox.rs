@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::cluster::report::PartitionStatus;
-use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
+use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
 use cairn_core::kv::request::WriteRequest;
-use cairn_core::kv::{Table, VersionedValue};
+use cairn_core::kv::{DueKey, Table, VersionedValue};
 use cairn_core::replication::{Event, PartitionMeta, PeerMessage};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -36,8 +36,22 @@ pub(super) struct Submission {
 pub(super) enum Work {
     /// A client's write.
     Write(WriteRequest),
-    /// A read found this version of the key past its expiry (rule 6).
-    Expire { key: Bytes, version: Position },
+    /// These keys may be past their expiry (rule 6).
+    Expire(Vec<DueKey>),
+}
+
+impl Work {
+    /// The keys that it touches, each as often as it is named.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        let (written, due) = match self {
+            Self::Write(request) => (Some(request.op.keys()), &[][..]),
+            Self::Expire(due) => (None, &due[..]),
+        };
+        written
+            .into_iter()
+            .flatten()
+            .chain(due.iter().map(|due| &due.key))
+    }
 }
 
 /// The values that a lookup found.

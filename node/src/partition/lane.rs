@@ -15,10 +15,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position};
+use cairn_core::kv::expiry::due_second;
 use cairn_core::kv::request::{RequestError, WriteOutcome, WriteReply};
 use cairn_core::kv::{Evaluation, Evaluator, VersionedValue};
 use cairn_core::replication::{Effect, Generation, NodeCore, ProposeError, Standing};
 
+use super::board::NEVER;
 use super::inbox::{Found, LoadedTable, Submission, Work};
 use super::park::Park;
 use super::reply::{ReplyTo, WriteResult};
@@ -53,6 +55,8 @@ pub(super) struct Turn {
     pub(super) table_loads: Vec<TableLoad>,
     /// How often a write was held for a replica that catches up.
     pub(super) pushed_back: u64,
+    /// Keys that entries delete because their time was past, and for nothing else.
+    pub(super) expired: u64,
     /// Partitions with something to answer, or a standing to publish.
     pub(super) touched: Vec<PartitionId>,
 }
@@ -65,6 +69,8 @@ pub(super) struct Lookup {
     pub(super) ticket: u64,
     pub(super) generation: Generation,
     pub(super) keys: Vec<Bytes>,
+    /// The bytes of the values are not wanted, which may be many and long.
+    pub(super) without_data: bool,
 }
 
 /// A table that is to be read.
@@ -88,6 +94,7 @@ impl Turn {
             lookups: Vec::new(),
             table_loads: Vec::new(),
             pushed_back: 0,
+            expired: 0,
             touched: Vec::new(),
         }
     }
@@ -165,6 +172,9 @@ pub(super) struct Lane {
     waiting: VecDeque<Waiting>,
     /// Committed, and the lease is awaited.
     leaseless: VecDeque<Waiting>,
+    /// The soonest second that entries since the last [`Self::take_next_expiry`] gave the
+    /// expiry index.
+    next_expiry: u64,
 }
 
 impl Lane {
@@ -189,6 +199,7 @@ impl Lane {
             park: Park::default(),
             waiting: VecDeque::new(),
             leaseless: VecDeque::new(),
+            next_expiry: NEVER,
         }
     }
 
@@ -251,6 +262,11 @@ impl Lane {
             index: standing.head,
         };
         before != self.serving
+    }
+
+    /// To be told to the board, once it has a head that covers what was proposed.
+    pub(super) fn take_next_expiry(&mut self) -> u64 {
+        std::mem::replace(&mut self.next_expiry, NEVER)
     }
 
     /// Whether it serves as primary; the lease is a separate question.
@@ -361,8 +377,9 @@ impl Lane {
             return;
         }
         if let Some(Wanting { write, keys }) = self.evaluate(core, turn, cache, write) {
+            let without_data = matches!(write.work, Work::Expire(_));
             self.park.add(write);
-            self.look_up(turn, keys);
+            self.look_up(turn, keys, without_data);
         }
     }
 
@@ -379,7 +396,8 @@ impl Lane {
         Ok(())
     }
 
-    fn look_up(&mut self, turn: &mut Turn, keys: Vec<Bytes>) {
+    /// Asks for values, each for the write that stands first in its key's line.
+    fn look_up(&mut self, turn: &mut Turn, keys: Vec<Bytes>, without_data: bool) {
         let (ticket, keys) = self.park.want(keys);
         if !keys.is_empty() {
             turn.lookups.push(Lookup {
@@ -388,6 +406,7 @@ impl Lane {
                 ticket,
                 generation: self.generation,
                 keys,
+                without_data,
             });
         }
     }
@@ -427,8 +446,9 @@ impl Lane {
             match self.evaluate(core, turn, cache, write) {
                 None => tries.extend(self.park.leave(id)),
                 Some(Wanting { write, keys }) => {
+                    let without_data = matches!(write.work, Work::Expire(_));
                     self.park.give_back(id, write);
-                    self.look_up(turn, keys);
+                    self.look_up(turn, keys, without_data);
                 }
             }
         }
@@ -508,7 +528,7 @@ impl Lane {
         };
         let evaluation = match &write.work {
             Work::Write(request) => evaluator.evaluate(turn.wall_ms, request, &bases),
-            Work::Expire { key, version } => evaluator.expire(turn.wall_ms, key, *version, &bases),
+            Work::Expire(due) => evaluator.expire(turn.wall_ms, due, &bases),
         };
         match evaluation {
             Evaluation::NeedBase(keys) => return Some(Wanting { write, keys }),
@@ -525,6 +545,17 @@ impl Lane {
                 let proposed = core.propose(turn.now, self.partition, encoded, &mut turn.effects);
                 match proposed {
                     Ok(position) => {
+                        if matches!(write.work, Work::Expire(_)) {
+                            turn.expired += body.writes.len() as u64;
+                        }
+                        let soonest = body
+                            .writes
+                            .iter()
+                            .filter_map(|(_, value)| value.as_ref()?.expires_at)
+                            .min();
+                        if let Some(at) = soonest {
+                            self.next_expiry = self.next_expiry.min(due_second(at));
+                        }
                         evaluator.proposed(position, body);
                         self.head = position;
                         self.wait(write, position, outcome, WaitingKind::Entry);

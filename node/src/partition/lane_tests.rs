@@ -306,7 +306,7 @@ fn increment(name: &'static str) -> WriteOp {
 
 fn delete(name: &'static str) -> WriteOp {
     WriteOp::Delete {
-        keys: vec![key(name)],
+        key: key(name),
         condition: Condition::Always,
     }
 }

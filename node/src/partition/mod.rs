@@ -11,12 +11,14 @@
 //! - `start`: how it starts and stops. `links`: what it hands things to.
 //! - `engine`: the thread. `lane`, `park`: the writes of one partition.
 //! - `board`: what is published of each partition; `read`: the reads that use it.
+//! - `expiry`: finds the keys whose time is past.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod board;
 mod clock;
 mod config;
 mod engine;
+mod expiry;
 mod figures;
 mod handle;
 mod inbox;

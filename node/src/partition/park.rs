@@ -46,10 +46,7 @@ pub(super) struct Park {
 
 /// The keys of a write.
 fn keys(work: &Work) -> Vec<Bytes> {
-    let mut keys: Vec<Bytes> = match work {
-        Work::Write(request) => request.op.keys().cloned().collect(),
-        Work::Expire { key, .. } => vec![key.clone()],
-    };
+    let mut keys: Vec<Bytes> = work.keys().cloned().collect();
     if keys.len() > 1 {
         keys.sort_unstable();
         keys.dedup();
@@ -64,13 +61,7 @@ impl Park {
 
     /// Whether a write must wait behind another one.
     pub(super) fn blocks(&self, work: &Work) -> bool {
-        if self.lines.is_empty() {
-            return false;
-        }
-        match work {
-            Work::Write(request) => request.op.keys().any(|k| self.lines.contains_key(k)),
-            Work::Expire { key, .. } => self.lines.contains_key(key),
-        }
+        !self.lines.is_empty() && work.keys().any(|key| self.lines.contains_key(key))
     }
 
     /// Adds a write at the end of the lines of all of its keys.
@@ -206,21 +197,23 @@ impl Park {
 #[cfg(test)]
 mod tests {
     use cairn_core::ids::{Micros, PartitionId};
-    use cairn_core::kv::request::{Condition, WriteOp, WriteRequest};
+    use cairn_core::kv::DueKey;
 
     use super::super::reply::ReplyQueue;
     use super::*;
 
-    fn delete(names: &[&'static str]) -> Submission {
+    fn due(names: &[&'static str]) -> Submission {
         Submission {
             partition: PartitionId(0),
-            work: Work::Write(WriteRequest {
-                op: WriteOp::Delete {
-                    keys: names.iter().map(|n| key(n)).collect(),
-                    condition: Condition::Always,
-                },
-                sequenced: None,
-            }),
+            work: Work::Expire(
+                names
+                    .iter()
+                    .map(|name| DueKey {
+                        key: key(name),
+                        row: None,
+                    })
+                    .collect(),
+            ),
             reply: ReplyQueue::default().reply_to(0),
             bytes: 0,
             arrived: Micros(0),
@@ -234,24 +227,24 @@ mod tests {
     #[test]
     fn a_write_waits_behind_those_of_its_keys_alone() {
         let mut park = Park::default();
-        let first = park.add(delete(&["a", "b"]));
-        assert!(park.blocks(&delete(&["b"]).work));
-        assert!(!park.blocks(&delete(&["c"]).work));
-        let second = park.add(delete(&["b", "c"]));
+        let first = park.add(due(&["a", "b"]));
+        assert!(park.blocks(&due(&["b"]).work));
+        assert!(!park.blocks(&due(&["c"]).work));
+        let second = park.add(due(&["b", "c"]));
         assert!(park.is_first(first));
         assert!(!park.is_first(second));
         assert_eq!(park.leave(first), vec![second]);
         assert!(park.is_first(second));
         assert!(park.leave(second).is_empty());
         assert_eq!(park.len(), 0);
-        assert!(!park.blocks(&delete(&["a", "b", "c"]).work));
+        assert!(!park.blocks(&due(&["a", "b", "c"]).work));
     }
 
     #[test]
     fn a_value_serves_one_write_since_that_may_change_it() {
         let mut park = Park::default();
-        let first = park.add(delete(&["a"]));
-        let second = park.add(delete(&["a"]));
+        let first = park.add(due(&["a"]));
+        let second = park.add(due(&["a"]));
         let (ticket, keys) = park.want(vec![key("a")]);
         assert_eq!(keys, vec![key("a")]);
         assert!(park.want(vec![key("a")]).1.is_empty());
@@ -266,8 +259,8 @@ mod tests {
     #[test]
     fn a_lookup_from_before_a_write_counts_nothing() {
         let mut park = Park::default();
-        let first = park.add(delete(&["a"]));
-        let second = park.add(delete(&["a"]));
+        let first = park.add(due(&["a"]));
+        let second = park.add(due(&["a"]));
         let (early, _) = park.want(vec![key("a")]);
         park.leave(first);
         let (late, _) = park.want(vec![key("a")]);
@@ -279,8 +272,8 @@ mod tests {
     #[test]
     fn a_write_that_is_given_up_keeps_its_place_until_it_is_its_turn() {
         let mut park = Park::default();
-        let first = park.add(delete(&["a"]));
-        let second = park.add(delete(&["a"]));
+        let first = park.add(due(&["a"]));
+        let second = park.add(due(&["a"]));
         assert_eq!(park.overdue(Micros(1)).len(), 2);
         assert!(park.give_up(first).is_some());
         assert_eq!(park.overdue(Micros(1)), vec![second]);
@@ -293,7 +286,7 @@ mod tests {
     #[test]
     fn a_write_that_names_a_key_twice_waits_once() {
         let mut park = Park::default();
-        let only = park.add(delete(&["a", "a"]));
+        let only = park.add(due(&["a", "a"]));
         assert!(park.is_first(only));
         assert!(park.leave(only).is_empty());
         assert_eq!(park.len(), 0);

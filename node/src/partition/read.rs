@@ -13,17 +13,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use cairn_core::ids::{Epoch, Index, Micros, PartitionId};
+use cairn_core::ids::{Epoch, Index, PartitionId};
 use cairn_core::kv::request::{RequestError, Value};
-use cairn_core::kv::{DecodeError, VersionedValue};
+use cairn_core::kv::{DecodeError, DueKey, VersionedValue};
 use cairn_core::replication::Event;
 use tokio::time::{Instant, timeout_at};
 
 use super::board::{Cell, Published};
 use super::clock;
 use super::handle::Handle;
-use super::inbox::{Input, Submission, Work};
-use super::reply::ReplyQueue;
+use super::inbox::Input;
 use super::shared::Shared;
 use crate::store::{StateReader, StorageError};
 
@@ -324,35 +323,15 @@ impl Shared {
                         }
                         continue;
                     }
-                    let expired = value
-                        .as_ref()
-                        .filter(|v| v.value.expired(clock::wall_ms()))
-                        .map(|v| v.version);
-                    let Some(version) = expired else {
+                    let now = clock::wall_ms();
+                    if !value.as_ref().is_some_and(|v| v.value.expired(now)) {
                         return Ok(value.map(to_value));
-                    };
+                    }
                     // The key expires by an entry of the log, never by a clock alone:
                     // another primary's clock may be behind (rule 6).
-                    let mut queue = ReplyQueue::with_capacity(1);
-                    let bytes = key.len() + 64;
-                    self.admission.admit(bytes)?;
-                    self.inbox.push(Input::Submit(Submission {
-                        partition,
-                        work: Work::Expire {
-                            key: key.clone(),
-                            version,
-                        },
-                        reply: queue.reply_to(0),
-                        bytes,
-                        arrived: Micros(0),
-                    }));
-                    if let Some((_, Err(error))) = queue.take(1).await.pop() {
-                        return Err(match error {
-                            // A read changes nothing that anyone could miss.
-                            RequestError::Unknown => RequestError::NotReady { partition },
-                            other => other,
-                        });
-                    }
+                    let key = key.clone();
+                    self.expire(partition, vec![DueKey { key, row: None }])
+                        .await?;
                     covers = None;
                     if Instant::now() >= deadline {
                         return Err(RequestError::NotReady { partition });
@@ -362,7 +341,7 @@ impl Shared {
         }
     }
 
-    fn reader(&self, partition: PartitionId) -> Result<Arc<StateReader>, RequestError> {
+    pub(super) fn reader(&self, partition: PartitionId) -> Result<Arc<StateReader>, RequestError> {
         let reader = self.reader.load_full();
         reader.ok_or(RequestError::NotReady { partition })
     }

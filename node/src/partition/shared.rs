@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cairn_core::ids::{PartitionId, ReplicaId};
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) reads: ReadFigures,
     /// Whether this node refuses writes for want of disk space.
     pub(super) disk_full: AtomicBool,
+    /// Keys that this node deleted as primary because their time was past.
+    pub(super) expired: AtomicU64,
     /// Of snapshots that other nodes fetch here; the engine sets its rate.
     pub(super) serving_throttle: Throttle,
     /// Replicas whose log or state is damaged: nothing is copied from them.
@@ -61,6 +63,7 @@ impl Shared {
             peer_backlog: PeerBacklog::default(),
             reads: ReadFigures::new(),
             disk_full: AtomicBool::new(false),
+            expired: AtomicU64::new(0),
             serving_throttle,
             damaged: Mutex::default(),
             reader: ArcSwapOption::empty(),

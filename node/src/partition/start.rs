@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use super::clock;
 use super::config::EngineConfig;
 use super::engine::{Engine, Parts};
+use super::expiry;
 use super::handle::Handle;
 use super::inbox::Input;
 use super::links::Links;
@@ -151,6 +152,7 @@ impl Prepared {
             at_once: Arc::new(Semaphore::new(config.snapshots_at_once.max(1))),
             throttle: Throttle::new(0),
         };
+        let expirer = runtime.spawn(expiry::run(Arc::clone(&shared)));
         let engine = Engine::new(Parts {
             shared: Arc::clone(&shared),
             core,
@@ -178,6 +180,7 @@ impl Prepared {
         Ok(RunningEngine {
             handle: Handle { shared },
             thread: Some(thread),
+            expirer,
         })
     }
 }
@@ -187,6 +190,7 @@ impl Prepared {
 pub struct RunningEngine {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
+    expirer: tokio::task::JoinHandle<()>,
 }
 
 impl RunningEngine {
@@ -203,6 +207,7 @@ impl RunningEngine {
     }
 
     fn end(&mut self) {
+        self.expirer.abort();
         self.handle.shared.inbox.push(Input::Stop);
         if let Some(thread) = self.thread.take() {
             // The thread does not end by a panic: that ends the process.

@@ -94,4 +94,6 @@ pub struct Figures {
     pub keys: Option<u64>,
     /// Whether writes are refused for want of disk space.
     pub disk_full: bool,
+    /// Keys that were deleted because their time was past.
+    pub expired_keys: u64,
 }

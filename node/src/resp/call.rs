@@ -163,13 +163,13 @@ pub(crate) enum Action {
 /// How the outcome of a write is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WriteShape {
-    /// `SET`: `OK`, or null where a condition failed.
+    /// `SET`, `MSET`: `OK`, or null where a condition failed.
     Set,
-    /// `SET ... GET`: the value before.
+    /// `SET ... GET`, `GETEX`, `GETDEL`: the value before.
     SetGet,
-    /// `SETNX`: 1 or 0.
-    SetNx,
-    /// `DEL`: how many; `INCR`: the integer.
+    /// `SETNX`, `EXPIRE`, `MSETNX`: 1 or 0, whether it was done.
+    Done,
+    /// `DEL`: how many; `INCR`: the integer; `APPEND`: the length.
     Number,
 }
 
@@ -180,6 +180,8 @@ pub(crate) enum ReadShape {
     Value,
     /// `STRLEN`.
     Length,
+    /// `GETRANGE`: from and to, both included; below zero they count from the end.
+    Range(i64, i64),
     /// `EXISTS`, `TOUCH` with one key.
     Exists,
     /// `TYPE`.

@@ -46,8 +46,17 @@ fn write(
         Ok(WriteReply { outcome, .. }) => outcome,
         Err(error) => return refuse(error, terms, output, shared),
     };
+    let mut error = |text: &[u8]| {
+        shared.counts.add(Count::Errors, 1);
+        output.encoder(protocol).error(text);
+    };
     match (shape, outcome) {
-        (WriteShape::Set, WriteOutcome::Set { .. }) => output.encoder(protocol).ok(),
+        (_, WriteOutcome::NotAnInteger) => error(words::NOT_AN_INTEGER),
+        (_, WriteOutcome::Overflow) => error(words::OVERFLOW),
+        (_, WriteOutcome::TooLong) => error(words::TOO_LONG),
+        (WriteShape::Set, WriteOutcome::Set { .. } | WriteOutcome::Batch(_)) => {
+            output.encoder(protocol).ok();
+        }
         (WriteShape::Set, WriteOutcome::ConditionFailed { .. }) => output.encoder(protocol).null(),
         (
             WriteShape::SetGet,
@@ -56,31 +65,31 @@ fn write(
             Some(value) => output.value(value, protocol),
             None => output.encoder(protocol).null(),
         },
-        (WriteShape::SetNx, WriteOutcome::Set { .. }) => output.encoder(protocol).integer(1),
-        (WriteShape::SetNx, WriteOutcome::ConditionFailed { .. }) => {
-            output.encoder(protocol).integer(0);
+        (WriteShape::Done, WriteOutcome::Set { .. } | WriteOutcome::Batch(_)) => {
+            output.encoder(protocol).integer(1);
         }
-        (_, WriteOutcome::Deleted { count }) => {
-            let count = i64::try_from(*count).unwrap_or(i64::MAX);
-            output.encoder(protocol).integer(count);
+        (
+            WriteShape::Done,
+            WriteOutcome::ConditionFailed { .. } | WriteOutcome::BatchRefused { .. },
+        ) => output.encoder(protocol).integer(0),
+        (WriteShape::Number, WriteOutcome::Integer(number)) => {
+            output.encoder(protocol).integer(*number);
         }
-        (_, WriteOutcome::Integer(number)) => output.encoder(protocol).integer(*number),
-        (_, WriteOutcome::NotAnInteger) => {
-            shared.counts.add(Count::Errors, 1);
-            output.encoder(protocol).error(words::NOT_AN_INTEGER);
+        (WriteShape::Number, WriteOutcome::Deleted { .. } | WriteOutcome::Batch(_)) => {
+            output.encoder(protocol).integer(deleted(outcome));
         }
-        (_, WriteOutcome::Overflow) => {
-            shared.counts.add(Count::Errors, 1);
-            output.encoder(protocol).error(words::OVERFLOW);
-        }
-        (WriteShape::Number, WriteOutcome::Set { .. } | WriteOutcome::ConditionFailed { .. }) => {
-            // No command asks for this; a reply that fits nothing would be taken for
-            // that of another command.
-            shared.counts.add(Count::Errors, 1);
-            output
-                .encoder(protocol)
-                .error(b"ERR the write was answered with an outcome of another kind");
-        }
+        // No command asks for this; a reply that fits nothing would be taken for that
+        // of another command.
+        _ => error(b"ERR the write was answered with an outcome of another kind"),
+    }
+}
+
+/// How many keys are gone.
+fn deleted(outcome: &WriteOutcome) -> i64 {
+    match outcome {
+        WriteOutcome::Deleted { count } => i64::try_from(*count).unwrap_or(i64::MAX),
+        WriteOutcome::Batch(outcomes) => outcomes.iter().map(deleted).sum(),
+        _ => 0,
     }
 }
 
@@ -114,6 +123,12 @@ pub(crate) fn read(
             let length = value.map_or(0, |value| value.data.len());
             output.encoder(protocol).integer(length as i64);
         }
+        ReadShape::Range(first, last) => {
+            let data = value.map_or(&[][..], |value| &value.data);
+            output
+                .encoder(protocol)
+                .bulk(&data[range(first, last, data.len())]);
+        }
         ReadShape::Exists => output.encoder(protocol).integer(i64::from(value.is_some())),
         ReadShape::Type => {
             output
@@ -125,6 +140,21 @@ pub(crate) fn read(
             output.encoder(protocol).integer(number);
         }
     }
+}
+
+/// The bytes that `GETRANGE` means of so many.
+fn range(first: i64, last: i64, length: usize) -> std::ops::Range<usize> {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    // Redis looks at this before it counts from the end.
+    if first < 0 && last < 0 && first > last {
+        return 0..0;
+    }
+    let place = |at: i64| if at < 0 { (length + at).max(0) } else { at };
+    let (first, end) = (place(first), place(last).min(length - 1) + 1);
+    if first >= end {
+        return 0..0;
+    }
+    first as usize..end as usize
 }
 
 /// What `TTL` and its kin answer: -2 for no key, -1 for no expiry.

@@ -24,7 +24,7 @@ pub use fjall_store::FjallStore;
 pub use open::{
     CorruptCallback, NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError,
 };
-pub use read::StateReader;
+pub use read::{Due, DueBounds, StateReader};
 pub use snapshot::{SnapshotSink, SnapshotSource};
 
 #[cfg(test)]

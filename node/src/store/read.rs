@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use cairn_core::ids::{Index, Mark};
+use cairn_core::kv::ExpiryRow;
 use cairn_core::replication::Generation;
 use cairn_storage::state::{self, KEY_PREFIX_BYTES, Kind};
 use cairn_storage::store::Store;
@@ -45,6 +46,24 @@ struct Shared {
     queue: Mutex<Queue>,
     news: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How much of the expiry index is taken at once.
+#[derive(Clone, Copy, Debug)]
+pub struct DueBounds {
+    /// The most rows.
+    pub rows: usize,
+    /// About the most bytes of keys.
+    pub bytes: usize,
+}
+
+/// What of the expiry index is due.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Due {
+    /// The rows, ascending.
+    pub rows: Vec<ExpiryRow>,
+    /// The first row behind them, due or not.
+    pub next: Option<ExpiryRow>,
 }
 
 /// Reads the state of any partition. Cheap to clone.
@@ -197,6 +216,45 @@ impl StateReader {
                 })?;
         }
         Ok(rows)
+    }
+
+    /// The rows of the expiry index from `from` on that are due by the second
+    /// `through`, ascending, as many as `bounds` allow and at least one. Blocks.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn due_blocking(
+        &self,
+        generation: Generation,
+        from: &ExpiryRow,
+        through: u64,
+        bounds: DueBounds,
+    ) -> Result<Due, StorageError> {
+        let (_, to) = state::kind_range(generation, Kind::Expiry);
+        let from = state::expiry_key(generation, from);
+        let mut due = Due::default();
+        let mut bytes = 0;
+        let mut strange = false;
+        self.shared.store.scan_keys(&from, Some(&to), &mut |name| {
+            let Some(row) = ExpiryRow::decode(&name.slice(KEY_PREFIX_BYTES..)) else {
+                strange = true;
+                return false;
+            };
+            bytes += row.key.len();
+            let full = due.rows.len() >= bounds.rows || bytes > bounds.bytes;
+            if row.second > through || (full && !due.rows.is_empty()) {
+                due.next = Some(row);
+                return false;
+            }
+            due.rows.push(row);
+            true
+        })?;
+        if strange {
+            return Err(StorageError::Damaged(
+                "a row of the expiry index has no second".to_owned(),
+            ));
+        }
+        Ok(due)
     }
 
     /// A consistent view of a generation to stream to another node. Blocks.

@@ -221,11 +221,8 @@ impl SnapshotSink {
         let mut changes: Vec<StoreChange> = Vec::new();
         let mut bytes = 0;
         for (key, value) in chunk.rows {
-            let travels = matches!(
-                key.first(),
-                Some(kind) if *kind == Kind::Data as u8 || *kind == Kind::Table as u8
-            );
-            if !travels || key <= self.last_key {
+            let travels = [Kind::Data, Kind::Table, Kind::Expiry].map(|kind| kind as u8);
+            if !key.first().is_some_and(|kind| travels.contains(kind)) || key <= self.last_key {
                 return Err(StorageError::Damaged(
                     "a snapshot's rows are out of order".to_owned(),
                 ));

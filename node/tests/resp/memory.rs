@@ -6,12 +6,12 @@ use std::future::Ready;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position, ReplicaId};
-use cairn_core::kv::request::{
-    Condition, Expiry, RequestError, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
-};
+use cairn_core::kv::request::{RequestError, Value, WriteReply, WriteRequest};
+use cairn_core::kv::{EntryBody, Evaluation, Evaluator, StoredValue, VersionedValue};
 use cairn_core::record::{
     Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
     PartitionRecord, ReplicaSet,
@@ -115,7 +115,7 @@ struct Inbox {
 
 #[derive(Default)]
 struct State {
-    keys: HashMap<Bytes, Value>,
+    keys: HashMap<Bytes, VersionedValue>,
     index: u64,
     /// What every request is refused with, where it is.
     refusal: Option<RequestError>,
@@ -168,11 +168,9 @@ impl Memory {
     }
 }
 
-fn is_expired(value: &Value) -> bool {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis());
-    value.expires_at.is_some_and(|at| u128::from(at) <= now)
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 fn give(inbox: &Answers, token: u64, result: WriteResult) {
@@ -188,89 +186,39 @@ impl State {
         if let Some(error) = &self.refusal {
             return Err(error.clone());
         }
+        // What a write means is decided by the very code that decides it in a primary;
+        // here the store is never behind the log.
+        let bases = |key: &Bytes| Some(self.keys.get(key).cloned());
+        let evaluation = Evaluator::new(0).evaluate(wall_ms(), &request, &bases);
+        let (body, outcome) = match evaluation {
+            Evaluation::Propose { body, outcome } => (body, outcome),
+            Evaluation::Refuse { outcome } => (EntryBody::default(), outcome),
+            other => panic!("a Redis client's write needs nothing else: {other:?}"),
+        };
         self.index += 1;
-        for key in request.op.keys() {
-            if self.keys.get(key).is_some_and(is_expired) {
-                self.keys.remove(key);
-            }
-        }
         let position = Position {
             epoch: Epoch(3),
             index: Index(self.index),
         };
-        let outcome = match request.op {
-            WriteOp::Set {
-                key,
-                value,
-                condition,
-                expiry,
-                return_previous,
-            } => {
-                let before = self.keys.get(&key).cloned();
-                let previous = before
-                    .as_ref()
-                    .filter(|_| return_previous)
-                    .map(|value| value.data.clone());
-                let holds = match condition {
-                    Condition::Always => true,
-                    Condition::Absent => before.is_none(),
-                    Condition::Present => before.is_some(),
-                    Condition::Version(version) => {
-                        before.as_ref().map(|value| value.version) == Some(version)
-                    }
-                };
-                if holds {
-                    let expires_at = match expiry {
-                        Expiry::Never => None,
-                        Expiry::Keep => before.and_then(|value| value.expires_at),
-                        Expiry::AtMillis(at) => Some(at),
+        for (key, value) in body.writes {
+            match value {
+                None => {
+                    self.keys.remove(&key);
+                }
+                Some(value) => {
+                    let value = StoredValue {
+                        data: Bytes::copy_from_slice(&value.data),
+                        ..value
                     };
-                    let stored = Value {
-                        data: Bytes::copy_from_slice(&value),
+                    let stored = VersionedValue {
                         version: position,
-                        expires_at,
+                        value,
                     };
                     self.keys.insert(Bytes::copy_from_slice(&key), stored);
-                    WriteOutcome::Set { previous }
-                } else {
-                    WriteOutcome::ConditionFailed {
-                        version: before.map(|value| value.version),
-                        previous,
-                    }
                 }
             }
-            WriteOp::Delete { keys, .. } => WriteOutcome::Deleted {
-                count: keys
-                    .iter()
-                    .filter(|key| self.keys.remove(*key).is_some())
-                    .count() as u64,
-            },
-            WriteOp::Increment { key, delta } => self.increment(&key, delta, position),
-        };
+        }
         Ok(WriteReply { outcome, position })
-    }
-
-    fn increment(&mut self, key: &Bytes, delta: i64, version: Position) -> WriteOutcome {
-        let before = match self.keys.get(key) {
-            None => Some(0),
-            Some(value) => std::str::from_utf8(&value.data)
-                .ok()
-                .and_then(|text| text.parse::<i64>().ok())
-                .filter(|number| number.to_string().as_bytes() == &value.data[..]),
-        };
-        let Some(before) = before else {
-            return WriteOutcome::NotAnInteger;
-        };
-        let Some(after) = before.checked_add(delta) else {
-            return WriteOutcome::Overflow;
-        };
-        let value = Value {
-            data: Bytes::from(after.to_string()),
-            version,
-            expires_at: None,
-        };
-        self.keys.insert(Bytes::copy_from_slice(key), value);
-        WriteOutcome::Integer(after)
     }
 }
 
@@ -289,6 +237,7 @@ impl Facts for Memory {
         Figures {
             keys: Some(keys as u64),
             disk_full: false,
+            expired_keys: 0,
         }
     }
 }
@@ -331,8 +280,12 @@ impl Backend for Shared {
             None => Ok(state
                 .keys
                 .get(key)
-                .filter(|value| !is_expired(value))
-                .cloned()),
+                .filter(|stored| !stored.value.expired(wall_ms()))
+                .map(|stored| Value {
+                    data: stored.value.data.clone(),
+                    version: stored.version,
+                    expires_at: stored.value.expires_at,
+                })),
         })
     }
 }

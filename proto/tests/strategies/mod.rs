@@ -10,7 +10,8 @@ use cairn_core::ids::{
     Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId, Position, ReplicaId,
 };
 use cairn_core::kv::request::{
-    Condition, Expiry, Sequenced, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
+    BatchAction, BatchOperation, Condition, Expiry, Sequenced, Value, WriteOp, WriteOutcome,
+    WriteReply, WriteRequest,
 };
 use cairn_core::record::{
     Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
@@ -583,14 +584,33 @@ fn key() -> BoxedStrategy<Bytes> {
     vec(any::<u8>(), 1..40).prop_map(Bytes::from).boxed()
 }
 
-pub(crate) fn write_request() -> BoxedStrategy<WriteRequest> {
-    let expiry = prop_oneof![
+fn expiry() -> BoxedStrategy<Expiry> {
+    prop_oneof![
         Just(Expiry::Never),
         Just(Expiry::Keep),
         any::<u64>().prop_map(Expiry::AtMillis),
+    ]
+    .boxed()
+}
+
+fn batch_operation() -> BoxedStrategy<BatchOperation> {
+    let action = prop_oneof![
+        (bytes(40), expiry()).prop_map(|(value, expiry)| BatchAction::Put { value, expiry }),
+        Just(BatchAction::Delete),
+        any::<i64>().prop_map(|delta| BatchAction::Increment { delta }),
     ];
+    (key(), condition(), action)
+        .prop_map(|(key, condition, action)| BatchOperation {
+            key,
+            condition,
+            action,
+        })
+        .boxed()
+}
+
+pub(crate) fn write_request() -> BoxedStrategy<WriteRequest> {
     let op = prop_oneof![
-        (key(), bytes(40), condition(), expiry, any::<bool>()).prop_map(
+        (key(), bytes(40), condition(), expiry(), any::<bool>()).prop_map(
             |(key, value, condition, expiry, return_previous)| WriteOp::Set {
                 key,
                 value,
@@ -599,11 +619,9 @@ pub(crate) fn write_request() -> BoxedStrategy<WriteRequest> {
                 return_previous,
             }
         ),
-        (key(), condition()).prop_map(|(key, condition)| WriteOp::Delete {
-            keys: vec![key],
-            condition,
-        }),
+        (key(), condition()).prop_map(|(key, condition)| WriteOp::Delete { key, condition }),
         (key(), any::<i64>()).prop_map(|(key, delta)| WriteOp::Increment { key, delta }),
+        vec(batch_operation(), 1..5).prop_map(|operations| WriteOp::Batch { operations }),
     ];
     let sequenced =
         (any::<u128>(), 1..=u64::MAX, position()).prop_map(|(client, sequence, known)| Sequenced {
@@ -674,6 +692,29 @@ pub(crate) fn increment_reply() -> BoxedStrategy<WriteReply> {
         Just(WriteOutcome::Overflow),
     ])
     .boxed()
+}
+
+pub(crate) fn batch_reply() -> BoxedStrategy<WriteReply> {
+    let done = prop_oneof![
+        Just(WriteOutcome::Set { previous: None }),
+        (0u64..=1).prop_map(|count| WriteOutcome::Deleted { count }),
+        any::<i64>().prop_map(WriteOutcome::Integer),
+    ];
+    let why = prop_oneof![
+        option::of(position()).prop_map(|version| WriteOutcome::ConditionFailed {
+            version,
+            previous: None,
+        }),
+        Just(WriteOutcome::NotAnInteger),
+        Just(WriteOutcome::Overflow),
+    ];
+    reply(prop_oneof![
+        vec(done, 0..5).prop_map(WriteOutcome::Batch),
+        (0usize..100, why).prop_map(|(at, why)| WriteOutcome::BatchRefused {
+            at,
+            why: Box::new(why),
+        }),
+    ])
 }
 
 pub(crate) fn kv_error() -> BoxedStrategy<KvError> {

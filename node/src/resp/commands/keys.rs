@@ -1,18 +1,26 @@
 //! Commands on keys whatever their type.
 
-use cairn_core::kv::request::{Condition, WriteOp};
+use cairn_core::kv::request::{BatchAction, BatchOperation, Condition, WriteOp};
 
-use super::super::call::{Action, Call, ExpiryShape, ManyShape, ReadShape, Refusal, WriteShape};
-use super::strings::many_keys;
+use super::super::call::{Action, Call, ManyShape, ReadShape, Refusal, WriteShape};
+use super::strings::{batch, many_keys};
 
 pub(super) fn del(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    Ok(Action::Write {
-        op: WriteOp::Delete {
-            keys: many_keys(call)?,
-            condition: Condition::Always,
-        },
-        shape: WriteShape::Number,
-    })
+    if call.args.len() == 2 {
+        return Ok(Action::Write {
+            op: WriteOp::Delete {
+                key: call.args.bytes(1),
+                condition: Condition::Always,
+            },
+            shape: WriteShape::Number,
+        });
+    }
+    let operations = many_keys(call)?.into_iter().map(|key| BatchOperation {
+        key,
+        condition: Condition::Always,
+        action: BatchAction::Delete,
+    });
+    batch(operations.collect(), WriteShape::Number)
 }
 
 pub(super) fn exists(call: &mut Call<'_>) -> Result<Action, Refusal> {
@@ -32,28 +40,5 @@ pub(super) fn type_of(call: &mut Call<'_>) -> Result<Action, Refusal> {
     Ok(Action::Read {
         key: call.args.bytes(1),
         shape: ReadShape::Type,
-    })
-}
-
-pub(super) fn ttl(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    expiry(call, ExpiryShape::Seconds)
-}
-
-pub(super) fn pttl(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    expiry(call, ExpiryShape::Millis)
-}
-
-pub(super) fn expire_time(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    expiry(call, ExpiryShape::AtSeconds)
-}
-
-pub(super) fn pexpire_time(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    expiry(call, ExpiryShape::AtMillis)
-}
-
-fn expiry(call: &mut Call<'_>, shape: ExpiryShape) -> Result<Action, Refusal> {
-    Ok(Action::Read {
-        key: call.args.bytes(1),
-        shape: ReadShape::Expiry(shape),
     })
 }

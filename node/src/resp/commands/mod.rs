@@ -2,6 +2,7 @@
 
 mod cluster;
 mod connection;
+mod expiry;
 mod introspect;
 mod keys;
 mod server;
@@ -11,8 +12,8 @@ mod table;
 use super::call::{Action, Args, Call, Refusal};
 use super::words;
 
+pub(crate) use expiry::wall_millis;
 pub(crate) use introspect::Group;
-pub(crate) use strings::wall_millis;
 pub(crate) use table::{COMMANDS, find};
 
 /// A handler.
@@ -85,7 +86,7 @@ pub(crate) fn admit(
         _ => command,
     };
     if !command.takes(args.len()) {
-        return Err(arity(command));
+        return Err(arity(command.name));
     }
     let mut slot = None;
     for place in command.key_places(args.len()) {
@@ -134,10 +135,6 @@ fn unknown_subcommand(command: &Command, args: Args<'_>) -> Refusal {
 }
 
 /// The command was given too few arguments, or too many.
-pub(crate) fn arity(command: &Command) -> Refusal {
-    format!(
-        "ERR wrong number of arguments for '{}' command",
-        command.name
-    )
-    .into()
+pub(crate) fn arity(command: &str) -> Refusal {
+    format!("ERR wrong number of arguments for '{command}' command").into()
 }

@@ -297,6 +297,8 @@ fn stats_fields(shared: &Shared) -> Vec<(&'static str, String)> {
     .into_iter()
     .map(|(name, count)| (name, counts.since_reset(count).to_string()))
     .collect();
+    let expired = shared.facts.figures().expired_keys;
+    fields.push(("expired_keys", expired.to_string()));
     fields.insert(
         2,
         (

@@ -1,12 +1,13 @@
 //! `GET`, `SET` and their kin.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
-use cairn_core::kv::request::{Condition, Expiry, WriteOp};
+use cairn_core::kv::body::ENTRY_BYTES_MAX;
+use cairn_core::kv::request::{BatchAction, BatchOperation, Condition, Expiry, WriteOp};
 
 use super::super::call::{Action, Args, Call, ManyShape, ReadShape, Refusal, WriteShape};
 use super::super::words;
+use super::arity;
+use super::expiry::Unit;
 
 pub(super) fn get(call: &mut Call<'_>) -> Result<Action, Refusal> {
     Ok(Action::Read {
@@ -32,20 +33,16 @@ pub(super) fn mget(call: &mut Call<'_>) -> Result<Action, Refusal> {
 /// All arguments as keys.
 pub(super) fn many_keys(call: &Call<'_>) -> Result<Vec<Bytes>, Refusal> {
     let keys = call.args.len() - 1;
+    within_keys(call, keys)?;
+    Ok((1..=keys).map(|at| call.args.bytes(at)).collect())
+}
+
+fn within_keys(call: &Call<'_>, keys: usize) -> Result<(), Refusal> {
     let most = call.shared.config.limits.keys;
     if keys > most {
         return Err(format!("ERR a command may name at most {most} keys").into());
     }
-    Ok((1..=keys).map(|at| call.args.bytes(at)).collect())
-}
-
-/// A time to live, or a time, among the options of `SET`.
-#[derive(Clone, Copy)]
-enum Unit {
-    Seconds,
-    Millis,
-    AtSeconds,
-    AtMillis,
+    Ok(())
 }
 
 pub(super) fn set(call: &mut Call<'_>) -> Result<Action, Refusal> {
@@ -57,19 +54,8 @@ pub(super) fn set(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let mut at = 3;
     // Each option excludes the others of its kind, but may be repeated: Redis has it so.
     while at < args.len() {
-        let time = if args.is(at, "EX") {
-            Some(Unit::Seconds)
-        } else if args.is(at, "PX") {
-            Some(Unit::Millis)
-        } else if args.is(at, "EXAT") {
-            Some(Unit::AtSeconds)
-        } else if args.is(at, "PXAT") {
-            Some(Unit::AtMillis)
-        } else {
-            None
-        };
-        if let Some(time) = time {
-            let clash = unit.is_some_and(|(before, _)| before as u8 != time as u8);
+        if let Some(time) = Unit::option(args, at) {
+            let clash = unit.is_some_and(|(before, _)| before != time);
             if keep || clash || at + 1 >= args.len() {
                 return Err(words::SYNTAX.into());
             }
@@ -91,7 +77,7 @@ pub(super) fn set(call: &mut Call<'_>) -> Result<Action, Refusal> {
         at += 1;
     }
     let expiry = match unit {
-        Some((unit, at)) => expiry(args, at, unit, "set")?,
+        Some((unit, at)) => unit.expiry(args, at, "set")?,
         None if keep => Expiry::Keep,
         None => Expiry::Never,
     };
@@ -117,12 +103,12 @@ pub(super) fn set_nx(call: &mut Call<'_>) -> Result<Action, Refusal> {
         2,
         Condition::Absent,
         Expiry::Never,
-        WriteShape::SetNx,
+        WriteShape::Done,
     ))
 }
 
 pub(super) fn set_ex(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    let expiry = expiry(call.args, 2, Unit::Seconds, "setex")?;
+    let expiry = Unit::Seconds.expiry(call.args, 2, "setex")?;
     Ok(plain_set(
         call.args,
         3,
@@ -133,7 +119,7 @@ pub(super) fn set_ex(call: &mut Call<'_>) -> Result<Action, Refusal> {
 }
 
 pub(super) fn pset_ex(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    let expiry = expiry(call.args, 2, Unit::Millis, "psetex")?;
+    let expiry = Unit::Millis.expiry(call.args, 2, "psetex")?;
     Ok(plain_set(
         call.args,
         3,
@@ -172,31 +158,6 @@ fn plain_set(
     }
 }
 
-fn expiry(args: Args<'_>, at: usize, unit: Unit, command: &str) -> Result<Expiry, Refusal> {
-    let number = args.integer(at)?;
-    let millis = match unit {
-        Unit::Seconds | Unit::AtSeconds => number.checked_mul(1000),
-        Unit::Millis | Unit::AtMillis => Some(number),
-    };
-    let millis = match unit {
-        Unit::Seconds | Unit::Millis => millis.and_then(|ttl| ttl.checked_add(wall_millis())),
-        Unit::AtSeconds | Unit::AtMillis => millis,
-    };
-    match millis.and_then(|millis| u64::try_from(millis).ok()) {
-        Some(millis) if number > 0 => Ok(Expiry::AtMillis(millis)),
-        _ => Err(format!("ERR invalid expire time in '{command}' command").into()),
-    }
-}
-
-/// Milliseconds since the Unix epoch. A time to live counts from here, for this node
-/// is the primary, by whose clock keys expire.
-pub(crate) fn wall_millis() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
 pub(super) fn incr(call: &mut Call<'_>) -> Result<Action, Refusal> {
     Ok(increment(call.args, 1))
 }
@@ -227,4 +188,80 @@ fn increment(args: Args<'_>, delta: i64) -> Action {
         },
         shape: WriteShape::Number,
     }
+}
+
+/// `MSET`.
+pub(super) fn mset(call: &mut Call<'_>) -> Result<Action, Refusal> {
+    set_pairs(call, "mset", Condition::Always, WriteShape::Set)
+}
+
+/// `MSETNX`.
+pub(super) fn mset_nx(call: &mut Call<'_>) -> Result<Action, Refusal> {
+    set_pairs(call, "msetnx", Condition::Absent, WriteShape::Done)
+}
+
+fn set_pairs(
+    call: &Call<'_>,
+    name: &str,
+    condition: Condition,
+    shape: WriteShape,
+) -> Result<Action, Refusal> {
+    let args = call.args;
+    if args.len().is_multiple_of(2) {
+        return Err(arity(name));
+    }
+    let pairs = (1..args.len()).step_by(2);
+    within_keys(call, pairs.len())?;
+    let operations = pairs.map(|at| BatchOperation {
+        key: args.bytes(at),
+        condition,
+        action: BatchAction::Put {
+            value: args.bytes(at + 1),
+            expiry: Expiry::Never,
+        },
+    });
+    batch(operations.collect(), shape)
+}
+
+/// One entry for all of them, of which there is at least one.
+pub(super) fn batch(operations: Vec<BatchOperation>, shape: WriteShape) -> Result<Action, Refusal> {
+    let bytes: usize = operations.iter().map(BatchOperation::bytes).sum();
+    if bytes > ENTRY_BYTES_MAX {
+        let text = format!(
+            "ERR keys and values of one command may have at most {ENTRY_BYTES_MAX} bytes together"
+        );
+        return Err(text.into());
+    }
+    let op = WriteOp::Batch { operations };
+    Ok(Action::Write { op, shape })
+}
+
+pub(super) fn append(call: &mut Call<'_>) -> Result<Action, Refusal> {
+    Ok(splice(call, None, 2))
+}
+
+pub(super) fn set_range(call: &mut Call<'_>) -> Result<Action, Refusal> {
+    let offset =
+        usize::try_from(call.args.integer(2)?).map_err(|_| Refusal::from(words::OFFSET))?;
+    Ok(splice(call, Some(offset), 3))
+}
+
+fn splice(call: &Call<'_>, offset: Option<usize>, data: usize) -> Action {
+    Action::Write {
+        op: WriteOp::Splice {
+            key: call.args.bytes(1),
+            offset,
+            data: call.args.bytes(data),
+            bytes_max: call.shared.config.limits.value_bytes,
+        },
+        shape: WriteShape::Number,
+    }
+}
+
+pub(super) fn get_range(call: &mut Call<'_>) -> Result<Action, Refusal> {
+    let (first, last) = (call.args.integer(2)?, call.args.integer(3)?);
+    Ok(Action::Read {
+        key: call.args.bytes(1),
+        shape: ReadShape::Range(first, last),
+    })
 }

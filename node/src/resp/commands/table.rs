@@ -2,7 +2,9 @@
 //! from the start.
 
 use super::introspect::Group;
-use super::{Command, Handler, Keys, cluster, connection, introspect, keys, server, strings};
+use super::{
+    Command, Handler, Keys, cluster, connection, expiry, introspect, keys, server, strings,
+};
 
 const NO_KEYS: Keys = Keys {
     first: 0,
@@ -19,8 +21,14 @@ const ALL_KEYS: Keys = Keys {
     last: -1,
     step: 1,
 };
+const PAIRS: Keys = Keys {
+    first: 1,
+    last: -1,
+    step: 2,
+};
 
 const READ: &[&str] = &["readonly", "fast"];
+const SLOW_READ: &[&str] = &["readonly"];
 const WRITE: &[&str] = &["write"];
 const WRITE_OOM: &[&str] = &["write", "denyoom"];
 const WRITE_OOM_FAST: &[&str] = &["write", "denyoom", "fast"];
@@ -155,6 +163,20 @@ pub(crate) static COMMANDS: &[Command] = &[
         "Set the value and expiration in milliseconds of a key"),
     command("getset", 3, WRITE_OOM_FAST, ONE_KEY, Group::String, "1.0.0", strings::get_set,
         "Set the string value of a key and return its old value"),
+    command("getdel", 2, WRITE_FAST, ONE_KEY, Group::String, "6.2.0", expiry::get_del,
+        "Get the value of a key and delete the key"),
+    command("getex", -2, WRITE_FAST, ONE_KEY, Group::String, "6.2.0", expiry::get_ex,
+        "Get the value of a key and optionally set its expiration"),
+    command("mset", -3, WRITE_OOM, PAIRS, Group::String, "1.0.1", strings::mset,
+        "Set multiple keys to multiple values"),
+    command("msetnx", -3, WRITE_OOM, PAIRS, Group::String, "1.0.1", strings::mset_nx,
+        "Set multiple keys to multiple values, only if none of the keys exist"),
+    command("append", 3, WRITE_OOM_FAST, ONE_KEY, Group::String, "2.0.0", strings::append,
+        "Append a value to a key"),
+    command("setrange", 4, WRITE_OOM, ONE_KEY, Group::String, "2.2.0", strings::set_range,
+        "Overwrite part of a string at key starting at the specified offset"),
+    command("getrange", 4, SLOW_READ, ONE_KEY, Group::String, "2.4.0", strings::get_range,
+        "Get a substring of the string stored at a key"),
     command("strlen", 2, READ, ONE_KEY, Group::String, "2.2.0", strings::strlen,
         "Get the length of the value stored in a key"),
     command("unlink", -2, WRITE_FAST, ALL_KEYS, Group::Generic, "4.0.0", keys::del,
@@ -163,13 +185,23 @@ pub(crate) static COMMANDS: &[Command] = &[
         "Alters the last access time of a key(s). Returns the number of existing keys specified."),
     command("type", 2, READ, ONE_KEY, Group::Generic, "1.0.0", keys::type_of,
         "Determine the type stored at key"),
-    command("ttl", 2, READ, ONE_KEY, Group::Generic, "1.0.0", keys::ttl,
+    command("expire", -3, WRITE_FAST, ONE_KEY, Group::Generic, "1.0.0", expiry::expire,
+        "Set a key's time to live in seconds"),
+    command("pexpire", -3, WRITE_FAST, ONE_KEY, Group::Generic, "2.6.0", expiry::pexpire,
+        "Set a key's time to live in milliseconds"),
+    command("expireat", -3, WRITE_FAST, ONE_KEY, Group::Generic, "1.2.0", expiry::expire_at,
+        "Set the expiration for a key as a UNIX timestamp"),
+    command("pexpireat", -3, WRITE_FAST, ONE_KEY, Group::Generic, "2.6.0", expiry::pexpire_at,
+        "Set the expiration for a key as a UNIX timestamp specified in milliseconds"),
+    command("persist", 2, WRITE_FAST, ONE_KEY, Group::Generic, "2.2.0", expiry::persist,
+        "Remove the expiration from a key"),
+    command("ttl", 2, READ, ONE_KEY, Group::Generic, "1.0.0", expiry::ttl,
         "Get the time to live for a key in seconds"),
-    command("pttl", 2, READ, ONE_KEY, Group::Generic, "2.6.0", keys::pttl,
+    command("pttl", 2, READ, ONE_KEY, Group::Generic, "2.6.0", expiry::pttl,
         "Get the time to live for a key in milliseconds"),
-    command("expiretime", 2, READ, ONE_KEY, Group::Generic, "7.0.0", keys::expire_time,
+    command("expiretime", 2, READ, ONE_KEY, Group::Generic, "7.0.0", expiry::expire_time,
         "Get the expiration Unix timestamp for a key"),
-    command("pexpiretime", 2, READ, ONE_KEY, Group::Generic, "7.0.0", keys::pexpire_time,
+    command("pexpiretime", 2, READ, ONE_KEY, Group::Generic, "7.0.0", expiry::pexpire_time,
         "Get the expiration Unix timestamp for a key in milliseconds"),
     command("ping", -1, &["fast"], NO_KEYS, Group::Connection, "1.0.0", connection::ping,
         "Ping the server"),
