@@ -13,6 +13,8 @@
 //!   read sentences.
 
 mod backend;
+#[cfg(test)]
+mod batch_tests;
 mod engine;
 #[cfg(test)]
 pub(crate) mod fake;

@@ -151,6 +151,7 @@ fn body(key: String, value: Option<String>, sequence: u64) -> Bytes {
         } else {
             Vec::new()
         },
+        unindexed: Vec::new(),
     }
     .encode()
 }

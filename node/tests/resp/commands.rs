@@ -9,7 +9,7 @@ use cairn_core::record::Member;
 use cairn_node::resp::{Limits, RespConfig};
 
 /// Runs each command on a connection of its own node, in turn.
-async fn script(lines: &[(&str, &str)]) {
+pub(crate) async fn script(lines: &[(&str, &str)]) {
     let node = Node::alone(Answering::AtOnce, RespConfig::default());
     let mut client = node.connect();
     for (command, expected) in lines {

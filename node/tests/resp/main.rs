@@ -6,3 +6,4 @@ mod hostile;
 mod http;
 mod memory;
 mod support;
+mod writes;

@@ -1,6 +1,7 @@
 //! What three engines owe their clients together: over real disks, with peers that
 //! are a function call away and a coordinator played by the test.
 
+mod expiry;
 mod harness;
 
 use std::sync::Arc;

@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use cairn_client::{
+    Batch, BatchOutcome, BatchRefusal, BatchResult, Client, Condition, Error, Expiry, Options,
+};
 use cairn_process_tests::certificates::Authority;
 use cairn_process_tests::cluster::BOUND;
-use cairn_process_tests::resp::{Connection, Reply};
+use cairn_process_tests::resp::{ClusterClient, Connection, Patience, Reply, Routes};
 use cairn_process_tests::{ports, waiting};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -129,6 +133,8 @@ fn a_newcomer_runs_cairn_dev_and_every_command_finds_it() -> Result<()> {
     }
 
     keys(&home)?;
+    runtime.block_on(redis_writes(port))?;
+    runtime.block_on(batches(&home.json(&["nodes"])?))?;
     views(&home)?;
     for mode in ["write", "read", "mix"] {
         let report = home.json(&[
@@ -213,6 +219,96 @@ fn keys(home: &Home) -> Result<()> {
     home.run(1, &["get", "greeting"])?;
     home.run(1, &["del", "greeting"])?;
     Ok(())
+}
+
+/// What Redis clients write beside `SET` and `INCR`, over all nodes.
+async fn redis_writes(port: u16) -> Result<()> {
+    let seeds = (port..port + 3).map(|port| format!("127.0.0.1:{port}"));
+    let routes = Routes::new(seeds.collect());
+    let mut client = ClusterClient::new(routes, Patience::default());
+    let ok = || Reply::Simple("OK".to_owned());
+    let bulk = |text: &str| Reply::Bulk(Some(text.as_bytes().to_vec()));
+    for number in 0..12 {
+        let tag = format!("{{redis-{number}}}");
+        let script = [
+            ("MSET $a 1 $b 2", ok()),
+            ("MSETNX $b 3 $c 3", Reply::Integer(0)),
+            ("MSETNX $c 3 $d 4", Reply::Integer(1)),
+            ("APPEND $a 0", Reply::Integer(2)),
+            ("INCRBY $a 5", Reply::Integer(15)),
+            ("SETRANGE $a 2 !", Reply::Integer(3)),
+            ("GETRANGE $a 1 -1", bulk("5!")),
+            ("EXPIRE $a 1000", Reply::Integer(1)),
+            ("EXPIRE $a 500 GT", Reply::Integer(0)),
+            ("TTL $a", Reply::Integer(1000)),
+            ("GETEX $a PERSIST", bulk("15!")),
+            ("PERSIST $a", Reply::Integer(0)),
+            ("GETDEL $a", bulk("15!")),
+            ("GETDEL $a", Reply::Bulk(None)),
+            ("DEL $a $b $c", Reply::Integer(2)),
+            ("PEXPIRE $d 300", Reply::Integer(1)),
+        ];
+        for (command, expected) in script {
+            let line = command.replace('$', &tag);
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let reply = client.call(&tag, &words).await?;
+            ensure!(reply == expected, "{line}: {reply:?}, not {expected:?}");
+        }
+    }
+    // They go by themselves, and a read does not wait for that to be so.
+    for number in 0..12 {
+        let tag = format!("{{redis-{number}}}");
+        let key = format!("{tag}d");
+        let deadline = Instant::now() + BOUND;
+        while client.call(&tag, &[b"EXISTS", key.as_bytes()]).await? != Reply::Integer(0) {
+            ensure!(Instant::now() < deadline, "{key} does not expire");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let ttl = client.call(&tag, &[b"PTTL", key.as_bytes()]).await?;
+        ensure!(ttl == Reply::Integer(-2), "the TTL of {key} is {ttl:?}");
+    }
+    Ok(())
+}
+
+/// Batches through the Rust client.
+async fn batches(nodes: &Value) -> Result<()> {
+    let addresses = nodes["nodes"].as_array().into_iter().flatten();
+    let addresses = addresses.filter_map(|node| node["client"].as_str());
+    let client = Client::connect(addresses, Options::default()).await?;
+    let batch = Batch::new()
+        .put_with("{b}state", "new", Condition::Absent, Expiry::Never)
+        .increment("{b}changes", 1)
+        .delete("{b}old");
+    let Ok(BatchOutcome::Applied { version, results }) = client.batch(batch.clone()).await else {
+        bail!("the first batch is not applied");
+    };
+    let expected = [
+        BatchResult::Put,
+        BatchResult::Integer(1),
+        BatchResult::Deleted(false),
+    ];
+    ensure!(results == expected, "{results:?}");
+    let state = client.get("{b}state").await?.context("it was put")?;
+    ensure!(state.version == version && state.data == "new", "{state:?}");
+    // The same again, as a write of its own: the condition does not hold.
+    let refused = client.batch(batch).await?;
+    let reason = BatchRefusal::ConditionFailed {
+        existing: Some(version),
+    };
+    ensure!(
+        refused
+            == BatchOutcome::Refused {
+                operation: 0,
+                reason
+            },
+        "{refused:?}"
+    );
+    ensure!(client.increment("{b}changes", 0).await? == 1);
+    let apart = Batch::new().put("{1}a", "").put("{2}a", "").put("{3}a", "");
+    match client.batch(apart).await {
+        Err(Error::Invalid { problem, .. }) if problem.contains("different partitions") => Ok(()),
+        other => bail!("keys of several partitions came to {other:?}"),
+    }
 }
 
 fn views(home: &Home) -> Result<()> {
