@@ -272,7 +272,7 @@ async fn redis_writes(port: u16) -> Result<()> {
 
 /// Batches through the Rust client.
 async fn batches(nodes: &Value) -> Result<()> {
-    let addresses = nodes["nodes"].as_array().into_iter().flatten();
+    let addresses = nodes["coordinators"].as_array().into_iter().flatten();
     let addresses = addresses.filter_map(|node| node["client"].as_str());
     let client = Client::connect(addresses, Options::default()).await?;
     let batch = Batch::new()
