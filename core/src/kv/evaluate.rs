@@ -322,6 +322,11 @@ impl Evaluator {
     }
 }
 
+/// About how many bytes of keys an entry spends on rows of the expiry index that its
+/// writes leave behind: it must not grow far beyond what the client sent. The other rows
+/// are found when they are due.
+const LEFT_BEHIND_BYTES_MAX: usize = 256 * 1024;
+
 type Write = (Bytes, Option<StoredValue>);
 
 /// These keys' values are not at hand.
@@ -388,7 +393,11 @@ impl<'a, B: Bases> View<'a, B> {
     /// partitions have no key that expires, and must not pay for it.
     fn left_behind(&self, writes: &[Write]) -> Vec<ExpiryRow> {
         let mut rows = Vec::new();
+        let mut bytes = 0;
         for (key, new) in writes {
+            if bytes > LEFT_BEHIND_BYTES_MAX {
+                break;
+            }
             let old = match self.evaluator.overlay.get(key) {
                 Some(pending) => pending.value.as_ref().and_then(|value| value.expires_at),
                 None if new.as_ref().is_some_and(|value| value.expires_at.is_none()) => None,
@@ -402,6 +411,7 @@ impl<'a, B: Bases> View<'a, B> {
             if let Some(second) = old.map(due_second)
                 && needed.map(due_second) != Some(second)
             {
+                bytes += key.len();
                 rows.push(ExpiryRow {
                     second,
                     key: key.clone(),

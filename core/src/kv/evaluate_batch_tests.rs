@@ -294,6 +294,21 @@ fn a_row_of_a_key_that_lives_on_is_dropped_only_where_the_key_does_not_need_it()
     assert!(matches!(expire(1_009), Evaluation::Refuse { .. }));
 }
 
+#[test]
+fn an_entry_spends_few_bytes_on_rows_that_its_writes_leave_behind() {
+    let names: Vec<String> = (0..20).map(|n| format!("{n:0>60000}")).collect();
+    let store: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), value("v", Some(NOW + 5))))
+        .collect();
+    let deletes = batch(names.iter().map(|name| remove(name)).collect());
+    let (entry, _) = body(write(&store, deletes));
+    assert_eq!(entry.writes.len(), 20);
+    let bytes: usize = entry.unindexed.iter().map(|row| row.key.len()).sum();
+    let most = LEFT_BEHIND_BYTES_MAX + 60_000;
+    assert!((1..=most).contains(&bytes), "{bytes} bytes");
+}
+
 fn splice(name: &str, offset: Option<usize>, data: &str) -> WriteOp {
     WriteOp::Splice {
         key: key(name),

@@ -52,8 +52,8 @@ const PER_ENTRY: DueBounds = DueBounds {
 /// Why a sweep ended early. It is made again.
 #[derive(Debug, thiserror::Error)]
 enum Unswept {
-    #[error("this node does not lead the partition")]
-    NotLeading,
+    #[error("this node does not serve the partition")]
+    NotServing,
     #[error("the store has not come far enough")]
     Behind,
     #[error("the clock was set back")]
@@ -73,7 +73,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let due: Vec<PartitionId> = shared
             .board
             .cells()
-            .filter(|(_, cell)| cell.next_expiry() <= now && leading(cell).is_some())
+            .filter(|(_, cell)| cell.next_expiry() <= now && serving(cell).is_some())
             .map(|(partition, _)| partition)
             .collect();
         let sweeps = due
@@ -85,9 +85,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-fn leading(cell: &Cell) -> Option<Published> {
-    cell.load()
-        .filter(|published| published.leads(clock::boottime()))
+/// How the primary here stands. Whether it holds the lease is the engine's question,
+/// when it evaluates: of a partition that nobody asks, renewals are not told.
+fn serving(cell: &Cell) -> Option<Published> {
+    cell.load().filter(|published| published.serving)
 }
 
 /// Sweeps one partition of what is due by the second `through`.
@@ -149,14 +150,14 @@ async fn sweep_cell(
 
 /// Waits until the store has applied what is published as the head now.
 async fn applied_to_head(cell: &Cell, deadline: Instant) -> Result<Published, Unswept> {
-    let first = leading(cell).ok_or(Unswept::NotLeading)?;
+    let first = serving(cell).ok_or(Unswept::NotServing)?;
     loop {
         let watching = cell.watch();
         let mut changed = std::pin::pin!(watching.changed());
         changed.as_mut().enable();
-        let now = leading(cell)
+        let now = serving(cell)
             .filter(|now| (now.epoch, now.generation) == (first.epoch, first.generation))
-            .ok_or(Unswept::NotLeading)?;
+            .ok_or(Unswept::NotServing)?;
         if now.applied >= first.head {
             return Ok(now);
         }
