@@ -14,7 +14,8 @@ use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::inspect::PartitionsArgs;
 use crate::output::Format;
-use crate::{bench, data, dev, inspect, node};
+use crate::recover::RecoverArgs;
+use crate::{bench, data, dev, inspect, node, recover};
 
 /// A durable, replicated key-value store
 ///
@@ -100,6 +101,12 @@ enum Command {
     Nodes,
     /// The partitions: primary, replicas, epoch, lag
     Partitions(PartitionsArgs),
+    /// Name the survivors of a partition that lost too many replicas
+    ///
+    /// Where fewer than N-W+1 replicas of a partition are left, nobody is made its primary
+    /// by itself: what the lost ones acknowledged might be missing. This shows what may be
+    /// lost, asks, gives up every replica but the named ones, and waits until it is served.
+    Recover(RecoverArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
     /// List the settings of a node
@@ -157,6 +164,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ring => inspect::ring(&endpoints, output),
         Command::Nodes => inspect::nodes(&endpoints, output),
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
+        Command::Recover(args) => recover::run(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
         Command::Settings { markdown } => settings(markdown, output),
     }
@@ -236,6 +244,7 @@ mod tests {
             "cairn status --tls-ca-file /ca.pem --tls-cert-file /c.pem --tls-key-file /c.key",
             "cairn --tls-ca-file /ca.pem get key",
             "cairn partitions --degraded",
+            "cairn recover 7 --survivor data-1,data-2 --yes",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
         ] {
@@ -249,6 +258,8 @@ mod tests {
             "cairn put key",
             "cairn put key value --file x",
             "cairn incr key --by x",
+            "cairn recover 7",
+            "cairn recover --survivor data-1",
             "cairn bench --mix scan=1",
             "cairn bench --duration 5 --requests 5",
             "cairn status --timeout 0",

@@ -34,6 +34,11 @@ impl Endpoints {
         self.dialer.tls.is_some()
     }
 
+    /// How long a command may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// gRPC addresses for clients.
     pub(crate) fn addresses(&self) -> Vec<String> {
         if self.given.is_empty() {

@@ -29,11 +29,11 @@ pub(crate) struct PartitionsArgs {
 /// The status document, as far as the tables need it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+pub(crate) struct Document {
     #[serde(flatten)]
-    status: ClusterStatus,
+    pub(crate) status: ClusterStatus,
     answered_by: String,
-    leading: bool,
+    pub(crate) leading: bool,
     coordinators: Vec<Coordinator>,
     settings: Option<ClusterSettings>,
 }
@@ -59,6 +59,11 @@ async fn fetch(endpoints: &Endpoints) -> Result<Value, Failure> {
         .map_err(|error| Failure::new(Kind::Other, format!("read the status: {error}")))
 }
 
+/// The status document.
+pub(crate) async fn document(endpoints: &Endpoints) -> Result<Document, Failure> {
+    parse(&fetch(endpoints).await?)
+}
+
 fn parse(document: &Value) -> Result<Document, Failure> {
     Document::deserialize(document).map_err(|error| {
         Failure::new(
@@ -70,7 +75,19 @@ fn parse(document: &Value) -> Result<Document, Failure> {
 }
 
 impl Document {
-    fn name_of(&self, node: NodeId) -> String {
+    /// A leader's document with nothing but the status.
+    #[cfg(test)]
+    pub(crate) fn of(status: ClusterStatus) -> Self {
+        Self {
+            status,
+            answered_by: "coordinator-1".to_owned(),
+            leading: true,
+            coordinators: Vec::new(),
+            settings: None,
+        }
+    }
+
+    pub(crate) fn name_of(&self, node: NodeId) -> String {
         self.status
             .nodes
             .iter()

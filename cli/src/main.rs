@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod confirm;
 mod data;
 mod dev;
 mod endpoints;
@@ -13,6 +14,7 @@ mod failure;
 mod inspect;
 mod node;
 mod output;
+mod recover;
 mod resp;
 
 use std::ffi::{OsStr, OsString};

@@ -100,7 +100,10 @@ impl Admin {
             change: Some(change),
         };
         let reply = self
-            .ask(|mut client| async move { client.change(request).await })
+            .ask(|mut client| {
+                let request = request.clone();
+                async move { client.change(request).await }
+            })
             .await?;
         Ok(reply.message)
     }

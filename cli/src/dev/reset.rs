@@ -1,13 +1,14 @@
 //! `cairn dev reset`: deletes a development cluster, and nothing else.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use super::layout::{self, Recorded};
 use super::lock::DirectoryLock;
+use crate::confirm;
 use crate::failure::Failure;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -29,7 +30,11 @@ pub(super) fn run(args: &ResetArgs) -> Result<(), Failure> {
         )));
     }
     let lock = DirectoryLock::take(&directory)?;
-    if !args.yes && !confirm(&directory)? {
+    let question = format!(
+        "Delete the cluster in {} with all its data?",
+        directory.display()
+    );
+    if !args.yes && !confirm::ask("deleting all data", &question)? {
         return Err(Failure::refused("nothing was deleted"));
     }
     delete(&directory)?;
@@ -41,26 +46,6 @@ pub(super) fn run(args: &ResetArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn confirm(directory: &Path) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "deleting all data needs a confirmation, and this is no terminal",
-        )
-        .with_remedy("Give --yes"));
-    }
-    print!(
-        "Delete the cluster in {} with all its data? [y/N] ",
-        directory.display()
-    );
-    let mut answer = String::new();
-    io::stdout()
-        .flush()
-        .and_then(|()| io::stdin().read_line(&mut answer).map(|_| ()))
-        .context("ask for a confirmation")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// Deletes what `cairn dev` made: the directory of each node, the logs, its files.
 /// `dev.json` goes last, so that a reset that was cut short can be run again.
 fn delete(directory: &Path) -> anyhow::Result<()> {
     let names: Vec<String> = match Recorded::load(directory) {

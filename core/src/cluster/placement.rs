@@ -15,8 +15,9 @@
 //!   the weights, as far as zones and one replica per partition and node permit;
 //! - a node that joins holds its fair share, rounded down, and no other less than 0.9
 //!   of its own: further off than joins and leaves bring it, so that it binds where a
-//!   weight was raised;
-//! - given the placement before, none within these bounds takes fewer copies;
+//!   weight was raised, and never nothing where its share is a replica or more;
+//! - given the placement before, none within these bounds takes fewer copies, and
+//!   placing again with nothing changed moves nothing;
 //! - whole numbers alone decide, in an order that the request fixes.
 //!
 //! It plans; nothing moves here. The result travels in a command, so it need not be

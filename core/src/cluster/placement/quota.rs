@@ -253,8 +253,11 @@ impl Plan {
                     } else if self.nodes[*n].is_new {
                         (share.floor(), share.percent(LOAD_BOUND_PERCENT).ceil())
                     } else {
+                        // A node that holds nothing counts as new the next time. So one
+                        // whose share is a replica or more never ends with none: placing
+                        // again with nothing changed would feed it then.
                         (
-                            share.percent(LOAD_FLOOR_PERCENT).floor(),
+                            (share.percent(LOAD_FLOOR_PERCENT).floor()).max(share.floor().min(1)),
                             share.percent(LOAD_BOUND_PERCENT).ceil(),
                         )
                     };

@@ -168,10 +168,11 @@ fn limits(
             } else {
                 1.0
             };
+            let one = usize::from(share + 1e-6 >= 1.0);
             limits.insert(
                 node.id,
                 Limits {
-                    least: (share * feed + 1e-6).floor() as usize,
+                    least: ((share * feed + 1e-6).floor() as usize).max(one),
                     most: ((share * 1.05 - 1e-6).ceil() as usize).min(partitions),
                 },
             );
@@ -566,9 +567,7 @@ proptest! {
             }
             seats = change(&nodes, rf, &seats);
         }
-        // Where weights and zones pull against each other, the bounds that follow from
-        // the new loads may ask for another copy: no more than that one moves.
-        change(&nodes, rf, &seats);
+        prop_assert_eq!(put(&nodes, rf, partitions, &seats), seats);
     }
 
     #[test]

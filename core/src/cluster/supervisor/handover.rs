@@ -5,7 +5,6 @@
 use super::Supervisor;
 use super::io::{AdminRequest, SupervisorEvent};
 use super::work::{HandOver, Work};
-use crate::cluster::command::Command;
 use crate::cluster::report::Order;
 use crate::ids::{Micros, NodeId, PartitionId};
 use crate::record::{Member, PartitionRecord};
@@ -159,9 +158,8 @@ impl Supervisor {
     }
 
     pub(super) fn on_admin(&mut self, now: Micros, request: AdminRequest) {
-        let (AdminRequest::HandOver { partition, .. }
-        | AdminRequest::Promote { partition }
-        | AdminRequest::KeepSurvivors { partition, .. }) = &request;
+        let (AdminRequest::HandOver { partition, .. } | AdminRequest::Promote { partition }) =
+            &request;
         let partition = *partition;
         let Some(record) = self.state.partition(partition).cloned() else {
             self.refuse(partition, "there is no such partition");
@@ -181,11 +179,6 @@ impl Supervisor {
             AdminRequest::Promote { .. } => {
                 work.requested = record.primary.map(|_| record.epoch);
             }
-            AdminRequest::KeepSurvivors { keep, .. } => self.queue.push(Command::KeepSurvivors {
-                partition,
-                epoch: record.epoch,
-                keep,
-            }),
         }
         self.dirty.insert(partition);
     }

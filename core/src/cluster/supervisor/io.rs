@@ -8,7 +8,7 @@ use crate::cluster::command::{Command, Direction, Refusal, Response};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::report::{Heartbeat, Order, ReplicaReport};
 use crate::cluster::state::ClusterState;
-use crate::ids::{Epoch, Micros, NodeId, PartitionId, Position, ReplicaId};
+use crate::ids::{Epoch, Micros, NodeId, PartitionId, Position};
 use crate::record::Member;
 
 /// Names a proposal, so that its outcome can be told. Counts up while one
@@ -102,13 +102,6 @@ pub enum AdminRequest {
     Promote {
         /// Which partition.
         partition: PartitionId,
-    },
-    /// Only these members are left: go on with them, whatever may be lost.
-    KeepSurvivors {
-        /// Which partition.
-        partition: PartitionId,
-        /// Which members.
-        keep: Vec<ReplicaId>,
     },
 }
 

@@ -303,14 +303,7 @@ impl Supervisor {
         primary: Member,
         work: &mut Work,
     ) -> bool {
-        let answered = |m: &Member| {
-            *m == primary || self.views.follower(record, *m).is_some_and(|f| f.answering)
-        };
-        let lacking = record.config.sets().any(|set| {
-            let have = set.members.iter().filter(|m| answered(m)).count();
-            have < set.lease_quorum().max(set.write_quorum())
-        });
-        if !lacking || !self.could_serve(record, Some(primary)) {
+        if self.views.has_quorum(record) || !self.could_serve(record, Some(primary)) {
             work.cut_off_since = None;
             return false;
         }

@@ -81,7 +81,8 @@ impl Supervisor {
 
     fn partition_health(&self, record: &PartitionRecord) -> PartitionHealth {
         let work = self.works.get(&record.id);
-        let serving = self.views.is_serving(record);
+        // One that says so and reaches too few others serves nobody.
+        let serving = self.views.is_serving(record) && self.views.has_quorum(record);
         let replicas: Vec<ReplicaHealth> = record
             .config
             .replicas()

@@ -189,6 +189,18 @@ impl Views {
             .is_some_and(|status| status.role == Role::Primary && status.wish == Wish::None)
     }
 
+    /// Whether enough members answer the primary for it to hold its lease and to
+    /// acknowledge a write.
+    pub(super) fn has_quorum(&self, record: &PartitionRecord) -> bool {
+        let answers = |m: &Member| {
+            record.primary == Some(*m) || self.follower(record, *m).is_some_and(|f| f.answering)
+        };
+        record.config.sets().all(|set| {
+            let have = set.members.iter().filter(|m| answers(m)).count();
+            have >= set.lease_quorum().max(set.write_quorum())
+        })
+    }
+
     /// What the primary says of another replica.
     pub(super) fn follower(
         &self,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cairn_core::cluster::status::ClusterStatus;
 use cairn_core::cluster::{AdminRequest, Command, Response as Answer};
-use cairn_core::ids::{NodeId, PartitionId};
+use cairn_core::ids::{Epoch, NodeId, PartitionId};
 use cairn_core::record::ClusterSettings;
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::admin_server::Admin;
@@ -155,38 +155,61 @@ impl Office {
                 self.ask(AdminRequest::HandOver { partition, to }).await?;
                 Ok(format!("the primary of {partition} is asked to hand over"))
             }
-            Change::Recover(pb::Recover {
-                partition,
-                survivor,
-                accept_loss,
-            }) => {
-                if !accept_loss {
-                    return Err(Status::failed_precondition(
-                        "what only the lost replicas held would be given up: \
-                         this needs to be accepted explicitly",
-                    ));
-                }
-                let partition = PartitionId(partition);
-                let member = self
-                    .view
-                    .borrow()
-                    .state
-                    .partition(partition)
-                    .and_then(|record| record.config.on_node(NodeId(survivor)))
-                    .ok_or_else(|| {
-                        Status::invalid_argument(format!(
-                            "node {survivor} holds no replica of {partition}"
-                        ))
-                    })?;
-                let keep = vec![member.replica];
-                self.ask(AdminRequest::KeepSurvivors { partition, keep })
-                    .await?;
-                Ok(format!(
-                    "{partition} goes on with what {} holds",
-                    member.node
-                ))
-            }
+            Change::Recover(recover) => self.recover(recover).await,
         }
+    }
+
+    /// Goes on with the survivors that a person named (rules 9 and 12).
+    async fn recover(&self, recover: pb::Recover) -> Result<String, Status> {
+        let pb::Recover {
+            partition,
+            survivors,
+            accept_loss,
+            epoch,
+        } = recover;
+        let partition = PartitionId(partition);
+        if !accept_loss {
+            return Err(Status::failed_precondition(
+                "what only the lost replicas held would be given up: \
+                 this needs to be accepted explicitly",
+            ));
+        }
+        // A primary that serves has everything; naming survivors could only lose.
+        let shown = self.desk.show().await;
+        let shown = shown.ok_or_else(|| self.group.not_leader())?;
+        let health = shown.status.partitions.iter();
+        if let Some(primary) = health
+            .filter(|health| health.partition == partition && health.serving)
+            .find_map(|health| health.primary)
+        {
+            return Err(Status::failed_precondition(format!(
+                "{partition} is served by {}: there is nothing to recover",
+                primary.node
+            )));
+        }
+        let config = {
+            let view = self.view.borrow();
+            let record = view.state.partition(partition);
+            record.map(|record| record.config.clone())
+        };
+        let config =
+            config.ok_or_else(|| Status::invalid_argument(format!("there is no {partition}")))?;
+        let keep = survivors
+            .iter()
+            .map(|&node| {
+                let member = config.on_node(NodeId(node));
+                member.map(|member| member.replica).ok_or_else(|| {
+                    Status::invalid_argument(format!("node {node} holds no replica of {partition}"))
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let command = Command::KeepSurvivors {
+            partition,
+            epoch: Epoch(epoch),
+            keep,
+        };
+        let done = format!("{partition} goes on with what its survivors hold");
+        self.carry(command, done).await
     }
 
     async fn ask(&self, request: AdminRequest) -> Result<(), Status> {

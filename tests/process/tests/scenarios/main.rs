@@ -13,4 +13,5 @@ mod kills;
 mod other_configurations;
 mod power_cuts;
 mod power_loss_shim;
+mod recover;
 mod refusals;

@@ -150,10 +150,12 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
                 .iter()
                 .map(|r| ReplicaId(r.trim_start_matches('r').parse().expect("a replica")))
                 .collect();
-            world.feed(Input::Admin(AdminRequest::KeepSurvivors {
+            let response = world.commit(Command::KeepSurvivors {
                 partition: P,
+                epoch: world.state.partitions()[0].epoch,
                 keep,
-            }));
+            });
+            assert_eq!(response, Response::Done);
         }
         ["report", n, rest @ ..] => {
             let from = node(n);

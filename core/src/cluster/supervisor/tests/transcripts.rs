@@ -36,6 +36,7 @@ transcripts! {
     the_highest_head_is_promoted
     too_few_answers_promote_nobody
     a_person_names_the_survivor
+    a_primary_that_lost_its_others_goes_on_once_a_person_says_so
     two_replicas_with_w1_need_both_leases_and_shrink
     a_primary_that_dies_while_joint_needs_both_sets
     primaries_go_back_to_the_ring_when_all_is_calm
