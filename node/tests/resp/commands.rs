@@ -488,8 +488,8 @@ async fn slots_name_the_primary_first_and_follow_the_map() {
     let node = three_nodes();
     let mut client = node.connect();
     let id = |n: u64| cairn_node_name(n);
-    let entry = |first: u32, last: u32, nodes: [u64; 3]| {
-        let mut text = format!("*5\r\n:{first}\r\n:{last}\r\n");
+    let entry = |first: u32, last: u32, nodes: &[u64]| {
+        let mut text = format!("*{}\r\n:{first}\r\n:{last}\r\n", 2 + nodes.len());
         for n in nodes {
             text.push_str(&format!(
                 "*4\r\n$9\r\n127.0.0.1\r\n:{}\r\n$40\r\n{}\r\n*0\r\n",
@@ -499,11 +499,14 @@ async fn slots_name_the_primary_first_and_follow_the_map() {
         }
         text
     };
+    // Each node that leads and follows is met as a primary first.
     let expected = format!(
-        "*3\r\n{}{}{}",
-        entry(0, 4095, [1, 2, 3]),
-        entry(4096, 12287, [2, 1, 3]),
-        entry(12288, 16383, [1, 2, 3])
+        "*5\r\n{}{}{}{}{}",
+        entry(0, 0, &[1]),
+        entry(4096, 4096, &[2]),
+        entry(1, 4095, &[1, 2, 3]),
+        entry(4097, 12287, &[2, 1, 3]),
+        entry(12288, 16383, &[1, 2, 3])
     );
     client.call("CLUSTER SLOTS", &expected).await;
     // A newer map is seen by the next command.
@@ -512,7 +515,7 @@ async fn slots_name_the_primary_first_and_follow_the_map() {
     client
         .call(
             "CLUSTER SLOTS",
-            &format!("*1\r\n{}", entry(0, 16383, [3, 1, 2])),
+            &format!("*1\r\n{}", entry(0, 16383, &[3, 1, 2])),
         )
         .await;
     client.command("CLUSTER INFO").await;

@@ -2,5 +2,6 @@
 //! and clients that speak TLS.
 
 mod commands;
+mod languages;
 mod redis_tools;
 mod tls;
