@@ -494,7 +494,7 @@ async fn slots_name_the_primary_first_and_follow_the_map() {
             text.push_str(&format!(
                 "*4\r\n$9\r\n127.0.0.1\r\n:{}\r\n$40\r\n{}\r\n*0\r\n",
                 6999 + n,
-                id(n)
+                id(*n)
             ));
         }
         text
