@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod config;
 mod data;
 mod dev;
 mod endpoints;

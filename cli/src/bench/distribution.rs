@@ -207,7 +207,10 @@ mod tests {
         // Gray's method is an approximation further on: the half that is drawn least.
         let tail: u32 = counts[500..].iter().sum();
         let expected = f64::from(DRAWS) * (zeta(1000) - zeta(500)) / zeta(1000);
-        assert!((f64::from(tail) - expected).abs() < 0.1 * expected, "{tail}");
+        assert!(
+            (f64::from(tail) - expected).abs() < 0.1 * expected,
+            "{tail}"
+        );
     }
 
     #[test]
@@ -224,8 +227,14 @@ mod tests {
         }
         let most = counts.values().max().copied().unwrap_or(0);
         let expected = DRAWS / 26;
-        assert!(most.abs_diff(expected) < expected / 5, "{most} of {expected}");
-        assert!(partitions.iter().all(|&count| count > 100), "{partitions:?}");
+        assert!(
+            most.abs_diff(expected) < expected / 5,
+            "{most} of {expected}"
+        );
+        assert!(
+            partitions.iter().all(|&count| count > 100),
+            "{partitions:?}"
+        );
     }
 
     #[test]

@@ -229,9 +229,7 @@ impl Thread<'_> {
                     self.paused -= 1;
                     self.begin(at, now);
                 }
-                State::Waiting { node, sent, .. }
-                    if now.duration_since(sent) > REQUEST_TIMEOUT =>
-                {
+                State::Waiting { node, sent, .. } if now.duration_since(sent) > REQUEST_TIMEOUT => {
                     self.fail(at, node, "timed out", now);
                 }
                 State::Done | State::Idle | State::Paused { .. } | State::Waiting { .. } => {}

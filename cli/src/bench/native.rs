@@ -133,15 +133,13 @@ impl Worker {
             let call = self.call(operation, number, &values);
             let outcome = match self.window {
                 // As over RESP: what ends after the window is not counted.
-                Some(window) => {
-                    match tokio::time::timeout_at(window.until.into(), call).await {
-                        Ok(outcome) => outcome,
-                        Err(_) => {
-                            self.count_unanswered(window.until, started);
-                            break;
-                        }
+                Some(window) => match tokio::time::timeout_at(window.until.into(), call).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        self.count_unanswered(window.until, started);
+                        break;
                     }
-                }
+                },
                 None => call.await,
             };
             let ended = Instant::now();

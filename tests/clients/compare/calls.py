@@ -8,8 +8,9 @@ class Call:
     """One call: a list of words, or bytes that are sent as they are."""
 
     words: object
-    # How replies are compared: exact, near (integers that hardly differ), or shape (types
-    # and numbers of elements alone, where the contents are the server's own).
+    # How replies are compared: exact, near (integers that hardly differ), shape (types and
+    # numbers of elements alone, where the contents are the server's own), info (the part of
+    # COMMAND INFO that clients route by), or refused (Cairn says that it has no such command).
     how: str = "exact"
     # Seconds to let pass before it.
     sleep: float = 0
@@ -210,8 +211,9 @@ def connections(p, protocol):
     s.line("CLIENT GETNAME", "CLIENT NO-EVICT on", "CLIENT NO-EVICT off", "CLIENT NO-EVICT x", "CLIENT GETREDIR")
     s.line("CLIENT ID", "CLIENT INFO", how="shape").line("CLIENT ID x", "CLIENT KILL", "CLIENT KILL ID x", "CLIENT KILL ID 999999", "CLIENT KILL 1.2.3.4:5")
     s.line("CLIENT KILL TYPE bogus", "CLIENT LIST TYPE bogus", "CLIENT LIST ID 999999", "CLIENT REPLY x", "CLIENT REPLY on")
-    s.line("CLIENT SETINFO lib-name x", "CLIENT NO-TOUCH on", "CLIENT TRACKING on", "CLIENT PAUSE 1", "CLIENT UNPAUSE", "CLIENT CACHING yes")
-    s.line("HELLO x", "HELLO 1", "HELLO 4", "HELLO 2 bogus", "HELLO 3 AUTH", "HELLO 2 AUTH default wrong", "HELLO 2 SETNAME")
+    s.line("CLIENT SETINFO lib-name x", "CLIENT NO-TOUCH on", how="exact")
+    s.line("CLIENT TRACKING on", "CLIENT PAUSE 1", "CLIENT UNPAUSE", "CLIENT CACHING yes", how="refused")
+    s.line("HELLO x", "HELLO 1", "HELLO 4", "HELLO 2 bogus", "HELLO 3 AUTH", "HELLO 2 SETNAME")
     s.line(f"HELLO {protocol}", "HELLO", how="shape").line(f"HELLO {protocol} SETNAME you", how="shape").line("CLIENT GETNAME")
     s.line("RESET", "PING", "CLIENT GETNAME", "RESET x")
     return s
@@ -224,8 +226,8 @@ def cluster(p):
     s.line("CLUSTER MYID", "CLUSTER LINKS", how="shape").line("CLUSTER MYID x", "CLUSTER NODES x", "CLUSTER INFO x", "CLUSTER SLOTS x", "CLUSTER SHARDS x")
     s.line("CLUSTER SLOTS", "CLUSTER SHARDS", how="shape")
     s.line("CLUSTER REPLICAS", "CLUSTER REPLICAS 0123", "CLUSTER SLAVES 0123")
-    s.line("CLUSTER MEET 127.0.0.1 1", "CLUSTER FORGET 0123", "CLUSTER FAILOVER", "CLUSTER RESET", "CLUSTER COUNTKEYSINSLOT x", "CLUSTER GETKEYSINSLOT 0 x")
-    s.line("ASKING", "WAIT 0 10", "WAIT x 1", "WAIT 0 x", "WAIT", "WAIT 0 -1", "WAIT 0")
+    s.line("CLUSTER MEET 127.0.0.1 1", "CLUSTER FORGET 0123", "CLUSTER FAILOVER", "CLUSTER RESET", "CLUSTER COUNTKEYSINSLOT 1", "CLUSTER GETKEYSINSLOT 0 1", "ASKING", how="refused")
+    s.line("WAIT 0 10", "WAIT x 1", "WAIT 0 x", "WAIT", "WAIT 0 -1", "WAIT 0")
     return s
 
 
@@ -233,20 +235,22 @@ def server(p):
     s = Section("server")
     s.line("TIME", "ROLE", how="shape").line("TIME x", "ROLE x", "CONFIG", "CONFIG bogus", "CONFIG GET", "CONFIG GET no-such-parameter")
     s.line("CONFIG GET maxmemory", "CONFIG GET databases", "CONFIG GET appendonly", "CONFIG GET save", "CONFIG GET cluster-enabled")
-    s.line("CONFIG GET maxmemory-policy", "CONFIG GET MAXMEMORY", "CONFIG GET timeout", "CONFIG SET maxmemory 1", "CONFIG SET bogus 1", "CONFIG SET a", "CONFIG RESETSTAT", "CONFIG REWRITE")
+    s.line("CONFIG GET maxmemory-policy", "CONFIG GET MAXMEMORY", "CONFIG GET timeout", "CONFIG SET timeout 0", "CONFIG SET bogus 1", "CONFIG SET a", "CONFIG RESETSTAT")
+    s.line("CONFIG REWRITE", how="refused")
     s.line("COMMAND bogus", "COMMAND COUNT x", "COMMAND INFO bogus", "COMMAND GETKEYS", "COMMAND GETKEYS GET a", "COMMAND GETKEYS MGET a b", "COMMAND GETKEYS SET a b EX 1")
     s.line("COMMAND GETKEYS PING", "COMMAND GETKEYS bogus a", "COMMAND GETKEYS GET", "COMMAND DOCS bogus", "COMMAND LIST FILTERBY bogus x", "COMMAND LIST FILTERBY PATTERN getse*")
     s.line("COMMAND COUNT", how="shape")
     for name in ["get", "set", "incr", "del", "mget", "exists", "incrby", "decr", "decrby", "setnx", "setex", "psetex", "getset",
                  "strlen", "unlink", "touch", "type", "ttl", "pttl", "expiretime", "pexpiretime", "ping", "echo", "select", "wait"]:
-        s.line(f"COMMAND INFO {name}")
+        s.line(f"COMMAND INFO {name}", how="info")
     s.line("INFO server", "INFO nosuchsection", how="shape")
     return s
 
 
 def refused(p):
     s = Section("refused")
-    s.line("bogus", "bogus a b c", "GETT k", "LPUSH l 1", "HSET h f v", "EVAL x 0", "MULTI", "SUBSCRIBE c", "PUBLISH c m", "KEYS *", "FLUSHALL", "RENAME a a", "SORT l", "XADD s * f v", "SETRANGE k 0 v", "GETRANGE k 0 1", "INCRBYFLOAT k 1", "SETBIT k 0 1", "RANDOMKEY", "DEBUG SLEEP 0", "SAVE", "OBJECT ENCODING k", "COPY a a", "DUMP k", "LCS {a}1 {a}2")
+    s.line("bogus", "bogus a b c", "GETT k")
+    s.line("LPUSH l 1", "HSET h f v", "EVAL x 0", "MULTI", "SUBSCRIBE c", "PUBLISH c m", "KEYS *", "FLUSHALL", "RENAME a a", "SORT l", "XADD s * f v", "SETRANGE k 0 v", "GETRANGE k 0 1", "INCRBYFLOAT k 1", "SETBIT k 0 1", "RANDOMKEY", "DEBUG SLEEP 0", "SAVE", "OBJECT ENCODING k", "COPY a a", "DUMP k", "LCS {a}1 {a}2", how="refused")
     s.add(b"x" * 200).add(b"\x00\xff", "a\r\nb").add("bogus", b"\x00\n", b"y" * 300)
     return s
 
