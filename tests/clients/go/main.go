@@ -136,13 +136,18 @@ func replicaReads(client *redis.ClusterClient, seed string) {
 
 // allPrimaries is DBSIZE and SCAN at every node that the client takes for a primary.
 func allPrimaries(client *redis.ClusterClient) {
-	primaries, nodes := new(atomic.Int64), new(atomic.Int64)
-	count := func(into *atomic.Int64) func(context.Context, *redis.Client) error {
-		return func(context.Context, *redis.Client) error { into.Add(1); return nil }
+	var lock sync.Mutex
+	primaries, owners := map[string]bool{}, map[string]bool{}
+	check("primaries", client.ForEachMaster(ctx, func(_ context.Context, node *redis.Client) error {
+		lock.Lock()
+		defer lock.Unlock()
+		primaries[node.Options().Addr] = true
+		return nil
+	}), nil)
+	for _, slots := range must(client.ClusterSlots(ctx).Result()) {
+		owners[slots.Nodes[0].Addr] = true
 	}
-	check("primaries", client.ForEachMaster(ctx, count(primaries)), nil)
-	check("nodes", client.ForEachShard(ctx, count(nodes)), nil)
-	check("primaries", primaries.Load(), nodes.Load())
+	check("primaries", primaries, owners)
 	info := must(client.Do(ctx, "COMMAND", "INFO", "scan").Slice())
 	if len(info) == 0 || info[0] == nil {
 		fmt.Println("the server has no SCAN yet")
@@ -151,7 +156,6 @@ func allPrimaries(client *redis.ClusterClient) {
 	for number := range 500 {
 		must(client.Set(ctx, fmt.Sprintf("go:scan:%d", number), 1, 0).Result())
 	}
-	var lock sync.Mutex
 	found := map[string]bool{}
 	check("SCAN", client.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 		keys := node.Scan(ctx, 0, "go:scan:*", 50).Iterator()

@@ -120,16 +120,22 @@ final class JedisTest implements Script.Client {
     }
 
     @Override
-    public int[] primariesAndNodes() {
-        // A node that leads nothing would be refused as one that is no primary.
-        int nodes = client.getClusterNodes().size();
-        Set<HostAndPort> primaries = new HashSet<>();
+    public Set<Long> primaries() {
+        Set<Long> ports = new HashSet<>();
         for (int slot = 0; slot < 16384; slot += 16) {
             try (Connection node = client.getConnectionFromSlot(slot)) {
-                primaries.add(node.getHostAndPort());
+                ports.add((long) node.getHostAndPort().getPort());
             }
         }
-        return new int[] {primaries.size(), nodes};
+        return ports;
+    }
+
+    @Override
+    public List<?> clusterSlots() {
+        try (Connection node = client.getConnectionFromSlot(0)) {
+            node.sendCommand(Protocol.Command.CLUSTER, "SLOTS");
+            return (List<?>) node.getOne();
+        }
     }
 
     @Override

@@ -20,6 +20,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
 
 /** Lettuce in cluster mode. */
 final class LettuceTest implements Script.Client {
@@ -121,12 +122,16 @@ final class LettuceTest implements Script.Client {
     }
 
     @Override
-    public int[] primariesAndNodes() {
-        List<RedisClusterNode> nodes = client.getPartitions().getPartitions();
-        long primaries = nodes.stream()
+    public Set<Long> primaries() {
+        return client.getPartitions().getPartitions().stream()
                 .filter(node -> node.is(RedisClusterNode.NodeFlag.UPSTREAM))
-                .count();
-        return new int[] {(int) primaries, nodes.size()};
+                .map(node -> (long) node.getUri().getPort())
+                .collect(Collectors.toSet());
+    }
+
+    @Override
+    public List<?> clusterSlots() {
+        return sync.getConnection(anyNode()).clusterSlots();
     }
 
     @Override
