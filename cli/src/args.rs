@@ -8,13 +8,15 @@ use cairn_node::tls::client_dialer;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
 use crate::dev::DevArgs;
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::inspect::PartitionsArgs;
 use crate::output::Format;
-use crate::{bench, data, dev, inspect, node};
+use crate::user::UserCommand;
+use crate::{bench, data, dev, inspect, node, user};
 
 /// A durable, replicated key-value store
 ///
@@ -71,6 +73,8 @@ pub(crate) struct Cli {
         requires_all = ["CAIRN_TLS_CERT_FILE", "CAIRN_TLS_CA_FILE"]
     )]
     tls_key_file: Option<String>,
+    #[command(flatten)]
+    credential: CredentialArgs,
     /// How to print
     #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
     output: Format,
@@ -102,6 +106,11 @@ enum Command {
     Partitions(PartitionsArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
+    /// Make what stands in the users file of a cluster
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
+    },
     /// List the settings of a node
     Settings {
         /// As the page in the docs
@@ -130,10 +139,16 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         tls_ca_file,
         tls_cert_file,
         tls_key_file,
+        credential,
         output,
         timeout,
         command,
     } = cli;
+    let credential = match &command {
+        // These speak with nobody.
+        Command::Settings { .. } | Command::User { .. } => None,
+        _ => credential.read(|name| std::env::var(name).ok())?,
+    };
     let dialer = match tls_ca_file {
         None => Dialer::default(),
         Some(ca) => {
@@ -145,10 +160,15 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
                 .map_err(|error| Failure::usage(error.to_string()))?
         }
     };
+    let dialer = Dialer {
+        credential: credential.as_ref().map(Credential::for_grpc).transpose()?,
+        ..dialer
+    };
     let timeout = Duration::from_secs_f64(timeout);
-    let endpoints = Endpoints::new(endpoints, dialer, timeout);
+    let auth = credential.as_ref().map(Credential::for_resp);
+    let endpoints = Endpoints::new(endpoints, dialer, auth, timeout);
     match command {
-        Command::Dev(args) => dev::run(&args),
+        Command::Dev(args) => dev::run(&args, endpoints.auth()),
         Command::Put(args) => data::put(&args, &endpoints, output),
         Command::Get(args) => data::get(&args, &endpoints, output),
         Command::Del(args) => data::delete(&args, &endpoints, output),
@@ -158,6 +178,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Nodes => inspect::nodes(&endpoints, output),
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
+        Command::User { command } => user::run(&command, output),
         Command::Settings { markdown } => settings(markdown, output),
     }
 }
@@ -238,6 +259,12 @@ mod tests {
             "cairn partitions --degraded",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
+            "cairn get key --user app --password-file /p",
+            "cairn --token-file - get key",
+            "cairn user hash",
+            "cairn user hash --token --file /t",
+            "cairn user token -o json",
+            "cairn dev --users-file users.toml",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
@@ -252,6 +279,8 @@ mod tests {
             "cairn bench --mix scan=1",
             "cairn bench --duration 5 --requests 5",
             "cairn status --timeout 0",
+            "cairn status --password-file /p --token-file /t",
+            "cairn user",
             "cairn status --tls-cert-file /c.pem --tls-key-file /c.key",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

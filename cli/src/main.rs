@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod credential;
 mod data;
 mod dev;
 mod endpoints;
@@ -14,6 +15,7 @@ mod inspect;
 mod node;
 mod output;
 mod resp;
+mod user;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

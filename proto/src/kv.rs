@@ -552,6 +552,12 @@ pub enum KvError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The caller may not do it. Nothing was done.
+    #[error("permission denied: this user may not {what}")]
+    PermissionDenied {
+        /// What it may not do.
+        what: String,
+    },
     /// Understood, and not offered by this server.
     #[error("not supported by this server: {what}")]
     Unsupported {
@@ -603,6 +609,7 @@ impl KvError {
             Self::DiskFull | Self::Overloaded => Code::ResourceExhausted,
             Self::CrossPartition | Self::Invalid { .. } => Code::InvalidArgument,
             Self::Unsupported { .. } => Code::Unimplemented,
+            Self::PermissionDenied { .. } => Code::PermissionDenied,
         }
     }
 
@@ -658,6 +665,9 @@ impl From<KvError> for pb::Error {
             KvError::NoMap => Kind::NoMap(pb::NoMap {}),
             KvError::Invalid { field, problem } => Kind::Invalid(pb::Invalid { field, problem }),
             KvError::Unsupported { what } => Kind::Unsupported(pb::Unsupported { what }),
+            KvError::PermissionDenied { what } => {
+                Kind::PermissionDenied(pb::PermissionDenied { what })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -693,6 +703,9 @@ impl TryFrom<pb::Error> for KvError {
             Kind::NoMap(pb::NoMap {}) => Self::NoMap,
             Kind::Invalid(pb::Invalid { field, problem }) => Self::Invalid { field, problem },
             Kind::Unsupported(pb::Unsupported { what }) => Self::Unsupported { what },
+            Kind::PermissionDenied(pb::PermissionDenied { what }) => {
+                Self::PermissionDenied { what }
+            }
         })
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{Channel, Dialer};
 use cairn_core::record::ClusterMap;
 use cairn_proto::pb::kv::v1::topology_client::TopologyClient;
 use cairn_proto::pb::map::v1::MapRequest;
@@ -15,7 +15,6 @@ use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 
 use super::fake::plain_listener;
 use super::{MapFeed, ServeConfig, TopologyServer, serve};

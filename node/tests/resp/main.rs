@@ -1,8 +1,10 @@
 //! The Redis listener, and the HTTP listener beside it, over keys in memory.
 
 mod commands;
+mod endpoints;
 mod flow;
 mod hostile;
 mod http;
 mod memory;
 mod support;
+mod users;
