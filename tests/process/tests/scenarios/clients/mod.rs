@@ -4,3 +4,4 @@
 mod commands;
 mod redis_tools;
 mod tls;
+mod users;
