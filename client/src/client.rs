@@ -507,12 +507,12 @@ impl<'a> Trial<'a> {
             Err(lost) => {
                 self.reason = lost.why.to_string();
                 match lost.why {
-                    Why::Denied(reason) if !lost.sent => {
+                    Why::Denied(reason) => {
                         return Attempt::Denied(Error::Unauthenticated {
                             reason: reason.to_string(),
                         });
                     }
-                    Why::Superseded | Why::Denied(_) => {}
+                    Why::Superseded => {}
                     Why::Timeout | Why::Connection(_) => {
                         self.inner.topology.suspect(&route.address);
                     }

@@ -48,7 +48,7 @@ pub(crate) struct Lost {
 pub(crate) enum Why {
     /// The connection could not be made or broke.
     Connection(Arc<str>),
-    /// The node does not let this client in.
+    /// The node does not let this client in, and took no call.
     Denied(Arc<str>),
     /// There was no answer in time.
     Timeout,
@@ -276,12 +276,16 @@ async fn drive(shared: Arc<Shared>) {
     };
     debug!(address = shared.address, reason = ?ended, "connection ended");
     count(&shared.counters.connections_lost);
-    let why = match ended {
-        End::Broken(reason) => Why::Connection(format!("{}: {reason}", shared.address).into()),
-        End::Denied(reason) => Why::Denied(format!("{}: {reason}", shared.address).into()),
-    };
     let waker = {
         let mut state = shared.state.lock();
+        let why = match ended {
+            End::Broken(reason) => Why::Connection(format!("{}: {reason}", shared.address).into()),
+            End::Denied(reason) => {
+                // Calls were given to a stream that was refused as a whole.
+                state.taken_below = 0;
+                Why::Denied(format!("{}: {reason}", shared.address).into())
+            }
+        };
         state.fail_where(|_| true, &why);
         state.queue = Vec::new();
         state.stream += 1;
@@ -297,7 +301,7 @@ async fn drive(shared: Arc<Shared>) {
 #[derive(Debug)]
 enum End {
     Broken(String),
-    /// The node does not let this client in.
+    /// The node does not let this client in: it took nothing from the stream.
     Denied(String),
 }
 
@@ -332,7 +336,7 @@ async fn run(shared: &Arc<Shared>) -> End {
             message = answers.message() => match message {
                 Ok(Some(pb::Answers { answers })) => take(shared, answers),
                 Ok(None) => return End::Broken("closed by the node".to_owned()),
-                Err(status) => return status.into(),
+                Err(status) => return End::Broken(status.message().to_owned()),
             },
             _ = sweep.tick() => sweep_late(shared),
         }

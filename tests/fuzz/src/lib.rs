@@ -35,8 +35,7 @@ impl Random {
     }
 
     /// The next number.
-    #[expect(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -46,7 +45,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap_or(0)
+        usize::try_from(self.number() % bound as u64).unwrap_or(0)
     }
 }
 
@@ -221,7 +220,7 @@ fn change(input: &mut Vec<u8>, pool: &[Vec<u8>], random: &mut Random) {
     };
     match random.below(10) {
         0 if len > 0 => input[place.min(len - 1)] ^= 1 << random.below(8),
-        1 if len > 0 => input[place.min(len - 1)] = random.next() as u8,
+        1 if len > 0 => input[place.min(len - 1)] = random.number() as u8,
         2 => input.truncate(place),
         3 => drop(input.drain(from..to)),
         4 => {
@@ -247,7 +246,7 @@ fn change(input: &mut Vec<u8>, pool: &[Vec<u8>], random: &mut Random) {
             input.extend_from_slice(&other[start..]);
         }
         8 => {
-            let byte = random.next() as u8;
+            let byte = random.number() as u8;
             let run = vec![byte; random.below(300)];
             insert(input, place, &run);
         }

@@ -11,7 +11,7 @@ use super::super::segment_name;
 use super::model::{open, record};
 use super::scenarios::{Bench, create, entries, records};
 use crate::disk::{Disk, DiskFile};
-use crate::format::batch::{ALIGNMENT, BATCH_HEADER_BYTES};
+use crate::format::batch::{ALIGNMENT, BATCH_HEADER_BYTES, SECTOR_BYTES};
 use crate::format::record::decode_record;
 use crate::format::segment_header::HEADER_BYTES;
 use crate::format::snapshot_chunk::{SnapshotChunk, decode_chunk, encode_chunk};
@@ -49,14 +49,15 @@ fn segment() -> Vec<u8> {
         .iter()
         .rposition(|&byte| byte != 0)
         .map_or(0, |at| at + 1);
-    bytes.truncate(end);
+    // The last batch is filled up to a sector.
+    bytes.truncate(end.next_multiple_of(SECTOR_BYTES as usize));
     bytes
 }
 
 /// A log that has these bytes as its first segment is opened.
 fn recover(bytes: &[u8]) {
     let (disk, store) = (MemDisk::new(), MemStore::new());
-    let file = disk.open(&segment_name(1)).unwrap();
+    let file = disk.create(&segment_name(1)).unwrap();
     file.write_at(0, bytes).unwrap();
     file.sync_data().unwrap();
     disk.sync_directory().unwrap();

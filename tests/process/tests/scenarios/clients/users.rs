@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::resp::{Connection, Reply};
-use cairn_process_tests::waiting;
+use cairn_process_tests::{ports, waiting};
 use tempfile::TempDir;
 
-use crate::dev::cairn;
+use crate::dev::{Dev, cairn, command};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const REFUSED: i32 = 5;
@@ -188,4 +188,71 @@ fn users_are_let_in_by_what_the_file_says_while_it_says_so() -> Result<()> {
     }
     ensure!(cluster.data[0].metric("cairn_logins_failed_total")? > 0.0);
     cluster.check_running()
+}
+
+#[test]
+fn cairn_dev_comes_up_with_users_whoever_starts_it() -> Result<()> {
+    let files = TempDir::with_prefix("cairn-users-")?;
+    let path = files.path().join("users.toml");
+    let made = printed(&["user", "token"], "")?;
+    let line = made
+        .lines()
+        .find(|line| line.starts_with("tokens"))
+        .context("its line")?;
+    write_users(&path, line)?;
+    let file = path.display().to_string();
+    let words = [
+        "--coordinators",
+        "1",
+        "--data-nodes",
+        "3",
+        "--users-file",
+        &file,
+    ];
+    for environment in [
+        &[][..],
+        &[("CAIRN_USER", "root"), ("CAIRN_PASSWORD", "the admin's")],
+    ] {
+        let directory = TempDir::with_prefix("cairn-dev-")?;
+        let port = ports::free_run(5)?;
+        let mut start = command(directory.path(), port, &words)?;
+        start.envs(environment.iter().copied());
+        let dev = Dev::run(start, port)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let reply = runtime.block_on(async {
+            let mut open = Connection::open(&format!("127.0.0.1:{port}"), PATIENCE).await?;
+            open.call(&[b"PING"]).await
+        })?;
+        ensure!(
+            reply == Reply::Error("NOAUTH Authentication required.".to_owned()),
+            "{reply:?}"
+        );
+        ensure!(dev.stop()?.success());
+    }
+    // One that cannot be read is refused before anything is made.
+    fs::write(&path, "[[user]]\nname = \"app\"\nrole = \"king\"")?;
+    let directory = TempDir::with_prefix("cairn-dev-")?;
+    let done = run(
+        &[
+            "dev",
+            "--users-file",
+            &file,
+            "--data-dir",
+            &directory.path().display().to_string(),
+        ],
+        &[],
+        "",
+    )?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(
+        done.status.code() == Some(2) && said.contains("line 3"),
+        "{said}"
+    );
+    ensure!(
+        fs::read_dir(directory.path())?.next().is_none(),
+        "something was made"
+    );
+    Ok(())
 }
