@@ -94,9 +94,11 @@ impl From<cairn_client::Error> for Failure {
             Error::Connect { .. } | Error::Unavailable { .. } => Kind::Unavailable,
             Error::OutcomeUnknown { .. } => Kind::Unknown,
             Error::Invalid { .. } => Kind::Usage,
-            Error::DiskFull | Error::Unsupported { .. } | Error::NotAnInteger | Error::Overflow => {
-                Kind::Refused
-            }
+            Error::DiskFull
+            | Error::Unsupported { .. }
+            | Error::Compacted { .. }
+            | Error::NotAnInteger
+            | Error::Overflow => Kind::Refused,
         };
         Self::new(kind, error.to_string())
     }

@@ -4,13 +4,16 @@
 //! - [`evaluate`]: from an operation to its results, on the primary.
 //! - [`body`]: what a log entry carries of them, and what the store keeps.
 //! - [`table`]: which sequenced writes a partition remembers (rule 8).
+//! - [`scan`], [`watch`]: many keys at a time.
 //! - [`integer`]: numbers as Redis spells them.
 
 pub mod body;
 pub mod evaluate;
 pub mod integer;
 pub mod request;
+pub mod scan;
 pub mod table;
+pub mod watch;
 mod wire;
 
 pub use body::{EntryBody, SequencedRecord, StoredValue, VersionedValue};

@@ -2,6 +2,8 @@
 //!
 //! - [`serve()`]: HTTP/2 on any of the node's listeners, coordinators' ports included.
 //! - [`KvServer`]: Put, Get, Delete, Increment and their pipeline, over a [`KvBackend`].
+//! - [`KeyspaceServer`]: scans and watches.
+//! - [`add_about`]: health and server reflection.
 //! - [`TopologyServer`]: the map, and its changes as they come, from a [`MapFeed`].
 //!
 //! Invariants:
@@ -12,10 +14,12 @@
 //! - Each refusal carries its reason as a typed detail, so that no client has to
 //!   read sentences.
 
+mod about;
 mod backend;
 mod engine;
 #[cfg(test)]
 pub(crate) mod fake;
+mod keyspace;
 mod pipeline;
 mod serve;
 mod service;
@@ -25,8 +29,10 @@ mod tests;
 mod tls_tests;
 mod topology;
 
+pub use about::add_about;
 pub use backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 pub use engine::EngineWrites;
+pub use keyspace::KeyspaceServer;
 pub use serve::{ServeConfig, serve};
 pub use service::{KvLimits, KvServer};
 pub use topology::{MapFeed, TopologyServer};

@@ -309,13 +309,6 @@ impl Handle {
     pub fn disk_full(&self) -> bool {
         self.shared.disk_full.load(Ordering::Relaxed)
     }
-
-    /// Roughly how many keys the partitions hold that this node leads, where it is
-    /// known.
-    #[must_use]
-    pub fn keys(&self) -> Option<u64> {
-        None
-    }
 }
 
 impl EngineLink for Handle {

@@ -12,7 +12,7 @@ use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::WriteRequest;
 use cairn_core::kv::{Table, VersionedValue};
-use cairn_core::replication::{Event, PartitionMeta, PeerMessage};
+use cairn_core::replication::{Committed, CommittedError, Event, PartitionMeta, PeerMessage};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -83,6 +83,13 @@ pub(super) enum Input {
     },
     Metas {
         reply: oneshot::Sender<Vec<PartitionMeta>>,
+    },
+    /// A watcher wants committed entries past a position.
+    Committed {
+        partition: PartitionId,
+        after: Option<Position>,
+        bytes: usize,
+        reply: oneshot::Sender<Result<Committed, CommittedError>>,
     },
     /// A read found the lease lapsed.
     HurryLease(PartitionId),
