@@ -11,6 +11,7 @@ mod dev;
 mod endpoints;
 mod failure;
 mod inspect;
+mod keyspace;
 mod node;
 mod output;
 mod resp;

@@ -15,6 +15,7 @@
 //! the watchdog: whoever waits for longer has nothing to lose, since what was
 //! acknowledged is on disk.
 
+pub(crate) mod keyspace;
 mod redis;
 
 use std::sync::Arc;
@@ -297,6 +298,7 @@ async fn start(
         redis::Redis {
             handle: handle.clone(),
             feed: feed.clone(),
+            keyspace: keyspace::Keyspace::new(handle.clone()),
         },
     );
     let agent = agent::spawn(

@@ -139,6 +139,7 @@ fn kind(error: &Error) -> &'static str {
         Error::DiskFull => "disk full",
         Error::Invalid { .. } => "invalid",
         Error::Unsupported { .. } => "unsupported",
+        Error::Compacted { .. } => "compacted",
         Error::NotAnInteger => "not an integer",
         Error::Overflow => "overflow",
     }

@@ -5,6 +5,8 @@ use cairn_core::kv::scan::{ScanPage, ScanQuery};
 use cairn_core::kv::watch::{KeyEvent, KeyFilter};
 
 use super::*;
+use crate::data_node::keyspace::Keyspace;
+use crate::resp::{Found, Question, ScanQuestion};
 
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -300,22 +302,20 @@ async fn a_watch_of_several_partitions_outlives_those_that_are_served_elsewhere(
     let mut watcher = primary
         .watch(everything, from, HEARTBEAT)
         .expect("there is room");
-    let first = step(&mut watcher).await;
-    assert!(
-        matches!(
-            first,
-            Step::Ended { partition, why: Ended::Refused(RequestError::Moved { .. }) }
-                if partition == elsewhere
-        ),
-        "{first:?}"
-    );
-    let mut begun = Vec::new();
-    while begun.len() < 2 {
+    // In whatever order the partitions are looked at.
+    let (mut begun, mut refused) = (Vec::new(), Vec::new());
+    while begun.len() + refused.len() < 3 {
         match step(&mut watcher).await {
-            Step::Positions(positions) => begun.extend(positions),
-            other => panic!("it says where it begins: {other:?}"),
+            Step::Positions(positions) => begun.extend(positions.into_iter().map(|(p, _)| p)),
+            Step::Ended {
+                partition,
+                why: Ended::Refused(RequestError::Moved { .. }),
+            } => refused.push(partition),
+            other => panic!("nothing was written: {other:?}"),
         }
     }
+    begun.sort_unstable();
+    assert_eq!((begun, refused), (vec![stays, goes], vec![elsewhere]));
     cluster.hand_over(goes, NodeId(2)).await;
     let ended = loop {
         match step(&mut watcher).await {
@@ -378,5 +378,99 @@ async fn a_watcher_that_does_not_read_keeps_nothing_and_is_told_when_it_fell_too
     };
     assert_eq!(ended, Ended::Compacted);
     assert!(events < 600, "it was told all {events}");
+    cluster.stop().await;
+}
+
+/// Asks for a page, of a node that remembers what `keyspace` does.
+async fn page(keyspace: &Arc<Keyspace>, cursor: u64, pattern: Option<&str>) -> (u64, Vec<String>) {
+    let question = Question::Scan(ScanQuestion {
+        cursor,
+        count: 7,
+        pattern: pattern.map(key),
+    });
+    let found = timeout(PATIENCE, Arc::clone(keyspace).ask(question)).await;
+    match found.expect("in time") {
+        Ok(Found::Page { cursor, keys }) => {
+            let text = |key: &Bytes| String::from_utf8(key.to_vec()).expect("text");
+            (cursor, keys.iter().map(text).collect())
+        }
+        other => panic!("no page: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walk_by_cursors_returns_every_key_whoever_answers() {
+    let mut cluster = TestCluster::start().await;
+    // Both have their primary on node 1.
+    let led = [PartitionId(0), PartitionId(3)];
+    let primary = cluster.primary(led[0]);
+    let mut names: Vec<String> = led
+        .into_iter()
+        .flat_map(|partition| (0..60).map(move |n| key_in(partition, n)))
+        .collect();
+    for name in &names {
+        primary.write(set(name, "v")).await.expect("written");
+    }
+    names.sort_unstable();
+    let remembers = Keyspace::new(primary.clone());
+    let count = Arc::clone(&remembers).ask(Question::Count).await;
+    assert_eq!(count, Ok(Found::Count(120)));
+
+    // One that remembers, and one that has forgotten everything before each page.
+    for forgets in [false, true] {
+        let (mut cursor, mut found) = (0, Vec::new());
+        loop {
+            let fresh = Keyspace::new(primary.clone());
+            let asked = if forgets { &fresh } else { &remembers };
+            let (next, keys) = page(asked, cursor, None).await;
+            assert!(keys.len() <= 7);
+            found.extend(keys);
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, names, "forgets: {forgets}");
+    }
+
+    // The key that the cursor stands for is deleted, and nobody remembers it.
+    let (cursor, first) = page(&remembers, 0, None).await;
+    let last = first.last().expect("some");
+    delete(&primary, last).await;
+    let (mut next, mut found) = (cursor, first.clone());
+    loop {
+        let (cursor, keys) = page(&Keyspace::new(primary.clone()), next, None).await;
+        found.extend(keys);
+        next = cursor;
+        if next == 0 {
+            break;
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found, names);
+    names.retain(|name| name != last);
+
+    // Only what matches is returned, and a literal beginning keeps from looking at more.
+    let (cursor, keys) = page(&remembers, 0, Some("nothing-begins-so*")).await;
+    assert_eq!((cursor, keys), (0, vec![]));
+    let wanted = &names[10];
+    let (_, keys) = page(&remembers, 0, Some(wanted)).await;
+    assert_eq!(keys, [wanted.clone()]);
+
+    // The partition moves away in the middle: the replica that stays tells the rest.
+    let (mut cursor, mut found) = page(&remembers, 0, None).await;
+    cluster.hand_over(led[0], NodeId(2)).await;
+    while cursor != 0 {
+        let (next, keys) = page(&remembers, cursor, None).await;
+        found.extend(keys);
+        cursor = next;
+    }
+    found.sort_unstable();
+    assert_eq!(found, names);
+    // Whoever leads it now begins anew with it, and no one who leads nothing answers.
+    let count = Keyspace::new(cluster.primary(led[0])).ask(Question::Count);
+    assert!(matches!(count.await, Ok(Found::Count(59..))));
     cluster.stop().await;
 }
