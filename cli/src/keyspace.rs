@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use cairn_client::{
-    KeyEvent, KeyFilter, Row, ScanOptions, ScanToken, Value, WatchOptions, WatchToken,
+    KeyEvent, KeyFilter, Row, ScanOptions, ScanToken, Value, Watch, WatchOptions, WatchToken,
 };
 use serde_json::{Map, json};
 
@@ -122,7 +122,7 @@ pub(crate) fn scan(args: &ScanArgs, endpoints: &Endpoints, format: Format) -> Re
 }
 
 /// Whether anybody still reads.
-fn print_event(event: &KeyEvent, token: &WatchToken, format: Format) -> Result<bool, Failure> {
+fn print_event(event: &KeyEvent, watch: &Watch, format: Format) -> Result<bool, Failure> {
     match format {
         Format::Table => {
             let (key, version) = (escaped(event.key()), event.version());
@@ -146,7 +146,7 @@ fn print_event(event: &KeyEvent, token: &WatchToken, format: Format) -> Result<b
                 }
             };
             document.insert("event".to_owned(), json!(kind));
-            document.insert("token".to_owned(), json!(token.to_string()));
+            document.insert("token".to_owned(), json!(watch.token().to_string()));
             output::line(&serde_json::Value::Object(document).to_string())
         }
     }
@@ -183,7 +183,7 @@ pub(crate) fn watch(
                     continue;
                 }
             };
-            if !print_event(&event, &watch.token(), format)? {
+            if !print_event(&event, &watch, format)? {
                 break;
             }
             left = left.map(|left| left - 1);

@@ -329,7 +329,7 @@ fn nonsense(answer: &str) -> Error {
 /// The connections, by address.
 pub(crate) struct Connections {
     open: Mutex<HashMap<String, Connection>>,
-    /// Of scans and watches, which travel beside the pipelined calls.
+    /// Of scans, which travel beside the pipelined calls.
     channels: Mutex<HashMap<String, Channel>>,
     map: SharedMap,
     options: Options,

@@ -480,7 +480,9 @@ fn address_of(
 /// waited for.
 fn open(inner: Arc<Inner>, address: String, query: WatchQuery) -> BoxStream<'static, Option<Told>> {
     let opened = async move {
-        let channel = inner.connections.channel(&address);
+        // On a connection of its own: a node takes a bounded number of calls on each, and
+        // one that is read slowly is not to hold up the others.
+        let channel = inner.options.dialer.lazy(&address);
         let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
         let mut client = keyspace(channel);
         let opening = client.watch(cairn_proto::pb::kv::v1::WatchRequest::from(query));

@@ -159,10 +159,15 @@ async fn every_copy_counts_the_same_keys_however_it_came_to_them() {
     // And after a restart.
     cluster.stop_node(wiped).await;
     cluster.start_node(wiped, 1);
-    let generation = {
-        let here = cluster.handle(wiped).standing(partition);
-        here.expect("recovered").generation
+    let published = async {
+        loop {
+            if let Some(here) = cluster.handle(wiped).standing(partition) {
+                return here.generation;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     };
+    let generation = timeout(PATIENCE, published).await.expect("recovered");
     let keys = cluster.nodes[&wiped].storage.reader.keys(generation);
     assert_eq!(keys, 240);
     cluster.stop().await;
