@@ -86,6 +86,10 @@ fn increment(
     })
 }
 
+fn partition_of(key: &str) -> u32 {
+    slot_keys::partition_of(key, PARTITIONS)
+}
+
 async fn next(watch: &mut Watch) -> Result<KeyEvent> {
     let event = timeout(BOUND, watch.next()).await;
     Ok(event.context("an event comes")??)
@@ -153,6 +157,25 @@ fn a_watch_of_all_partitions_loses_and_repeats_nothing_while_data_nodes_are_kill
         Ok::<_, anyhow::Error>(())
     })?;
     println!("{} events, each once", seen.events);
+
+    // A token of a line that no log ever had.
+    let stray = WatchOptions {
+        from: Some(format!("{}:1/999999999", partition_of(&keys[3])).parse()?),
+        ..WatchOptions::default()
+    };
+    let one = KeyFilter::Key(keys[3].clone().into());
+    let refused = runtime.block_on(async {
+        let mut watch = watcher.watch(one, stray).await?;
+        next(&mut watch).await
+    });
+    let refused = refused.err().context("it is refused")?;
+    ensure!(
+        matches!(
+            refused.downcast_ref(),
+            Some(cairn_client::Error::Compacted { .. })
+        ),
+        "{refused:#}"
+    );
     cluster.check_running()
 }
 
