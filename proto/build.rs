@@ -3,11 +3,15 @@
 use std::error::Error;
 use std::path::Path;
 
+use prost::Message;
+use protox::prost_reflect::prost_types::FileDescriptorSet;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("proto");
     let files = [
         "cairn/map/v1/map.proto",
         "cairn/kv/v1/kv.proto",
+        "cairn/kv/v1/keyspace.proto",
         "cairn/peer/v1/peer.proto",
         "cairn/coordinator/v1/coordinator.proto",
     ];
@@ -16,9 +20,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("cargo:rerun-if-changed=build.rs");
     let descriptors = protox::compile(files, [root])?;
+    write_for_reflection(&descriptors)?;
     // Payloads are `Bytes`: a decoded value is a slice of the frame that it came in.
     tonic_prost_build::configure()
         .bytes(".")
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// The descriptors as server reflection gives them away, without their comments.
+fn write_for_reflection(descriptors: &FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+    let mut descriptors = descriptors.clone();
+    for file in &mut descriptors.file {
+        file.source_code_info = None;
+    }
+    let to = Path::new(&std::env::var("OUT_DIR")?).join("descriptors.bin");
+    Ok(std::fs::write(to, descriptors.encode_to_vec())?)
 }

@@ -15,10 +15,11 @@ use crate::dev::DevArgs;
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::inspect::PartitionsArgs;
+use crate::keyspace::{ScanArgs, WatchArgs};
 use crate::output::Format;
 use crate::recover::RecoverArgs;
 use crate::user::UserCommand;
-use crate::{bench, data, dev, inspect, node, recover, user};
+use crate::{bench, data, dev, inspect, keyspace, node, recover, user};
 
 /// A durable, replicated key-value store
 ///
@@ -102,6 +103,10 @@ enum Command {
     Del(DeleteArgs),
     /// Add to the integer of a key
     Incr(IncrementArgs),
+    /// Print the keys with a prefix, and their values
+    Scan(ScanArgs),
+    /// Print what happens to a key, or to the keys with a prefix
+    Watch(WatchArgs),
     /// How the cluster is
     Status,
     /// The ring of virtual nodes, and how much of it each node has
@@ -217,6 +222,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Get(args) => data::get(&args, &endpoints, output),
         Command::Del(args) => data::delete(&args, &endpoints, output),
         Command::Incr(args) => data::increment(&args, &endpoints, output),
+        Command::Scan(args) => keyspace::scan(&args, &endpoints, output),
+        Command::Watch(args) => keyspace::watch(&args, &endpoints, output),
         Command::Status => inspect::status(&endpoints, output),
         Command::Ring => inspect::ring(&endpoints, output),
         Command::Nodes => inspect::nodes(&endpoints, output),
@@ -305,6 +312,10 @@ mod tests {
             "cairn del a b c",
             "cairn incr key",
             "cairn incr key --by=-3",
+            "cairn scan",
+            "cairn scan user: --limit 5 --keys-only -o json --from 3:6b",
+            "cairn watch key -o json",
+            "cairn watch --prefix user: --from 1:2/3,2:0/0 --limit 1",
             "cairn status --endpoints a:1,b:2",
             "cairn status --tls-ca-file /ca.pem --tls-cert-file /c.pem --tls-key-file /c.key",
             "cairn --tls-ca-file /ca.pem get key",
@@ -335,6 +346,10 @@ mod tests {
             "cairn incr key --by x",
             "cairn recover 7",
             "cairn recover --survivor data-1",
+            "cairn scan --limit 0",
+            "cairn scan --from x",
+            "cairn watch",
+            "cairn watch key --prefix p",
             "cairn bench --mix scan=1",
             "cairn bench -w e",
             "cairn bench --rate 0",

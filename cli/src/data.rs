@@ -136,7 +136,7 @@ fn shown(key: &OsStr) -> String {
 }
 
 /// A value in JSON: text where it is text, else its bytes in hexadecimal.
-fn value_json(data: &[u8]) -> (&'static str, String) {
+pub(crate) fn value_json(data: &[u8]) -> (&'static str, String) {
     match std::str::from_utf8(data) {
         Ok(text) => ("value", text.to_owned()),
         Err(_) => (

@@ -98,6 +98,7 @@ impl From<cairn_client::Error> for Failure {
             | Error::Unsupported { .. }
             | Error::Unauthenticated { .. }
             | Error::PermissionDenied { .. }
+            | Error::Compacted { .. }
             | Error::NotAnInteger
             | Error::Overflow => Kind::Refused,
         };

@@ -14,6 +14,7 @@ mod dev;
 mod endpoints;
 mod failure;
 mod inspect;
+mod keyspace;
 mod node;
 mod output;
 mod recover;

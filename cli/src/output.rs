@@ -20,13 +20,23 @@ pub(crate) enum Format {
 
 /// Prints bytes as they are.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    is_read(bytes).map(drop)
+}
+
+/// Prints one line of many. Whether anybody still reads: else the others are in vain.
+pub(crate) fn line(text: &str) -> Result<bool, Failure> {
+    is_read(format!("{text}\n").as_bytes())
+}
+
+fn is_read(bytes: &[u8]) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(
             Kind::Other,
             format!("write to standard output: {error}"),
         )),
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

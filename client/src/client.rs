@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::transport::Channel;
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, MapVersion, PartitionId, Position};
 use cairn_core::kv::request::{
@@ -32,19 +33,20 @@ use crate::known::Known;
 use crate::options::Options;
 use crate::stats::{Counters, Stats, count};
 use crate::topology::{SharedMap, Topology};
+use crate::transport::DialError;
 
 /// A client of one cluster. Clones share everything; calls may be made from any
 /// number of tasks at once.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     id: Uuid,
-    options: Options,
-    topology: Arc<Topology>,
-    connections: Arc<Connections>,
+    pub(crate) options: Options,
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) connections: Arc<Connections>,
     known: Known,
     next_sequence: AtomicU64,
     counters: Arc<Counters>,
@@ -129,6 +131,7 @@ impl Client {
         let map = SharedMap::default();
         let connections = Arc::new(Connections {
             open: Mutex::default(),
+            channels: Mutex::default(),
             map: Arc::clone(&map),
             options: options.clone(),
             counters: Arc::clone(&counters),
@@ -351,8 +354,10 @@ pub(crate) fn nonsense(answer: &str) -> Error {
 }
 
 /// The connections, by address.
-struct Connections {
+pub(crate) struct Connections {
     open: Mutex<HashMap<String, Connection>>,
+    /// Of scans, which travel beside the pipelined calls.
+    channels: Mutex<HashMap<String, Channel>>,
     map: SharedMap,
     options: Options,
     counters: Arc<Counters>,
@@ -377,6 +382,18 @@ impl Connections {
         connection
     }
 
+    /// A channel for calls that are not pipelined: made when it is first used, and made
+    /// again whenever it broke.
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, DialError> {
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let channel = self.options.dialer.lazy(address)?;
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+
     fn supersede(&self, changed: &[PartitionId], map: &ClusterMap) {
         let open: Vec<Connection> = self.open.lock().values().cloned().collect();
         for connection in open {
@@ -390,7 +407,7 @@ impl Connections {
 const ORPHANED_PATIENCE: Duration = Duration::from_millis(100);
 
 /// One call on its way through its attempts.
-struct Trial<'a> {
+pub(crate) struct Trial<'a> {
     inner: &'a Inner,
     slot: u16,
     until: Instant,
@@ -408,9 +425,9 @@ struct Trial<'a> {
 }
 
 /// Where an attempt goes.
-struct Route {
+pub(crate) struct Route {
     partition: PartitionId,
-    address: String,
+    pub(crate) address: String,
     connection: Connection,
 }
 
@@ -428,10 +445,15 @@ enum Attempt {
 
 impl<'a> Trial<'a> {
     fn new(inner: &'a Inner, key: &[u8]) -> Self {
+        Self::of_slot(inner, slots::slot(key))
+    }
+
+    /// For a call about the partition of a slot.
+    pub(crate) fn of_slot(inner: &'a Inner, slot: u16) -> Self {
         count(&inner.counters.calls);
         Self {
             inner,
-            slot: slots::slot(key),
+            slot,
             until: Instant::now() + inner.options.deadline,
             attempts: 0,
             pause: inner.options.backoff_min,
@@ -445,7 +467,7 @@ impl<'a> Trial<'a> {
 
     /// Where the next attempt goes; waits for a map that tells. `None` at the
     /// deadline.
-    async fn route(&mut self) -> Option<Route> {
+    pub(crate) async fn route(&mut self) -> Option<Route> {
         while Instant::now() < self.until {
             let map = self.inner.topology.map();
             self.version = map.version;
@@ -510,17 +532,22 @@ impl<'a> Trial<'a> {
         let _ = timeout(pause, newer).await;
     }
 
-    /// Makes one attempt, and counts and notes what came of it.
-    async fn attempt(&mut self, route: &Route, request: pb::call::Request) -> Attempt {
+    /// Counts an attempt; until when it may take.
+    pub(crate) fn begin(&mut self) -> Instant {
         let counters = &self.inner.counters;
         self.attempts += 1;
         count(&counters.attempts);
         if self.attempts > 1 {
             count(&counters.retries);
         }
-        let until = self
-            .until
-            .min(Instant::now() + self.inner.options.attempt_timeout);
+        self.until
+            .min(Instant::now() + self.inner.options.attempt_timeout)
+    }
+
+    /// Makes one attempt, and counts and notes what came of it.
+    async fn attempt(&mut self, route: &Route, request: pb::call::Request) -> Attempt {
+        let counters = &self.inner.counters;
+        let until = self.begin();
         let routed = (route.partition, self.version);
         match route.connection.call(routed, request, until).await {
             Ok(pb::answer::Reply::Error(error)) => match KvError::try_from(error) {
@@ -554,7 +581,7 @@ impl<'a> Trial<'a> {
 
     /// After a refusal that changed nothing and may pass: notes what it says and
     /// pauses, unless it points elsewhere for the first time.
-    async fn refused(&mut self, refusal: &KvError) {
+    pub(crate) async fn refused(&mut self, refusal: &KvError) {
         let counters = &self.inner.counters;
         self.reason = refusal.to_string();
         match refusal {
@@ -585,7 +612,14 @@ impl<'a> Trial<'a> {
         self.rest().await;
     }
 
-    fn unavailable(&self) -> Error {
+    /// After an attempt at a read that the node did not answer.
+    pub(crate) async fn unanswered(&mut self, route: &Route, reason: &str) {
+        reason.clone_into(&mut self.reason);
+        self.inner.topology.suspect(&route.address);
+        self.lost().await;
+    }
+
+    pub(crate) fn unavailable(&self) -> Error {
         Error::Unavailable {
             within: self.inner.options.deadline,
             attempts: self.attempts,
@@ -595,7 +629,7 @@ impl<'a> Trial<'a> {
 }
 
 /// The refusals that no retry mends.
-fn final_refusal(refusal: &KvError) -> Option<Error> {
+pub(crate) fn final_refusal(refusal: &KvError) -> Option<Error> {
     match refusal {
         KvError::DiskFull => Some(Error::DiskFull),
         KvError::Invalid { field, problem } => Some(Error::Invalid {

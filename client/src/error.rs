@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cairn_core::ids::PartitionId;
+
 /// Why a call failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
@@ -71,6 +73,15 @@ pub enum Error {
     PermissionDenied {
         /// What it may not do.
         what: String,
+    },
+    /// The log no longer holds what followed the token of a watch.
+    #[error(
+        "the log of partition {partition} no longer holds what followed the token: read the \
+         keys anew, and watch from now on"
+    )]
+    Compacted {
+        /// Which partition.
+        partition: PartitionId,
     },
     /// The value is not a decimal integer of 64 bits. Nothing was changed.
     #[error("the value is not a decimal integer of 64 bits, so that it cannot be incremented")]

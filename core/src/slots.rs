@@ -56,6 +56,13 @@ pub fn slot(key: &[u8]) -> u16 {
     crc16(hash_tag(key)) % SLOTS
 }
 
+/// The one slot of all keys that begin with `prefix`, where there is one: its hash tag
+/// is in the prefix.
+#[must_use]
+pub fn slot_of_prefix(prefix: &[u8]) -> Option<u16> {
+    (hash_tag(prefix).len() < prefix.len()).then(|| slot(prefix))
+}
+
 /// The slots of partition `id` of `partitions`: ranges of equal length, to one.
 ///
 /// # Panics
@@ -82,6 +89,20 @@ mod tests {
         assert_eq!(hash_tag(b"foo{}{bar}"), b"foo{}{bar}");
         assert_eq!(hash_tag(b"foo{{bar}}zap"), b"{bar");
         assert_eq!(hash_tag(b"foo{bar}{zap}"), b"bar");
+    }
+
+    #[test]
+    fn a_prefix_with_a_hash_tag_has_one_slot() {
+        for prefix in ["", "a", "{a", "{}a", "a}", "{}{a}"] {
+            assert_eq!(slot_of_prefix(prefix.as_bytes()), None, "{prefix}");
+        }
+        for prefix in ["{a}", "x{a}y", "{a}{b"] {
+            let slot_of_all = slot_of_prefix(prefix.as_bytes());
+            for rest in ["", "}", "{c}", "zz"] {
+                let key = format!("{prefix}{rest}");
+                assert_eq!(slot_of_all, Some(slot(key.as_bytes())), "{key}");
+            }
+        }
     }
 
     #[test]

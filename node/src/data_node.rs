@@ -16,6 +16,7 @@
 //! acknowledged is on disk.
 
 mod descriptors;
+pub(crate) mod keyspace;
 mod redis;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::Timing;
+use cairn_proto::pb::kv::v1::{keyspace_server, kv_server, topology_server};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,7 +39,9 @@ use crate::agent::{
 };
 use crate::budget::Budget;
 use crate::disk::{DataDirectory, WalConfig};
-use crate::grpc::{self, IntakeConfig, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer};
+use crate::grpc::{
+    self, IntakeConfig, KeyspaceServer, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer,
+};
 use crate::http::{Check, Health, HttpState, metrics};
 use crate::listener::{ListenerConfig, TlsSource};
 use crate::partition::{EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine};
@@ -58,6 +62,12 @@ const LEASE_MS_DEFAULT: u64 = cairn_core::cluster::settings::LEASE_MS_DEFAULT;
 const HAND_OVER_SHARE: f64 = 0.75;
 /// How long connections may take to end once nothing is led here any more.
 const CONNECTIONS_DRAIN_MAX: Duration = Duration::from_secs(5);
+/// The services on the port for clients.
+const CLIENT_SERVICES: [&str; 3] = [
+    kv_server::SERVICE_NAME,
+    keyspace_server::SERVICE_NAME,
+    topology_server::SERVICE_NAME,
+];
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most connections from other nodes: each opens one, and one per snapshot.
@@ -309,6 +319,7 @@ async fn start(
         redis::Redis {
             handle: handle.clone(),
             feed: feed.clone(),
+            keyspace: keyspace::Keyspace::new(handle.clone()),
         },
     );
     let agent = agent::spawn(
@@ -566,12 +577,19 @@ fn serve_clients(
         ..KvLimits::default()
     };
     let kv = KvServer::new(handle.clone(), limits, clients.token());
+    let keyspace = KeyspaceServer::new(handle.clone(), clients.token());
     let topology = TopologyServer::new(feed, clients.token());
+    let mut routes = Routes::builder();
+    routes
+        .add_service(kv.into_server())
+        .add_service(keyspace.into_server())
+        .add_service(topology.into_server());
+    grpc::add_about(&mut routes, &CLIENT_SERVICES);
     clients.run(
         "serve gRPC clients",
         grpc::serve(
             port,
-            Routes::new(kv.into_server()).add_service(topology.into_server()),
+            routes.routes(),
             client_config(settings, access),
             listener_config(
                 "client",

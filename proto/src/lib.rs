@@ -11,6 +11,7 @@
 pub mod batch;
 mod coordinator;
 mod detach;
+pub mod keyspace;
 pub mod kv;
 pub mod limits;
 mod malformed;
@@ -26,6 +27,10 @@ pub const FORMAT: u32 = 1;
 
 /// What this build understands beyond [`FORMAT`], a bit each. None yet.
 pub const FEATURES: u64 = 0;
+
+/// Every file of `proto/` as a `google.protobuf.FileDescriptorSet`, encoded: what server
+/// reflection gives away.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The generated messages, clients and servers.
 #[allow(

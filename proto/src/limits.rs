@@ -38,5 +38,12 @@ pub const FRAME_MESSAGES: usize = 65_536;
 pub const APPEND_ENTRIES: usize = 65_536;
 /// The most calls of one message of a pipeline.
 pub const PIPELINE_CALLS: usize = 16_384;
+/// The most keys of one page of a scan.
+pub const SCAN_ROWS: usize = 10_000;
+/// About how many bytes of keys and values one page of a scan may have, where more than
+/// one value is in it.
+pub const SCAN_BYTES: usize = 4 * 1024 * 1024;
+/// The most events of one message of a watch.
+pub const WATCH_EVENTS: usize = 1 << 20;
 /// The most orders or reports of one message.
 pub const ORDERS: usize = PARTITIONS;

@@ -4,7 +4,7 @@
 //! Every key begins with its generation (u64, big-endian) and a byte that says what
 //! it is: metadata, data, a row of the idempotence table or one of the expiry index. All
 //! of a partition's state is in one keyspace and changes in one batch: data, table,
-//! index, and the applied mark (rule 17). After a crash they have gone back together or
+//! index, the number of keys and the applied mark (rule 17). After a crash they have gone back together or
 //! not at all.
 //!
 //! Generation 0 is no partition's: there lies the stamp that says whose store it is.
@@ -12,7 +12,7 @@
 //! # Applying
 //! [`Applier`] stages committed entries of any number of partitions and hands them
 //! to the store as one atomic batch. It checks that each entry continues the state
-//! it is applied to, by checksum.
+//! it is applied to, by checksum, and counts the keys that come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,7 @@ use cairn_core::kv::{DecodeError as BodyError, EntryBody, ExpiryRow};
 use cairn_core::replication::{EntryKind, Generation, LogEntry};
 
 use crate::format::DecodeError;
+use crate::format::key_count::{KeyCount, decode_key_count, encode_key_count};
 use crate::format::mark::{LINEAGE_MAX, decode_lineage, decode_mark, encode_lineage, encode_mark};
 use crate::format::segment_header::LogIdentity;
 use crate::format::store_stamp::{decode_stamp, encode_stamp};
@@ -35,7 +36,7 @@ pub const KEY_PREFIX_BYTES: usize = 9;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// The applied mark and the lineage.
+    /// The applied mark, the lineage and the number of keys.
     Meta = 0,
     /// A client's key.
     Data = 1,
@@ -47,6 +48,7 @@ pub enum Kind {
 
 const APPLIED: &[u8] = b"applied";
 const LINEAGE: &[u8] = b"lineage";
+const KEYS: &[u8] = b"keys";
 const STAMP: &[u8] = b"stamp";
 /// Where rows about the store itself lie. No replica has this generation: a
 /// partition's metadata names it where there is none.
@@ -166,11 +168,67 @@ fn past_epochs(store: &dyn Store, generation: Generation) -> Result<Vec<Mark>, S
     }
 }
 
-/// The metadata rows of a generation that holds everything up to the last mark of
-/// `lineage`: the last step of installing a snapshot, so that a generation without
-/// them was not finished.
+/// How many of the clients' keys a generation holds, those past their expiry that are
+/// not removed yet included. Where no count of the applied mark stands in the store,
+/// as an earlier build left it, the keys are counted one by one.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn keys(store: &dyn Store, generation: Generation) -> Result<u64, StoreError> {
+    let at = applied(store, generation)?;
+    if at == Mark::ZERO {
+        // Nothing was applied, or the generation is being dropped.
+        return Ok(0);
+    }
+    let stored = store
+        .get(&store_key(generation, Kind::Meta, KEYS))?
+        .map(|bytes| decode_key_count(&bytes).map_err(unreadable("read a count of keys")))
+        .transpose()?;
+    if let Some(count) = stored.filter(|count| count.at == at) {
+        return Ok(count.keys);
+    }
+    let (from, to) = kind_range(generation, Kind::Data);
+    let mut keys = 0;
+    store.scan_keys(&from, Some(&to), &mut |_| {
+        keys += 1;
+        true
+    })?;
+    Ok(keys)
+}
+
+/// The row that says how many keys a generation holds at a mark.
+fn key_count_row(generation: Generation, at: Mark, keys: u64) -> StoreChange {
+    let row = encode_key_count(KeyCount { at, keys });
+    (
+        store_key(generation, Kind::Meta, KEYS),
+        Some(Bytes::from(row)),
+    )
+}
+
+/// As [`keys`], and keeps a count that was taken one by one, so that the next one is
+/// at hand. Nothing may be applied meanwhile.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn count_keys(store: &dyn Store, generation: Generation) -> Result<u64, StoreError> {
+    let counted = keys(store, generation)?;
+    let at = applied(store, generation)?;
+    if at != Mark::ZERO {
+        store.write(&[key_count_row(generation, at, counted)])?;
+    }
+    Ok(counted)
+}
+
+/// The metadata rows of a generation that holds `keys` keys and everything up to the
+/// last mark of `lineage`: the last step of installing a snapshot, so that a generation
+/// without them was not finished.
 #[must_use]
-pub fn metadata_rows(generation: Generation, mark: Mark, lineage: &[Mark]) -> Vec<StoreChange> {
+pub fn metadata_rows(
+    generation: Generation,
+    mark: Mark,
+    lineage: &[Mark],
+    keys: u64,
+) -> Vec<StoreChange> {
     let past: Vec<Mark> = lineage
         .iter()
         .copied()
@@ -181,6 +239,7 @@ pub fn metadata_rows(generation: Generation, mark: Mark, lineage: &[Mark]) -> Ve
             store_key(generation, Kind::Meta, LINEAGE),
             Some(Bytes::from(encode_lineage(&past))),
         ),
+        key_count_row(generation, mark, keys),
         (
             store_key(generation, Kind::Meta, APPLIED),
             Some(Bytes::from(encode_mark(mark))),
@@ -306,6 +365,18 @@ pub fn drop_generation(
 
 /// Looks on while a batch is written; what keeps a cache true.
 pub trait ApplyObserver {
+    /// Whether the store has such a key, where that is known without a look at it.
+    fn known(&self, key: &Bytes) -> Option<bool> {
+        let _ = key;
+        None
+    }
+
+    /// The state of the generation cannot be read, so that nothing more is applied to
+    /// it, what was staged for it included.
+    fn unreadable(&mut self, generation: Generation, error: StoreError) {
+        let _ = (generation, error);
+    }
+
     /// These changes are about to be written: nobody can see them yet.
     fn before(&mut self, changes: &[StoreChange]) {
         let _ = changes;
@@ -316,9 +387,9 @@ pub trait ApplyObserver {
         let _ = changes;
     }
 
-    /// The generation has come so far.
-    fn moved(&mut self, generation: Generation, applied: Mark) {
-        let _ = (generation, applied);
+    /// The generation has come so far, and holds so many keys.
+    fn moved(&mut self, generation: Generation, applied: Mark, keys: u64) {
+        let _ = (generation, applied, keys);
     }
 }
 
@@ -331,6 +402,8 @@ struct Progress {
     past: Vec<Mark>,
     /// Whether `past` changed since it was last written.
     lineage_dirty: bool,
+    /// How many keys it held when it was last written.
+    keys: u64,
 }
 
 /// Stages entries and writes them as one batch.
@@ -365,6 +438,7 @@ impl Applier {
                 applied: applied(store, generation)?,
                 past: past_epochs(store, generation)?,
                 lineage_dirty: false,
+                keys: keys(store, generation)?,
             }),
         };
         let staged_before = self.changes.len();
@@ -418,7 +492,45 @@ impl Applier {
         });
     }
 
-    /// Writes what is staged, with the applied marks, as one batch.
+    /// Counts the keys that come and go with what is staged, which is settled: no key
+    /// stands twice in it. An entry carries a result and does not say whether its key was
+    /// there before, so that the store is asked. A generation whose keys cannot be read
+    /// takes no part in the batch.
+    fn count(&mut self, store: &dyn Store, observer: &mut dyn ApplyObserver) {
+        let mut failed = BTreeSet::new();
+        for (key, value) in &self.changes {
+            let Some(generation) = generation_of_data(key).filter(|g| !failed.contains(g)) else {
+                continue;
+            };
+            let Some(progress) = self.progress.get_mut(&generation) else {
+                continue;
+            };
+            let existed = match observer.known(key) {
+                Some(known) => known,
+                None => match store.contains(key) {
+                    Ok(existed) => existed,
+                    Err(error) => {
+                        observer.unreadable(generation, error);
+                        failed.insert(generation);
+                        continue;
+                    }
+                },
+            };
+            match (existed, value.is_some()) {
+                (false, true) => progress.keys += 1,
+                (true, false) => progress.keys = progress.keys.saturating_sub(1),
+                (true, true) | (false, false) => {}
+            }
+        }
+        for generation in failed {
+            self.progress.remove(&generation);
+            self.staged.remove(&generation);
+            let prefix = generation.0.to_be_bytes();
+            self.changes.retain(|(key, _)| !key.starts_with(&prefix));
+        }
+    }
+
+    /// Writes what is staged, with the applied marks and the counts, as one batch.
     ///
     /// # Errors
     /// See [`ApplyError`]; the applier may not be used after it.
@@ -428,10 +540,13 @@ impl Applier {
         observer: &mut dyn ApplyObserver,
     ) -> Result<(), ApplyError> {
         self.settle();
+        self.count(store, observer);
         for generation in &self.staged {
             let Some(progress) = self.progress.get_mut(generation) else {
                 continue;
             };
+            self.changes
+                .push(key_count_row(*generation, progress.applied, progress.keys));
             self.changes.push((
                 store_key(*generation, Kind::Meta, APPLIED),
                 Some(Bytes::from(encode_mark(progress.applied))),
@@ -445,6 +560,7 @@ impl Applier {
             }
         }
         if self.changes.is_empty() {
+            self.staged_bytes = 0;
             return Ok(());
         }
         observer.before(&self.changes);
@@ -454,7 +570,7 @@ impl Applier {
         self.staged_bytes = 0;
         for generation in std::mem::take(&mut self.staged) {
             if let Some(progress) = self.progress.get(&generation) {
-                observer.moved(generation, progress.applied);
+                observer.moved(generation, progress.applied, progress.keys);
             }
         }
         Ok(())
@@ -464,6 +580,12 @@ impl Applier {
     pub fn forget(&mut self, generation: Generation) {
         self.progress.remove(&generation);
     }
+}
+
+/// The generation of a client's key; `None` for everything else.
+fn generation_of_data(key: &[u8]) -> Option<Generation> {
+    let (prefix, rest) = key.split_first_chunk::<8>()?;
+    (rest.first() == Some(&(Kind::Data as u8))).then(|| Generation(u64::from_be_bytes(*prefix)))
 }
 
 fn stage_entry(
@@ -529,258 +651,5 @@ pub fn apply_entries(
 }
 
 #[cfg(test)]
-mod tests {
-    use cairn_core::ids::{Epoch, Position};
-    use cairn_core::kv::{StoredValue, VersionedValue};
-
-    use super::*;
-    use crate::sim::MemStore;
-
-    const P: PartitionId = PartitionId(3);
-    const G: Generation = Generation(2);
-
-    fn write(head: Mark, epoch: u64, key: &'static str, value: Option<&'static str>) -> LogEntry {
-        let body = EntryBody {
-            writes: vec![(
-                Bytes::from_static(key.as_bytes()),
-                value.map(|value| StoredValue {
-                    expires_at: None,
-                    kind: 0,
-                    data: Bytes::from_static(value.as_bytes()),
-                }),
-            )],
-            ..EntryBody::default()
-        };
-        LogEntry::after(head, Epoch(epoch), EntryKind::Write, body.encode())
-    }
-
-    fn value(store: &MemStore, key: &str) -> Option<(Position, Bytes)> {
-        let stored = store.get(&data_key(G, key.as_bytes())).unwrap()?;
-        let value = VersionedValue::decode(stored).unwrap();
-        Some((value.version, value.value.data))
-    }
-
-    #[test]
-    fn of_writes_to_one_key_in_one_batch_the_last_one_stays() {
-        let store = MemStore::new();
-        let first = write(Mark::ZERO, 1, "k", Some("1"));
-        let second = write(first.mark(), 1, "k", Some("2"));
-        let third = write(second.mark(), 1, "gone", Some("x"));
-        let fourth = write(third.mark(), 1, "gone", None);
-        let log = [first, second.clone(), third, fourth.clone()];
-        assert_eq!(apply_entries(&store, P, G, &log).unwrap(), fourth.mark());
-        let expected = (second.position, Bytes::from_static(b"2"));
-        assert_eq!(value(&store, "k"), Some(expected));
-        assert_eq!(value(&store, "gone"), None);
-        // Applied again, nothing changes.
-        apply_entries(&store, P, G, &log).unwrap();
-        assert_eq!(applied(&store, G).unwrap(), fourth.mark());
-    }
-
-    #[test]
-    fn the_expiry_index_follows_the_entries() {
-        let store = MemStore::new();
-        let key = Bytes::from_static(b"k");
-        let entry = |head: Mark, expires_at: Option<u64>, unindexed: &[u64]| {
-            let value = StoredValue {
-                expires_at,
-                kind: 0,
-                data: Bytes::new(),
-            };
-            let body = EntryBody {
-                writes: vec![(key.clone(), Some(value))],
-                unindexed: unindexed
-                    .iter()
-                    .map(|second| ExpiryRow {
-                        second: *second,
-                        key: key.clone(),
-                    })
-                    .collect(),
-                ..EntryBody::default()
-            };
-            LogEntry::after(head, Epoch(1), EntryKind::Write, body.encode())
-        };
-        let rows = || {
-            let (from, to) = kind_range(G, Kind::Expiry);
-            let mut rows = Vec::new();
-            let scanned = store.scan_keys(&from, Some(&to), &mut |name| {
-                let row = ExpiryRow::decode(&name.slice(KEY_PREFIX_BYTES..)).unwrap();
-                assert_eq!(row.key, key);
-                rows.push(row.second);
-                true
-            });
-            scanned.unwrap();
-            rows
-        };
-        let first = entry(Mark::ZERO, Some(1_500), &[]);
-        let second = entry(first.mark(), Some(8_000), &[]);
-        let third = entry(second.mark(), Some(9_000), &[2, 8, 9]);
-        apply_entries(&store, P, G, &[first, second]).unwrap();
-        assert_eq!(rows(), [2, 8]);
-        // What a value needs comes after what leaves.
-        apply_entries(&store, P, G, &[third]).unwrap();
-        assert_eq!(rows(), [9]);
-    }
-
-    #[test]
-    fn an_entry_that_does_not_continue_the_state_is_refused_whole() {
-        let store = MemStore::new();
-        let first = write(Mark::ZERO, 1, "k", Some("1"));
-        let stranger = write(Mark::ZERO, 1, "k", Some("other"));
-        let behind = write(stranger.mark(), 1, "k", Some("2"));
-        apply_entries(&store, P, G, std::slice::from_ref(&first)).unwrap();
-        let error = apply_entries(&store, P, G, &[behind]).unwrap_err();
-        assert!(matches!(error, ApplyError::Gap { .. }), "{error}");
-        assert_eq!(applied(&store, G).unwrap(), first.mark());
-    }
-
-    #[test]
-    fn a_body_of_a_newer_format_is_refused() {
-        let store = MemStore::new();
-        let newer = Bytes::from_static(&[99, 0]);
-        let entry = LogEntry::after(Mark::ZERO, Epoch(1), EntryKind::Write, newer);
-        let error = apply_entries(&store, P, G, &[entry]).unwrap_err();
-        assert!(matches!(error, ApplyError::Body { .. }), "{error}");
-    }
-
-    #[test]
-    fn the_lineage_holds_the_last_mark_of_each_epoch() {
-        let store = MemStore::new();
-        let mut head = Mark::ZERO;
-        let mut expected = Vec::new();
-        for epoch in [1, 4, 9] {
-            let log: Vec<LogEntry> = (0..3)
-                .map(|_| {
-                    let entry = write(head, epoch, "k", Some("v"));
-                    head = entry.mark();
-                    entry
-                })
-                .collect();
-            // An applier that does not remember the epochs before reads them.
-            apply_entries(&store, P, G, &log).unwrap();
-            expected.push(head);
-        }
-        assert_eq!(lineage(&store, G).unwrap(), expected);
-        let copy = Generation(7);
-        store.write(&metadata_rows(copy, head, &expected)).unwrap();
-        assert_eq!(lineage(&store, copy).unwrap(), expected);
-        assert_eq!(generations(&store).unwrap(), [G, copy]);
-    }
-
-    #[test]
-    fn dropping_a_generation_takes_its_mark_first_and_touches_no_other() {
-        let store = MemStore::new();
-        let entry = write(Mark::ZERO, 1, "k", Some("v"));
-        for generation in [G, Generation(3)] {
-            apply_entries(&store, P, generation, std::slice::from_ref(&entry)).unwrap();
-        }
-        let mut dropping = Dropping::new(G);
-        assert!(dropping.step(&store, 1).unwrap());
-        assert_eq!(applied(&store, G).unwrap(), Mark::ZERO);
-        assert!(value(&store, "k").is_some());
-        while dropping.step(&store, 1).unwrap() {}
-        assert_eq!(generations(&store).unwrap(), [Generation(3)]);
-        assert_eq!(applied(&store, Generation(3)).unwrap(), entry.mark());
-    }
-
-    /// A store that counts the keys that scans pass over, removed ones too, as one
-    /// does that keeps tombstones.
-    struct Tombstones {
-        live: MemStore,
-        removed: std::cell::RefCell<BTreeSet<Bytes>>,
-        passed: std::cell::Cell<usize>,
-    }
-
-    impl Store for Tombstones {
-        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-            self.live.get(key)
-        }
-
-        fn write(&self, changes: &[StoreChange]) -> Result<(), StoreError> {
-            let gone = changes.iter().filter(|(_, value)| value.is_none());
-            let gone = gone.map(|(key, _)| key.clone());
-            self.removed.borrow_mut().extend(gone);
-            self.live.write(changes)
-        }
-
-        fn persist(&self) -> Result<(), StoreError> {
-            self.live.persist()
-        }
-
-        fn scan(
-            &self,
-            from: &[u8],
-            to: Option<&[u8]>,
-            visit: &mut dyn FnMut(Bytes, Bytes) -> bool,
-        ) -> Result<(), StoreError> {
-            let mut last = None;
-            self.live.scan(from, to, &mut |key, value| {
-                last = Some(key.clone());
-                self.passed.set(self.passed.get() + 1);
-                visit(key, value)
-            })?;
-            let removed = self.removed.borrow();
-            let passed = removed
-                .iter()
-                .filter(|key| &key[..] >= from && last.as_ref().is_none_or(|last| *key < last))
-                .count();
-            self.passed.set(self.passed.get() + passed);
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn dropping_a_generation_passes_over_no_key_twice() {
-        let store = Tombstones {
-            live: MemStore::new(),
-            removed: std::cell::RefCell::default(),
-            passed: std::cell::Cell::default(),
-        };
-        let keys = 1000;
-        let rows: Vec<StoreChange> = (0..keys)
-            .map(|n: u64| (table_key(G, Index(n)), Some(Bytes::from_static(b"row"))))
-            .collect();
-        store.write(&rows).unwrap();
-        drop_generation(&store, G, 10).unwrap();
-        assert_eq!(generations(&store.live).unwrap(), []);
-        assert_eq!(store.passed.get(), rows.len());
-    }
-
-    #[test]
-    fn the_stamp_is_of_no_generation_and_outlives_them_all() {
-        let store = MemStore::new();
-        assert_eq!(stamp(&store).unwrap(), None);
-        let identity = LogIdentity {
-            cluster: "c".to_owned(),
-            node: 1,
-            incarnation: 2,
-        };
-        write_stamp(&store, &identity).unwrap();
-        assert_eq!(generations(&store).unwrap(), []);
-        drop_generation(&store, Generation(0), 10).unwrap();
-        assert_eq!(stamp(&store).unwrap(), Some(identity));
-    }
-
-    #[test]
-    fn a_call_that_fails_leaves_the_lineage_and_what_is_staged_as_they_were() {
-        let store = MemStore::new();
-        let first = write(Mark::ZERO, 1, "k", Some("1"));
-        let second = write(first.mark(), 2, "k", Some("2"));
-        let stranger = write(first.mark(), 3, "k", Some("x"));
-        let behind = write(stranger.mark(), 3, "k", Some("y"));
-        let mut applier = Applier::default();
-        applier
-            .stage(&store, P, G, std::slice::from_ref(&first))
-            .unwrap();
-        let staged = applier.staged_bytes();
-        applier
-            .stage(&store, P, G, &[second.clone(), behind])
-            .unwrap_err();
-        assert_eq!(applier.staged_bytes(), staged);
-        applier
-            .stage(&store, P, G, std::slice::from_ref(&second))
-            .unwrap();
-        applier.commit(&store, &mut ()).unwrap();
-        assert_eq!(lineage(&store, G).unwrap(), [first.mark(), second.mark()]);
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

@@ -27,6 +27,14 @@ pub trait Store {
     /// See [`StoreError`].
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
+    /// Whether there is such a key.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.get(key)?.is_some())
+    }
+
     /// Makes all changes at once. No key stands twice among them.
     ///
     /// # Errors

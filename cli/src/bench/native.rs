@@ -202,6 +202,7 @@ fn kind(error: &Error) -> &'static str {
         Error::Unsupported { .. } => "unsupported",
         Error::Unauthenticated { .. } => "not let in",
         Error::PermissionDenied { .. } => "permission denied",
+        Error::Compacted { .. } => "compacted",
         Error::NotAnInteger => "not an integer",
         Error::Overflow => "overflow",
     }

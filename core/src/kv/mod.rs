@@ -5,6 +5,7 @@
 //! - [`body`]: what a log entry carries of them, and what the store keeps.
 //! - [`expiry`]: which keys may have to go, and when.
 //! - [`table`]: which sequenced writes a partition remembers (rule 8).
+//! - [`scan`], [`watch`]: many keys at a time.
 //! - [`integer`]: numbers as Redis spells them.
 
 pub mod body;
@@ -13,7 +14,9 @@ pub mod expiry;
 pub mod integer;
 mod outcome;
 pub mod request;
+pub mod scan;
 pub mod table;
+pub mod watch;
 mod wire;
 
 #[cfg(test)]

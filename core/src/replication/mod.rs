@@ -5,6 +5,7 @@
 //! protocol in prose; the rule numbers in comments are those of that page.
 
 mod catch_up;
+mod committed;
 mod context;
 pub mod durable;
 pub mod entry;
@@ -24,6 +25,7 @@ mod suspended;
 #[cfg(test)]
 mod tests;
 
+pub use committed::{Committed, CommittedError};
 pub use durable::{DurableRecord, Generation, MissingRange, PartitionMeta, RecoveredPartition};
 pub use entry::{EntryKind, LogEntry};
 pub use event::{DiskRoom, Effect, Event};

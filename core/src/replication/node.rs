@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::catch_up;
+use super::committed::{Committed, CommittedError};
 use super::context::{Changed, Context, Numbers};
 use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
 use super::event::{DiskRoom, Effect, Event};
@@ -379,6 +380,25 @@ impl NodeCore {
         replica
             .log
             .slice(first, replica.log.head().index(), usize::MAX)
+    }
+
+    /// For watchers: the committed entries past `after` (`None`: past what is committed
+    /// now) that are in memory, stopping before the bodies exceed `bytes`, at least one
+    /// if there is any. As for reads, the lease is a separate question.
+    ///
+    /// # Errors
+    /// See [`CommittedError`].
+    pub fn committed_after(
+        &self,
+        partition: PartitionId,
+        after: Option<Position>,
+        bytes: usize,
+    ) -> Result<Committed, CommittedError> {
+        let seat = self.seats.get(&partition);
+        let replica = seat.and_then(|s| s.replica.as_ref());
+        replica
+            .ok_or(CommittedError::NotPrimary)?
+            .committed_after(after, bytes)
     }
 
     /// The last marks of a partition's epochs up to `index`: what a snapshot of the

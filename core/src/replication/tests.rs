@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::committed::{Committed, CommittedError};
 use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
 use super::entry::{EntryKind, LogEntry};
 use super::event::{Effect, Event};
@@ -567,4 +568,97 @@ fn the_renewal_of_leases_that_nobody_asks_for_costs_nothing_per_partition() {
     assert_eq!(effects, vec![Effect::Standing { partition: P }]);
     rig.now = rig.now.plus(Micros::from_millis(110));
     assert!((2..=5).contains(&round(&mut rig)));
+}
+
+#[test]
+fn a_watcher_is_given_what_committed_behind_a_position_of_the_logs_own_line() {
+    let at = |epoch, index| {
+        Some(Position {
+            epoch: Epoch(epoch),
+            index: Index(index),
+        })
+    };
+    let log = entries(Mark::ZERO, 1, 3, "a");
+    let mut rig = Rig::recovered(1, record(1, 1, 1, 1, None), log.clone(), 3, false);
+    let read = |rig: &Rig, after, bytes| rig.core.committed_after(P, after, bytes);
+    assert_eq!(
+        read(&rig, None, 1000),
+        Err(CommittedError::NotPrimary),
+        "a follower"
+    );
+    rig.learn(record(2, 1, 1, 1, Some(1)));
+    assert_eq!(
+        read(&rig, None, 1000),
+        Err(CommittedError::NotPrimary),
+        "its barrier has not committed"
+    );
+    rig.flush();
+    let indexes = |after, bytes| {
+        let committed = read(&rig, after, bytes).expect("it is there");
+        let indexes: Vec<u64> = committed
+            .entries
+            .iter()
+            .map(|entry| entry.position.index.0)
+            .collect();
+        (indexes, Some(committed.position))
+    };
+    // Three entries of the epoch before, and the barrier.
+    assert_eq!(indexes(None, 1000), (vec![], at(2, 4)));
+    assert_eq!(indexes(at(0, 0), 1000), (vec![1, 2, 3, 4], at(2, 4)));
+    assert_eq!(indexes(at(1, 2), 1000), (vec![3, 4], at(2, 4)));
+    assert_eq!(indexes(at(1, 2), 1), (vec![3], at(1, 3)));
+    assert_eq!(indexes(at(2, 4), 1000), (vec![], at(2, 4)));
+    for lost in [at(1, 4), at(2, 5), at(5, 1)] {
+        let refused = read(&rig, lost, 1000);
+        assert_eq!(refused, Err(CommittedError::Compacted), "{lost:?}");
+    }
+    // Written and not committed: not told.
+    let mut effects = Vec::new();
+    let body = Bytes::from_static(b"b");
+    let proposed = rig.core.propose(rig.now, P, body, &mut effects);
+    let proposed = proposed.expect("it serves");
+    assert_eq!(
+        rig.core.committed_after(P, at(2, 4), 1000),
+        Ok(Committed {
+            entries: Vec::new(),
+            position: at(2, 4).expect("given"),
+        })
+    );
+    rig.appended += 1;
+    rig.flush();
+    let committed = rig.core.committed_after(P, at(2, 4), 1000);
+    assert_eq!(committed.expect("there").position, proposed);
+}
+
+#[test]
+fn a_watcher_whose_log_is_no_longer_in_memory_is_told_so() {
+    let log = entries(Mark::ZERO, 1, 3, "a");
+    let found = RecoveredPartition {
+        meta: PartitionMeta {
+            partition: P,
+            replica: Some(ReplicaId(1)),
+            generation: Generation(1),
+            promised: Epoch(1),
+            record: Some(Arc::new(record(1, 1, 1, 1, None))),
+            deleted_at: None,
+            base: log[1].mark(),
+            lineage: Vec::new(),
+        },
+        entries: vec![log[2].clone()],
+        applied: log[2].mark(),
+        corrupt: false,
+        dropped_tail: false,
+        missing: None,
+    };
+    let mut rig = Rig::start(1, vec![found]);
+    rig.learn(record(2, 1, 1, 1, Some(1)));
+    rig.flush();
+    let read = |after| rig.core.committed_after(P, Some(after), 1000);
+    assert_eq!(
+        read(log[0].position),
+        Err(CommittedError::Compacted),
+        "its successor is gone"
+    );
+    let rest = read(log[1].position).expect("it is there");
+    assert_eq!(rest.entries[0], log[2]);
 }

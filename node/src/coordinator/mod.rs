@@ -33,9 +33,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use cairn_core::record::ClusterMap;
 use cairn_proto::limits;
-use cairn_proto::pb::coordinator::v1::admin_server::AdminServer;
+use cairn_proto::pb::coordinator::v1::admin_server::{self, AdminServer};
 use cairn_proto::pb::coordinator::v1::coordinator_server::CoordinatorServer;
 use cairn_proto::pb::coordinator::v1::raft_server::RaftServer;
+use cairn_proto::pb::kv::v1::topology_server;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -429,6 +430,9 @@ fn peer_routes(office: Office) -> Routes {
     routes.routes()
 }
 
+/// The services on the port for clients and people.
+const CLIENT_SERVICES: [&str; 2] = [topology_server::SERVICE_NAME, admin_server::SERVICE_NAME];
+
 /// The port for clients and people.
 fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> Routes {
     let limit = limits::COORDINATOR_MESSAGE_BYTES;
@@ -436,6 +440,7 @@ fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> 
     routes
         .add_service(TopologyServer::new(feed, shutdown).into_server())
         .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit));
+    crate::grpc::add_about(&mut routes, &CLIENT_SERVICES);
     routes.routes()
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,9 +10,10 @@ use cairn_core::ids::NodeId;
 use cairn_core::kv::request::WriteRequest;
 use futures::future::BoxFuture;
 
+use super::keyspace::Keyspace;
 use crate::grpc::MapFeed;
 use crate::partition::{self, Handle, PendingRead, ReplyQueue, WriteBatch};
-use crate::resp::backend::{ReadResult, WriteResult};
+use crate::resp::backend::{AskResult, Question, ReadResult, WriteResult};
 use crate::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
 
 /// A read on its way.
@@ -38,6 +40,7 @@ pub(super) struct Redis {
     pub(super) handle: Handle,
     /// Says when a newer map came.
     pub(super) feed: MapFeed,
+    pub(super) keyspace: Arc<Keyspace>,
 }
 
 impl Facts for Redis {
@@ -64,6 +67,10 @@ impl Backend for Redis {
             queue: ReplyQueue::default(),
             batch: WriteBatch::default(),
         }
+    }
+
+    fn ask(&self, question: Question) -> BoxFuture<'static, AskResult> {
+        Box::pin(Arc::clone(&self.keyspace).ask(question))
     }
 
     fn map_changed(&self) -> Option<BoxFuture<'static, ()>> {

@@ -2,6 +2,8 @@
 //!
 //! - [`serve()`]: HTTP/2 on any of the node's listeners, coordinators' ports included.
 //! - [`KvServer`]: Put, Get, Delete, Increment and their pipeline, over a [`KvBackend`].
+//! - [`KeyspaceServer`]: scans and watches.
+//! - [`add_about`]: health and server reflection.
 //! - [`TopologyServer`]: the map, and its changes as they come, from a [`MapFeed`].
 //!
 //! Invariants:
@@ -12,6 +14,7 @@
 //! - Each refusal carries its reason as a typed detail, so that no client has to
 //!   read sentences.
 
+mod about;
 mod authenticate;
 mod backend;
 #[cfg(test)]
@@ -20,6 +23,7 @@ mod engine;
 #[cfg(test)]
 pub(crate) mod fake;
 mod intake;
+mod keyspace;
 mod pipeline;
 mod serve;
 mod service;
@@ -31,9 +35,11 @@ mod topology;
 #[cfg(test)]
 mod users_tests;
 
+pub use about::add_about;
 pub(crate) use authenticate::{PROBE, caller_of};
 pub use backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 pub use engine::EngineWrites;
+pub use keyspace::KeyspaceServer;
 pub use serve::{IntakeConfig, ServeConfig, serve};
 pub use service::{KvLimits, KvServer};
 pub use topology::{MapFeed, TopologyServer};

@@ -163,7 +163,7 @@ fn within(field: &str, len: usize, max: usize) -> Result<(), KvError> {
 }
 
 /// Gives a refusal the address that it points to.
-fn refusal(error: RequestError, map: impl FnOnce() -> Arc<ClusterMap>) -> KvError {
+pub(super) fn refusal(error: RequestError, map: impl FnOnce() -> Arc<ClusterMap>) -> KvError {
     KvError::from_request(error, |primary| {
         map()
             .nodes

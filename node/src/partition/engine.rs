@@ -245,6 +245,14 @@ impl Engine {
             Input::Metas { reply } => {
                 let _ = reply.send(self.core.metas());
             }
+            Input::Committed {
+                partition,
+                after,
+                bytes,
+                reply,
+            } => {
+                let _ = reply.send(self.core.committed_after(partition, after, bytes));
+            }
             Input::HurryLease(partition) => {
                 if let Some(cell) = self.shared.board.cell(partition) {
                     cell.hurried();

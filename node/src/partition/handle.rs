@@ -315,13 +315,6 @@ impl Handle {
     pub fn expired_keys(&self) -> u64 {
         self.shared.expired.load(Ordering::Relaxed)
     }
-
-    /// Roughly how many keys the partitions hold that this node leads, where it is
-    /// known.
-    #[must_use]
-    pub fn keys(&self) -> Option<u64> {
-        None
-    }
 }
 
 impl EngineLink for Handle {

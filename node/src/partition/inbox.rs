@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::cluster::report::PartitionStatus;
-use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
+use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::WriteRequest;
 use cairn_core::kv::{DueKey, Table, VersionedValue};
-use cairn_core::replication::{Event, PartitionMeta, PeerMessage};
+use cairn_core::replication::{Committed, CommittedError, Event, PartitionMeta, PeerMessage};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -97,6 +97,13 @@ pub(super) enum Input {
     },
     Metas {
         reply: oneshot::Sender<Vec<PartitionMeta>>,
+    },
+    /// A watcher wants committed entries past a position.
+    Committed {
+        partition: PartitionId,
+        after: Option<Position>,
+        bytes: usize,
+        reply: oneshot::Sender<Result<Committed, CommittedError>>,
     },
     /// A read found the lease lapsed.
     HurryLease(PartitionId),

@@ -12,6 +12,7 @@
 //! - `engine`: the thread. `lane`, `park`: the writes of one partition.
 //! - `board`: what is published of each partition; `read`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
+//! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod board;
@@ -27,9 +28,11 @@ mod links;
 mod park;
 mod read;
 mod reply;
+mod scan;
 mod shared;
 mod snapshot;
 mod start;
+mod watch;
 
 pub use board::Published;
 pub use clock::{boottime, wall_ms};
@@ -38,7 +41,9 @@ pub use handle::{Handle, PendingWrite, PendingWrites, WriteBatch};
 pub use links::{AgentLink, Links, PeerLink, SnapshotFetch, SnapshotParts, SnapshotWanted};
 pub use read::{LocalRead, PendingRead, ReadResult, StartedRead};
 pub use reply::{ReplyQueue, ReplyTo, WriteResult};
+pub use scan::{Examined, Visit};
 pub use start::{EngineStorage, Prepared, RunningEngine};
+pub use watch::{Ended, Step, Watcher};
 
 #[cfg(test)]
 mod cluster_tests;

@@ -155,7 +155,7 @@ impl Handle {
 }
 
 /// What one look at a cell allows.
-enum Look {
+pub(super) enum Look {
     /// Read from this generation; `commit` is covered by its applied index.
     Read(Published),
     /// Wait for the cell to change.
@@ -196,7 +196,7 @@ impl Shared {
     /// The replica here, if its own state may be read, however old: it is one of the
     /// partition's, learners included, it is not damaged, and what it lacked when it was
     /// made, or discarded since, was installed.
-    fn readable(&self, partition: PartitionId) -> Result<Published, RequestError> {
+    pub(super) fn readable(&self, partition: PartitionId) -> Result<Published, RequestError> {
         let published = self
             .board
             .load(partition)
@@ -225,7 +225,7 @@ impl Shared {
         Ok(published)
     }
 
-    fn look(&self, partition: PartitionId, cell: &Cell, covers: Option<Index>) -> Look {
+    pub(super) fn look(&self, partition: PartitionId, cell: &Cell, covers: Option<Index>) -> Look {
         let Some(published) = cell.load() else {
             return Look::Refuse(self.moved(partition, None));
         };
@@ -244,7 +244,7 @@ impl Shared {
     }
 
     /// Whether what was read after `first` may be answered.
-    fn still_leads(&self, cell: &Cell, first: &Published) -> bool {
+    pub(super) fn still_leads(&self, cell: &Cell, first: &Published) -> bool {
         cell.load().is_some_and(|now| {
             now.epoch == first.epoch
                 && now.generation == first.generation
@@ -385,7 +385,7 @@ pub(super) enum Unreadable {
     Decode(#[from] DecodeError),
 }
 
-fn to_value(stored: VersionedValue) -> Value {
+pub(super) fn to_value(stored: VersionedValue) -> Value {
     Value {
         data: stored.value.data,
         version: stored.version,

@@ -11,7 +11,7 @@ use cairn_core::kv::request::RequestError;
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::Event;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::board::Board;
 use super::config::EngineConfig;
@@ -19,6 +19,11 @@ use super::figures::ReadFigures;
 use super::inbox::{Inbox, Input};
 use crate::peer::Throttle;
 use crate::store::StateReader;
+
+/// How many scans read the store at a time: each keeps a thread busy for a page.
+const SCANS_AT_ONCE: usize = 2;
+/// How many watches may be open on a node.
+const WATCHES_MAX: usize = 10_000;
 
 /// What the engine's thread and everybody else share.
 pub(super) struct Shared {
@@ -37,6 +42,10 @@ pub(super) struct Shared {
     pub(super) serving_throttle: Throttle,
     /// Replicas whose log or state is damaged: nothing is copied from them.
     damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
+    /// Scans that read the store at a time.
+    pub(super) scanning: Semaphore,
+    /// Watches that may be open.
+    pub(super) watching: Arc<Semaphore>,
     /// There while the engine runs: a handle that outlives it keeps no store open.
     pub(super) reader: ArcSwapOption<StateReader>,
 }
@@ -66,6 +75,8 @@ impl Shared {
             expired: AtomicU64::new(0),
             serving_throttle,
             damaged: Mutex::default(),
+            scanning: Semaphore::new(SCANS_AT_ONCE),
+            watching: Arc::new(Semaphore::new(WATCHES_MAX)),
             reader: ArcSwapOption::empty(),
         }
     }

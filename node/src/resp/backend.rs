@@ -13,6 +13,43 @@ pub type WriteResult = Result<WriteReply, RequestError>;
 /// The result of a read.
 pub type ReadResult = Result<Option<Value>, RequestError>;
 
+/// A question about all keys that this node is primary of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// How many there are.
+    Count,
+    /// Some of them.
+    Scan(ScanQuestion),
+}
+
+/// Which keys are wanted next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanQuestion {
+    /// What the page before answered; 0 begins.
+    pub cursor: u64,
+    /// About how many keys are to be looked at.
+    pub count: usize,
+    /// What they have to match ([`super::glob`]).
+    pub pattern: Option<Bytes>,
+}
+
+/// The answer to a [`Question`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// How many keys there are.
+    Count(u64),
+    /// Some keys, and the cursor of the next page; 0: there is none.
+    Page {
+        /// For the next question.
+        cursor: u64,
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
+}
+
+/// The result of a question.
+pub type AskResult = Result<Found, RequestError>;
+
 /// A read that was started: answered at once, or to be waited for.
 #[derive(Debug)]
 pub enum Started<F> {
@@ -48,6 +85,9 @@ pub trait Backend: Facts {
     /// The key shares the connection's read buffer: whoever keeps it for longer
     /// than the request lasts copies it, else it holds a whole buffer in memory.
     fn read(&self, slot: u16, key: &Bytes, level: ReadLevel) -> Started<Self::Read>;
+
+    /// Starts a question. It sees every write of the connection that was answered before.
+    fn ask(&self, question: Question) -> BoxFuture<'static, AskResult>;
 
     /// Ends when a newer map came, after which a partition without a primary may have
     /// one. `None`: nobody tells.

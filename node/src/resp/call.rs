@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use cairn_core::kv::request::WriteOp;
 
-use super::backend::ReadLevel;
+use super::backend::{Question, ReadLevel};
 use super::encode::{Encoder, Protocol, parse_integer};
 use super::parser::Range;
 use super::shared::{Client, Shared};
@@ -189,6 +189,8 @@ pub(crate) enum Action {
     Write { op: WriteOp, shape: WriteShape },
     /// A read of one key.
     Read { key: Bytes, shape: ReadShape },
+    /// A question about all keys of this node.
+    Ask(Question),
     /// A read of several keys of the slot.
     ReadMany { keys: Vec<Bytes>, shape: ManyShape },
 }

@@ -473,6 +473,7 @@ where
                     render::read(shape, &result, terms, &mut self.output, &self.shared);
                 }
             }
+            Action::Ask(question) => self.queue.ask(terms, question),
             Action::ReadMany { keys, shape } => {
                 self.queue.read_many(terms, shape, keys, level);
             }

@@ -14,7 +14,7 @@ mod commands;
 pub mod config;
 mod connection;
 pub mod encode;
-mod glob;
+pub(crate) mod glob;
 mod many;
 mod output;
 mod parser;
@@ -25,6 +25,8 @@ mod shared;
 mod topology;
 mod words;
 
-pub use backend::{Backend, Facts, Figures, ReadLevel, Session, Started};
+pub use backend::{
+    AskResult, Backend, Facts, Figures, Found, Question, ReadLevel, ScanQuestion, Session, Started,
+};
 pub use config::{EndpointType, Limits, RespConfig};
 pub use server::{Server, serve};

@@ -5,7 +5,9 @@
 //!
 //! - writes start in the order in which they came, which the backend keeps;
 //! - a read starts once every earlier write of its slot was answered, and a write
-//!   once every earlier read of its slot was.
+//!   once every earlier read of its slot was;
+//! - a question about all keys starts once everything before it was answered, and
+//!   everything behind it once it was.
 //!
 //! A command that finds its partition without a primary did nothing. It is held and
 //! tried again for a while, unless a later command of its slot may have happened
@@ -21,7 +23,9 @@ use cairn_core::kv::request::{RequestError, WriteRequest};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::backend::{Backend, ReadLevel, ReadResult, Session as _, Started, WriteResult};
+use super::backend::{
+    AskResult, Backend, Found, Question, ReadLevel, ReadResult, Session as _, Started, WriteResult,
+};
 use super::call::{ManyShape, ReadShape, WriteShape};
 use super::encode::Protocol;
 use super::many::Many;
@@ -70,6 +74,10 @@ enum Work<B: Backend> {
         level: ReadLevel,
         phase: Phase<Box<Many<B>>, ManyResult<B>>,
     },
+    Ask {
+        question: Question,
+        phase: Phase<BoxFuture<'static, AskResult>, AskResult>,
+    },
 }
 
 /// Which slot a command is about, and how its reply is told.
@@ -107,6 +115,8 @@ pub(crate) enum Reply<'a, B: Backend> {
     Write(WriteShape, &'a WriteResult),
     /// Of a read.
     Read(ReadShape, &'a ReadResult),
+    /// Of a question about all keys.
+    Found(&'a AskResult),
     /// Of a read of several keys.
     Many(ManyShape, Result<&'a Many<B>, &'a RequestError>),
 }
@@ -347,6 +357,20 @@ impl<B: Backend> Queue<B> {
         });
     }
 
+    /// Takes a question about all keys. It is started by [`Self::advance`].
+    pub(crate) fn ask(&mut self, terms: Terms, question: Question) {
+        self.deferred += 1;
+        self.entries.push_back(Entry {
+            terms,
+            cost: Cost::default(),
+            refused: None,
+            work: Work::Ask {
+                question,
+                phase: Phase::Deferred,
+            },
+        });
+    }
+
     /// Whether an entry that is not finished keeps a new one of that slot waiting.
     fn blocks(&self, slot: u16, write: bool) -> bool {
         if self.deferred + self.held + self.reading == 0 && (write || self.writing == 0) {
@@ -354,7 +378,7 @@ impl<B: Backend> Queue<B> {
         }
         self.entries
             .iter()
-            .any(|entry| entry.terms.slot == slot && entry.blocks(write))
+            .any(|entry| (entry.terms.slot == slot || entry.is_of_all()) && entry.blocks(write))
     }
 
     /// Takes the answers that have come, and tries again what is due for it. Returns
@@ -486,6 +510,17 @@ impl<B: Backend> Queue<B> {
                         }
                     });
                 }
+                Work::Ask { phase, .. } => {
+                    let Phase::Running(asking) = phase else {
+                        continue;
+                    };
+                    if let Poll::Ready(found) = asking.as_mut().poll(context) {
+                        self.reply_bytes += found_bytes(&found);
+                        *phase = Phase::Finished(found);
+                        self.reading -= 1;
+                        changed = true;
+                    }
+                }
                 Work::Local(_) | Work::Write { .. } => {}
             }
         }
@@ -527,6 +562,7 @@ impl<B: Backend> Queue<B> {
         // Slots with an unfinished write, or an unfinished read, so far.
         let mut writes = SlotSet::default();
         let mut reads = SlotSet::default();
+        let mut all_finished = true;
         for (at, entry) in self.entries.iter_mut().enumerate() {
             let slot = entry.terms.slot;
             match &mut entry.work {
@@ -597,7 +633,20 @@ impl<B: Backend> Queue<B> {
                         reads.insert(slot);
                     }
                 }
+                Work::Ask { question, phase } => {
+                    if matches!(phase, Phase::Deferred) && all_finished {
+                        *phase = Phase::Running(runner.backend.ask(question.clone()));
+                        self.deferred -= 1;
+                        self.reading += 1;
+                        changed = true;
+                    }
+                    if !matches!(phase, Phase::Finished(_)) {
+                        // Nothing behind it starts before it is answered.
+                        break;
+                    }
+                }
             }
+            all_finished &= entry.is_finished();
         }
         if refusals {
             self.hold_refused(runner.hold);
@@ -625,6 +674,10 @@ impl<B: Backend> Queue<B> {
                 phase: Phase::Finished(result),
                 ..
             } => Reply::Many(*shape, result.as_deref()),
+            Work::Ask {
+                phase: Phase::Finished(found),
+                ..
+            } => Reply::Found(found),
             _ => return None,
         };
         Some(Due {
@@ -650,6 +703,10 @@ impl<B: Backend> Queue<B> {
                 phase: Phase::Finished(Ok(many)),
                 ..
             } => many.bytes(),
+            Work::Ask {
+                phase: Phase::Finished(found),
+                ..
+            } => found_bytes(found),
             _ => 0,
         };
         if self.entries.is_empty() {
@@ -676,13 +733,29 @@ impl<B: Backend> Entry<B> {
             // unless a write is between them, which does so itself.
             Work::Read { phase, .. } => write && !matches!(phase, Phase::Finished(_)),
             Work::Many { phase, .. } => write && !matches!(phase, Phase::Finished(_)),
+            Work::Ask { phase, .. } => !matches!(phase, Phase::Finished(_)),
+        }
+    }
+
+    /// Whether it is about the keys of every slot.
+    fn is_of_all(&self) -> bool {
+        matches!(self.work, Work::Ask { .. })
+    }
+
+    fn is_finished(&self) -> bool {
+        match &self.work {
+            Work::Local(_) => true,
+            Work::Write { phase, .. } => matches!(phase, Phase::Finished(_)),
+            Work::Read { phase, .. } => matches!(phase, Phase::Finished(_)),
+            Work::Many { phase, .. } => matches!(phase, Phase::Finished(_)),
+            Work::Ask { phase, .. } => matches!(phase, Phase::Finished(_)),
         }
     }
 
     /// Whether it was answered that there is no primary.
     fn is_refused(&self) -> bool {
         match &self.work {
-            Work::Local(_) => false,
+            Work::Local(_) | Work::Ask { .. } => false,
             Work::Write { phase, .. } => {
                 matches!(phase, Phase::Finished(Err(e)) if is_without_primary(Some(e)))
             }
@@ -699,7 +772,8 @@ impl<B: Backend> Entry<B> {
     /// may be tried again.
     fn may_have_happened(&self) -> bool {
         match &self.work {
-            Work::Local(_) => false,
+            // A question starts when nothing before it is left to be tried again.
+            Work::Local(_) | Work::Ask { .. } => false,
             Work::Write { phase, .. } => match phase {
                 Phase::Running(()) => true,
                 Phase::Finished(_) => !self.is_refused(),
@@ -720,7 +794,7 @@ impl<B: Backend> Entry<B> {
 
     fn hold(&mut self) {
         match &mut self.work {
-            Work::Local(_) => {}
+            Work::Local(_) | Work::Ask { .. } => {}
             Work::Write { phase, .. } => *phase = Phase::Held,
             Work::Read { phase, .. } => *phase = Phase::Held,
             Work::Many { phase, .. } => *phase = Phase::Held,
@@ -730,7 +804,7 @@ impl<B: Backend> Entry<B> {
     /// Lets it run again if it is held.
     fn resume(&mut self) -> bool {
         match &mut self.work {
-            Work::Local(_) => false,
+            Work::Local(_) | Work::Ask { .. } => false,
             Work::Write { phase, .. } => phase.resume(),
             Work::Read { phase, .. } => phase.resume(),
             Work::Many { phase, .. } => phase.resume(),
@@ -752,6 +826,13 @@ impl<Running, Result> Phase<Running, Result> {
 /// was done and a little patience may help.
 fn is_without_primary(error: Option<&RequestError>) -> bool {
     matches!(error, Some(RequestError::Moved { primary: None, .. }))
+}
+
+fn found_bytes(result: &AskResult) -> usize {
+    match result {
+        Ok(Found::Page { keys, .. }) => keys.iter().map(Bytes::len).sum(),
+        Ok(Found::Count(_)) | Err(_) => 0,
+    }
 }
 
 fn value_bytes(result: &ReadResult) -> usize {

@@ -2,7 +2,7 @@
 
 use cairn_core::kv::request::{RequestError, Value, WriteOutcome, WriteReply};
 
-use super::backend::{Backend, ReadResult, WriteResult};
+use super::backend::{Backend, Found, ReadResult, WriteResult};
 use super::call::{ExpiryShape, ManyShape, ReadShape, WriteShape};
 use super::commands::wall_millis;
 use super::encode::Protocol;
@@ -23,8 +23,28 @@ pub(crate) fn due<B: Backend>(due: &Due<'_, B>, output: &mut Output, shared: &Sh
         Reply::Encoded(bytes) => output.raw(bytes),
         Reply::Write(shape, result) => write(*shape, result, terms, output, shared),
         Reply::Read(shape, result) => read(*shape, result, terms, output, shared),
+        Reply::Found(Ok(found)) => self::found(found, terms.protocol, output),
+        Reply::Found(Err(error)) => refuse(error, terms, output, shared),
         Reply::Many(shape, Ok(many)) => values(*shape, many, terms.protocol, output, shared),
         Reply::Many(_, Err(error)) => refuse(error, terms, output, shared),
+    }
+}
+
+fn found(found: &Found, protocol: Protocol, output: &mut Output) {
+    match found {
+        Found::Count(keys) => {
+            let keys = i64::try_from(*keys).unwrap_or(i64::MAX);
+            output.encoder(protocol).integer(keys);
+        }
+        Found::Page { cursor, keys } => {
+            let mut encoder = output.encoder(protocol);
+            encoder.array(2);
+            encoder.bulk(cursor.to_string().as_bytes());
+            encoder.array(keys.len());
+            for key in keys {
+                output.value(key, protocol);
+            }
+        }
     }
 }
 

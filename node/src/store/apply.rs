@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use cairn_core::ids::{Index, Mark, PartitionId};
 use cairn_core::replication::{Generation, LogEntry};
 use cairn_storage::state::{Applier, ApplyObserver};
-use cairn_storage::store::StoreChange;
+use cairn_storage::store::{StoreChange, StoreError};
 use parking_lot::{Condvar, Mutex};
 
 use super::FjallStore;
 use super::cache::ValueCache;
+use super::counts::KeyCounts;
 use super::maintenance::MaintenanceHandle;
 use super::open::CorruptCallback;
 use crate::disk::fatal;
@@ -76,6 +78,7 @@ impl ApplyHandle {
     pub(super) fn start(
         store: FjallStore,
         cache: Arc<ValueCache>,
+        counts: Arc<KeyCounts>,
         maintenance: MaintenanceHandle,
         applied: AppliedCallback,
         corrupt: CorruptCallback,
@@ -84,6 +87,7 @@ impl ApplyHandle {
         let worker = Worker {
             store,
             cache,
+            counts,
             maintenance,
             applied,
             corrupt,
@@ -173,6 +177,7 @@ impl Figures {
 struct Worker {
     store: FjallStore,
     cache: Arc<ValueCache>,
+    counts: Arc<KeyCounts>,
     maintenance: MaintenanceHandle,
     applied: AppliedCallback,
     corrupt: CorruptCallback,
@@ -217,6 +222,7 @@ impl Worker {
                         self.dropped.insert(generation);
                         self.damaged.remove(&generation);
                         self.applier.forget(generation);
+                        self.counts.forget(generation);
                         self.maintenance.drop_generation(generation);
                     }
                 }
@@ -262,13 +268,23 @@ impl Worker {
         let bytes = self.applier.staged_bytes() as u64;
         let mut watcher = Watcher {
             cache: &self.cache,
+            counts: &self.counts,
             touched: &self.touched,
             moved: Vec::with_capacity(self.touched.len()),
+            unreadable: Vec::new(),
         };
         if let Err(error) = self.applier.commit(&self.store, &mut watcher) {
             fatal("the state cannot be written", &error);
         }
-        let moved = watcher.moved;
+        let Watcher {
+            moved, unreadable, ..
+        } = watcher;
+        for (partition, generation, error) in unreadable {
+            // As where entries cannot be staged: no reason to take the others down.
+            tracing::error!(%partition, %error, "the state cannot be read to apply to it");
+            self.damaged.insert(generation);
+            (self.corrupt)(partition);
+        }
         (self.applied)(&moved);
         self.maintenance.applied(&moved, bytes);
         self.touched.clear();
@@ -276,15 +292,35 @@ impl Worker {
     }
 }
 
-/// Keeps the cache true and collects what moved on.
+/// Keeps the cache and the counts true and collects what moved on.
 struct Watcher<'a> {
     cache: &'a ValueCache,
+    counts: &'a KeyCounts,
     /// Sorted by generation.
     touched: &'a [(Generation, PartitionId)],
     moved: Vec<Applied>,
+    unreadable: Vec<(PartitionId, Generation, StoreError)>,
+}
+
+impl Watcher<'_> {
+    fn partition_of(&self, generation: Generation) -> Option<PartitionId> {
+        let at = self.touched.partition_point(|(g, _)| *g < generation);
+        let (_, partition) = self.touched.get(at).filter(|(g, _)| *g == generation)?;
+        Some(*partition)
+    }
 }
 
 impl ApplyObserver for Watcher<'_> {
+    fn known(&self, key: &Bytes) -> Option<bool> {
+        self.cache.known(key)
+    }
+
+    fn unreadable(&mut self, generation: Generation, error: StoreError) {
+        if let Some(partition) = self.partition_of(generation) {
+            self.unreadable.push((partition, generation, error));
+        }
+    }
+
     fn before(&mut self, changes: &[StoreChange]) {
         self.cache.begin(changes);
     }
@@ -293,11 +329,11 @@ impl ApplyObserver for Watcher<'_> {
         self.cache.finish(changes);
     }
 
-    fn moved(&mut self, generation: Generation, applied: Mark) {
-        let at = self.touched.partition_point(|(g, _)| *g < generation);
-        if let Some((_, partition)) = self.touched.get(at).filter(|(g, _)| *g == generation) {
+    fn moved(&mut self, generation: Generation, applied: Mark, keys: u64) {
+        self.counts.set(generation, keys);
+        if let Some(partition) = self.partition_of(generation) {
             self.moved.push(Applied {
-                partition: *partition,
+                partition,
                 generation,
                 index: applied.index(),
             });

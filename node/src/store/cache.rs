@@ -129,6 +129,12 @@ impl ValueCache {
         found
     }
 
+    /// Whether the store has a key, given as the store holds it, if that is known. For
+    /// the apply thread, which alone changes what the answer is; it counts as no read.
+    pub(super) fn known(&self, key: &Bytes) -> Option<bool> {
+        self.values.peek(&Key(key.clone())).map(|v| v.is_some())
+    }
+
     /// To be taken before the store is read for [`Self::put`].
     pub(super) fn now(&self) -> Moment {
         Moment(self.done.load(Ordering::Acquire))

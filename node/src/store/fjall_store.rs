@@ -151,6 +151,12 @@ impl Store for FjallStore {
         Ok(value.map(|v| Bytes::copy_from_slice(&v)))
     }
 
+    fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
+        self.keyspace
+            .contains_key(key)
+            .map_err(failed("read the state"))
+    }
+
     fn write(&self, changes: &[StoreChange]) -> Result<(), StoreError> {
         let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), changes.len());
         for (key, value) in changes {

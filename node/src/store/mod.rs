@@ -11,6 +11,7 @@
 
 mod apply;
 mod cache;
+mod counts;
 mod fjall_store;
 mod journal_check;
 mod maintenance;
@@ -24,7 +25,7 @@ pub use fjall_store::FjallStore;
 pub use open::{
     CorruptCallback, NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError,
 };
-pub use read::{Due, DueBounds, StateReader};
+pub use read::{Due, DueBounds, KeyRange, StateReader};
 pub use snapshot::{SnapshotSink, SnapshotSource};
 
 #[cfg(test)]

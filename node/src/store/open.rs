@@ -14,6 +14,7 @@ use cairn_storage::wal::{Wal, WalError};
 
 use super::apply::AppliedCallback;
 use super::cache::ValueCache;
+use super::counts::KeyCounts;
 use super::maintenance::{MaintenanceHandle, PersistAfter, Place};
 use super::opening::open_store;
 use super::snapshot::Room;
@@ -232,6 +233,7 @@ impl NodeStorage {
         )
         .map_err(StorageError::io("start the log's thread"))?;
         let cache = Arc::new(ValueCache::new(config.value_cache_bytes));
+        let counts = Arc::new(KeyCounts::new(counts(&store, &recovery.partitions)));
         let maintenance = MaintenanceHandle::new(PersistAfter {
             bytes: config.persist_bytes,
             time: config.persist_after,
@@ -261,12 +263,13 @@ impl NodeStorage {
         let apply = ApplyHandle::start(
             store.clone(),
             Arc::clone(&cache),
+            Arc::clone(&counts),
             maintenance.clone(),
             applied,
             corrupt,
         )
         .map_err(StorageError::io("start the apply thread"))?;
-        let reader = StateReader::start(store, cache, config.reader_threads, room)
+        let reader = StateReader::start(store, (cache, counts), config.reader_threads, room)
             .map_err(StorageError::io("start the reader threads"))?;
         let closer = StorageCloser {
             wal: wal.clone(),
@@ -330,6 +333,25 @@ fn report(recovery: &cairn_storage::wal::Recovery) {
         dropped_tail = recovery.dropped_tail,
         "recovered the write-ahead log"
     );
+}
+
+/// How many keys each replica's state holds: counted where an earlier build left no
+/// count. One whose keys cannot be read is found to be damaged when it is read or
+/// applied to, and counts as empty until then.
+fn counts(store: &FjallStore, recovered: &[RecoveredPartition]) -> Vec<(Generation, u64)> {
+    let used = recovered.iter().filter(|p| p.meta.replica.is_some());
+    used.filter_map(|found| {
+        let generation = found.meta.generation;
+        match state::count_keys(store, generation) {
+            Ok(keys) => Some((generation, keys)),
+            Err(error) => {
+                let partition = found.meta.partition;
+                tracing::error!(%partition, %error, "cannot count the keys of a partition");
+                None
+            }
+        }
+    })
+    .collect()
 }
 
 /// Generations in the store that no partition uses: snapshots that were not finished

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::cache::ValueCache;
+use super::counts::KeyCounts;
 use super::snapshot::Room;
 use super::{FjallStore, SnapshotSink, SnapshotSource, StorageError};
 
@@ -42,6 +43,7 @@ struct Queue {
 struct Shared {
     store: FjallStore,
     cache: Arc<ValueCache>,
+    counts: Arc<KeyCounts>,
     room: Room,
     queue: Mutex<Queue>,
     news: Condvar,
@@ -66,6 +68,36 @@ pub struct Due {
     pub next: Option<ExpiryRow>,
 }
 
+/// A range of clients' keys.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyRange {
+    /// The first key that may be in it.
+    pub from: Bytes,
+    /// The first key past it; `None`: it reaches to the last key.
+    pub to: Option<Bytes>,
+}
+
+impl KeyRange {
+    /// The keys that begin with `prefix`, those after `after` where it is given.
+    #[must_use]
+    pub fn new(prefix: &[u8], after: Option<&[u8]>) -> Self {
+        // The first key that is greater than another is that one with a zero behind it.
+        let behind = after.map(|after| [after, &[0]].concat());
+        let from = behind.filter(|behind| &behind[..] > prefix);
+        // Past all of them is the shortest key that is greater than each.
+        let last = prefix.iter().rposition(|byte| *byte != u8::MAX);
+        let to = last.map(|last| {
+            let mut to = prefix[..=last].to_vec();
+            to[last] += 1;
+            Bytes::from(to)
+        });
+        Self {
+            from: from.map_or_else(|| Bytes::copy_from_slice(prefix), Bytes::from),
+            to,
+        }
+    }
+}
+
 /// Reads the state of any partition. Cheap to clone.
 ///
 /// Values come back as the store holds them:
@@ -78,13 +110,14 @@ pub struct StateReader {
 impl StateReader {
     pub(super) fn start(
         store: FjallStore,
-        cache: Arc<ValueCache>,
+        (cache, counts): (Arc<ValueCache>, Arc<KeyCounts>),
         threads: usize,
         room: Room,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             store,
             cache,
+            counts,
             room,
             queue: Mutex::default(),
             news: Condvar::new(),
@@ -156,6 +189,13 @@ impl StateReader {
         }
     }
 
+    /// How many keys the generation holds, those past their expiry that are not removed
+    /// yet included: as of the applied index that was published before, or newer.
+    #[must_use]
+    pub fn keys(&self, generation: Generation) -> u64 {
+        self.shared.counts.get(generation)
+    }
+
     /// The last mark that the generation has applied. Blocks.
     ///
     /// # Errors
@@ -188,34 +228,32 @@ impl StateReader {
         Ok(rows)
     }
 
-    /// Up to `limit` keys after `after`, ascending, with their values, from one
-    /// consistent view. Blocks.
+    /// Visits keys within `keys`, ascending, with their values, from one consistent
+    /// view, until `visit` returns `false`. The view lives as long as the visit: it is
+    /// to be short. Blocks.
     ///
     /// # Errors
     /// Where the store cannot be read.
-    pub fn scan_blocking(
+    pub fn visit_blocking(
         &self,
         generation: Generation,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
-        let (mut from, to) = state::kind_range(generation, Kind::Data);
-        if let Some(after) = after {
-            // The first key that is greater is the same one with a zero behind it.
-            let mut next = after.to_vec();
-            next.push(0);
-            from = state::data_key(generation, &next);
-        }
-        let mut rows = Vec::new();
-        if limit > 0 {
+        keys: &KeyRange,
+        visit: &mut dyn FnMut(Bytes, Bytes) -> bool,
+    ) -> Result<(), StorageError> {
+        let (_, end) = state::kind_range(generation, Kind::Data);
+        let from = state::data_key(generation, &keys.from);
+        let to = keys
+            .to
+            .as_ref()
+            .map_or(end, |to| state::data_key(generation, to));
+        if from < to {
             self.shared
                 .store
                 .scan(&from, Some(&to), &mut |key, value| {
-                    rows.push((key.slice(KEY_PREFIX_BYTES..), value));
-                    rows.len() < limit
+                    visit(key.slice(KEY_PREFIX_BYTES..), value)
                 })?;
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// The rows of the expiry index from `from` on that are due by the second
@@ -270,7 +308,13 @@ impl StateReader {
     /// # Errors
     /// Where the store cannot be written, or the disk is nearly full.
     pub fn install(&self, generation: Generation) -> Result<SnapshotSink, StorageError> {
-        SnapshotSink::open(&self.shared.store, self.shared.room.clone(), generation)
+        let counts = Arc::clone(&self.shared.counts);
+        SnapshotSink::open(
+            &self.shared.store,
+            self.shared.room.clone(),
+            counts,
+            generation,
+        )
     }
 
     /// Ends the reader threads; what waits is refused. Blocks.
@@ -319,5 +363,38 @@ impl Shared {
         let value = self.store.get(&key)?;
         self.cache.put(key, value.clone(), now);
         Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(range: &KeyRange, key: &[u8]) -> bool {
+        key >= &range.from[..] && range.to.as_ref().is_none_or(|to| key < &to[..])
+    }
+
+    #[test]
+    fn a_range_holds_the_keys_of_its_prefix_after_the_one_given() {
+        let keys: [&[u8]; 9] = [
+            b"",
+            b"a",
+            b"a\0",
+            b"ab",
+            b"ab\xff",
+            b"ab\xff\xff",
+            b"b",
+            b"\xff",
+            b"\xff\xff",
+        ];
+        for prefix in keys {
+            for after in keys.into_iter().map(Some).chain([None]) {
+                let range = KeyRange::new(prefix, after);
+                for key in keys {
+                    let expected = key.starts_with(prefix) && after.is_none_or(|a| key > a);
+                    assert_eq!(holds(&range, key), expected, "{prefix:?} {after:?} {key:?}");
+                }
+            }
+        }
     }
 }

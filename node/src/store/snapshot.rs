@@ -18,6 +18,7 @@ use cairn_storage::format::snapshot_chunk::{SnapshotChunk, decode_chunk, encode_
 use cairn_storage::state::{self, KEY_PREFIX_BYTES, Kind};
 use cairn_storage::store::{Store, StoreChange};
 
+use super::counts::KeyCounts;
 use super::fjall_store::View;
 use super::{FjallStore, StorageError};
 use crate::disk::{DirectoryDisk, fatal};
@@ -177,7 +178,10 @@ impl Room {
 pub struct SnapshotSink {
     store: FjallStore,
     room: Room,
+    counts: Arc<KeyCounts>,
     generation: Generation,
+    /// How many keys were written.
+    keys: u64,
     /// The number of the chunk that must come next.
     next: u64,
     last_key: Bytes,
@@ -188,6 +192,7 @@ impl SnapshotSink {
     pub(super) fn open(
         store: &FjallStore,
         room: Room,
+        counts: Arc<KeyCounts>,
         generation: Generation,
     ) -> Result<Self, StorageError> {
         room.may_begin()?;
@@ -195,7 +200,9 @@ impl SnapshotSink {
         Ok(Self {
             store: store.clone(),
             room,
+            counts,
             generation,
+            keys: 0,
             next: 0,
             last_key: Bytes::new(),
             complete: false,
@@ -228,6 +235,8 @@ impl SnapshotSink {
                 ));
             }
             bytes += key.len() + value.len();
+            // Ascending, so that none comes twice.
+            self.keys += u64::from(key.first() == Some(&(Kind::Data as u8)));
             let mut stored = Vec::with_capacity(GENERATION_BYTES + key.len());
             stored.extend_from_slice(&self.generation.0.to_be_bytes());
             stored.extend_from_slice(&key);
@@ -263,11 +272,12 @@ impl SnapshotSink {
                 "a snapshot ended before its last chunk".to_owned(),
             ));
         }
-        let rows = state::metadata_rows(self.generation, mark, lineage);
+        let rows = state::metadata_rows(self.generation, mark, lineage, self.keys);
         self.write(&rows);
         if let Err(error) = self.store.persist() {
             fatal("a copy cannot be made durable", &error);
         }
+        self.counts.set(self.generation, self.keys);
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use cairn_core::replication::{
 use cairn_storage::format::snapshot_chunk::decode_chunk;
 use tempfile::{TempDir, tempdir};
 
-use super::{Applied, NodeStorage, StorageCallbacks, StorageConfig, StorageError};
+use super::{Applied, KeyRange, NodeStorage, StorageCallbacks, StorageConfig, StorageError};
 use crate::disk::{DataDirectory, WalConfig};
 
 mod damage;
@@ -112,6 +112,24 @@ impl Node {
     fn value(&self, key: &str) -> Option<Bytes> {
         let stored = self.storage.reader.get_blocking(G, key.as_bytes()).unwrap();
         stored.map(|s| VersionedValue::decode(s).unwrap().value.data)
+    }
+
+    /// The first keys behind one, with their values.
+    fn rows(
+        &self,
+        generation: Generation,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Vec<(Bytes, Bytes)> {
+        let mut rows = Vec::new();
+        let range = KeyRange::new(b"", after);
+        let reader = &self.storage.reader;
+        let visited = reader.visit_blocking(generation, &range, &mut |key, value| {
+            rows.push((key, value));
+            rows.len() < limit
+        });
+        visited.unwrap();
+        rows
     }
 
     /// Closes everything properly and gives the directory back.
@@ -378,7 +396,9 @@ fn a_snapshot_travels_into_a_fresh_generation() {
     let (mark, lineage) = (source.mark(), source.lineage().to_vec());
     sink.finish(mark, &lineage).unwrap();
     assert_eq!(reader.applied(fresh).unwrap(), log[199].mark());
-    let rows = reader.scan_blocking(fresh, None, 1000).unwrap();
+    let rows = node.rows(fresh, None, 1000);
+    assert_eq!(reader.keys(fresh), 50);
+    assert_eq!(reader.keys(G), 50);
     assert_eq!(rows.len(), 50);
     for (key, value) in rows {
         let value = VersionedValue::decode(value).unwrap();
@@ -389,10 +409,8 @@ fn a_snapshot_travels_into_a_fresh_generation() {
     }
     assert_eq!(reader.table(fresh).unwrap().len(), 11);
     // Scans resume behind a key.
-    let first = reader.scan_blocking(fresh, None, 20).unwrap();
-    let rest = reader
-        .scan_blocking(fresh, Some(&first[19].0), 1000)
-        .unwrap();
+    let first = node.rows(fresh, None, 20);
+    let rest = node.rows(fresh, Some(&first[19].0), 1000);
     assert_eq!(rest.len(), 30);
     node.close();
 }
@@ -451,9 +469,7 @@ fn a_dropped_generation_leaves_nothing_behind() {
     }
     let reader = &node.storage.reader;
     let begun = std::time::Instant::now();
-    while !reader.scan_blocking(G, None, 1).unwrap().is_empty()
-        || !reader.table(G).unwrap().is_empty()
-    {
+    while !node.rows(G, None, 1).is_empty() || !reader.table(G).unwrap().is_empty() {
         assert!(begun.elapsed() < PATIENCE);
         std::thread::yield_now();
     }

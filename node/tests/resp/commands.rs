@@ -334,6 +334,17 @@ async fn commands_about_commands() {
         ("INFO cluster", "$30\r\n# Cluster\r\ncluster_enabled:1\r\n\r\n"),
         ("ROLE", "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"),
         ("DBSIZE", ":0\r\n"),
+        ("SCAN 0", "*2\r\n$1\r\n0\r\n*0\r\n"),
+        ("SCAN x", "-ERR invalid cursor\r\n"),
+        ("SCAN -1", "-ERR invalid cursor\r\n"),
+        ("SCAN 18446744073709551616", "-ERR invalid cursor\r\n"),
+        ("SCAN 0 COUNT", "-ERR syntax error\r\n"),
+        ("SCAN 0 COUNT 0", "-ERR syntax error\r\n"),
+        ("SCAN 0 COUNT x", "-ERR value is not an integer or out of range\r\n"),
+        ("SCAN 0 NOPE 1", "-ERR syntax error\r\n"),
+        ("SCAN 0 TYPE hash MATCH * COUNT 5", "*2\r\n$1\r\n0\r\n*0\r\n"),
+        ("SCAN", "-ERR wrong number of arguments for 'scan' command\r\n"),
+        ("KEYS *", "-ERR KEYS is not supported: SCAN gives the keys page by page\r\n"),
     ])
     .await;
 }

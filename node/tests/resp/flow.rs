@@ -562,3 +562,37 @@ async fn a_listener_has_room_for_so_many_and_ends_in_time() {
         assert_eq!(rest, b"");
     }
 }
+
+#[tokio::test]
+async fn a_question_about_all_keys_sees_every_command_before_it_and_none_behind_it() {
+    let node = slow();
+    let mut client = node.connect();
+    client
+        .send(&pipeline(&[
+            "SET a 1",
+            "SET b 2",
+            "DBSIZE",
+            "SCAN 0 COUNT 1",
+            "SCAN 1",
+            "SET c 3",
+            "GET c",
+            "DBSIZE",
+        ]))
+        .await;
+    until(|| node.memory.started() == 2).await;
+    node.memory.answer(1);
+    client.expect("+OK\r\n").await;
+    // The question waits for a write of another slot, and a write waits for it.
+    assert_eq!(node.memory.started(), 2);
+    node.memory.answer(1);
+    client
+        .expect(concat!(
+            "+OK\r\n:2\r\n",
+            "*2\r\n$1\r\n1\r\n*1\r\n$1\r\na\r\n",
+            "*2\r\n$1\r\n0\r\n*1\r\n$1\r\nb\r\n",
+        ))
+        .await;
+    until(|| node.memory.started() == 3).await;
+    node.memory.answer(1);
+    client.expect("+OK\r\n$1\r\n3\r\n:3\r\n").await;
+}

@@ -37,6 +37,8 @@ const NAMES: &[&str] = &[
     "config",
     "info",
     "dbsize",
+    "scan",
+    "keys",
     "time",
     "role",
     "wait",

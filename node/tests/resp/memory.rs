@@ -17,7 +17,7 @@ use cairn_core::record::{
     PartitionRecord, ReplicaSet,
 };
 use cairn_core::slots::range_of_partition;
-use cairn_node::resp::backend::{ReadResult, WriteResult};
+use cairn_node::resp::backend::{AskResult, Found, Question, ReadResult, WriteResult};
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
@@ -271,6 +271,28 @@ impl Backend for Shared {
         let mut changed = Box::pin(Arc::clone(&self.0.map_changed).notified_owned());
         changed.as_mut().enable();
         Some(changed)
+    }
+
+    /// Pages of the keys in order; a cursor is how many came before.
+    fn ask(&self, question: Question) -> BoxFuture<'static, AskResult> {
+        let state = self.0.state.lock().expect("no test panics with it");
+        let mut keys: Vec<Bytes> = state.keys.keys().cloned().collect();
+        keys.sort_unstable();
+        let found = match (&state.refusal, question) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Question::Count) => Ok(Found::Count(keys.len() as u64)),
+            (None, Question::Scan(scan)) => {
+                let from = usize::try_from(scan.cursor).unwrap_or(usize::MAX);
+                let to = from.saturating_add(scan.count);
+                let cursor = if to < keys.len() { to as u64 } else { 0 };
+                let page = keys.into_iter().skip(from).take(scan.count);
+                Ok(Found::Page {
+                    cursor,
+                    keys: page.collect(),
+                })
+            }
+        };
+        Box::pin(std::future::ready(found))
     }
 
     fn read(&self, _: u16, key: &Bytes, _: ReadLevel) -> Started<Ready<ReadResult>> {

@@ -5,6 +5,7 @@
 //! allocates more than its input's size, and a round-trip property test (rule 18).
 
 pub mod batch;
+pub mod key_count;
 pub mod mark;
 pub mod meta;
 pub mod partition_record;

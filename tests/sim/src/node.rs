@@ -259,7 +259,10 @@ impl Node {
                 (key.into(), Some(value.into()))
             })
             .collect();
-        changes.extend(state::metadata_rows(generation, mark, lineage));
+        let begin = state::data_key(generation, b"");
+        let keys = changes.iter().filter(|(key, _)| key.starts_with(&begin));
+        let keys = keys.count() as u64;
+        changes.extend(state::metadata_rows(generation, mark, lineage, keys));
         self.store.write(&changes).map_err(problem("install"))?;
         self.store.persist().map_err(problem("persist"))
     }

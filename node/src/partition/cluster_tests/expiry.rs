@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::super::*;
 use super::harness::*;
-use crate::store::DueBounds;
+use crate::store::{DueBounds, KeyRange};
 
 const ALL: DueBounds = DueBounds {
     rows: usize::MAX,
@@ -28,8 +28,13 @@ fn expiring(name: &str, after_ms: u64) -> WriteRequest {
 fn stored(node: &TestNode, partition: PartitionId) -> (Vec<Bytes>, Vec<ExpiryRow>) {
     let standing = node.engine.handle().standing(partition).expect("here");
     let reader = &node.storage.reader;
-    let keys = reader
-        .scan_blocking(standing.generation, None, usize::MAX)
+    let mut keys = Vec::new();
+    let all = KeyRange::default();
+    reader
+        .visit_blocking(standing.generation, &all, &mut |key, _| {
+            keys.push(key);
+            true
+        })
         .expect("readable");
     let first = ExpiryRow {
         second: 0,
@@ -38,7 +43,7 @@ fn stored(node: &TestNode, partition: PartitionId) -> (Vec<Bytes>, Vec<ExpiryRow
     let index = reader
         .due_blocking(standing.generation, &first, u64::MAX, ALL)
         .expect("readable");
-    (keys.into_iter().map(|(key, _)| key).collect(), index.rows)
+    (keys, index.rows)
 }
 
 /// Waits until every node holds these keys and nothing expires.

@@ -3,13 +3,17 @@
 
 mod expiry;
 mod harness;
+mod keyspace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cairn_core::cluster::report::Role;
 use cairn_core::ids::{Index, NodeId, PartitionId, ReplicaId};
-use cairn_core::kv::request::{Expiry, RequestError, WriteOutcome, WriteRequest};
+use cairn_core::kv::request::{
+    Condition, Expiry, RequestError, WriteOp, WriteOutcome, WriteRequest,
+};
 use cairn_core::record::Member;
 use cairn_core::replication::{DiskRoom, Event};
 use futures::future::join_all;

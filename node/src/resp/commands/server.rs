@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::super::backend::Question;
 use super::super::call::{Action, Call, Refusal};
 use super::super::glob;
 use super::super::shared::{Count, Shared};
@@ -119,11 +120,9 @@ pub(super) fn config_help(call: &mut Call<'_>) -> Result<Action, Refusal> {
     )
 }
 
-pub(super) fn dbsize(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    let keys = call.shared.facts.figures().keys.ok_or_else(|| {
-        Refusal::from("ERR DBSIZE is not supported: keys are not counted".to_owned())
-    })?;
-    call.integer(i64::try_from(keys).unwrap_or(i64::MAX))
+/// The keys of the slots that this node is primary of.
+pub(super) fn dbsize(_: &mut Call<'_>) -> Result<Action, Refusal> {
+    Ok(Action::Ask(Question::Count))
 }
 
 pub(super) fn time(call: &mut Call<'_>) -> Result<Action, Refusal> {

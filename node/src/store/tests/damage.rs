@@ -181,10 +181,10 @@ fn a_copy_begins_and_goes_on_only_while_the_disk_has_room() {
     let free = Arc::new(AtomicU64::new(124));
     let asked = Arc::clone(&free);
     let room = Room::of(move || Ok(asked.load(Ordering::Relaxed)), 100);
-    let refused = SnapshotSink::open(&store, room.clone(), G);
+    let refused = SnapshotSink::open(&store, room.clone(), Arc::default(), G);
     assert!(matches!(refused, Err(StorageError::NoRoom { .. })));
     free.store(125, Ordering::Relaxed);
-    let mut sink = SnapshotSink::open(&store, room, G).unwrap();
+    let mut sink = SnapshotSink::open(&store, room, Arc::default(), G).unwrap();
     free.store(100, Ordering::Relaxed);
     sink.write_chunk(first).unwrap();
     free.store(99, Ordering::Relaxed);

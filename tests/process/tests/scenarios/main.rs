@@ -11,6 +11,7 @@ mod disks;
 mod freeze;
 mod histories;
 mod hostile;
+mod keyspace;
 mod kills;
 mod other_configurations;
 mod power_cuts;

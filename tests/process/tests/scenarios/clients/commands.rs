@@ -133,6 +133,7 @@ fn a_newcomer_runs_cairn_dev_and_every_command_finds_it() -> Result<()> {
     }
 
     keys(&home)?;
+    many_keys(&home)?;
     runtime.block_on(redis_writes(port))?;
     runtime.block_on(batches(&home.json(&["nodes"])?))?;
     views(&home)?;
@@ -266,6 +267,76 @@ async fn redis_writes(port: u16) -> Result<()> {
         }
         let ttl = client.call(&tag, &[b"PTTL", key.as_bytes()]).await?;
         ensure!(ttl == Reply::Integer(-2), "the TTL of {key} is {ttl:?}");
+    }
+    Ok(())
+}
+
+/// Scans, and a watch that goes on from a token that was printed.
+fn many_keys(home: &Home) -> Result<()> {
+    for (key, value) in [
+        ("fruit:apple", "1"),
+        ("fruit:pear", "a\tb\n"),
+        ("bread", "x"),
+    ] {
+        home.run(0, &["put", key, value])?;
+    }
+    let lines = |text: String| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let printed = lines(home.run(0, &["scan", "fruit:"])?);
+    ensure!(
+        printed == ["fruit:apple\t1", "fruit:pear\ta\\tb\\n"],
+        "{printed:?}"
+    );
+    let printed = lines(home.run(0, &["scan", "--keys-only"])?);
+    ensure!(
+        printed == ["bread", "fruit:apple", "fruit:pear"],
+        "{printed:?}"
+    );
+    let first = home
+        .cairn(&["scan", "--limit", "1", "--keys-only"])?
+        .output()?;
+    let said = String::from_utf8(first.stderr)?;
+    let token = said.rsplit(' ').next().context("a token")?.trim();
+    let rest = home.run(0, &["scan", "--keys-only", "--from", token])?;
+    ensure!(rest.lines().count() == 2, "{said}: {rest}");
+    let row: Value = serde_json::from_str(&home.run(0, &["scan", "bread", "-o", "json"])?)?;
+    ensure!(row["key"] == "bread" && row["value"] == "x", "{row}");
+
+    let mut watch = home.cairn(&["watch", "--prefix", "fruit:", "--limit", "2", "-o", "json"])?;
+    let mut watch = watch
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let stderr = watch.stderr.take().context("its errors")?;
+    let mut said = String::new();
+    // It says so once it has begun.
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut said)?;
+    ensure!(said.starts_with("watching: --from "), "{said}");
+    home.run(0, &["put", "fruit:pear", "2"])?;
+    home.run(0, &["put", "bread", "y"])?;
+    home.run(0, &["del", "fruit:pear"])?;
+    let done = watch.wait_with_output()?;
+    let events: Vec<Value> = String::from_utf8(done.stdout)?
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    ensure!(
+        events.len() == 2
+            && events[0]["event"] == "put"
+            && events[0]["value"] == "2"
+            && events[1]["event"] == "deleted"
+            && events.iter().all(|event| event["key"] == "fruit:pear"),
+        "{events:?}"
+    );
+    let token = events[0]["token"].as_str().context("a token")?;
+    let words = ["watch", "fruit:pear", "--limit", "1", "--from", token];
+    let again = home.run(0, &words)?;
+    ensure!(again.starts_with("deleted\tfruit:pear\t"), "{again}");
+    for key in ["fruit:apple", "bread"] {
+        home.run(0, &["del", key])?;
     }
     Ok(())
 }

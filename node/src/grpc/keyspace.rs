@@ -1,0 +1,104 @@
+//! The service `cairn.kv.v1.Keyspace`: scans and watches.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use cairn_core::kv::request::RequestError;
+use cairn_core::kv::scan::ScanQuery;
+use cairn_core::record::ClusterMap;
+use cairn_proto::keyspace::{WatchEnd, WatchQuery, WatchUpdate};
+use cairn_proto::kv::KvError;
+use cairn_proto::limits;
+use cairn_proto::pb::kv::v1 as pb;
+use cairn_proto::pb::kv::v1::keyspace_server;
+use futures::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::service::refusal;
+use crate::partition::{Ended, Handle, Step};
+
+/// What one watch may have encoded and unread: each update waits for the one before.
+type Updates = Pin<Box<dyn Stream<Item = Result<pb::WatchReply, Status>> + Send>>;
+
+/// Serves scans and watches of the partitions of this node.
+#[derive(Clone, Debug)]
+pub struct KeyspaceServer {
+    handle: Handle,
+    shutdown: CancellationToken,
+}
+
+impl KeyspaceServer {
+    /// Watches end with `shutdown`.
+    #[must_use]
+    pub fn new(handle: Handle, shutdown: CancellationToken) -> Self {
+        Self { handle, shutdown }
+    }
+
+    /// The service for tonic's router.
+    #[must_use]
+    pub fn into_server(self) -> keyspace_server::KeyspaceServer<Self> {
+        keyspace_server::KeyspaceServer::new(self)
+            .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES)
+    }
+
+    fn refusal(&self, error: RequestError) -> KvError {
+        refusal(error, || -> Arc<ClusterMap> { self.handle.map() })
+    }
+
+    fn update(&self, step: Step) -> WatchUpdate {
+        match step {
+            Step::Events {
+                partition,
+                events,
+                position,
+            } => WatchUpdate::Events {
+                partition,
+                events,
+                position,
+            },
+            Step::Positions(positions) => WatchUpdate::Positions(positions),
+            Step::Ended { partition, why } => WatchUpdate::End {
+                partition,
+                why: match why {
+                    Ended::Compacted => WatchEnd::Compacted,
+                    Ended::Refused(error) => WatchEnd::Refused(self.refusal(error)),
+                },
+            },
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl keyspace_server::Keyspace for KeyspaceServer {
+    type WatchStream = Updates;
+
+    async fn scan(
+        &self,
+        request: Request<pb::ScanRequest>,
+    ) -> Result<Response<pb::ScanReply>, Status> {
+        let query = ScanQuery::try_from(request.into_inner()).map_err(KvError::from)?;
+        let page = self.handle.scan(query).await;
+        let page = page.map_err(|error| self.refusal(error))?;
+        Ok(Response::new(page.into()))
+    }
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Updates>, Status> {
+        let query = WatchQuery::try_from(request.into_inner()).map_err(KvError::from)?;
+        let WatchQuery {
+            filter,
+            from,
+            heartbeat,
+        } = query;
+        let watcher = self.handle.watch(filter, from, heartbeat);
+        let watcher = watcher.map_err(|error| self.refusal(error))?;
+        let server = self.clone();
+        let updates = futures::stream::unfold((watcher, server), |(mut watcher, server)| async {
+            let update = server.update(watcher.next().await?);
+            Some((Ok(update.into()), (watcher, server)))
+        });
+        let ended = self.shutdown.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(updates.take_until(ended))))
+    }
+}
