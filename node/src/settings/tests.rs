@@ -168,6 +168,49 @@ fn what_cannot_keep_its_promise_is_refused() {
 }
 
 #[test]
+fn limits_that_do_not_fit_together_are_refused() {
+    for (more, expected) in [
+        (
+            &[("CAIRN_MAX_COMMAND_BYTES", "16MiB")][..],
+            "CAIRN_MAX_COMMAND_BYTES",
+        ),
+        (
+            &[("CAIRN_INPUT_ROOM_BYTES", "63MiB")],
+            "CAIRN_INPUT_ROOM_BYTES",
+        ),
+        (&[("CAIRN_MAX_KEY_BYTES", "65KiB")], "CAIRN_MAX_KEY_BYTES"),
+        (&[("CAIRN_MAX_ARGUMENTS", "1")], "CAIRN_MAX_ARGUMENTS"),
+        (&[("CAIRN_RESP_HOSTNAME", "a:1")], "CAIRN_RESP_HOSTNAME"),
+        (
+            &[("CAIRN_RESP_ENDPOINT_TYPE", "hostname")],
+            "CAIRN_RESP_ENDPOINT_TYPE",
+        ),
+        (
+            &[("CAIRN_RESP_ENDPOINT_TYPE", "name")],
+            "CAIRN_RESP_ENDPOINT_TYPE",
+        ),
+    ] {
+        let found = problems(&with(DATA, more));
+        assert_eq!(found, [expected], "{more:?}");
+    }
+    let Ok(NodeSettings::Data(data)) = read(&with(
+        DATA,
+        &[
+            ("CAIRN_MAX_VALUE_BYTES", "1MiB"),
+            ("CAIRN_MAX_COMMAND_BYTES", "2MiB"),
+            ("CAIRN_INPUT_ROOM_BYTES", "48MiB"),
+            ("CAIRN_IDLE_TIMEOUT_MS", "5000"),
+            ("CAIRN_RESP_HOSTNAME", "data-1.example"),
+            ("CAIRN_RESP_ENDPOINT_TYPE", "hostname"),
+        ],
+    )) else {
+        panic!("valid");
+    };
+    assert_eq!(data.idle_timeout, Some(std::time::Duration::from_secs(5)));
+    assert_eq!(data.process.advertised.resp_hostname, "data-1.example");
+}
+
+#[test]
 fn a_role_is_required_and_must_exist() {
     assert_eq!(problems(&values(&[])), ["CAIRN_ROLE"]);
     assert_eq!(problems(&values(&[("CAIRN_ROLE", "boss")])), ["CAIRN_ROLE"]);

@@ -22,7 +22,7 @@ const ACK: u8 = 1;
 /// The longest frame that a server takes if it says nothing else.
 const FRAME_BYTES_MAX: usize = 16_384;
 /// How long one look at what came waits.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(2);
 /// How long writing may block before a flood counts as held back.
 const WRITE: Duration = Duration::from_secs(1);
 

@@ -117,12 +117,12 @@ fn what_mends_checksums_knows_where_they_are() {
 
 #[test]
 fn fuzz_recovery_from_a_damaged_segment() {
-    cairn_fuzz::run("wal_recovery", 40, vec![segment(), Vec::new()], recover);
+    cairn_fuzz::run("wal_recovery", 4, vec![segment(), Vec::new()], recover);
 }
 
 #[test]
 fn fuzz_recovery_from_a_segment_of_nonsense_with_right_checksums() {
-    cairn_fuzz::run("wal_nonsense", 40, vec![segment()], |input| {
+    cairn_fuzz::run("wal_nonsense", 4, vec![segment()], |input| {
         let mut bytes = input.to_vec();
         mend_checksums(&mut bytes);
         recover(&bytes);
