@@ -510,3 +510,80 @@ fn describe(error: &io::Error) -> &'static str {
         _ => "connection lost",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    use super::super::distribution::{Chooser, Distribution, Inserted};
+    use super::super::workload::Mix;
+    use super::*;
+
+    const STALL: Duration = Duration::from_millis(500);
+
+    /// A server that owns all slots, answers OK to everything, and stands still once.
+    fn server_that_stalls_at(stall_at: u64) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || answer(&stream, stall_at));
+            }
+        });
+        address
+    }
+
+    fn answer(stream: &TcpStream, stall_at: u64) {
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let mut answered = 0;
+        while let Some(head) = lines.next() {
+            let words: usize = head.trim_start_matches('*').parse().unwrap_or(0);
+            let arguments: Vec<String> = lines.by_ref().take(2 * words).collect();
+            answered += 1;
+            if answered == stall_at {
+                std::thread::sleep(STALL);
+            }
+            let reply: &[u8] = if arguments.get(1).is_some_and(|name| name == "CLUSTER") {
+                b"-ERR This instance has cluster support disabled\r\n"
+            } else {
+                b"+OK\r\n"
+            };
+            if { stream }.write_all(reply).is_err() {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn an_open_loop_counts_what_waited_while_the_server_stood_still() {
+        let directory =
+            Directory::open(vec![server_that_stalls_at(100)], None).expect("a directory");
+        let progress = AtomicU64::new(0);
+        let tally = run(Task {
+            directory: &directory,
+            connections: 1,
+            plan: Plan::Random {
+                mix: Mix {
+                    get: 1,
+                    ..Mix::default()
+                },
+                keys: Chooser::new(Distribution::Uniform, Inserted::new(100)),
+                left: Some(1_000),
+            },
+            pace: Some(Pace::new(Instant::now(), 1_000.0, 0, 1)),
+            window: None,
+            seed: 1,
+            value_size: 8,
+            progress: &progress,
+        })
+        .expect("a run");
+        let latencies = tally.all();
+        assert_eq!(latencies.len(), 1_000);
+        assert_eq!(tally.errors, std::collections::BTreeMap::new());
+        // A thousand a second were due: those of the first 400 ms of the stall waited for
+        // 100 ms or longer, though but one request was under way.
+        let waited = latencies.count_between(100_000, u64::MAX);
+        assert!(waited >= 350, "{waited} of {}", latencies.len());
+    }
+}

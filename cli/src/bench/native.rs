@@ -113,7 +113,8 @@ impl Worker {
             return Instant::now();
         };
         let due = pace.take();
-        if due <= Instant::now() {
+        let too_late = self.window.is_some_and(|window| due >= window.until);
+        if too_late || due <= Instant::now() {
             return due;
         }
         tokio::time::sleep_until(due.into()).await;

@@ -221,7 +221,12 @@ func main() {
 		commands(client, fmt.Sprint(protocol))
 		client.Close()
 	}
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{seed}})
+	client := redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: []string{seed},
+		// A refused connection does not make it ask for a newer map: that is up to its age,
+		// a minute by default.
+		ClusterStateReloadInterval: time.Second,
+	})
 	replicaReads(client, seed)
 	allPrimaries(client)
 	failover(client)

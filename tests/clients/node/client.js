@@ -44,6 +44,8 @@ async function connect(options) {
   const cluster = createCluster({
     rootNodes: [{ url: `redis://${host}:${port}` }],
     ...options,
+    // How long a node has been away before it asks others for a newer map.
+    topologyRefreshOnReconnectionAttemptStrategy: 1000,
     defaults: {
       // A command fails where its node is away, rather than wait for it for ever.
       disableOfflineQueue: true,

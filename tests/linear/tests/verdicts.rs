@@ -245,7 +245,7 @@ fn a_hundred_thousand_operations_are_judged_and_one_stale_read_among_them_is_fou
 
 #[test]
 fn a_hundred_thousand_operations_on_one_key_are_judged() {
-    let history = correct(16, 1, 100_000, 5_000, 7);
+    let history = correct(4, 1, 100_000, 5_000, 7);
     check_keys(&Key, &history, BOUND).expect("a correct store");
 }
 

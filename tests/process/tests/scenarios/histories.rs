@@ -74,7 +74,7 @@ fn judged(reads: Consistency) -> Result<()> {
         "only {} reads of the busiest key",
         reads.len()
     );
-    let old = operations[reads[0]].returned.clone();
+    let old = operations[reads[0]].returned;
     let last = reads[reads.len() - 1];
     if let (Some((_, old)), Some((_, new))) = (old, &mut operations[last].returned) {
         *new = old;

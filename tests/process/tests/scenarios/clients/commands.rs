@@ -137,11 +137,12 @@ fn a_newcomer_runs_cairn_dev_and_every_command_finds_it() -> Result<()> {
     runtime.block_on(redis_writes(port))?;
     runtime.block_on(batches(&home.json(&["nodes"])?))?;
     views(&home)?;
-    for mode in ["write", "read", "mix"] {
+    configuration(&home)?;
+    for workload in ["write", "read", "mix", "a", "d", "F"] {
         let report = home.json(&[
             "bench",
-            "--mode",
-            mode,
+            "--workload",
+            workload,
             "--requests",
             "300",
             "-c",
@@ -153,8 +154,30 @@ fn a_newcomer_runs_cairn_dev_and_every_command_finds_it() -> Result<()> {
         ])?;
         ensure!(
             report["operations"].as_u64() >= Some(300),
-            "{mode}: {report}"
+            "{workload}: {report}"
         );
+        let wanted = match workload {
+            "d" => ["insert", "read"].as_slice(),
+            "F" => &["read", "read-modify-write"],
+            "a" => &["read", "update"],
+            _ => continue,
+        };
+        for operation in wanted {
+            let of = &report["byOperation"][operation];
+            ensure!(of["operations"].as_u64() > Some(0), "{workload}: {report}");
+        }
+        ensure!(report["missingKeys"] == 0, "{workload}: {report}");
+    }
+    // An open loop, over both protocols.
+    for more in [["--workload", "b"].as_slice(), &["--native", "-w", "f"]] {
+        let words = ["bench", "--rate", "300", "--duration", "1", "--keys", "100"];
+        let report = home.json(&[&words, more].concat())?;
+        ensure!(
+            report["rate"] == 300.0 && report["unanswered"].is_u64(),
+            "{report}"
+        );
+        let operations = report["operations"].as_u64();
+        ensure!((1..=301).contains(&operations.unwrap_or(0)), "{report}");
     }
     let report = home.run(
         0,
@@ -380,6 +403,39 @@ async fn batches(nodes: &Value) -> Result<()> {
         Err(Error::Invalid { problem, .. }) if problem.contains("different partitions") => Ok(()),
         other => bail!("keys of several partitions came to {other:?}"),
     }
+}
+
+/// The file below variables and flags, and completion.
+fn configuration(home: &Home) -> Result<()> {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = home.run(0, &["completion", shell])?;
+        ensure!(script.contains("partitions"), "{shell}: {script}");
+    }
+    let nodes = home.json(&["nodes"])?;
+    let address = nodes["coordinators"][0]["client"]
+        .as_str()
+        .with_context(|| format!("a client address in {nodes}"))?;
+    let folder = home.path("home/.config/cairn");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("config.toml");
+    fs::write(&file, "endpoints = ['127.0.0.1:1']\n")?;
+    home.run(0, &["put", "configured", "yes", "--endpoints", address])?;
+    let said = refused(home.cairn(&["--timeout", "1", "get", "configured"])?)?;
+    ensure!(said.contains("127.0.0.1:1"), "{said}");
+    fs::write(&file, format!("endpoints = ['{address}']\n"))?;
+    ensure!(home.run(0, &["get", "configured"])? == "yes");
+    let other = home.path("other.toml");
+    fs::write(&other, "endpoint = 'x'\n")?;
+    let mut wrong = home.cairn(&["get", "configured"])?;
+    wrong.env("CAIRN_CONFIG", &other);
+    let said = refused(wrong)?;
+    ensure!(
+        said.contains("other.toml") && said.contains("It may have: endpoints"),
+        "{said}"
+    );
+    fs::remove_dir_all(home.path("home/.config"))?;
+    home.run(0, &["del", "configured"])?;
+    Ok(())
 }
 
 fn views(home: &Home) -> Result<()> {
