@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, MapVersion, PartitionId, Position};
 use cairn_core::kv::request::{
-    Condition, Expiry, Sequenced, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
+    Condition, Expiry, ReadLevel, Sequenced, Value, WriteLevel, WriteOp, WriteOutcome, WriteReply,
+    WriteRequest,
 };
-use cairn_core::record::ClusterMap;
+use cairn_core::record::{ClusterMap, PartitionRecord};
 use cairn_core::slots;
 use cairn_proto::kv::{Consistency, KvError, ReadRequest, check_key};
+use cairn_proto::levels::{LeveledWrite, ReplicaState};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use parking_lot::Mutex;
@@ -23,9 +25,10 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::connection::{Connection, Why};
+use crate::connection::{Connection, Routed, Why};
 use crate::error::Error;
 use crate::known::Known;
+use crate::load;
 use crate::options::Options;
 use crate::stats::{Counters, Stats, count};
 use crate::topology::{SharedMap, Topology};
@@ -66,6 +69,8 @@ pub struct PutOptions {
     pub expiry: Expiry,
     /// Whether the value before is wanted.
     pub return_previous: bool,
+    /// When it is acknowledged; as [`Options::write_level`] says, where unsaid.
+    pub write_level: Option<WriteLevel>,
 }
 
 /// What came of a put.
@@ -93,6 +98,15 @@ impl PutOutcome {
     pub fn applied(&self) -> bool {
         matches!(self, Self::Applied { .. })
     }
+}
+
+/// What a read found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// The value, if the key exists.
+    pub value: Option<Value>,
+    /// Where it was read at [`Consistency::Any`]: how current the replica was.
+    pub state: Option<ReplicaState>,
 }
 
 /// What came of a conditional delete.
@@ -179,12 +193,12 @@ impl Client {
         self.inner.counters.stats()
     }
 
-    /// The latest committed value of a key.
+    /// The value of a key, as current as [`Options::consistency`] says.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, Error> {
-        self.get_with(key, Consistency::Default).await
+        self.get_with(key, self.inner.options.consistency).await
     }
 
     /// The value of a key, as current as asked for.
@@ -196,6 +210,18 @@ impl Client {
         key: impl Into<Bytes>,
         consistency: Consistency,
     ) -> Result<Option<Value>, Error> {
+        Ok(self.read(key, consistency).await?.value)
+    }
+
+    /// As [`Self::get_with`], and how current the value is where that is not certain.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn read(
+        &self,
+        key: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Result<Reading, Error> {
         self.inner.read(key.into(), consistency).await
     }
 
@@ -228,6 +254,7 @@ impl Client {
             condition,
             expiry,
             return_previous,
+            write_level,
         } = options;
         let value = value.into();
         if value.len() > limits::VALUE_BYTES {
@@ -247,7 +274,7 @@ impl Client {
             expiry,
             return_previous,
         };
-        let WriteReply { outcome, position } = self.inner.write(op).await?;
+        let WriteReply { outcome, position } = self.inner.write(op, write_level).await?;
         match outcome {
             WriteOutcome::Set { previous } => Ok(PutOutcome::Applied {
                 version: position,
@@ -288,7 +315,7 @@ impl Client {
             keys: vec![key.into()],
             condition,
         };
-        match self.inner.write(op).await?.outcome {
+        match self.inner.write(op, None).await?.outcome {
             WriteOutcome::Deleted { count: 0 } => Ok(DeleteOutcome::Missing),
             WriteOutcome::Deleted { .. } => Ok(DeleteOutcome::Deleted),
             WriteOutcome::ConditionFailed { version, .. } => {
@@ -307,7 +334,7 @@ impl Client {
             key: key.into(),
             delta,
         };
-        match self.inner.write(op).await?.outcome {
+        match self.inner.write(op, None).await?.outcome {
             WriteOutcome::Integer(sum) => Ok(sum),
             WriteOutcome::NotAnInteger => Err(Error::NotAnInteger),
             WriteOutcome::Overflow => Err(Error::Overflow),
@@ -378,6 +405,9 @@ struct Trial<'a> {
     version: MapVersion,
     /// Since when the partition was seen without a primary.
     orphaned: Option<Instant>,
+    /// Whether any replica may answer, and which were left for another.
+    spread: bool,
+    left: Vec<String>,
 }
 
 /// Where an attempt goes.
@@ -411,7 +441,15 @@ impl<'a> Trial<'a> {
             reason: "there was no time for an attempt".to_owned(),
             version: MapVersion::ZERO,
             orphaned: None,
+            spread: false,
+            left: Vec::new(),
         }
+    }
+
+    /// Any replica may answer.
+    fn spread(mut self, spread: bool) -> Self {
+        self.spread = spread;
+        self
     }
 
     /// Where the next attempt goes; waits for a map that tells. `None` at the
@@ -444,8 +482,12 @@ impl<'a> Trial<'a> {
         // A refusal may know more than the map, and is then followed once.
         if let Some((epoch, address)) = self.hint.take()
             && epoch >= record.epoch
+            && !(self.spread && self.left.contains(&address))
         {
             return Ok((id, address));
+        }
+        if self.spread {
+            return self.pick(map, record);
         }
         let Some(primary) = record.primary else {
             // A voter may know more than the map that came so far, or serve already.
@@ -464,6 +506,34 @@ impl<'a> Trial<'a> {
             .filter(|address| !address.is_empty())
             .ok_or_else(|| format!("the map has no address for {}", primary.node))?;
         Ok((id, address))
+    }
+
+    /// One of the replicas that were not left yet, by how quickly they answer.
+    fn pick(
+        &mut self,
+        map: &ClusterMap,
+        record: &PartitionRecord,
+    ) -> Result<(PartitionId, String), String> {
+        let (inner, left) = (self.inner, &self.left);
+        let mut voters = inner.topology.voters(map, record);
+        voters.retain(|address| !left.contains(address));
+        let cost = |address: &String| inner.connections.get(address).cost();
+        match load::pick(voters, cost, &mut rand::rng()) {
+            Some(address) => Ok((record.id, address)),
+            None => {
+                // After a pause each may be asked again.
+                self.left.clear();
+                Err(format!("no replica could answer: {}", self.reason))
+            }
+        }
+    }
+
+    /// A replica could not answer: another one is asked, at once as long as there is one.
+    fn leave(&mut self, address: &str) {
+        count(&self.inner.counters.replicas_left);
+        if !self.left.iter().any(|left| left == address) {
+            self.left.push(address.to_owned());
+        }
     }
 
     /// Pauses before the next attempt; a map newer than the last attempt's ends the
@@ -489,10 +559,14 @@ impl<'a> Trial<'a> {
         if self.attempts > 1 {
             count(&counters.retries);
         }
-        let until = self
-            .until
-            .min(Instant::now() + self.inner.options.attempt_timeout);
-        let routed = (route.partition, self.version);
+        // A replica that says nothing is left for another in good time.
+        let patience = self.inner.options.attempt_timeout / if self.spread { 2 } else { 1 };
+        let until = self.until.min(Instant::now() + patience);
+        let routed = Routed {
+            partition: route.partition,
+            version: self.version,
+            to_primary: !self.spread,
+        };
         match route.connection.call(routed, request, until).await {
             Ok(pb::answer::Reply::Error(error)) => match KvError::try_from(error) {
                 Ok(error) => Attempt::Refused(error),
@@ -520,7 +594,7 @@ impl<'a> Trial<'a> {
 
     /// After a refusal that changed nothing and may pass: notes what it says and
     /// pauses, unless it points elsewhere for the first time.
-    async fn refused(&mut self, refusal: &KvError) {
+    async fn refused(&mut self, route: &Route, refusal: &KvError) {
         let counters = &self.inner.counters;
         self.reason = refusal.to_string();
         match refusal {
@@ -531,6 +605,9 @@ impl<'a> Trial<'a> {
                 if !address.is_empty() {
                     self.hint = Some((*epoch, address.clone()));
                     if self.moved == 1 {
+                        if self.spread {
+                            self.leave(&route.address);
+                        }
                         return;
                     }
                 }
@@ -541,14 +618,22 @@ impl<'a> Trial<'a> {
             }
             _ => self.moved = 0,
         }
-        self.rest().await;
+        if self.spread {
+            self.leave(&route.address);
+        } else {
+            self.rest().await;
+        }
     }
 
     /// After an attempt without an answer.
-    async fn lost(&mut self) {
+    async fn lost(&mut self, route: &Route) {
         self.moved = 0;
         self.inner.topology.poke();
-        self.rest().await;
+        if self.spread {
+            self.leave(&route.address);
+        } else {
+            self.rest().await;
+        }
     }
 
     fn unavailable(&self) -> Error {
@@ -590,48 +675,55 @@ fn checked(key: &[u8]) -> Result<(), Error> {
 }
 
 impl Inner {
-    async fn read(&self, key: Bytes, consistency: Consistency) -> Result<Option<Value>, Error> {
+    async fn read(&self, key: Bytes, consistency: Consistency) -> Result<Reading, Error> {
         checked(&key)?;
-        let mut trial = Trial::new(self, &key);
+        let settings = self.topology.map().settings.clone();
+        let default = settings.map_or(ReadLevel::Primary, |s| s.read_level);
+        let level = consistency.level(default);
+        let mut trial = Trial::new(self, &key).spread(level != ReadLevel::Primary);
         while let Some(route) = trial.route().await {
             let request = ReadRequest {
                 key: key.clone(),
-                consistency,
+                consistency: level.into(),
             };
             let attempt = trial
                 .attempt(&route, pb::call::Request::Get(request.into()))
                 .await;
             match attempt {
-                Attempt::Answered(pb::answer::Reply::Get(pb::GetReply { value })) => {
+                Attempt::Answered(pb::answer::Reply::Get(pb::GetReply { value, state })) => {
                     match value.map(Value::try_from).transpose() {
                         Ok(value) => {
                             if let Some(value) = &value {
                                 self.known.learn(route.partition, value.version);
                             }
-                            return Ok(value);
+                            return Ok(Reading {
+                                value,
+                                state: state.map(Into::into),
+                            });
                         }
                         Err(error) => {
                             trial.reason = error.to_string();
-                            trial.lost().await;
+                            trial.lost(&route).await;
                         }
                     }
                 }
                 Attempt::Answered(other) => {
                     trial.reason = format!("the answer does not fit a read: {other:?}");
-                    trial.lost().await;
+                    trial.lost(&route).await;
                 }
                 Attempt::Refused(refusal) => match final_refusal(&refusal) {
                     Some(error) => return Err(error),
-                    None => trial.refused(&refusal).await,
+                    None => trial.refused(&route, &refusal).await,
                 },
-                Attempt::Lost { .. } => trial.lost().await,
+                Attempt::Lost { .. } => trial.lost(&route).await,
             }
         }
         Err(trial.unavailable())
     }
 
     /// Makes one write under one name until it is answered (rule 8).
-    async fn write(&self, op: WriteOp) -> Result<WriteReply, Error> {
+    async fn write(&self, op: WriteOp, level: Option<WriteLevel>) -> Result<WriteReply, Error> {
+        let level = level.unwrap_or(self.options.write_level);
         let key = op.keys().next().cloned().unwrap_or_default();
         checked(&key)?;
         let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
@@ -651,7 +743,8 @@ impl Inner {
                     known: known_now,
                 }),
             };
-            match trial.attempt(&route, request.into()).await {
+            let write = LeveledWrite { request, level };
+            match trial.attempt(&route, write.into()).await {
                 Attempt::Answered(reply) => match write_reply(reply) {
                     Ok(reply) => {
                         self.known.learn(route.partition, reply.position);
@@ -665,7 +758,7 @@ impl Inner {
                     count(&self.counters.unknown);
                     tried = true;
                     trial.reason = KvError::Unknown.to_string();
-                    trial.lost().await;
+                    trial.lost(&route).await;
                 }
                 Attempt::Refused(KvError::Unjudged { position }) => {
                     count(&self.counters.unjudged);
@@ -684,11 +777,11 @@ impl Inner {
                     // Where an earlier try may have been applied, only an answer to
                     // this very name settles it.
                     Some(error) if !tried => return Err(error),
-                    Some(_) | None => trial.refused(&refusal).await,
+                    Some(_) | None => trial.refused(&route, &refusal).await,
                 },
                 Attempt::Lost { sent } => {
                     tried |= sent;
-                    trial.lost().await;
+                    trial.lost(&route).await;
                 }
             }
         }

@@ -290,6 +290,7 @@ async fn start(
         redis::Redis {
             handle: handle.clone(),
             feed: feed.clone(),
+            readonly_level: settings.readonly_level,
         },
     );
     let agent = agent::spawn(

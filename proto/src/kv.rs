@@ -136,17 +136,20 @@ impl From<WriteRequest> for pb::call::Request {
                     keep_expiry,
                     return_previous,
                     sequenced,
+                    write_level: 0,
                 })
             }
             WriteOp::Delete { keys, condition } => Self::Delete(pb::DeleteRequest {
                 key: keys.into_iter().next().unwrap_or_default(),
                 condition: encode_condition(condition),
                 sequenced,
+                write_level: 0,
             }),
             WriteOp::Increment { key, delta } => Self::Increment(pb::IncrementRequest {
                 key,
                 delta,
                 sequenced,
+                write_level: 0,
             }),
         }
     }
@@ -164,6 +167,8 @@ impl TryFrom<pb::PutRequest> for WriteRequest {
             keep_expiry,
             return_previous,
             sequenced,
+            // See `LeveledWrite`.
+            write_level: _,
         }: pb::PutRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;
@@ -202,6 +207,7 @@ impl TryFrom<pb::DeleteRequest> for WriteRequest {
             mut key,
             condition,
             sequenced,
+            write_level: _,
         }: pb::DeleteRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;
@@ -224,6 +230,7 @@ impl TryFrom<pb::IncrementRequest> for WriteRequest {
             mut key,
             delta,
             sequenced,
+            write_level: _,
         }: pb::IncrementRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;

@@ -93,7 +93,7 @@ pub(super) fn environment(
 fn is_set_aside(name: &str) -> bool {
     use cairn_node::settings::{Group, setting};
     // The preset would be judged a second time, against what this command made of it.
-    matches!(name, "CAIRN_ENDPOINTS" | "CAIRN_PRESET")
+    matches!(name, "CAIRN_ENDPOINTS" | "CAIRN_CONSISTENCY")
         || setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
 }
 
@@ -227,7 +227,7 @@ mod tests {
             "CAIRN_ROLE",
             "CAIRN_NAME",
             "CAIRN_ZONE",
-            "CAIRN_PRESET",
+            "CAIRN_CONSISTENCY",
             "CAIRN_ADVERTISE_HOST",
             "CAIRN_HTTP_ADVERTISE",
             "CAIRN_TLS_CERT_FILE",

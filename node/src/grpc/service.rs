@@ -3,10 +3,11 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use cairn_core::kv::request::{RequestError, WriteOp, WriteRequest};
+use cairn_core::kv::request::{ReadLevel, RequestError, WriteOp};
 use cairn_core::record::ClusterMap;
 use cairn_proto::Malformed;
 use cairn_proto::kv::{Consistency, KvError, ReadRequest};
+use cairn_proto::levels::{LeveledWrite, ReplicaState};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use cairn_proto::pb::kv::v1::kv_server;
@@ -15,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 use super::pipeline::Pipeline;
+use crate::partition::{LocalState, Reading};
 
 /// The bounds of keys and values, and of what one pipeline may make wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,35 +71,34 @@ impl<B: KvBackend> KvServer<B> {
     }
 
     /// Checks a write against the settings and starts nothing.
-    pub(super) fn admit<R>(&self, request: R) -> Result<WriteRequest, KvError>
+    pub(super) fn admit<R>(&self, request: R) -> Result<LeveledWrite, KvError>
     where
-        WriteRequest: TryFrom<R, Error = Malformed>,
+        LeveledWrite: TryFrom<R, Error = Malformed>,
     {
-        let request = WriteRequest::try_from(request)?;
-        for key in request.op.keys() {
+        let write = LeveledWrite::try_from(request)?;
+        for key in write.request.op.keys() {
             self.check_key(key)?;
         }
-        if let WriteOp::Set { value, .. } = &request.op {
+        if let WriteOp::Set { value, .. } = &write.request.op {
             within("value", value.len(), self.limits.value_bytes_max)?;
         }
-        Ok(request)
+        Ok(write)
     }
 
-    /// Checks a read against the settings and what is offered.
+    /// Checks a read against the settings.
     pub(super) fn admit_read(&self, request: pb::GetRequest) -> Result<ReadRequest, KvError> {
         let request = ReadRequest::try_from(request)?;
         self.check_key(&request.key)?;
-        match request.consistency {
-            Consistency::Default | Consistency::Primary => Ok(request),
-            Consistency::Quorum | Consistency::Replica | Consistency::Any => {
-                Err(KvError::Unsupported {
-                    what: format!(
-                        "reads of consistency {:?}; only Primary is offered so far",
-                        request.consistency
-                    ),
-                })
-            }
-        }
+        Ok(request)
+    }
+
+    /// Starts a read.
+    pub(super) fn start_read(&self, request: &ReadRequest) -> StartedRead<B::Read> {
+        let level = match request.consistency {
+            Consistency::Default => None,
+            named => Some(named.level(ReadLevel::Primary)),
+        };
+        self.backend.read(&request.key, level)
     }
 
     fn check_key(&self, key: &[u8]) -> Result<(), KvError> {
@@ -111,12 +112,12 @@ impl<B: KvBackend> KvServer<B> {
 
     async fn write<R, A>(&self, request: Request<R>) -> Result<Response<A>, Status>
     where
-        WriteRequest: TryFrom<R, Error = Malformed>,
+        LeveledWrite: TryFrom<R, Error = Malformed>,
         A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed>,
     {
-        let request = self.admit(request.into_inner())?;
+        let LeveledWrite { request, level } = self.admit(request.into_inner())?;
         let mut writes = self.backend.writes();
-        writes.submit(0, request);
+        writes.submit(0, request, level);
         writes.flush();
         let result = poll_fn(|context| writes.poll_take(context))
             .await
@@ -124,6 +125,18 @@ impl<B: KvBackend> KvServer<B> {
             .map_or(Err(RequestError::Unknown), |(_, result)| result);
         let reply = result.map_err(|e| self.refusal(e))?;
         Ok(Response::new(A::try_from(reply).map_err(KvError::from)?))
+    }
+}
+
+fn get_reply(Reading { value, local }: Reading) -> pb::GetReply {
+    let state = |local: LocalState| ReplicaState {
+        epoch: local.epoch,
+        applied: local.applied,
+        commit: local.commit,
+    };
+    pb::GetReply {
+        value: value.map(Into::into),
+        state: local.map(|local| state(local).into()),
     }
 }
 
@@ -163,15 +176,13 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::GetReply>, Status> {
-        let ReadRequest { key, .. } = self.admit_read(request.into_inner())?;
-        let result = match self.backend.read(&key) {
+        let request = self.admit_read(request.into_inner())?;
+        let result = match self.start_read(&request) {
             StartedRead::Done(result) => result,
             StartedRead::Waiting(read) => read.await,
         };
-        let value = result.map_err(|e| self.refusal(e))?;
-        Ok(Response::new(pb::GetReply {
-            value: value.map(Into::into),
-        }))
+        let reading = result.map_err(|e| self.refusal(e))?;
+        Ok(Response::new(get_reply(reading)))
     }
 
     async fn delete(
@@ -227,9 +238,7 @@ impl<B: KvBackend> KvServer<B> {
     /// The answer to a read of a pipeline.
     pub(super) fn read_answer(&self, result: ReadResult) -> pb::answer::Reply {
         match result {
-            Ok(value) => pb::answer::Reply::Get(pb::GetReply {
-                value: value.map(Into::into),
-            }),
+            Ok(reading) => pb::answer::Reply::Get(get_reply(reading)),
             Err(error) => pb::answer::Reply::Error(self.refusal(error).into()),
         }
     }

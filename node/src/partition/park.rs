@@ -206,7 +206,7 @@ impl Park {
 #[cfg(test)]
 mod tests {
     use cairn_core::ids::{Micros, PartitionId};
-    use cairn_core::kv::request::{Condition, WriteOp, WriteRequest};
+    use cairn_core::kv::request::{Condition, WriteLevel, WriteOp, WriteRequest};
 
     use super::super::reply::ReplyQueue;
     use super::*;
@@ -222,6 +222,7 @@ mod tests {
                 sequenced: None,
             }),
             reply: ReplyQueue::default().reply_to(0),
+            level: WriteLevel::Quorum,
             bytes: 0,
             arrived: Micros(0),
         }

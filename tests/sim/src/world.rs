@@ -529,7 +529,10 @@ impl World {
                     let after = self.rng.random_range(100..1_500);
                     self.at(after, Happening::Probed(id, session));
                 }
-                Effect::Standing { .. } | Effect::Mended { .. } => {}
+                Effect::Standing { .. }
+                | Effect::Mended { .. }
+                | Effect::Everywhere { .. }
+                | Effect::Proved { .. } => {}
             }
         }
         self.flush(id);
