@@ -618,6 +618,7 @@ impl NodeCore {
             self.with(now, effects, partition, |replica, ctx| {
                 if replica.promised == epoch && matches!(replica.part, Part::Follower) {
                     replica.learn_commit(ctx, commit);
+                    replica.settle_proofs(ctx);
                 }
             });
         }

@@ -209,6 +209,9 @@ struct Round {
     members: Vec<Member>,
     /// What they answered; `None` from one that cannot tell.
     answers: BTreeMap<ReplicaId, Option<Stand>>,
+    /// Of a quorum: the least head that R of them did not exceed. It covers the reads of
+    /// this round for good: from then on it need only be known to be committed.
+    bound: Option<Position>,
 }
 
 /// A proof that waits for the log to match the primary's.
@@ -292,6 +295,7 @@ impl Replica {
                     asked: ctx.now,
                     members,
                     answers: BTreeMap::new(),
+                    bound: None,
                 };
                 self.proving.rounds.insert(level, round);
                 self.ask(ctx, level);
@@ -427,9 +431,21 @@ impl Replica {
         self.settle_matching(ctx);
     }
 
+    /// The log grew, or more of it is known to be committed.
+    pub(super) fn settle_proofs(&mut self, ctx: &mut Context<'_>) {
+        if self.proving.is_idle() {
+            return;
+        }
+        self.settle_matching(ctx);
+        let quorum = self.proving.rounds.get(&ProofLevel::Quorum);
+        if quorum.is_some_and(|round| round.bound.is_some()) {
+            self.judge_quorum(ctx);
+        }
+    }
+
     /// Tells the proofs up to which the log is the primary's: what lies past that may be
     /// of a line that was lost, whatever its index.
-    pub(super) fn settle_matching(&mut self, ctx: &mut Context<'_>) {
+    fn settle_matching(&mut self, ctx: &mut Context<'_>) {
         let epoch = self.promised;
         while let Some(first) = self.proving.matching.front()
             && first.index <= self.matched
@@ -449,7 +465,7 @@ impl Replica {
         let Some(own) = self.stand(ctx.now, ctx.holdings) else {
             return self.end_round(ctx, level, Some(Proof::NotNow));
         };
-        let Some(round) = self.proving.rounds.get(&level) else {
+        let Some(round) = self.proving.rounds.get_mut(&level) else {
             return;
         };
         let epoch = round.epoch;
@@ -465,14 +481,17 @@ impl Replica {
             stand.map(|s| s.head)
         };
         let bound = quorum::inspected(&self.record.config, ctx.read_quorum, head_of);
-        let known = counted().max_by_key(|s| s.commit).copied().unwrap_or(own);
-        let Some(bound) = bound.filter(|bound| *bound <= known.commit) else {
-            // What one more answer says may settle it.
+        round.bound = round.bound.into_iter().chain(bound).min();
+        let Some(bound) = round.bound else {
             if everyone {
                 self.end_round(ctx, level, Some(Proof::NotNow));
             }
             return;
         };
+        let known = counted().max_by_key(|s| s.commit).copied().unwrap_or(own);
+        if known.commit < bound {
+            return;
+        }
         if own.commit < bound && matches!(self.part, Part::Follower) && !self.may_lose() {
             // It is committed: as far as this log is the primary's, it may be applied.
             self.learn_commit(ctx, known.commit.index);
@@ -516,8 +535,9 @@ impl Replica {
                 self.proved(ctx, ProofLevel::Replica, matching.before, elsewhere);
             }
         }
+        self.settle_proofs(ctx);
         for level in [ProofLevel::Replica, ProofLevel::Quorum] {
-            let Some(round) = self.proving.rounds.get(&level) else {
+            let Some(round) = self.proving.rounds.get_mut(&level) else {
                 continue;
             };
             if late(round.began) {
@@ -526,6 +546,10 @@ impl Replica {
                     ProofLevel::Quorum => Proof::NotNow,
                 };
                 self.end_round(ctx, level, Some(proof));
+            } else if round.bound.is_some() && now >= round.asked.plus(timing.tick) {
+                // Somebody may know by now that it is committed.
+                round.answers.clear();
+                self.ask(ctx, level);
             } else if now >= round.asked.plus(timing.resend) {
                 self.ask(ctx, level);
             }

@@ -379,7 +379,7 @@ impl Replica {
         }
         self.matched = self.matched.max(last.index());
         self.learn_commit(ctx, append.commit);
-        self.settle_matching(ctx);
+        self.settle_proofs(ctx);
         self.acknowledge(ctx, from, to, last.index());
     }
 

@@ -78,7 +78,6 @@ fn mistakes_in_reads_are_found() {
         Planted::Unleased,
         Planted::Unapplied,
         Planted::EmptyCount,
-        Planted::NeverLooked,
     ] {
         let found = (0..PLANTED_SEEDS).find_map(|seed| {
             let failure = run_planted(seed, Some(planted)).err()?;

@@ -2,6 +2,7 @@
 //! are a function call away and a coordinator played by the test.
 
 mod harness;
+mod levels;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -24,8 +24,6 @@ pub enum Planted {
     Unapplied,
     /// Replicas that hold nothing of the log count among a read quorum.
     EmptyCount,
-    /// A primary answers without looking whether it holds the lease.
-    NeverLooked,
 }
 
 /// What the edge of one process keeps for its reads.
@@ -182,8 +180,7 @@ impl World {
         let Some(standing) = standing else {
             return Ok(Some(None));
         };
-        let leads = (standing.serving && standing.lease_until > clock)
-            || planted == Some(Planted::NeverLooked) && standing.serving;
+        let leads = standing.serving && standing.lease_until > clock;
         let applied = node.applied(standing.generation)?;
         match read.step {
             Step::Begun => match read.level {
@@ -254,7 +251,7 @@ impl World {
         for stand in &mut answer.stands {
             match self.planted {
                 Some(Planted::Unleased) => stand.leased = true,
-                Some(Planted::EmptyCount) => {
+                Some(Planted::EmptyCount) if !stand.leased => {
                     stand.head = Position::ZERO;
                     stand.commit = Position::ZERO;
                 }
