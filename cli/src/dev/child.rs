@@ -94,7 +94,9 @@ fn is_set_aside(name: &str) -> bool {
     use cairn_node::settings::{Group, setting};
     // The preset would be judged a second time, against what this command made of it.
     matches!(name, "CAIRN_ENDPOINTS" | "CAIRN_CONSISTENCY")
-        || setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
+        || name != "CAIRN_READONLY_LEVEL"
+            && setting(name)
+                .is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
 }
 
 /// Which of these variables the children do not get.

@@ -238,16 +238,18 @@ impl Proving {
 impl Replica {
     /// How this replica stands, for whoever reads: nothing where it counts nowhere.
     pub(super) fn stand(&self, now: Micros, holdings: &Holdings) -> Option<Stand> {
+        // What an earlier primary had committed stays so, except where it may be lost (rule
+        // 9), or where it is not known whether it may: there only what this epoch's primary
+        // has too is known.
+        let may_lose = self.may_lose() || self.record.epoch != self.promised;
         let (leased, known) = match &self.part {
             _ if self.corrupt => return None,
             Part::Suspended(_) => return None,
             Part::Primary(leadership) if leadership.serving => {
                 (self.lease_until(holdings) > now, self.commit)
             }
-            // What an earlier primary had committed stays so, except where it may be
-            // lost (rule 9): there only what this epoch's primary has too is known.
-            Part::Primary(_) if self.may_lose() => (false, Index::ZERO),
-            Part::Follower if self.may_lose() => (false, self.commit.min(self.matched)),
+            Part::Primary(_) if may_lose => (false, Index::ZERO),
+            Part::Follower if may_lose => (false, self.commit.min(self.matched)),
             Part::Primary(_) | Part::Follower => (false, self.commit),
         };
         // While a snapshot's switch is on its way to the disk, what is durable tells less
@@ -283,7 +285,7 @@ impl Replica {
             }
             return;
         }
-        match self.whom_to_ask(level, ctx.read_quorum) {
+        match self.whom_to_ask(level) {
             Ok(members) => {
                 let number = ctx.questions.fresh_round();
                 let round = Round {
@@ -305,7 +307,7 @@ impl Replica {
     }
 
     /// Who is to be asked, or why nobody need be.
-    fn whom_to_ask(&self, level: ProofLevel, read_quorum: usize) -> Result<Vec<Member>, Proof> {
+    fn whom_to_ask(&self, level: ProofLevel) -> Result<Vec<Member>, Proof> {
         let current = self.record.epoch == self.promised;
         let primary = self.record.primary.filter(|_| current);
         let elsewhere = Proof::Elsewhere(primary);
@@ -324,7 +326,7 @@ impl Replica {
                     // under way.
                     return Err(Proof::NotNow);
                 }
-                if quorum::reads_alone(&self.record.config, read_quorum) {
+                if quorum::reads_alone(&self.record.config) {
                     return Err(elsewhere);
                 }
                 let voters = self.record.config.voters();

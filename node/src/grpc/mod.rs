@@ -16,6 +16,8 @@ mod backend;
 mod engine;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod level_tests;
 mod pipeline;
 mod serve;
 mod service;

@@ -310,7 +310,7 @@ pub const SETTINGS: &[Setting] = &[
         Cluster,
         "primary; any where the consistency is `eventual`",
         "`primary`, `quorum`, `replica` or `any`",
-        "The level of reads that name none: see [consistency](consistency.md). Redis connections read at `primary`, and at `CAIRN_READONLY_LEVEL` after `READONLY`.",
+        "The level of reads that name none: see `docs/consistency.md`. Redis connections read at `primary`, and at `CAIRN_READONLY_LEVEL` after `READONLY`.",
     ),
     row(
         "CAIRN_READ_QUORUM",
@@ -398,7 +398,7 @@ pub const SETTINGS: &[Setting] = &[
         Network,
         "replica",
         "`primary`, `quorum`, `replica` or `any`",
-        "The level at which a Redis connection reads after `READONLY`: see [consistency](consistency.md).",
+        "The level at which a Redis connection reads after `READONLY`: see `docs/consistency.md`.",
     ),
     row(
         "CAIRN_MAX_CONNECTIONS",
