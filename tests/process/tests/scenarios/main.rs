@@ -10,6 +10,7 @@ mod dev;
 mod disks;
 mod freeze;
 mod kills;
+mod levels;
 mod other_configurations;
 mod power_cuts;
 mod power_loss_shim;
