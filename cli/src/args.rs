@@ -225,6 +225,7 @@ mod tests {
         for line in [
             "cairn dev",
             "cairn dev --coordinators 1 --data-nodes 3 --replication-factor 2 --write-quorum 2 --data-dir /x --resp-port 7000",
+            "cairn dev --consistency eventual",
             "cairn dev reset --yes --data-dir /x",
             "cairn put key value",
             "cairn put key --file -",
@@ -248,6 +249,7 @@ mod tests {
         for line in [
             "cairn",
             "cairn dev --coordinators 9",
+            "cairn dev --consistency lax",
             "cairn dev reset --coordinators 3",
             "cairn put key",
             "cairn put key value --file x",

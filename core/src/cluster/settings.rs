@@ -33,6 +33,25 @@ pub enum Preset {
     Eventual,
 }
 
+impl Preset {
+    /// As settings and flags spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strong => "strong",
+            Self::Eventual => "eventual",
+        }
+    }
+
+    /// From its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Strong, Self::Eventual]
+            .into_iter()
+            .find(|preset| preset.name() == name)
+    }
+}
+
 /// What a person asked for; everything unsaid is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

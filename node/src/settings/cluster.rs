@@ -10,19 +10,15 @@ use super::reader::Reader;
 
 /// Reads them; the second part is what to warn about.
 pub(super) fn read(reader: &Reader<'_>) -> Option<(ClusterSettings, Vec<String>)> {
-    let preset = match reader.text("CAIRN_CONSISTENCY") {
-        None => None,
-        Some("strong") => Some(Preset::Strong),
-        Some("eventual") => Some(Preset::Eventual),
-        Some(_) => {
-            reader.problem(
-                "CAIRN_CONSISTENCY",
-                "there is no such preset",
-                "Give strong or eventual, or leave it out",
-            );
-            None
-        }
-    };
+    let given = reader.text("CAIRN_CONSISTENCY");
+    let preset = given.and_then(Preset::from_name);
+    if given.is_some() && preset.is_none() {
+        reader.problem(
+            "CAIRN_CONSISTENCY",
+            "there is no such preset",
+            "Give strong or eventual, or leave it out",
+        );
+    }
     // The number of coordinators is judged with their list.
     let request = SettingsRequest {
         preset,
