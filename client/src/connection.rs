@@ -171,7 +171,7 @@ impl Connection {
 
     /// About how long another call would take.
     pub(crate) fn cost(&self) -> u64 {
-        self.shared.load.cost()
+        self.shared.load.cost(Instant::now())
     }
 
     /// Makes one call, and waits for its answer, at most until `until`.

@@ -9,12 +9,34 @@ use rand::seq::index;
 /// One answer in so many decides how long an answer takes.
 const SMOOTHING: u64 = 8;
 
+/// How long after its last answer what is known of an address counts half. An address
+/// that was slow once would else never be asked again, and never be seen to be quick.
+const HALF_FORGOTTEN: Duration = Duration::from_millis(100);
+
 /// Calls under way to one address, and how long the answers took of late.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Load {
+    made: Instant,
     in_flight: AtomicUsize,
     /// In microseconds; zero before the first answer.
     latency: AtomicU64,
+    /// When the last answer came, in microseconds since `made`.
+    answered: AtomicU64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            made: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            latency: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A call under way. Counts until it is dropped.
@@ -34,8 +56,10 @@ impl Load {
         }
     }
 
-    fn answered_after(&self, took: Duration) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+    fn answered_after(&self, took: Duration, now: Instant) {
+        let took = micros(took).max(1);
+        let since = micros(now.saturating_duration_since(self.made));
+        self.answered.store(since, Ordering::Relaxed);
         let before = self.latency.load(Ordering::Relaxed);
         let after = match before {
             0 => took,
@@ -46,10 +70,13 @@ impl Load {
     }
 
     /// About how long another call would take: zero where nothing is known, so that
-    /// every address is tried.
-    pub(crate) fn cost(&self) -> u64 {
+    /// every address is tried, and less the longer ago the last answer was.
+    pub(crate) fn cost(&self, now: Instant) -> u64 {
         let ahead = self.in_flight.load(Ordering::Relaxed) as u64 + 1;
-        self.latency.load(Ordering::Relaxed).saturating_mul(ahead)
+        let since = micros(now.saturating_duration_since(self.made));
+        let silent = since.saturating_sub(self.answered.load(Ordering::Relaxed));
+        let forgotten = 1 + silent / micros(HALF_FORGOTTEN);
+        self.latency.load(Ordering::Relaxed).saturating_mul(ahead) / forgotten
     }
 }
 
@@ -57,7 +84,8 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
         // One that was given up took at least as long: that counts too.
-        self.load.answered_after(self.began.elapsed());
+        self.load
+            .answered_after(self.began.elapsed(), Instant::now());
     }
 }
 
@@ -108,13 +136,22 @@ mod tests {
     #[test]
     fn what_is_under_way_makes_an_address_dearer() {
         let load = Load::default();
-        assert_eq!(load.cost(), 0);
-        load.answered_after(Duration::from_micros(800));
-        assert_eq!(load.cost(), 800);
-        let first = load.begin();
-        assert_eq!(load.cost(), 1600);
-        drop(first);
-        load.answered_after(Duration::from_micros(8_000_000));
-        assert!(load.cost() > 900_000, "{}", load.cost());
+        let now = Instant::now();
+        assert_eq!(load.cost(now), 0);
+        load.answered_after(Duration::from_micros(800), now);
+        assert_eq!(load.cost(now), 800);
+        let under_way = load.begin();
+        assert_eq!(load.cost(now), 1600);
+        std::mem::forget(under_way);
+    }
+
+    #[test]
+    fn an_address_that_was_slow_once_is_asked_again() {
+        let load = Load::default();
+        let now = Instant::now();
+        load.answered_after(Duration::from_millis(800), now);
+        assert_eq!(load.cost(now), 800_000);
+        assert_eq!(load.cost(now + HALF_FORGOTTEN), 400_000);
+        assert!(load.cost(now + HALF_FORGOTTEN * 1000) < 1_000);
     }
 }
