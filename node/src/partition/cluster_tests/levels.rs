@@ -27,8 +27,9 @@ async fn seen(handle: &Handle, name: &str, level: ReadLevel) -> Option<String> {
     )
 }
 
-/// As [`seen`], of a replica that may have to catch up first.
-async fn seen_after_redirects(handle: &Handle, name: &str, level: ReadLevel) -> Option<String> {
+/// As [`seen`], of a replica that may have to catch up first, as one on a slow machine
+/// has.
+async fn current(handle: &Handle, name: &str, level: ReadLevel) -> Option<String> {
     let caught_up = async {
         loop {
             match read_at(handle, name, level).await {
@@ -68,13 +69,13 @@ async fn every_replica_answers_strong_reads_with_what_was_acknowledged_last() {
         for node in 1..=3 {
             let handle = cluster.handle(NodeId(node));
             for level in [ReadLevel::Replica, ReadLevel::Quorum] {
-                let read = seen(&handle, &name, level).await;
+                let read = current(&handle, &name, level).await;
                 assert_eq!(read.as_ref(), Some(&value), "{level:?} on node {node}");
             }
         }
     }
     assert_eq!(
-        seen(&primary, "nothing-{here}", ReadLevel::Replica).await,
+        current(&primary, "nothing-{here}", ReadLevel::Replica).await,
         None
     );
     cluster.stop().await;
@@ -90,7 +91,7 @@ async fn many_reads_at_once_share_their_questions_and_none_is_stale() {
     for _ in 0..40 {
         acknowledged = integer(primary.write(increment(&counter, None)).await);
         let levels = [ReadLevel::Replica, ReadLevel::Quorum];
-        let reads = (0..32).map(|n| seen(&follower, &counter, levels[n % 2]));
+        let reads = (0..32).map(|n| current(&follower, &counter, levels[n % 2]));
         for read in join_all(reads).await {
             let read: i64 = read.expect("it exists").parse().expect("a number");
             assert_eq!(read, acknowledged, "nobody writes meanwhile");
@@ -108,7 +109,7 @@ async fn a_replica_that_hears_no_primary_sends_reads_there_and_tells_what_it_has
     let lonely = followers(&cluster)[0];
     let handle = cluster.handle(lonely);
     assert_eq!(
-        seen(&handle, &name, ReadLevel::Replica).await.as_deref(),
+        current(&handle, &name, ReadLevel::Replica).await.as_deref(),
         Some("before")
     );
     cut(&cluster, lonely);
@@ -137,7 +138,7 @@ async fn a_replica_that_hears_no_primary_sends_reads_there_and_tells_what_it_has
     );
     // It is not behind for good. Until it has caught up it sends reads elsewhere.
     cluster.network.lock().cut.clear();
-    let read = seen_after_redirects(&handle, &name, ReadLevel::Replica).await;
+    let read = current(&handle, &name, ReadLevel::Replica).await;
     assert_eq!(read.as_deref(), Some("after"));
     cluster.stop().await;
 }
@@ -152,7 +153,7 @@ async fn quorum_reads_go_on_while_the_primary_is_gone_and_after_the_next_one_is_
     for node in &left {
         let handle = cluster.handle(*node);
         assert_eq!(
-            seen(&handle, &name, ReadLevel::Replica).await.as_deref(),
+            current(&handle, &name, ReadLevel::Replica).await.as_deref(),
             Some("kept")
         );
     }
@@ -160,7 +161,7 @@ async fn quorum_reads_go_on_while_the_primary_is_gone_and_after_the_next_one_is_
     for node in &left {
         let handle = cluster.handle(*node);
         assert_eq!(
-            seen(&handle, &name, ReadLevel::Quorum).await.as_deref(),
+            current(&handle, &name, ReadLevel::Quorum).await.as_deref(),
             Some("kept")
         );
         let refused = read_at(&handle, &name, ReadLevel::Replica).await;
@@ -175,7 +176,7 @@ async fn quorum_reads_go_on_while_the_primary_is_gone_and_after_the_next_one_is_
     for node in &left {
         let handle = cluster.handle(*node);
         for level in [ReadLevel::Quorum, ReadLevel::Replica] {
-            let read = seen_after_redirects(&handle, &name, level).await;
+            let read = current(&handle, &name, level).await;
             assert_eq!(read.as_deref(), Some("newer"), "{level:?}");
         }
     }
@@ -212,7 +213,7 @@ async fn a_key_past_its_time_is_left_to_the_primary() {
     // The primary expires it by an entry; then every replica may say that it is gone.
     assert_eq!(text(&primary, &name).await, None);
     for level in [ReadLevel::Replica, ReadLevel::Quorum] {
-        assert_eq!(seen(&follower, &name, level).await, None);
+        assert_eq!(current(&follower, &name, level).await, None);
     }
     cluster.stop().await;
 }
