@@ -8,7 +8,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cairn_client::{Condition, Expiry, Position, PutOptions, PutOutcome};
+use cairn_client::{
+    Condition, Consistency, Expiry, Position, PutOptions, PutOutcome, ReadLevel, WriteLevel,
+};
 use serde_json::json;
 
 use crate::endpoints::{Endpoints, block_on};
@@ -44,12 +46,25 @@ pub(crate) struct PutArgs {
     /// Let the key expire after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_153_600_000))]
     expire: Option<u64>,
+    #[command(flatten)]
+    level: LevelArgs,
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct LevelArgs {
+    /// Acknowledged once a write quorum has flushed it, or all replicas
+    #[arg(long, value_name = "quorum|all", value_parser = write_level)]
+    write_level: Option<WriteLevel>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct GetArgs {
     /// The key
     key: OsString,
+    /// How current the value must be [default: as the cluster agreed]
+    #[arg(long, value_name = "primary|quorum|replica|any", value_parser = read_level)]
+    consistency: Option<ReadLevel>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -57,6 +72,8 @@ pub(crate) struct DeleteArgs {
     /// The keys
     #[arg(required = true)]
     keys: Vec<OsString>,
+    #[command(flatten)]
+    level: LevelArgs,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -66,6 +83,16 @@ pub(crate) struct IncrementArgs {
     /// How much; may be negative
     #[arg(long, default_value_t = 1, allow_hyphen_values = true)]
     by: i64,
+    #[command(flatten)]
+    level: LevelArgs,
+}
+
+fn read_level(text: &str) -> Result<ReadLevel, String> {
+    ReadLevel::from_name(text).ok_or_else(|| "give primary, quorum, replica or any".to_owned())
+}
+
+fn write_level(text: &str) -> Result<WriteLevel, String> {
+    WriteLevel::from_name(text).ok_or_else(|| "give quorum or all".to_owned())
 }
 
 fn version(text: &str) -> Result<Position, String> {
@@ -107,6 +134,7 @@ impl PutArgs {
             condition,
             expiry,
             return_previous: false,
+            write_level: self.level.write_level,
         }
     }
 }
@@ -173,8 +201,11 @@ pub(crate) fn put(args: &PutArgs, endpoints: &Endpoints, format: Format) -> Resu
 
 pub(crate) fn get(args: &GetArgs, endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
     let key = args.key.clone().into_vec();
-    let value = block_on(async { Ok(endpoints.client().await?.get(key).await?) })?;
-    let Some(value) = value else {
+    let consistency = args
+        .consistency
+        .map_or(Consistency::Default, Consistency::from);
+    let reading = block_on(async { Ok(endpoints.client().await?.read(key, consistency).await?) })?;
+    let Some(value) = reading.value else {
         return Err(Failure::new(
             Kind::NotFound,
             format!("there is no key `{}`", shown(&args.key)),
@@ -192,12 +223,21 @@ pub(crate) fn get(args: &GetArgs, endpoints: &Endpoints, format: Format) -> Resu
         }
         Format::Json => {
             let (field, data) = value_json(&value.data);
-            output::json(&json!({
+            let mut shown = json!({
                 "key": shown(&args.key),
                 field: data,
                 "version": value.version.to_string(),
                 "expiresAtMs": value.expires_at,
-            }))
+            });
+            // Of the level `any` alone: the others are current.
+            if let Some(state) = reading.state {
+                shown["replica"] = json!({
+                    "epoch": state.epoch.0,
+                    "applied": state.applied.0,
+                    "behind": state.behind(),
+                });
+            }
+            output::json(&shown)
         }
     }
 }
@@ -208,7 +248,7 @@ pub(crate) fn delete(
     format: Format,
 ) -> Result<(), Failure> {
     let deleted = block_on(async {
-        let client = endpoints.client().await?;
+        let client = endpoints.client_at(args.level.write_level).await?;
         let mut deleted = 0u64;
         for key in &args.keys {
             deleted += u64::from(client.delete(key.clone().into_vec()).await?);
@@ -230,7 +270,10 @@ pub(crate) fn increment(
     format: Format,
 ) -> Result<(), Failure> {
     let key = args.key.clone().into_vec();
-    let sum = block_on(async { Ok(endpoints.client().await?.increment(key, args.by).await?) })?;
+    let sum = block_on(async {
+        let client = endpoints.client_at(args.level.write_level).await?;
+        Ok(client.increment(key, args.by).await?)
+    })?;
     match format {
         Format::Table => output::text(&format!("{sum}\n")),
         Format::Json => output::json(&json!({ "key": shown(&args.key), "value": sum })),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cairn_client::admin::Admin;
 use cairn_client::transport::Dialer;
-use cairn_client::{Client, Options};
+use cairn_client::{Client, Options, WriteLevel};
 use cairn_core::record::NodeStanding;
 
 use crate::dev::layout::{self, Recorded, Role};
@@ -64,9 +64,15 @@ impl Endpoints {
 
     /// The Rust client.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        self.client_at(None).await
+    }
+
+    /// The Rust client, whose writes are acknowledged at that level.
+    pub(crate) async fn client_at(&self, level: Option<WriteLevel>) -> Result<Client, Failure> {
         let options = Options {
             deadline: self.timeout,
             dialer: self.dialer.clone(),
+            write_level: level.unwrap_or_default(),
             ..Options::default()
         };
         Client::connect(self.addresses(), options)

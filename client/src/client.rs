@@ -10,13 +10,15 @@ use crate::transport::Channel;
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, MapVersion, PartitionId, Position};
 use cairn_core::kv::request::{
-    Condition, Expiry, Sequenced, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
+    Condition, Expiry, ReadLevel, Sequenced, Value, WriteLevel, WriteOp, WriteOutcome, WriteReply,
+    WriteRequest,
 };
-use cairn_core::record::ClusterMap;
+use cairn_core::record::{ClusterMap, PartitionRecord};
 use cairn_core::slots;
 use cairn_proto::Malformed;
 use cairn_proto::batch::check_operations;
 use cairn_proto::kv::{Consistency, KvError, ReadRequest, check_key};
+use cairn_proto::levels::{LeveledWrite, ReplicaState};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use parking_lot::Mutex;
@@ -27,9 +29,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::batch::{Batch, BatchOutcome};
-use crate::connection::{Connection, Why};
+use crate::connection::{Connection, Routed, Why};
 use crate::error::Error;
 use crate::known::Known;
+use crate::load;
 use crate::options::Options;
 use crate::stats::{Counters, Stats, count};
 use crate::topology::{SharedMap, Topology};
@@ -71,6 +74,8 @@ pub struct PutOptions {
     pub expiry: Expiry,
     /// Whether the value before is wanted.
     pub return_previous: bool,
+    /// When it is acknowledged; as [`Options::write_level`] says, where unsaid.
+    pub write_level: Option<WriteLevel>,
 }
 
 /// What came of a put.
@@ -98,6 +103,15 @@ impl PutOutcome {
     pub fn applied(&self) -> bool {
         matches!(self, Self::Applied { .. })
     }
+}
+
+/// What a read found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// The value, if the key exists.
+    pub value: Option<Value>,
+    /// Where it was read at [`Consistency::Any`]: how current the replica was.
+    pub state: Option<ReplicaState>,
 }
 
 /// What came of a conditional delete.
@@ -185,12 +199,12 @@ impl Client {
         self.inner.counters.stats()
     }
 
-    /// The latest committed value of a key.
+    /// The value of a key, as current as [`Options::consistency`] says.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, Error> {
-        self.get_with(key, Consistency::Default).await
+        self.get_with(key, self.inner.options.consistency).await
     }
 
     /// The value of a key, as current as asked for.
@@ -202,6 +216,18 @@ impl Client {
         key: impl Into<Bytes>,
         consistency: Consistency,
     ) -> Result<Option<Value>, Error> {
+        Ok(self.read(key, consistency).await?.value)
+    }
+
+    /// As [`Self::get_with`], and how current the value is where that is not certain.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn read(
+        &self,
+        key: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Result<Reading, Error> {
         self.inner.read(key.into(), consistency).await
     }
 
@@ -234,6 +260,7 @@ impl Client {
             condition,
             expiry,
             return_previous,
+            write_level,
         } = options;
         let value = value.into();
         if value.len() > limits::VALUE_BYTES {
@@ -253,7 +280,7 @@ impl Client {
             expiry,
             return_previous,
         };
-        let WriteReply { outcome, position } = self.inner.write(op).await?;
+        let WriteReply { outcome, position } = self.inner.write(op, write_level).await?;
         match outcome {
             WriteOutcome::Set { previous } => Ok(PutOutcome::Applied {
                 version: position,
@@ -294,7 +321,7 @@ impl Client {
             key: key.into(),
             condition,
         };
-        match self.inner.write(op).await?.outcome {
+        match self.inner.write(op, None).await?.outcome {
             WriteOutcome::Deleted { count: 0 } => Ok(DeleteOutcome::Missing),
             WriteOutcome::Deleted { .. } => Ok(DeleteOutcome::Deleted),
             WriteOutcome::ConditionFailed { version, .. } => {
@@ -313,7 +340,7 @@ impl Client {
             key: key.into(),
             delta,
         };
-        match self.inner.write(op).await?.outcome {
+        match self.inner.write(op, None).await?.outcome {
             WriteOutcome::Integer(sum) => Ok(sum),
             WriteOutcome::NotAnInteger => Err(Error::NotAnInteger),
             WriteOutcome::Overflow => Err(Error::Overflow),
@@ -341,7 +368,10 @@ impl Client {
                 problem: KvError::CrossPartition.to_string(),
             });
         }
-        let reply = self.inner.write(WriteOp::Batch { operations }).await?;
+        let reply = self
+            .inner
+            .write(WriteOp::Batch { operations }, None)
+            .await?;
         BatchOutcome::try_from(reply)
     }
 }
@@ -422,6 +452,9 @@ pub(crate) struct Trial<'a> {
     version: MapVersion,
     /// Since when the partition was seen without a primary.
     orphaned: Option<Instant>,
+    /// Whether any replica may answer, and which were left for another.
+    spread: bool,
+    left: Vec<String>,
 }
 
 /// Where an attempt goes.
@@ -462,7 +495,15 @@ impl<'a> Trial<'a> {
             reason: "there was no time for an attempt".to_owned(),
             version: MapVersion::ZERO,
             orphaned: None,
+            spread: false,
+            left: Vec::new(),
         }
+    }
+
+    /// Any replica may answer.
+    fn spread(mut self, spread: bool) -> Self {
+        self.spread = spread;
+        self
     }
 
     /// Where the next attempt goes; waits for a map that tells. `None` at the
@@ -495,8 +536,12 @@ impl<'a> Trial<'a> {
         // A refusal may know more than the map, and is then followed once.
         if let Some((epoch, address)) = self.hint.take()
             && epoch >= record.epoch
+            && !(self.spread && self.left.contains(&address))
         {
             return Ok((id, address));
+        }
+        if self.spread {
+            return self.pick(map, record);
         }
         let Some(primary) = record.primary else {
             // A voter may know more than the map that came so far, or serve already.
@@ -515,6 +560,34 @@ impl<'a> Trial<'a> {
             .filter(|address| !address.is_empty())
             .ok_or_else(|| format!("the map has no address for {}", primary.node))?;
         Ok((id, address))
+    }
+
+    /// One of the replicas that were not left yet, by how quickly they answer.
+    fn pick(
+        &mut self,
+        map: &ClusterMap,
+        record: &PartitionRecord,
+    ) -> Result<(PartitionId, String), String> {
+        let (inner, left) = (self.inner, &self.left);
+        let mut voters = inner.topology.voters(map, record);
+        voters.retain(|address| !left.contains(address));
+        let cost = |address: &String| inner.connections.get(address).cost();
+        match load::pick(voters, cost, &mut rand::rng()) {
+            Some(address) => Ok((record.id, address)),
+            None => {
+                // After a pause each may be asked again.
+                self.left.clear();
+                Err(format!("no replica could answer: {}", self.reason))
+            }
+        }
+    }
+
+    /// A replica could not answer: another one is asked, at once as long as there is one.
+    fn leave(&mut self, address: &str) {
+        count(&self.inner.counters.replicas_left);
+        if !self.left.iter().any(|left| left == address) {
+            self.left.push(address.to_owned());
+        }
     }
 
     /// Pauses before the next attempt; a map newer than the last attempt's ends the
@@ -540,15 +613,20 @@ impl<'a> Trial<'a> {
         if self.attempts > 1 {
             count(&counters.retries);
         }
-        self.until
-            .min(Instant::now() + self.inner.options.attempt_timeout)
+        // A replica that says nothing is left for another in good time.
+        let patience = self.inner.options.attempt_timeout / if self.spread { 2 } else { 1 };
+        self.until.min(Instant::now() + patience)
     }
 
     /// Makes one attempt, and counts and notes what came of it.
     async fn attempt(&mut self, route: &Route, request: pb::call::Request) -> Attempt {
         let counters = &self.inner.counters;
         let until = self.begin();
-        let routed = (route.partition, self.version);
+        let routed = Routed {
+            partition: route.partition,
+            version: self.version,
+            to_primary: !self.spread,
+        };
         match route.connection.call(routed, request, until).await {
             Ok(pb::answer::Reply::Error(error)) => match KvError::try_from(error) {
                 Ok(error) => Attempt::Refused(error),
@@ -581,7 +659,7 @@ impl<'a> Trial<'a> {
 
     /// After a refusal that changed nothing and may pass: notes what it says and
     /// pauses, unless it points elsewhere for the first time.
-    pub(crate) async fn refused(&mut self, refusal: &KvError) {
+    pub(crate) async fn refused(&mut self, route: &Route, refusal: &KvError) {
         let counters = &self.inner.counters;
         self.reason = refusal.to_string();
         match refusal {
@@ -592,6 +670,9 @@ impl<'a> Trial<'a> {
                 if !address.is_empty() {
                     self.hint = Some((*epoch, address.clone()));
                     if self.moved == 1 {
+                        if self.spread {
+                            self.leave(&route.address);
+                        }
                         return;
                     }
                 }
@@ -602,21 +683,29 @@ impl<'a> Trial<'a> {
             }
             _ => self.moved = 0,
         }
-        self.rest().await;
+        if self.spread {
+            self.leave(&route.address);
+        } else {
+            self.rest().await;
+        }
     }
 
     /// After an attempt without an answer.
-    async fn lost(&mut self) {
+    async fn lost(&mut self, route: &Route) {
         self.moved = 0;
         self.inner.topology.poke();
-        self.rest().await;
+        if self.spread {
+            self.leave(&route.address);
+        } else {
+            self.rest().await;
+        }
     }
 
     /// After an attempt at a read that the node did not answer.
     pub(crate) async fn unanswered(&mut self, route: &Route, reason: &str) {
         reason.clone_into(&mut self.reason);
         self.inner.topology.suspect(&route.address);
-        self.lost().await;
+        self.lost(route).await;
     }
 
     pub(crate) fn unavailable(&self) -> Error {
@@ -663,41 +752,47 @@ fn invalid(error: &Malformed) -> Error {
 }
 
 impl Inner {
-    async fn read(&self, key: Bytes, consistency: Consistency) -> Result<Option<Value>, Error> {
+    async fn read(&self, key: Bytes, consistency: Consistency) -> Result<Reading, Error> {
         checked(&key)?;
-        let mut trial = Trial::new(self, &key);
+        let settings = self.topology.map().settings.clone();
+        let default = settings.map_or(ReadLevel::Primary, |s| s.read_level);
+        let level = consistency.level(default);
+        let mut trial = Trial::new(self, &key).spread(level != ReadLevel::Primary);
         while let Some(route) = trial.route().await {
             let request = ReadRequest {
                 key: key.clone(),
-                consistency,
+                consistency: level.into(),
             };
             let attempt = trial
                 .attempt(&route, pb::call::Request::Get(request.into()))
                 .await;
             match attempt {
-                Attempt::Answered(pb::answer::Reply::Get(pb::GetReply { value })) => {
+                Attempt::Answered(pb::answer::Reply::Get(pb::GetReply { value, state })) => {
                     match value.map(Value::try_from).transpose() {
                         Ok(value) => {
                             if let Some(value) = &value {
                                 self.known.learn(route.partition, value.version);
                             }
-                            return Ok(value);
+                            return Ok(Reading {
+                                value,
+                                state: state.map(Into::into),
+                            });
                         }
                         Err(error) => {
                             trial.reason = error.to_string();
-                            trial.lost().await;
+                            trial.lost(&route).await;
                         }
                     }
                 }
                 Attempt::Answered(other) => {
                     trial.reason = format!("the answer does not fit a read: {other:?}");
-                    trial.lost().await;
+                    trial.lost(&route).await;
                 }
                 Attempt::Refused(refusal) => match final_refusal(&refusal) {
                     Some(error) => return Err(error),
-                    None => trial.refused(&refusal).await,
+                    None => trial.refused(&route, &refusal).await,
                 },
-                Attempt::Lost { .. } => trial.lost().await,
+                Attempt::Lost { .. } => trial.lost(&route).await,
                 Attempt::Denied(error) => return Err(error),
             }
         }
@@ -705,7 +800,8 @@ impl Inner {
     }
 
     /// Makes one write under one name until it is answered (rule 8).
-    async fn write(&self, op: WriteOp) -> Result<WriteReply, Error> {
+    async fn write(&self, op: WriteOp, level: Option<WriteLevel>) -> Result<WriteReply, Error> {
+        let level = level.unwrap_or(self.options.write_level);
         let key = op.keys().next().cloned().unwrap_or_default();
         checked(&key)?;
         let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
@@ -725,7 +821,8 @@ impl Inner {
                     known: known_now,
                 }),
             };
-            let request = request.try_into().map_err(|error| invalid(&error))?;
+            let write = LeveledWrite { request, level };
+            let request = write.try_into().map_err(|error| invalid(&error))?;
             match trial.attempt(&route, request).await {
                 Attempt::Answered(reply) => match write_reply(reply) {
                     Ok(reply) => {
@@ -740,7 +837,7 @@ impl Inner {
                     count(&self.counters.unknown);
                     tried = true;
                     trial.reason = KvError::Unknown.to_string();
-                    trial.lost().await;
+                    trial.lost(&route).await;
                 }
                 Attempt::Refused(KvError::Unjudged { position }) => {
                     count(&self.counters.unjudged);
@@ -759,15 +856,15 @@ impl Inner {
                     // Where an earlier try may have been applied, only an answer to
                     // this very name settles it.
                     Some(error) if !tried => return Err(error),
-                    Some(_) | None => trial.refused(&refusal).await,
+                    Some(_) | None => trial.refused(&route, &refusal).await,
                 },
                 Attempt::Lost { sent } => {
                     tried |= sent;
-                    trial.lost().await;
+                    trial.lost(&route).await;
                 }
                 Attempt::Denied(error) if !tried => return Err(error),
                 // Let in again before the deadline, it may still learn the outcome.
-                Attempt::Denied(_) => trial.lost().await,
+                Attempt::Denied(_) => trial.lost(&route).await,
             }
         }
         if tried {

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::debug;
 
+use crate::load::Load;
 use crate::stats::{Counters, count};
 use crate::topology::SharedMap;
 use crate::transport::Dialer;
@@ -66,6 +67,17 @@ impl fmt::Display for Why {
     }
 }
 
+/// How a call came to its address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Routed {
+    /// The partition of its key.
+    pub(crate) partition: PartitionId,
+    /// The map that routed it.
+    pub(crate) version: MapVersion,
+    /// Whether it is the primary's to answer, and given up where another is named.
+    pub(crate) to_primary: bool,
+}
+
 /// The answer to a call.
 pub(crate) type Answered = Result<pb::answer::Reply, Lost>;
 
@@ -82,6 +94,7 @@ struct Shared {
     counters: Arc<Counters>,
     shutdown: CancellationToken,
     room: Semaphore,
+    load: Load,
     state: Mutex<State>,
 }
 
@@ -102,6 +115,7 @@ struct State {
 struct Waiting {
     reply: oneshot::Sender<Answered>,
     partition: PartitionId,
+    to_primary: bool,
     until: Instant,
 }
 
@@ -152,16 +166,21 @@ impl Connection {
                 counters,
                 shutdown,
                 room: Semaphore::new(in_flight_max.clamp(1, Semaphore::MAX_PERMITS)),
+                load: Load::default(),
                 state: Mutex::default(),
             }),
         }
     }
 
-    /// Makes one call, which the map of that version routed here, and waits for its
-    /// answer, at most until `until`.
+    /// About how long another call would take.
+    pub(crate) fn cost(&self) -> u64 {
+        self.shared.load.cost(Instant::now())
+    }
+
+    /// Makes one call, and waits for its answer, at most until `until`.
     pub(crate) async fn call(
         &self,
-        (partition, routed): (PartitionId, MapVersion),
+        routed: Routed,
         request: pb::call::Request,
         until: Instant,
     ) -> Answered {
@@ -177,6 +196,12 @@ impl Connection {
                     why: Why::Timeout,
                 })?,
         };
+        let _under_way = shared.load.begin();
+        let Routed {
+            partition,
+            version,
+            to_primary,
+        } = routed;
         let (reply, answer) = oneshot::channel();
         let (id, waker) = {
             let mut state = shared.state.lock();
@@ -185,7 +210,7 @@ impl Connection {
             // replaced before [`Self::supersede`] takes this lock: either the new one
             // is seen here, or the call is seen there.
             let map = shared.map.load();
-            if map.version > routed && shared.is_elsewhere(partition, &map) {
+            if to_primary && map.version > version && shared.is_elsewhere(partition, &map) {
                 count(&shared.counters.superseded);
                 return Err(Lost {
                     sent: false,
@@ -201,6 +226,7 @@ impl Connection {
             let waiting = Waiting {
                 reply,
                 partition,
+                to_primary,
                 until,
             };
             state.waiting.insert(id, waiting);
@@ -229,7 +255,11 @@ impl Connection {
     /// Gives up calls for partitions that changed and are now served elsewhere.
     pub(crate) fn supersede(&self, changed: &[PartitionId], map: &ClusterMap) {
         let failed = self.shared.state.lock().fail_where(
-            |w| changed.contains(&w.partition) && self.shared.is_elsewhere(w.partition, map),
+            |w| {
+                w.to_primary
+                    && changed.contains(&w.partition)
+                    && self.shared.is_elsewhere(w.partition, map)
+            },
             &Why::Superseded,
         );
         self.shared

@@ -92,6 +92,14 @@ async fn to_a_silent_node(
     (connection, map, silent)
 }
 
+fn to_primary(version: u64) -> Routed {
+    Routed {
+        partition: PARTITION,
+        version: MapVersion(version),
+        to_primary: true,
+    }
+}
+
 const SUPERSEDED: Answered = Err(Lost {
     sent: false,
     why: Why::Superseded,
@@ -105,7 +113,7 @@ async fn a_call_that_waited_for_room_is_not_sent_to_a_primary_that_was_supersede
         .map(|_| {
             let connection = connection.clone();
             tokio::spawn(async move {
-                let routed = (PARTITION, MapVersion(1));
+                let routed = to_primary(1);
                 connection.call(routed, get(), until).await
             })
         })
@@ -128,7 +136,7 @@ async fn a_call_routed_by_an_older_map_than_the_newest_is_routed_again() {
     // Whatever was waiting was superseded before this call came.
     connection.supersede(&[PARTITION], &map.load());
     let until = Instant::now() + PATIENCE;
-    let routed = (PARTITION, MapVersion(1));
+    let routed = to_primary(1);
     assert_eq!(connection.call(routed, get(), until).await, SUPERSEDED);
 }
 
@@ -136,8 +144,32 @@ async fn a_call_routed_by_an_older_map_than_the_newest_is_routed_again() {
 async fn a_refusal_that_knows_more_than_the_map_is_followed_all_the_same() {
     let (connection, map, _silent) = to_a_silent_node(10).await;
     map.store(Arc::new(map_naming(2, "elsewhere:1")));
-    let routed = (PARTITION, MapVersion(2));
+    let routed = to_primary(2);
     let call = connection.call(routed, get(), Instant::now());
     let lost = call.await.expect_err("the node is silent");
+    assert_eq!(lost.why, Why::Timeout);
+}
+
+#[tokio::test]
+async fn a_read_that_any_replica_answers_is_given_up_for_no_primary() {
+    let (connection, map, _silent) = to_a_silent_node(10).await;
+    let until = Instant::now() + Duration::from_millis(50);
+    let waiting = connection.clone();
+    let call = tokio::spawn(async move {
+        let routed = Routed {
+            to_primary: false,
+            ..to_primary(1)
+        };
+        waiting.call(routed, get(), until).await
+    });
+    while connection.shared.state.lock().waiting.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    map.store(Arc::new(map_naming(2, "elsewhere:1")));
+    connection.supersede(&[PARTITION], &map.load());
+    let lost = call
+        .await
+        .expect("the task ends")
+        .expect_err("the node is silent");
     assert_eq!(lost.why, Why::Timeout);
 }

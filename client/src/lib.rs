@@ -56,6 +56,12 @@
 //! # }
 //! ```
 //!
+//! # How current a read is
+//! [`Client::get`] reads at the level of [`Options::consistency`], the cluster's own where
+//! that names none; [`Client::get_with`] at the one that is given. All but
+//! [`Consistency::Any`] see every write that was acknowledged before; all but
+//! [`Consistency::Primary`] are spread over the replicas, by how quickly they answer.
+//!
 //! # What an error means
 //! [`Error::OutcomeUnknown`] is the only one after which a write may have been
 //! applied; after any other one it was not, and will not be.
@@ -69,6 +75,7 @@ mod connection;
 mod error;
 mod hex;
 mod known;
+mod load;
 mod options;
 mod scan;
 mod stats;
@@ -78,12 +85,13 @@ mod watch;
 
 pub use batch::{Batch, BatchOutcome, BatchRefusal, BatchResult};
 pub use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position};
-pub use cairn_core::kv::request::{Condition, Expiry, Value};
+pub use cairn_core::kv::request::{Condition, Expiry, ReadLevel, Value, WriteLevel};
 pub use cairn_core::kv::scan::Row;
 pub use cairn_core::kv::watch::{KeyEvent, KeyFilter};
 pub use cairn_core::record::ClusterMap;
 pub use cairn_proto::kv::Consistency;
-pub use client::{Client, DeleteOutcome, PutOptions, PutOutcome};
+pub use cairn_proto::levels::ReplicaState;
+pub use client::{Client, DeleteOutcome, PutOptions, PutOutcome, Reading};
 pub use error::Error;
 pub use options::Options;
 pub use scan::{Scan, ScanOptions, ScanToken, TokenError};

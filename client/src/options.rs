@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use cairn_core::kv::request::WriteLevel;
+use cairn_proto::kv::Consistency;
+
 use crate::transport::Dialer;
 
 /// How a client behaves. The defaults suit most uses.
@@ -19,6 +22,10 @@ pub struct Options {
     pub calls_in_flight_max: usize,
     /// How connections are made.
     pub dialer: Dialer,
+    /// How current reads are that name no consistency.
+    pub consistency: Consistency,
+    /// When writes are acknowledged that name no level.
+    pub write_level: WriteLevel,
 }
 
 impl Default for Options {
@@ -30,6 +37,8 @@ impl Default for Options {
             backoff_max: Duration::from_millis(250),
             calls_in_flight_max: 8192,
             dialer: Dialer::default(),
+            consistency: Consistency::Default,
+            write_level: WriteLevel::Quorum,
         }
     }
 }

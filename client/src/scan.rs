@@ -14,7 +14,7 @@ use cairn_proto::pb::kv::v1 as pb;
 use cairn_proto::pb::kv::v1::keyspace_client::KeyspaceClient;
 use futures::Stream;
 use tokio::time::timeout_at;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::client::{Client, Inner, Trial, final_refusal};
 use crate::error::Error;
@@ -242,8 +242,13 @@ impl Inner {
             match KvError::from_status(&status) {
                 Some(refusal) => match final_refusal(&refusal) {
                     Some(error) => return Err(error),
-                    None => trial.refused(&refusal).await,
+                    None => trial.refused(&route, &refusal).await,
                 },
+                None if status.code() == Code::Unauthenticated => {
+                    return Err(Error::Unauthenticated {
+                        reason: status.message().to_owned(),
+                    });
+                }
                 None => trial.unanswered(&route, status.message()).await,
             }
         }

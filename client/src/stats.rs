@@ -34,6 +34,8 @@ counters! {
     retries,
     /// Answers that named another primary.
     moved,
+    /// Reads that a replica could not answer, and another was asked.
+    replicas_left,
     /// Answers of primaries that could not serve just then.
     not_ready,
     /// Attempts of unknown outcome: the connection broke, or the answer said so.

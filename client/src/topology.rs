@@ -192,6 +192,31 @@ impl Topology {
         self.suspects.lock().insert(address.to_owned(), now);
     }
 
+    /// Where the voters of a partition are: those that gave no answer of late aside,
+    /// unless there are none besides.
+    pub(crate) fn voters(&self, map: &ClusterMap, record: &PartitionRecord) -> Vec<String> {
+        let addresses: Vec<String> = record
+            .config
+            .voters()
+            .iter()
+            .filter_map(|member| map.nodes.get(&member.node))
+            .map(|node| node.addresses.client.clone())
+            .filter(|address| !address.is_empty())
+            .collect();
+        let suspects = self.suspects.lock();
+        let failed = |address: &String| {
+            suspects
+                .get(address)
+                .is_some_and(|since| since.elapsed() < SUSPECT_FOR)
+        };
+        let answering: Vec<String> = addresses.iter().filter(|a| !failed(a)).cloned().collect();
+        if answering.is_empty() {
+            addresses
+        } else {
+            answering
+        }
+    }
+
     /// Where a voter of a partition without a primary is that may know more than the
     /// map, or may have become primary: one that answers, and not the former primary.
     pub(crate) fn voter(&self, map: &ClusterMap, record: &PartitionRecord) -> Option<String> {

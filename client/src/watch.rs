@@ -438,6 +438,11 @@ impl Watch {
                     what: "watches".to_owned(),
                 })
             }
+            (None, Some(status)) if status.code() == Code::Unauthenticated => {
+                Some(Error::Unauthenticated {
+                    reason: status.message().to_owned(),
+                })
+            }
             _ => None,
         };
         if refusal.is_none() {

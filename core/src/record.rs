@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
+use crate::kv::request::ReadLevel;
 
 /// One replica and where it lives.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -257,6 +258,12 @@ pub struct ClusterSettings {
     pub idempotence_window: u32,
     /// How long a node may be silent before it counts as down, in milliseconds.
     pub node_timeout_ms: u64,
+    /// The level of reads that name none.
+    #[serde(default)]
+    pub read_level: ReadLevel,
+    /// R: how many replicas a quorum read asks at least; N-W+1 where that is more.
+    #[serde(default)]
+    pub read_quorum: u8,
 }
 
 /// The map: what clients and data nodes cache. Cheap to clone.

@@ -320,6 +320,7 @@ async fn start(
             handle: handle.clone(),
             feed: feed.clone(),
             keyspace: keyspace::Keyspace::new(handle.clone()),
+            readonly_level: settings.readonly_level,
         },
     );
     let agent = agent::spawn(

@@ -106,6 +106,7 @@ impl TryFrom<pb::BatchRequest> for WriteRequest {
         pb::BatchRequest {
             operations,
             sequenced,
+            write_level: _,
         }: pb::BatchRequest,
     ) -> Result<Self, Malformed> {
         let mut operations = operations

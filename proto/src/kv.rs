@@ -132,21 +132,25 @@ impl TryFrom<WriteRequest> for pb::call::Request {
                     keep_expiry,
                     return_previous,
                     sequenced,
+                    write_level: 0,
                 })
             }
             WriteOp::Delete { key, condition } => Self::Delete(pb::DeleteRequest {
                 key,
                 condition: encode_condition(condition),
                 sequenced,
+                write_level: 0,
             }),
             WriteOp::Increment { key, delta } => Self::Increment(pb::IncrementRequest {
                 key,
                 delta,
                 sequenced,
+                write_level: 0,
             }),
             WriteOp::Batch { operations } => Self::Batch(pb::BatchRequest {
                 operations: operations.into_iter().map(Into::into).collect(),
                 sequenced,
+                write_level: 0,
             }),
             other @ (WriteOp::Expire { .. } | WriteOp::Splice { .. }) => {
                 return Err(Malformed::new(
@@ -194,6 +198,8 @@ impl TryFrom<pb::PutRequest> for WriteRequest {
             keep_expiry,
             return_previous,
             sequenced,
+            // See `LeveledWrite`.
+            write_level: _,
         }: pb::PutRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;
@@ -222,6 +228,7 @@ impl TryFrom<pb::DeleteRequest> for WriteRequest {
             mut key,
             condition,
             sequenced,
+            write_level: _,
         }: pb::DeleteRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;
@@ -244,6 +251,7 @@ impl TryFrom<pb::IncrementRequest> for WriteRequest {
             mut key,
             delta,
             sequenced,
+            write_level: _,
         }: pb::IncrementRequest,
     ) -> Result<Self, Malformed> {
         check_key(&key)?;

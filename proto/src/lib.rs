@@ -13,10 +13,12 @@ mod coordinator;
 mod detach;
 pub mod keyspace;
 pub mod kv;
+pub mod levels;
 pub mod limits;
 mod malformed;
 pub mod map;
 pub mod peer;
+mod peer_reads;
 pub mod refusal;
 
 pub use malformed::Malformed;

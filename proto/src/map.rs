@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_core::ids::{Epoch, Index, MapVersion, Mark, NodeId, PartitionId, Position, ReplicaId};
+use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{
     Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
     PartitionRecord, ReplicaSet, SlotRange,
@@ -388,6 +389,8 @@ impl From<&ClusterSettings> for pb::ClusterSettings {
             lease_ms_longest,
             idempotence_window,
             node_timeout_ms,
+            read_level,
+            read_quorum,
         }: &ClusterSettings,
     ) -> Self {
         Self {
@@ -401,6 +404,8 @@ impl From<&ClusterSettings> for pb::ClusterSettings {
             lease_ms_longest: *lease_ms_longest,
             idempotence_window: *idempotence_window,
             node_timeout_ms: *node_timeout_ms,
+            read_level: *read_level as u32,
+            read_quorum: u32::from(*read_quorum),
         }
     }
 }
@@ -420,6 +425,8 @@ impl TryFrom<pb::ClusterSettings> for ClusterSettings {
             lease_ms_longest,
             idempotence_window,
             node_timeout_ms,
+            read_level,
+            read_quorum,
         }: pb::ClusterSettings,
     ) -> Result<Self, Malformed> {
         if partitions as usize > limits::PARTITIONS {
@@ -439,6 +446,11 @@ impl TryFrom<pb::ClusterSettings> for ClusterSettings {
             lease_ms_longest,
             idempotence_window,
             node_timeout_ms,
+            read_level: usize::try_from(read_level)
+                .ok()
+                .and_then(|level| ReadLevel::ALL.get(level).copied())
+                .ok_or_else(|| Malformed::new("read_level", format!("{read_level} is unknown")))?,
+            read_quorum: narrow(read_quorum, "read_quorum")?,
         })
     }
 }

@@ -575,6 +575,8 @@ impl From<PeerMessage> for pb::Message {
             }),
             PeerMessage::FetchRange(request) => Body::FetchRange(request.into()),
             PeerMessage::Range(range) => Body::Range(range.into()),
+            PeerMessage::ReadAsk(ask) => Body::ReadAsk(ask.into()),
+            PeerMessage::ReadAnswer(answer) => Body::ReadAnswer(answer.into()),
             PeerMessage::Record(record) => Body::Record(record.as_ref().into()),
             PeerMessage::MapVersion(version) => Body::MapVersion(version.0),
         };
@@ -649,6 +651,10 @@ impl TryFrom<pb::Message> for PeerMessage {
                 Self::FetchRange(required(Some(request), "fetch_range")?)
             }
             Some(Body::Range(range)) => Self::Range(required(Some(range), "range")?),
+            Some(Body::ReadAsk(ask)) => Self::ReadAsk(required(Some(ask), "read_ask")?),
+            Some(Body::ReadAnswer(answer)) => {
+                Self::ReadAnswer(required(Some(answer), "read_answer")?)
+            }
             Some(Body::Record(record)) => Self::Record(Arc::new(
                 PartitionRecord::try_from(record).map_err(|e| e.within("record"))?,
             )),

@@ -71,6 +71,9 @@ pub(super) fn environment(
                 ("CAIRN_PARTITIONS", cluster.partitions.to_string()),
                 ("CAIRN_INITIAL_DATA_NODES", cluster.data_nodes.to_string()),
             ]);
+            if let Some(preset) = cluster.consistency {
+                env.insert("CAIRN_CONSISTENCY", preset.name().to_owned());
+            }
         }
         Role::Data => {
             if let Some(resp) = node.resp {
@@ -96,17 +99,12 @@ pub(super) fn environment(
 /// and are inherited, misspelled names too, so that the nodes warn of them.
 fn is_set_aside(name: &str) -> bool {
     use cairn_node::settings::{Group, setting};
-    // The preset would be judged a second time, against what this command made of it.
     // What this command logs in with is nothing for a node.
     matches!(
         name,
-        "CAIRN_CONFIG"
-            | "CAIRN_ENDPOINTS"
-            | "CAIRN_PRESET"
-            | "CAIRN_USER"
-            | "CAIRN_PASSWORD"
-            | "CAIRN_TOKEN"
-    ) || setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
+        "CAIRN_CONFIG" | "CAIRN_ENDPOINTS" | "CAIRN_USER" | "CAIRN_PASSWORD" | "CAIRN_TOKEN"
+    ) || name != "CAIRN_READONLY_LEVEL"
+        && setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
 }
 
 /// Which of these variables the children do not get.
@@ -239,7 +237,6 @@ mod tests {
             "CAIRN_ROLE",
             "CAIRN_NAME",
             "CAIRN_ZONE",
-            "CAIRN_PRESET",
             "CAIRN_ADVERTISE_HOST",
             "CAIRN_HTTP_ADVERTISE",
             "CAIRN_TLS_CERT_FILE",
@@ -252,7 +249,13 @@ mod tests {
         ] {
             assert!(is_set_aside(name), "{name}");
         }
-        for name in ["CAIRN_LEASE_MS", "CAIRN_LOG", "CAIRN_LAESE_MS", "PATH"] {
+        for name in [
+            "CAIRN_LEASE_MS",
+            "CAIRN_LOG",
+            "CAIRN_LAESE_MS",
+            "CAIRN_READONLY_LEVEL",
+            "PATH",
+        ] {
             assert!(!is_set_aside(name), "{name}");
         }
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use cairn_core::cluster::settings::Preset;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -39,6 +40,9 @@ pub(crate) struct Recorded {
     pub(crate) data_nodes: u16,
     pub(crate) replication_factor: u8,
     pub(crate) write_quorum: u8,
+    /// The preset that supplied defaults, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) consistency: Option<Preset>,
     pub(crate) partitions: u32,
     /// The port may change from one run to the next; the last one is kept so that
     /// the other commands find the cluster.
@@ -52,6 +56,7 @@ pub(super) struct Asked {
     pub(super) data_nodes: Option<u16>,
     pub(super) replication_factor: Option<u8>,
     pub(super) write_quorum: Option<u8>,
+    pub(super) consistency: Option<Preset>,
     pub(super) partitions: Option<u32>,
     pub(super) resp_port: Option<u16>,
 }
@@ -65,6 +70,7 @@ impl Recorded {
         let resolved = cairn_core::cluster::settings::SettingsRequest {
             replication_factor: asked.replication_factor,
             write_quorum: asked.write_quorum,
+            preset: asked.consistency,
             partitions: asked.partitions,
             coordinators: Some(u32::from(coordinators)),
             data_nodes: Some(u32::from(data_nodes)),
@@ -89,6 +95,7 @@ impl Recorded {
             data_nodes,
             replication_factor: resolved.settings.replication_factor,
             write_quorum: resolved.settings.write_quorum,
+            consistency: asked.consistency,
             partitions: resolved.settings.partitions,
             resp_port: asked.resp_port.unwrap_or(RESP_PORT_DEFAULT),
         })
@@ -100,6 +107,7 @@ impl Recorded {
         cairn_core::cluster::settings::SettingsRequest {
             replication_factor: Some(self.replication_factor),
             write_quorum: Some(self.write_quorum),
+            preset: self.consistency,
             partitions: Some(self.partitions),
             coordinators: Some(u32::from(self.coordinators)),
             data_nodes: Some(u32::from(self.data_nodes)),
@@ -119,6 +127,7 @@ impl Recorded {
             data_nodes: DATA_NODES_DEFAULT,
             replication_factor: 3,
             write_quorum: 2,
+            consistency: None,
             partitions: cairn_core::cluster::settings::PARTITIONS_DEFAULT,
             resp_port: RESP_PORT_DEFAULT,
         }
@@ -159,6 +168,18 @@ impl Recorded {
             asked.partitions.map(u64::from),
             self.partitions.into(),
         );
+        if let Some(asked) = asked.consistency
+            && self.consistency != Some(asked)
+        {
+            differences.push(match self.consistency {
+                Some(made) => format!(
+                    "  - --consistency is {}, it was made with {}",
+                    asked.name(),
+                    made.name()
+                ),
+                None => format!("  - --consistency is {}, it was made without", asked.name()),
+            });
+        }
         if differences.is_empty() {
             return Ok(Self {
                 resp_port: asked.resp_port.unwrap_or(self.resp_port),

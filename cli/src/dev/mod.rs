@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use cairn_core::cluster::settings::Preset;
 use cairn_node::users::Users;
 
 use self::holder::Holder;
@@ -48,6 +49,9 @@ pub(crate) struct DevArgs {
     /// Copies that a write is flushed on before it is acknowledged [default: a majority]
     #[arg(long, value_name = "N", env = "CAIRN_WRITE_QUORUM")]
     write_quorum: Option<u8>,
+    /// A preset for the write quorum and the level of reads [default: a majority, primary]
+    #[arg(long, value_name = "strong|eventual", env = "CAIRN_CONSISTENCY", value_parser = preset)]
+    consistency: Option<Preset>,
     /// How many partitions [default: 128]
     #[arg(long, value_name = "N", env = "CAIRN_PARTITIONS")]
     partitions: Option<u32>,
@@ -76,6 +80,10 @@ enum DevCommand {
     Reset(reset::ResetArgs),
 }
 
+fn preset(text: &str) -> Result<Preset, String> {
+    Preset::from_name(text).ok_or_else(|| "give strong or eventual".to_owned())
+}
+
 impl DevArgs {
     fn asked(&self) -> Asked {
         Asked {
@@ -83,6 +91,7 @@ impl DevArgs {
             data_nodes: self.data_nodes,
             replication_factor: self.replication_factor,
             write_quorum: self.write_quorum,
+            consistency: self.consistency,
             partitions: self.partitions,
             resp_port: self.resp_port,
         }

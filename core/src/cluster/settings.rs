@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kv::request::ReadLevel;
 use crate::record::ClusterSettings;
 use crate::slots::SLOTS;
 
@@ -32,18 +33,39 @@ pub enum Preset {
     Eventual,
 }
 
+impl Preset {
+    /// As settings and flags spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strong => "strong",
+            Self::Eventual => "eventual",
+        }
+    }
+
+    /// From its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Strong, Self::Eventual]
+            .into_iter()
+            .find(|preset| preset.name() == name)
+    }
+}
+
 /// What a person asked for; everything unsaid is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct SettingsRequest {
     /// Where the defaults come from; a majority where unsaid.
+    #[serde(rename = "consistency")]
     pub preset: Option<Preset>,
     /// RF.
     pub replication_factor: Option<u8>,
     /// W.
     pub write_quorum: Option<u8>,
-    /// R, if reads by quorum are wanted by default. Only checked: a read names its
-    /// own consistency.
+    /// The level of reads that name none.
+    pub read_level: Option<ReadLevel>,
+    /// R: how many replicas a quorum read asks; N-W+1 where unsaid.
     pub read_quorum: Option<u8>,
     /// The floor of rule 10.
     pub min_in_sync: Option<u8>,
@@ -102,7 +124,7 @@ pub enum SettingsError {
     },
     /// `strong` with W below a majority.
     #[error(
-        "preset strong needs a majority: writeQuorum {write_quorum} of replicationFactor \
+        "consistency strong needs a majority: writeQuorum {write_quorum} of replicationFactor \
          {replication_factor} is below {majority}"
     )]
     StrongBelowMajority {
@@ -201,6 +223,9 @@ pub enum SettingsWarning {
         /// W - 1.
         for_promotion: u8,
     },
+    /// `strong`, and reads that may be old unless they say otherwise.
+    #[error("readLevel any under consistency strong: reads that name no level may be stale")]
+    StaleByDefault,
     /// W=N above two.
     #[error(
         "writeQuorum equals replicationFactor {0}: any loss stops writes until the coordinators \
@@ -254,6 +279,12 @@ impl SettingsRequest {
                 .idempotence_window
                 .unwrap_or(IDEMPOTENCE_WINDOW_DEFAULT),
             node_timeout_ms: self.node_timeout_ms.unwrap_or(NODE_TIMEOUT_MS_DEFAULT),
+            read_level: self.read_level.unwrap_or(match self.preset {
+                Some(Preset::Eventual) => ReadLevel::Any,
+                Some(Preset::Strong) | None => ReadLevel::Primary,
+            }),
+            // Never below what meets every write quorum: see `ReadQuorumTooSmall`.
+            read_quorum: self.read_quorum.unwrap_or(0),
         };
         let mut errors = check(&settings);
         if self.preset == Some(Preset::Strong) && write_quorum < majority(replication_factor) {
@@ -293,6 +324,9 @@ impl SettingsRequest {
         if coordinators == 1 {
             warnings.push(SettingsWarning::SingleCoordinator);
         }
+        if self.preset == Some(Preset::Strong) && settings.read_level == ReadLevel::Any {
+            warnings.push(SettingsWarning::StaleByDefault);
+        }
         Ok(ResolvedSettings { settings, warnings })
     }
 }
@@ -312,6 +346,9 @@ pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
         lease_ms_longest,
         idempotence_window,
         node_timeout_ms,
+        // Every level can be kept, and a quorum of reads is made as large as it must be.
+        read_level: _,
+        read_quorum: _,
     } = settings;
     let mut errors = Vec::new();
     if !(1..=REPLICATION_FACTOR_MAX).contains(&replication_factor) {
@@ -446,7 +483,7 @@ mod tests {
                 r.replication_factor = Some(5);
                 r.write_quorum = Some(2);
             }),
-            "preset strong needs a majority: writeQuorum 2 of replicationFactor 5 is below 3"
+            "consistency strong needs a majority: writeQuorum 2 of replicationFactor 5 is below 3"
         );
         assert_eq!(
             refused(|r| r.read_quorum = Some(1)),
@@ -497,11 +534,27 @@ mod tests {
             (1, 1)
         );
         assert_eq!(taken.warnings, [SettingsWarning::MayLoseWrites]);
+        assert_eq!(taken.settings.read_level, ReadLevel::Any);
         let explicit = resolve(|r| {
             r.preset = Some(Preset::Eventual);
             r.write_quorum = Some(2);
+            r.read_level = Some(ReadLevel::Replica);
         })
         .unwrap();
         assert_eq!(explicit.settings.write_quorum, 2);
+        assert_eq!(explicit.settings.read_level, ReadLevel::Replica);
+    }
+
+    #[test]
+    fn reads_are_the_primarys_where_nobody_says_otherwise() {
+        let levels = |preset| resolve(|r| r.preset = preset).unwrap().settings.read_level;
+        assert_eq!(levels(None), ReadLevel::Primary);
+        assert_eq!(levels(Some(Preset::Strong)), ReadLevel::Primary);
+        let stale = resolve(|r| {
+            r.preset = Some(Preset::Strong);
+            r.read_level = Some(ReadLevel::Any);
+        })
+        .unwrap();
+        assert_eq!(stale.warnings, [SettingsWarning::StaleByDefault]);
     }
 }

@@ -114,6 +114,76 @@ impl BatchOperation {
     }
 }
 
+/// How current the answer to a read must be (rule 6).
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadLevel {
+    /// The latest committed value, from the primary under its lease.
+    #[default]
+    Primary,
+    /// The latest committed value, as a read quorum knows it: the primary may be slow or
+    /// gone.
+    Quorum,
+    /// The latest committed value, from a replica that asked the primary how far that is.
+    Replica,
+    /// What one replica has, however old.
+    Any,
+}
+
+impl ReadLevel {
+    /// Every level.
+    pub const ALL: [Self; 4] = [Self::Primary, Self::Quorum, Self::Replica, Self::Any];
+
+    /// As settings and flags spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Quorum => "quorum",
+            Self::Replica => "replica",
+            Self::Any => "any",
+        }
+    }
+
+    /// From its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
+/// When a write is acknowledged (rule 7).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum WriteLevel {
+    /// Once W members of each set in force have flushed it.
+    #[default]
+    Quorum,
+    /// Once all of them have. It commits with W as ever: one that is not acknowledged in
+    /// time has an unknown outcome.
+    All,
+}
+
+impl WriteLevel {
+    /// As flags spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::All => "all",
+        }
+    }
+
+    /// From its name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Quorum, Self::All]
+            .into_iter()
+            .find(|level| level.name() == name)
+    }
+}
+
 /// One write.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum WriteOp {

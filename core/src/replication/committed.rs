@@ -7,7 +7,7 @@
 
 use super::entry::LogEntry;
 use super::replica::{Part, Replica};
-use crate::ids::{Index, Position};
+use crate::ids::Position;
 
 /// Committed entries behind a position.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,9 +46,11 @@ impl Replica {
             return Err(CommittedError::NotPrimary);
         }
         let Some(after) = after else {
+            // What is committed is never below what is in memory.
+            let mark = self.log.mark_at(self.commit);
             return Ok(Committed {
                 entries: Vec::new(),
-                position: self.position_at(self.commit)?,
+                position: mark.ok_or(CommittedError::Compacted)?.position,
             });
         };
         if after.index < self.log.base().index() || !self.is_in_line(after) {
@@ -59,14 +61,6 @@ impl Replica {
             position: entries.last().map_or(after, |last| last.position),
             entries,
         })
-    }
-
-    fn position_at(&self, index: Index) -> Result<Position, CommittedError> {
-        match self.log.mark_at(index) {
-            Some(mark) => Ok(mark.position),
-            // What is committed is never below what is in memory.
-            None => Err(CommittedError::Compacted),
-        }
     }
 
     fn is_in_line(&self, position: Position) -> bool {

@@ -7,6 +7,7 @@ use super::event::{DiskRoom, Effect};
 use super::lease::{Grants, Holdings};
 use super::message::PeerMessage;
 use super::node::Timing;
+use super::proof::Questions;
 use crate::ids::{Micros, NodeId, PartitionId};
 
 /// One step's surroundings.
@@ -19,6 +20,9 @@ pub(super) struct Context<'a> {
     pub(super) holdings: &'a mut Holdings,
     pub(super) grants: &'a mut Grants,
     pub(super) changed: &'a mut Changed,
+    pub(super) questions: &'a mut Questions,
+    /// R where it is above N-W+1.
+    pub(super) read_quorum: usize,
     pub(super) disk: DiskRoom,
     /// Bytes of entries in every log of the node that the store has not applied, as
     /// of the beginning of the step.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::durable::{DurableRecord, Generation};
 use super::entry::LogEntry;
 use super::message::PeerMessage;
+use super::proof::{Proof, ProofLevel};
 use crate::cluster::report::{Order, ReplicaReport};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use crate::record::PartitionRecord;
@@ -168,6 +169,26 @@ pub enum Effect {
         partition: PartitionId,
         /// The last such index.
         index: Index,
+    },
+    /// Every member of each set in force has flushed everything up to here. Told where
+    /// [`super::NodeCore::want_everywhere`] asked for it.
+    Everywhere {
+        /// Which partition.
+        partition: PartitionId,
+        /// The last such index; it is committed too.
+        index: Index,
+    },
+    /// What came of a question for the reads below a number: see
+    /// [`super::NodeCore::prove`].
+    Proved {
+        /// Which partition.
+        partition: PartitionId,
+        /// What was to be shown.
+        level: ProofLevel,
+        /// It covers the reads below this number.
+        before: u64,
+        /// What came of it.
+        proof: Proof,
     },
     /// The replica's standing changed: read it with [`super::NodeCore::standing`]
     /// and publish it. Emitted once per step and partition at most.

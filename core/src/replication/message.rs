@@ -33,6 +33,10 @@ pub enum PeerMessage {
     FetchRange(FetchRange),
     /// The answer.
     Range(Range),
+    /// From a node with reads that wait: how do your replicas stand (rule 6)?
+    ReadAsk(ReadAsk),
+    /// The answer.
+    ReadAnswer(ReadAnswer),
     /// From a primary: your log cannot be caught up from mine, fetch a snapshot.
     NeedSnapshot {
         /// Which partition.
@@ -183,6 +187,45 @@ pub struct Range {
     pub after: Mark,
     /// The entries, ascending, without gaps; none where the sender does not have them.
     pub entries: Vec<LogEntry>,
+}
+
+/// Asks how the replicas of a node stand, for the reads that arrived before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadAsk {
+    /// The sender's process, so that an answer to an older one counts nothing.
+    pub session: u64,
+    /// Counts the questions of this process to this node.
+    pub number: u64,
+    /// Of which partitions, ascending.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// The answer: nothing of a partition of which no replica here counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadAnswer {
+    /// As in the question.
+    pub session: u64,
+    /// As in the question.
+    pub number: u64,
+    /// Of the partitions in the question.
+    pub stands: Vec<Stand>,
+}
+
+/// How a replica stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stand {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The epoch that it promised.
+    pub epoch: Epoch,
+    /// Whether it serves as primary of that epoch, under its lease (rule 5).
+    pub leased: bool,
+    /// Its last entry on disk.
+    pub head: Position,
+    /// The last entry that it knows to be committed, the lowest position where none is.
+    pub commit: Position,
 }
 
 /// Asks whether the sender may resume as primary of its own epoch.

@@ -1,5 +1,7 @@
 //! The door of replication: every replica of one node behind one `step`.
 
+mod reads;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartitio
 use super::event::{DiskRoom, Effect, Event};
 use super::lease::{Grants, Holdings};
 use super::message::PeerMessage;
+use super::proof::Questions;
 use super::replica::{Part, Replica};
 use crate::cluster::report::{Order, PartitionStatus};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, Position, ReplicaId};
@@ -112,6 +115,8 @@ pub struct NodeCore {
     seats: BTreeMap<PartitionId, Seat>,
     holdings: Holdings,
     grants: Grants,
+    questions: Questions,
+    read_quorum: usize,
     numbers: Numbers,
     changed: Changed,
     disk: DiskRoom,
@@ -176,6 +181,8 @@ impl NodeCore {
             seats,
             holdings: Holdings::new(session),
             grants: Grants::new(now, timing.lease_longest.max(timing.lease)),
+            questions: Questions::new(session),
+            read_quorum: 0,
             numbers: Numbers::new(next_generation, now),
             changed: Changed::default(),
             disk: DiskRoom::Ample,
@@ -206,6 +213,7 @@ impl NodeCore {
             Event::Peer { from, message } => self.peer(now, from, message, effects),
             Event::PeerConnected { peer } => {
                 self.holdings.reconnected(peer);
+                self.questions.lose(|to, _| to == peer);
                 self.each(now, effects, |replica, ctx| {
                     replica.on_peer_connected(ctx, peer)
                 });
@@ -464,6 +472,8 @@ impl NodeCore {
             holdings: &mut self.holdings,
             grants: &mut self.grants,
             changed: &mut self.changed,
+            questions: &mut self.questions,
+            read_quorum: self.read_quorum,
             disk: self.disk,
             unapplied: self.unapplied,
             coordinators: self.coordinators,
@@ -600,6 +610,8 @@ impl NodeCore {
                     r.on_need_snapshot(ctx, from, epoch, to);
                 });
             }
+            PeerMessage::ReadAsk(ask) => self.tell_stands(now, from, ask, effects),
+            PeerMessage::ReadAnswer(answer) => self.take_stands(now, from, &answer, effects),
             PeerMessage::Record(record) => self.record(now, record, effects),
             PeerMessage::MapVersion(_) => {}
         }
@@ -626,6 +638,7 @@ impl NodeCore {
             self.with(now, effects, partition, |replica, ctx| {
                 if replica.promised == epoch && matches!(replica.part, Part::Follower) {
                     replica.learn_commit(ctx, commit);
+                    replica.settle_proofs(ctx);
                 }
             });
         }
@@ -716,11 +729,17 @@ impl NodeCore {
     }
 
     fn tick(&mut self, now: Micros, effects: &mut Vec<Effect>) {
-        self.each(now, effects, |replica, ctx| match &replica.part {
-            Part::Primary(_) => replica.tick_primary(ctx),
-            Part::Suspended(_) => replica.tick_suspended(ctx),
-            Part::Follower => replica.tick_mending(ctx),
+        let resend = self.timing.resend;
+        self.questions.lose(|_, put| now >= put.plus(resend));
+        self.each(now, effects, |replica, ctx| {
+            match &replica.part {
+                Part::Primary(_) => replica.tick_primary(ctx),
+                Part::Suspended(_) => replica.tick_suspended(ctx),
+                Part::Follower => replica.tick_mending(ctx),
+            }
+            replica.tick_proofs(ctx);
         });
+        self.put_questions(now, effects);
         self.renew_leases(now, effects);
         if !self.seats.is_empty() && self.numbers.probe(now) {
             effects.push(Effect::ProbeLog);

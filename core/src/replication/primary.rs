@@ -44,6 +44,10 @@ pub(super) struct Leadership {
     pub(super) followers: BTreeMap<ReplicaId, Progress>,
     /// Up to here the edge was told that it may answer.
     acknowledged: Index,
+    /// Somebody waits until every member has flushed up to here.
+    everywhere_wanted: Index,
+    /// Up to here the edge was told that they have.
+    everywhere_told: Index,
     pub(super) handover: Option<HandOver>,
     /// The own flush is stuck: leases are not renewed, someone is to be promoted.
     pub(super) stuck: bool,
@@ -65,12 +69,24 @@ pub(super) struct HandOver {
     pub(super) released: bool,
 }
 
+impl Leadership {
+    /// What each member has flushed of this log, where `me` has flushed `own`.
+    fn flushed(&self, me: Member, own: Index) -> impl Fn(&Member) -> Index {
+        move |member| match self.followers.get(&member.replica) {
+            _ if *member == me => own,
+            Some(progress) => progress.matched,
+            None => Index::ZERO,
+        }
+    }
+}
+
 impl Replica {
     /// Becomes primary of `epoch`: writes the barrier and finds out what the others
     /// hold. Also called for an epoch that was promised before, by a fence or before
     /// a restart.
     pub(super) fn rise(&mut self, ctx: &mut Context<'_>, epoch: Epoch) {
         ctx.holdings.remove(self.partition);
+        self.void_proofs(ctx);
         let was_leading = matches!(self.part, Part::Primary(_));
         if !was_leading {
             self.depose(ctx);
@@ -85,9 +101,9 @@ impl Replica {
         }
         // A fetched snapshot would replace the log that was just chosen.
         self.fetching = None;
-        let acknowledged = match &self.part {
-            Part::Primary(before) => before.acknowledged,
-            _ => self.commit,
+        let (acknowledged, everywhere_wanted) = match &self.part {
+            Part::Primary(before) => (before.acknowledged, before.everywhere_wanted),
+            _ => (self.commit, Index::ZERO),
         };
         let barrier = self.log.head().index().next();
         let followers = self
@@ -104,6 +120,8 @@ impl Replica {
             serving: false,
             followers,
             acknowledged,
+            everywhere_wanted,
+            everywhere_told: Index::ZERO,
             handover: None,
             stuck: false,
             wanted_until: ctx.now.plus(LEASE_WANTED),
@@ -347,16 +365,7 @@ impl Replica {
         let Part::Primary(leadership) = &mut self.part else {
             return;
         };
-        let reached = quorum::written(&self.record.config, |m| {
-            if *m == me {
-                own
-            } else {
-                leadership
-                    .followers
-                    .get(&m.replica)
-                    .map_or(Index::ZERO, |p| p.matched)
-            }
-        });
+        let reached = quorum::written(&self.record.config, leadership.flushed(me, own));
         if reached >= leadership.barrier && reached > self.commit {
             self.commit = reached;
             if !leadership.serving {
@@ -365,7 +374,35 @@ impl Replica {
             }
         }
         self.release_answers(ctx);
+        self.tell_everywhere(ctx);
         self.apply_committed(ctx);
+    }
+
+    /// See [`super::NodeCore::want_everywhere`].
+    pub(super) fn want_everywhere(&mut self, ctx: &mut Context<'_>, index: Index) {
+        if let Part::Primary(leadership) = &mut self.part {
+            leadership.everywhere_wanted = leadership.everywhere_wanted.max(index);
+            self.tell_everywhere(ctx);
+        }
+    }
+
+    /// Tells up to where every member has flushed, while somebody waits for it.
+    fn tell_everywhere(&mut self, ctx: &mut Context<'_>) {
+        let (own, me, commit) = (self.durable.index(), self.me, self.commit);
+        let Part::Primary(leadership) = &mut self.part else {
+            return;
+        };
+        if leadership.everywhere_told >= leadership.everywhere_wanted {
+            return;
+        }
+        let all = quorum::everyone(&self.record.config, leadership.flushed(me, own)).min(commit);
+        if all > leadership.everywhere_told {
+            leadership.everywhere_told = all;
+            ctx.effects.push(Effect::Everywhere {
+                partition: self.partition,
+                index: all,
+            });
+        }
     }
 
     /// Lets the edge answer for what has committed; with W=1 only under the lease

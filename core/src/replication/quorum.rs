@@ -1,5 +1,6 @@
 //! Counting over the sets in force: one, or two while joint.
 
+use crate::ids::Position;
 use crate::record::{Configuration, Member, ReplicaSet};
 
 /// The greatest value that `quorum` members of the set have reached, where
@@ -69,10 +70,51 @@ pub(super) fn can_write(config: &Configuration, is: impl Fn(&Member) -> bool) ->
         .all(|set| set.members.iter().filter(|m| is(m)).count() >= set.write_quorum())
 }
 
+/// R of a set: N-W+1, or more where more is asked for.
+fn read_quorum(set: &ReplicaSet, at_least: usize) -> usize {
+    set.inspection_quorum().max(at_least.min(set.len()))
+}
+
+/// Whether one member's word would be a read quorum of some set. Where W is N, another
+/// epoch may have dropped members without their hearing of it, down to the primary alone
+/// (rule 10), so that only the primary may answer, however many are asked.
+pub(super) fn reads_alone(config: &Configuration) -> bool {
+    config.sets().any(|set| set.inspection_quorum() <= 1)
+}
+
+/// The least position that R members of each set do not exceed (rule 6): whatever W of a
+/// set hold is at or below it. `head` gives a member's head, where it answered; nothing
+/// where too few did.
+pub(super) fn inspected(
+    config: &Configuration,
+    at_least: usize,
+    head: impl Fn(&Member) -> Option<Position>,
+) -> Option<Position> {
+    let of_set = |set: &ReplicaSet| {
+        let mut heads: Vec<Position> = set.members.iter().filter_map(&head).collect();
+        heads.sort_unstable();
+        heads.get(read_quorum(set, at_least) - 1).copied()
+    };
+    let bounds: Option<Vec<Position>> = config.sets().map(of_set).collect();
+    bounds?.into_iter().max()
+}
+
+/// The greatest value that every member of each set has reached.
+pub(super) fn everyone<T: Copy + Ord + Default>(
+    config: &Configuration,
+    value: impl Fn(&Member) -> T,
+) -> T {
+    config
+        .sets()
+        .map(|set| reached(set, set.len(), &value))
+        .min()
+        .unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{NodeId, ReplicaId};
+    use crate::ids::{Epoch, Index, NodeId, ReplicaId};
 
     fn set(ids: &[u64], write_quorum: u8) -> ReplicaSet {
         let members = ids
@@ -109,5 +151,37 @@ mod tests {
         let until = |m: &Member| [0u64, 50, 20][m.replica.0 as usize];
         assert_eq!(leased(&config, until), 20);
         assert_eq!(written(&config, until), 50);
+    }
+
+    fn at(epoch: u64, index: u64) -> Position {
+        Position {
+            epoch: Epoch(epoch),
+            index: Index(index),
+        }
+    }
+
+    #[test]
+    fn a_read_quorum_bounds_what_any_write_quorum_holds_by_its_lowest_members() {
+        let plain = |ids: &[u64], w| Configuration {
+            current: set(ids, w),
+            joint: None,
+            learners: Vec::new(),
+        };
+        let heads = [None, Some(at(2, 9)), Some(at(2, 7)), Some(at(1, 8))];
+        let head = |m: &Member| heads.get(m.replica.0 as usize).copied().flatten();
+        // Two of three do: the third, which is ahead, has it from nobody who counts.
+        assert_eq!(inspected(&plain(&[1, 2, 3], 2), 0, head), Some(at(2, 7)));
+        // More may be asked for, and W of one takes all.
+        assert_eq!(inspected(&plain(&[1, 2, 3], 2), 3, head), Some(at(2, 9)));
+        assert_eq!(inspected(&plain(&[1, 2, 3], 1), 0, head), Some(at(2, 9)));
+        assert_eq!(inspected(&plain(&[1, 2, 3, 4], 1), 0, head), None);
+        let joint = Configuration {
+            joint: Some(set(&[1, 4, 5], 2)),
+            ..plain(&[1, 2, 3], 2)
+        };
+        assert_eq!(inspected(&joint, 0, head), None, "too few of the new set");
+        assert!(reads_alone(&plain(&[1, 2], 2)));
+        assert!(!reads_alone(&plain(&[1, 2], 1)));
+        assert!(!reads_alone(&joint));
     }
 }

@@ -17,6 +17,7 @@ use super::mending::Mending;
 use super::message::{Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, PeerMessage};
 use super::node::Timing;
 use super::primary::Leadership;
+use super::proof::Proving;
 use super::room::Room;
 use super::suspended::Suspension;
 use crate::cluster::report::{PartitionStatus, Role, Wish};
@@ -108,6 +109,8 @@ pub(super) struct Replica {
     /// Snapshots that are being served from this replica: to whom, and their marks.
     pub(super) serving_snapshots: Vec<(NodeId, Index)>,
     pub(super) reclaimable_told: Index,
+    /// What is being proved for reads.
+    pub(super) proving: Box<Proving>,
 }
 
 impl Replica {
@@ -149,6 +152,7 @@ impl Replica {
             fetching: None,
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
+            proving: Box::default(),
         }
     }
 
@@ -216,6 +220,7 @@ impl Replica {
             fetching: None,
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
+            proving: Box::default(),
         })
     }
 
@@ -258,6 +263,7 @@ impl Replica {
             self.promised
         );
         self.depose(ctx);
+        self.void_proofs(ctx);
         if let Some(mending) = &mut self.mending {
             mending.promised();
         }
@@ -373,6 +379,7 @@ impl Replica {
         }
         self.matched = self.matched.max(last.index());
         self.learn_commit(ctx, append.commit);
+        self.settle_proofs(ctx);
         self.acknowledge(ctx, from, to, last.index());
     }
 
@@ -437,12 +444,17 @@ impl Replica {
             // Which of the two it is, the record of this epoch tells. It is under way.
             return Cut::Refused;
         }
-        if self.record.degraded || self.record.config.sets().any(|s| s.write_quorum() == 1) {
+        if self.may_lose() {
             self.discard(ctx);
             return Cut::Discarded;
         }
         self.found_corrupt(ctx);
         Cut::Refused
+    }
+
+    /// Whether what was committed may be lost all the same (rule 9).
+    pub(super) fn may_lose(&self) -> bool {
+        self.record.degraded || self.record.config.sets().any(|s| s.write_quorum() == 1)
     }
 
     /// Gives up the state: it followed a line that was lost (rule 9).
@@ -810,6 +822,7 @@ impl Replica {
         }
         self.corrupt = true;
         self.depose(ctx);
+        self.void_proofs(ctx);
         ctx.grants.fence(ctx.now, self.partition);
         ctx.standing_changed(self.partition);
     }
@@ -817,6 +830,7 @@ impl Replica {
     /// The replica leaves this node.
     pub(super) fn remove(&mut self, ctx: &mut Context<'_>) {
         self.depose(ctx);
+        self.void_proofs(ctx);
         ctx.effects.push(Effect::DropGeneration {
             partition: self.partition,
             generation: self.generation,

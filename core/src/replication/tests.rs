@@ -1,6 +1,8 @@
 //! Schedules that lost a write, or ended the process, one test each: a single core,
 //! driven by hand.
 
+mod reads;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

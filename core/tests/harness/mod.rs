@@ -11,7 +11,7 @@ use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, Slo
 use cairn_core::replication::message::{AppendOutcome, PeerMessage};
 use cairn_core::replication::{
     DurableRecord, Effect, EntryKind, Event, LogEntry, MissingRange, NodeCore, PartitionMeta,
-    RecoveredPartition, Timing,
+    Proof, ProofLevel, RecoveredPartition, Timing, Unproved,
 };
 
 const P: PartitionId = PartitionId(0);
@@ -134,6 +134,32 @@ impl Cluster {
                     Ok(position) => drop(writeln!(out, "n{id} proposes {position}")),
                     Err(error) => drop(writeln!(out, "n{id} refuses: {error}")),
                 }
+                self.carry_out(id, effects, out);
+            }
+            "read" => {
+                let (id, level) = (number(plain[0]), plain[1]);
+                let level = match level {
+                    "replica" => ProofLevel::Replica,
+                    "quorum" => ProofLevel::Quorum,
+                    other => panic!("no proof is needed for {other}"),
+                };
+                let reads = [Unproved {
+                    partition: P,
+                    level,
+                    before: number(named["below"]),
+                }];
+                let mut effects = Vec::new();
+                let now = Micros(self.now);
+                let core = self.machine(id).core.as_mut().expect("a running node");
+                core.prove(now, &reads, &mut effects);
+                self.carry_out(id, effects, out);
+            }
+            "everywhere" => {
+                let (id, index) = (number(plain[0]), Index(number(named["up-to"])));
+                let mut effects = Vec::new();
+                let now = Micros(self.now);
+                let core = self.machine(id).core.as_mut().expect("a running node");
+                core.want_everywhere(now, P, index, &mut effects);
                 self.carry_out(id, effects, out);
             }
             "fence" | "ask" => {
@@ -423,6 +449,13 @@ impl Cluster {
                 Effect::DropGeneration { generation, .. } => {
                     self.say(out, || format!("  n{id} drops {generation:?}"));
                 }
+                Effect::Everywhere { index, .. } => {
+                    self.say(out, || format!("  n{id} has everything up to {index} everywhere"));
+                }
+                Effect::Proved { level, before, proof, .. } => {
+                    let level = format!("{level:?}").to_lowercase();
+                    self.say(out, || format!("  n{id} {level} reads below {before}: {}", proved(&proof)));
+                }
                 Effect::Mended { .. } => self.say(out, || format!("  n{id} is whole again")),
                 Effect::ProbeLog => self.probe(id, out),
                 Effect::Standing { .. } | Effect::Reclaimable { .. } => {}
@@ -478,6 +511,15 @@ impl Cluster {
                 s.epoch, s.commit, s.head
             );
         }
+    }
+}
+
+fn proved(proof: &Proof) -> String {
+    match proof {
+        Proof::Applied { epoch, index } => format!("once {index} is applied, while in {epoch}"),
+        Proof::Elsewhere(Some(member)) => format!("go to {}", member.node),
+        Proof::Elsewhere(None) => "go elsewhere".into(),
+        Proof::NotNow => "not now".into(),
     }
 }
 
@@ -558,6 +600,18 @@ fn peer(message: &PeerMessage) -> String {
             format!("range after {} [{}]", r.after.position, entries.join(", "))
         }
         PeerMessage::NeedSnapshot { epoch, .. } => format!("need snapshot in {epoch}"),
+        PeerMessage::ReadAsk(ask) => format!("how do you stand? {}", ask.number),
+        PeerMessage::ReadAnswer(answer) => {
+            let stands: Vec<String> = answer
+                .stands
+                .iter()
+                .map(|s| {
+                    let leased = if s.leased { "leased, " } else { "" };
+                    format!("{leased}{} head {} commit {}", s.epoch, s.head, s.commit)
+                })
+                .collect();
+            format!("stands {}: [{}]", answer.number, stands.join(", "))
+        }
         PeerMessage::Record(r) => format!("record {}", r.epoch),
         PeerMessage::MapVersion(v) => format!("map {v}"),
     }

@@ -551,6 +551,8 @@ fn differences(
             lease_ms_longest: _,
             idempotence_window,
             node_timeout_ms,
+            read_level,
+            read_quorum,
         } = settings;
         [
             ("replicationFactor", u64::from(*replication_factor)),
@@ -562,6 +564,8 @@ fn differences(
             ("leaseMs", *lease_ms),
             ("idempotenceWindow", u64::from(*idempotence_window)),
             ("nodeTimeoutMs", *node_timeout_ms),
+            ("readLevel", *read_level as u64),
+            ("readQuorum", u64::from(*read_quorum)),
         ]
     };
     list(agreed)

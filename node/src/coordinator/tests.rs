@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
+use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{Addresses, ClusterSettings};
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::coordinator_client::CoordinatorClient;
@@ -35,6 +36,8 @@ pub(crate) fn settings(data_nodes: u32) -> ClusterSettings {
         lease_ms_longest: 400,
         idempotence_window: 1024,
         node_timeout_ms: 1500,
+        read_level: ReadLevel::Primary,
+        read_quorum: 0,
     }
 }
 

@@ -7,31 +7,45 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cairn_core::ids::NodeId;
-use cairn_core::kv::request::WriteRequest;
+use cairn_core::kv::request::{ReadLevel as KvReadLevel, RequestError, WriteRequest};
 use futures::future::BoxFuture;
 
 use super::keyspace::Keyspace;
 use crate::grpc::MapFeed;
-use crate::partition::{self, Handle, PendingRead, ReplyQueue, WriteBatch};
+use crate::partition::{self, Handle, PendingReading, ReplyQueue, WriteBatch};
 use crate::resp::backend::{AskResult, Question, ReadResult, WriteResult};
 use crate::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
 
 /// A read on its way.
-pub(super) enum Reading {
-    /// From the primary, under its lease.
-    Primary(PendingRead),
-    /// From this replica's own state.
-    Local(Pin<Box<dyn Future<Output = ReadResult> + Send>>),
+pub(super) struct Reading {
+    read: PendingReading,
+    handle: Handle,
 }
 
 impl Future for Reading {
     type Output = ReadResult;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<ReadResult> {
-        match self.get_mut() {
-            Self::Primary(read) => Pin::new(read).poll(context),
-            Self::Local(read) => read.as_mut().poll(context),
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<ReadResult> {
+        let this = &mut *self;
+        let result = std::task::ready!(Pin::new(&mut this.read).poll(context));
+        Poll::Ready(spoken(&this.handle, result))
+    }
+}
+
+/// As Redis clients take it. They learn from `MOVED` who is primary of a slot: a replica
+/// that can answer although the primary may not is no such node, and is left to a later
+/// try.
+fn spoken(handle: &Handle, result: partition::ReadingResult) -> ReadResult {
+    match result {
+        Ok(reading) => Ok(reading.value),
+        Err(RequestError::Moved {
+            partition,
+            primary: Some(member),
+            ..
+        }) if !handle.knows_as_primary(partition, member) => {
+            Err(RequestError::NotReady { partition })
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -41,6 +55,8 @@ pub(super) struct Redis {
     /// Says when a newer map came.
     pub(super) feed: MapFeed,
     pub(super) keyspace: Arc<Keyspace>,
+    /// The level of connections that said `READONLY`.
+    pub(super) readonly_level: KvReadLevel,
 }
 
 impl Facts for Redis {
@@ -87,21 +103,16 @@ impl Backend for Redis {
             Ok(partition) => partition,
             Err(error) => return Started::Done(Err(error)),
         };
-        let leads = || {
-            self.handle
-                .standing(partition)
-                .is_some_and(|here| here.is_primary(self.handle.node()))
+        let level = match level {
+            ReadLevel::Primary => KvReadLevel::Primary,
+            ReadLevel::Replica => self.readonly_level,
         };
-        if level == ReadLevel::Replica && !leads() {
-            // As Redis does after READONLY: whatever this replica holds.
-            let (handle, key) = (self.handle.clone(), Bytes::copy_from_slice(key));
-            return Started::Waiting(Reading::Local(Box::pin(async move {
-                handle.read_any(&key).await.map(|read| read.value)
-            })));
-        }
-        match self.handle.start_read(partition, key) {
-            partition::StartedRead::Done(result) => Started::Done(result),
-            partition::StartedRead::Waiting(read) => Started::Waiting(Reading::Primary(read)),
+        match self.handle.start_read_at(partition, key, level) {
+            partition::StartedReading::Done(result) => Started::Done(spoken(&self.handle, result)),
+            partition::StartedReading::Waiting(read) => Started::Waiting(Reading {
+                read,
+                handle: self.handle.clone(),
+            }),
         }
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use cairn_core::kv::request::{RequestError, Value, WriteReply, WriteRequest};
+use cairn_core::kv::request::{ReadLevel, RequestError, WriteLevel, WriteReply, WriteRequest};
 use cairn_core::record::ClusterMap;
+
+use crate::partition::ReadingResult;
 
 /// The result of a write.
 pub type WriteResult = Result<WriteReply, RequestError>;
 /// The result of a read.
-pub type ReadResult = Result<Option<Value>, RequestError>;
+pub type ReadResult = ReadingResult;
 
 /// A read that was answered at once, or is to be waited for.
 #[derive(Debug)]
@@ -32,8 +34,9 @@ pub trait KvBackend: Clone + Send + Sync + 'static {
     /// A queue for the writes of one connection or call.
     fn writes(&self) -> Self::Writes;
 
-    /// Starts a read of the latest committed value, from the primary.
-    fn read(&self, key: &Bytes) -> StartedRead<Self::Read>;
+    /// Starts a read, as current as asked for; as the cluster agreed where no level is
+    /// given.
+    fn read(&self, key: &Bytes, level: Option<ReadLevel>) -> StartedRead<Self::Read>;
 
     /// The newest map, to tell where a primary is.
     fn map(&self) -> Arc<ClusterMap>;
@@ -44,7 +47,7 @@ pub trait KvBackend: Clone + Send + Sync + 'static {
 pub trait WriteQueue: Send + Unpin + 'static {
     /// Starts a write, at the latest with the next [`Self::flush`]. Writes of one partition take effect in the order in which
     /// they were started.
-    fn submit(&mut self, token: u64, request: WriteRequest);
+    fn submit(&mut self, token: u64, request: WriteRequest, level: WriteLevel);
 
     /// Starts what was not started yet: called once for the calls of a turn.
     fn flush(&mut self) {}

@@ -85,6 +85,7 @@ async fn the_service_refuses_what_no_client_of_ours_sends() {
         let request = pb::BatchRequest {
             operations,
             sequenced: None,
+            write_level: 0,
         };
         let status = raw.batch(request).await.expect_err("refused");
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
@@ -92,6 +93,7 @@ async fn the_service_refuses_what_no_client_of_ours_sends() {
     let request = pb::BatchRequest {
         operations: vec![operation("k")],
         sequenced: None,
+        write_level: 0,
     };
     let reply = raw.batch(request.clone()).await.expect("a batch of one");
     assert!(reply.into_inner().outcome.is_some());

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use cairn_core::kv::request::WriteRequest;
+use cairn_core::kv::request::{ReadLevel, WriteLevel, WriteRequest};
 use cairn_core::record::ClusterMap;
 
 use super::backend::{KvBackend, StartedRead, WriteQueue, WriteResult};
 use crate::partition;
-use crate::partition::{Handle, PendingRead, ReplyQueue, WriteBatch};
+use crate::partition::{Handle, PendingReading, ReplyQueue, WriteBatch};
 
 impl KvBackend for Handle {
     type Writes = EngineWrites;
-    type Read = PendingRead;
+    type Read = PendingReading;
 
     fn writes(&self) -> EngineWrites {
         EngineWrites {
@@ -23,14 +23,15 @@ impl KvBackend for Handle {
         }
     }
 
-    fn read(&self, key: &Bytes) -> StartedRead<PendingRead> {
+    fn read(&self, key: &Bytes, level: Option<ReadLevel>) -> StartedRead<PendingReading> {
         let partition = match self.partition_of(key) {
             Ok(partition) => partition,
             Err(error) => return StartedRead::Done(Err(error)),
         };
-        match self.start_read(partition, key) {
-            partition::StartedRead::Done(result) => StartedRead::Done(result),
-            partition::StartedRead::Waiting(pending) => StartedRead::Waiting(pending),
+        let level = level.unwrap_or_else(|| self.default_read_level());
+        match self.start_read_at(partition, key, level) {
+            partition::StartedReading::Done(result) => StartedRead::Done(result),
+            partition::StartedReading::Waiting(pending) => StartedRead::Waiting(pending),
         }
     }
 
@@ -49,9 +50,10 @@ pub struct EngineWrites {
 }
 
 impl WriteQueue for EngineWrites {
-    fn submit(&mut self, token: u64, request: WriteRequest) {
+    fn submit(&mut self, token: u64, request: WriteRequest, level: WriteLevel) {
         let reply = self.queue.reply_to(token);
-        self.handle.batch_write(&mut self.batch, request, reply);
+        self.handle
+            .batch_write_at(&mut self.batch, level, request, reply);
     }
 
     fn flush(&mut self) {

@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::{
-    BatchAction, Expiry, RequestError, Value, WriteOp, WriteOutcome, WriteReply, WriteRequest,
+    BatchAction, Expiry, ReadLevel, RequestError, Value, WriteLevel, WriteOp, WriteOutcome,
+    WriteReply, WriteRequest,
 };
 use cairn_core::record::{
     Addresses, ClusterMap, Configuration, Member, NodeInfo, NodeStanding, PartitionRecord,
@@ -29,6 +30,7 @@ use super::{
     WriteQueue, WriteResult, serve,
 };
 use crate::listener::ListenerConfig;
+use crate::partition::{LocalState, Reading};
 use crate::users::Users;
 
 /// What a node does with the next write.
@@ -51,6 +53,12 @@ pub(crate) struct State {
     index: u64,
     /// Every write that any node was asked for.
     pub(crate) asked: Vec<(NodeId, WriteRequest)>,
+    /// The level of each of them.
+    pub(crate) write_levels: Vec<WriteLevel>,
+    /// Which node was asked for every read, and at which level.
+    pub(crate) reads: Vec<(NodeId, ReadLevel)>,
+    /// What nodes refuse reads at other levels than `primary` with.
+    pub(crate) refused_reads: HashMap<NodeId, RequestError>,
 }
 
 impl State {
@@ -138,14 +146,32 @@ impl KvBackend for FakeNode {
         }
     }
 
-    fn read(&self, key: &Bytes) -> StartedRead<Pending<ReadResult>> {
-        if let Some(error) = self.elsewhere() {
+    fn read(&self, key: &Bytes, level: Option<ReadLevel>) -> StartedRead<Pending<ReadResult>> {
+        let level = level.unwrap_or(ReadLevel::Primary);
+        if level == ReadLevel::Primary
+            && let Some(error) = self.elsewhere()
+        {
             return StartedRead::Done(Err(error));
         }
         if key.starts_with(b"hang") {
             return StartedRead::Waiting(pending());
         }
-        StartedRead::Done(Ok(self.state.lock().data.get(key).cloned()))
+        let mut state = self.state.lock();
+        state.reads.push((self.node, level));
+        if let Some(error) = state.refused_reads.get(&self.node)
+            && level != ReadLevel::Primary
+        {
+            return StartedRead::Done(Err(error.clone()));
+        }
+        let local = (level == ReadLevel::Any).then_some(LocalState {
+            epoch: Epoch(1),
+            applied: Index(state.index),
+            commit: Index(state.index + 3),
+        });
+        StartedRead::Done(Ok(Reading {
+            value: state.data.get(key).cloned(),
+            local,
+        }))
     }
 
     fn map(&self) -> Arc<ClusterMap> {
@@ -198,7 +224,8 @@ pub(crate) struct FakeWrites {
 }
 
 impl WriteQueue for FakeWrites {
-    fn submit(&mut self, token: u64, request: WriteRequest) {
+    fn submit(&mut self, token: u64, request: WriteRequest, level: WriteLevel) {
+        self.node.state.lock().write_levels.push(level);
         if let Some(result) = self.node.act(&request) {
             self.done.push((token, result));
             if let Some(waker) = self.waker.take() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cairn_core::kv::request::RequestError;
 use cairn_core::kv::scan::ScanQuery;
+use cairn_core::kv::watch::KeyFilter;
 use cairn_core::record::ClusterMap;
 use cairn_proto::keyspace::{WatchEnd, WatchQuery, WatchUpdate};
 use cairn_proto::kv::KvError;
@@ -15,8 +16,10 @@ use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::service::refusal;
+use super::authenticate::{caller_of, status_of};
+use super::service::{permit, refusal};
 use crate::partition::{Ended, Handle, Step};
+use crate::users::{Caller, Denied, Permissions};
 
 /// What one watch may have encoded and unread: each update waits for the one before.
 type Updates = Pin<Box<dyn Stream<Item = Result<pb::WatchReply, Status>> + Send>>;
@@ -70,6 +73,18 @@ impl KeyspaceServer {
     }
 }
 
+/// Refuses a watch of keys that the caller may not read.
+fn may_watch(caller: &Caller, filter: &KeyFilter) -> Result<(), Status> {
+    let may = |own: &Permissions| match filter {
+        KeyFilter::Key(key) => own.may_read(key),
+        KeyFilter::Prefix(prefix) => own.may_read_prefix(prefix),
+    };
+    if !caller.is_let_in() {
+        return Err(status_of(Denied::Wrong));
+    }
+    Ok(permit(caller, may, "read all that this watch would tell")?)
+}
+
 #[tonic::async_trait]
 impl keyspace_server::Keyspace for KeyspaceServer {
     type WatchStream = Updates;
@@ -78,25 +93,41 @@ impl keyspace_server::Keyspace for KeyspaceServer {
         &self,
         request: Request<pb::ScanRequest>,
     ) -> Result<Response<pb::ScanReply>, Status> {
+        let caller = caller_of(request.extensions());
         let query = ScanQuery::try_from(request.into_inner()).map_err(KvError::from)?;
+        permit(
+            &caller,
+            |own| own.may_read_prefix(&query.prefix),
+            "read all keys of this prefix",
+        )?;
         let page = self.handle.scan(query).await;
         let page = page.map_err(|error| self.refusal(error))?;
         Ok(Response::new(page.into()))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Updates>, Status> {
+        let caller = caller_of(request.extensions());
         let query = WatchQuery::try_from(request.into_inner()).map_err(KvError::from)?;
         let WatchQuery {
             filter,
             from,
             heartbeat,
         } = query;
-        let watcher = self.handle.watch(filter, from, heartbeat);
+        may_watch(&caller, &filter)?;
+        let watcher = self.handle.watch(filter.clone(), from, heartbeat);
         let watcher = watcher.map_err(|error| self.refusal(error))?;
         let server = self.clone();
-        let updates = futures::stream::unfold((watcher, server), |(mut watcher, server)| async {
-            let update = server.update(watcher.next().await?);
-            Some((Ok(update.into()), (watcher, server)))
+        let watching = Some((watcher, caller, filter, server));
+        let updates = futures::stream::unfold(watching, |watching| async {
+            let (mut watcher, mut caller, filter, server) = watching?;
+            let step = watcher.next().await?;
+            // The users may be others by now.
+            caller.refresh();
+            if let Err(status) = may_watch(&caller, &filter) {
+                return Some((Err(status), None));
+            }
+            let update = server.update(step).into();
+            Some((Ok(update), Some((watcher, caller, filter, server))))
         });
         let ended = self.shutdown.clone().cancelled_owned();
         Ok(Response::new(Box::pin(updates.take_until(ended))))

@@ -24,6 +24,8 @@ mod engine;
 pub(crate) mod fake;
 mod intake;
 mod keyspace;
+#[cfg(test)]
+mod level_tests;
 mod pipeline;
 mod serve;
 mod service;

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use cairn_proto::Malformed;
 use cairn_proto::kv::KvError;
+use cairn_proto::levels::LeveledWrite;
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use futures::stream::FuturesUnordered;
@@ -118,9 +119,9 @@ impl<B: KvBackend> Pipeline<B> {
             Request::Batch(batch) => (WriteKind::Batch, self.server.admit(batch, &self.caller)),
         };
         match request {
-            Ok(request) => {
+            Ok(LeveledWrite { request, level }) => {
                 self.writes_waiting += 1;
-                self.writes.submit(token(id, kind), request);
+                self.writes.submit(token(id, kind), request, level);
             }
             Err(error) => self.refuse(id, error),
         }
@@ -129,7 +130,7 @@ impl<B: KvBackend> Pipeline<B> {
     fn start_read(&mut self, id: u64, get: pb::GetRequest) {
         match self.server.admit_read(get, &self.caller) {
             Err(error) => self.refuse(id, error),
-            Ok(request) => match self.server.backend.read(&request.key) {
+            Ok(request) => match self.server.start_read(&request) {
                 StartedRead::Done(result) => {
                     let reply = self.server.read_answer(result);
                     self.answer(id, reply);

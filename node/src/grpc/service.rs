@@ -3,10 +3,11 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use cairn_core::kv::request::{RequestError, WriteRequest};
+use cairn_core::kv::request::{ReadLevel, RequestError};
 use cairn_core::record::ClusterMap;
 use cairn_proto::Malformed;
 use cairn_proto::kv::{Consistency, KvError, ReadRequest};
+use cairn_proto::levels::{LeveledWrite, ReplicaState};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use cairn_proto::pb::kv::v1::kv_server;
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::authenticate::caller_of;
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 use super::pipeline::Pipeline;
+use crate::partition::{LocalState, Reading};
 use crate::users::{Caller, Permissions, Users};
 
 /// The bounds of keys and values, and of what one pipeline may make wait.
@@ -72,22 +74,22 @@ impl<B: KvBackend> KvServer<B> {
 
     /// Checks a write against the settings and the caller's permissions, and starts
     /// nothing.
-    pub(super) fn admit<R>(&self, request: R, caller: &Caller) -> Result<WriteRequest, KvError>
+    pub(super) fn admit<R>(&self, request: R, caller: &Caller) -> Result<LeveledWrite, KvError>
     where
-        WriteRequest: TryFrom<R, Error = Malformed>,
+        LeveledWrite: TryFrom<R, Error = Malformed>,
     {
-        let request = WriteRequest::try_from(request)?;
-        for key in request.op.keys() {
+        let write = LeveledWrite::try_from(request)?;
+        for key in write.request.op.keys() {
             self.check_key(key)?;
             permit(caller, |own| own.may_write(key), "write this key")?;
         }
-        for value in request.op.values() {
+        for value in write.request.op.values() {
             within("value", value.len(), self.limits.value_bytes_max)?;
         }
-        Ok(request)
+        Ok(write)
     }
 
-    /// Checks a read against the settings, the caller's permissions and what is offered.
+    /// Checks a read against the settings and the caller's permissions.
     pub(super) fn admit_read(
         &self,
         request: pb::GetRequest,
@@ -96,17 +98,16 @@ impl<B: KvBackend> KvServer<B> {
         let request = ReadRequest::try_from(request)?;
         self.check_key(&request.key)?;
         permit(caller, |own| own.may_read(&request.key), "read this key")?;
-        match request.consistency {
-            Consistency::Default | Consistency::Primary => Ok(request),
-            Consistency::Quorum | Consistency::Replica | Consistency::Any => {
-                Err(KvError::Unsupported {
-                    what: format!(
-                        "reads of consistency {:?}; only Primary is offered so far",
-                        request.consistency
-                    ),
-                })
-            }
-        }
+        Ok(request)
+    }
+
+    /// Starts a read.
+    pub(super) fn start_read(&self, request: &ReadRequest) -> StartedRead<B::Read> {
+        let level = match request.consistency {
+            Consistency::Default => None,
+            named => Some(named.level(ReadLevel::Primary)),
+        };
+        self.backend.read(&request.key, level)
     }
 
     fn check_key(&self, key: &[u8]) -> Result<(), KvError> {
@@ -120,13 +121,13 @@ impl<B: KvBackend> KvServer<B> {
 
     async fn write<R, A>(&self, request: Request<R>) -> Result<Response<A>, Status>
     where
-        WriteRequest: TryFrom<R, Error = Malformed>,
+        LeveledWrite: TryFrom<R, Error = Malformed>,
         A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed>,
     {
         let caller = caller_of(request.extensions());
-        let request = self.admit(request.into_inner(), &caller)?;
+        let LeveledWrite { request, level } = self.admit(request.into_inner(), &caller)?;
         let mut writes = self.backend.writes();
-        writes.submit(0, request);
+        writes.submit(0, request, level);
         writes.flush();
         let result = poll_fn(|context| writes.poll_take(context))
             .await
@@ -150,6 +151,18 @@ pub(super) fn permit(
     Err(KvError::PermissionDenied {
         what: what.to_owned(),
     })
+}
+
+fn get_reply(Reading { value, local }: Reading) -> pb::GetReply {
+    let state = |local: LocalState| ReplicaState {
+        epoch: local.epoch,
+        applied: local.applied,
+        commit: local.commit,
+    };
+    pb::GetReply {
+        value: value.map(Into::into),
+        state: local.map(|local| state(local).into()),
+    }
 }
 
 fn within(field: &str, len: usize, max: usize) -> Result<(), KvError> {
@@ -189,15 +202,13 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::GetReply>, Status> {
         let caller = caller_of(request.extensions());
-        let ReadRequest { key, .. } = self.admit_read(request.into_inner(), &caller)?;
-        let result = match self.backend.read(&key) {
+        let request = self.admit_read(request.into_inner(), &caller)?;
+        let result = match self.start_read(&request) {
             StartedRead::Done(result) => result,
             StartedRead::Waiting(read) => read.await,
         };
-        let value = result.map_err(|e| self.refusal(e))?;
-        Ok(Response::new(pb::GetReply {
-            value: value.map(Into::into),
-        }))
+        let reading = result.map_err(|e| self.refusal(e))?;
+        Ok(Response::new(get_reply(reading)))
     }
 
     async fn delete(
@@ -264,9 +275,7 @@ impl<B: KvBackend> KvServer<B> {
     /// The answer to a read of a pipeline.
     pub(super) fn read_answer(&self, result: ReadResult) -> pb::answer::Reply {
         match result {
-            Ok(value) => pb::answer::Reply::Get(pb::GetReply {
-                value: value.map(Into::into),
-            }),
+            Ok(reading) => pb::answer::Reply::Get(get_reply(reading)),
             Err(error) => pb::answer::Reply::Error(self.refusal(error).into()),
         }
     }

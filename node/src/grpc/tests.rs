@@ -354,10 +354,10 @@ async fn refusals_of_unary_calls_carry_their_reason() {
     );
     let get = pb::GetRequest {
         key: Bytes::from("a"),
-        consistency: pb::Consistency::Quorum.into(),
+        consistency: 9,
     };
-    let status = client.get(get).await.expect_err("not offered");
-    assert_eq!(status.code(), Code::Unimplemented);
+    let status = client.get(get).await.expect_err("no such level");
+    assert_eq!(status.code(), Code::InvalidArgument);
     cluster.promote(Some(2));
     let status = client.put(put("a")).await.expect_err("moved");
     let reason = KvError::from_status(&status).expect("a typed reason");
@@ -421,6 +421,7 @@ async fn conditions_travel() {
         condition: Condition::Version(version),
         expiry: cairn_client::Expiry::AtMillis(5),
         return_previous: true,
+        write_level: None,
     };
     client.put_with("k", "v", options).await.expect("put");
     let asked = cluster.state.lock().asked[0].1.op.clone();

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId, ReplicaId};
 use cairn_core::record::Member;
-use cairn_core::replication::{Generation, Standing};
+use cairn_core::replication::{Generation, Proof, ProofLevel, Standing};
 use cairn_core::slots::SLOTS;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -150,6 +150,20 @@ pub(super) struct Cell {
     /// The second before which the expiry index has no row: as far as the primary here
     /// knows, see [`super::expiry`].
     next_expiry: AtomicU64,
+    by_primary: Proofs,
+    by_quorum: Proofs,
+}
+
+/// The reads of one level that wait for a proof, and the newest that came.
+#[derive(Default)]
+struct Proofs {
+    /// How many reads have arrived: each has the count before it as its number.
+    arrived: AtomicU64,
+    /// Whether a proof was asked for and the engine has not looked at `arrived` since: of
+    /// the reads that arrive meanwhile, one asks.
+    asking: AtomicBool,
+    /// The newest proof, and the reads that it covers: those below this number.
+    newest: Mutex<Option<(u64, Proof)>>,
 }
 
 /// No row at all.
@@ -184,7 +198,53 @@ impl Cell {
             waiting: AtomicUsize::new(0),
             hurrying: AtomicBool::new(false),
             next_expiry: AtomicU64::new(NEVER),
+            by_primary: Proofs::default(),
+            by_quorum: Proofs::default(),
         }
+    }
+
+    fn proofs(&self, level: ProofLevel) -> &Proofs {
+        match level {
+            ProofLevel::Replica => &self.by_primary,
+            ProofLevel::Quorum => &self.by_quorum,
+        }
+    }
+
+    /// A read arrives: its number, and whether the caller is the one to ask for a proof.
+    ///
+    /// Either the engine finds this read among those that have arrived, when it puts its
+    /// question, or this read finds that nobody asked.
+    pub(super) fn arrive(&self, level: ProofLevel) -> (u64, bool) {
+        let proofs = self.proofs(level);
+        let number = proofs.arrived.fetch_add(1, Ordering::SeqCst);
+        (number, !proofs.asking.swap(true, Ordering::SeqCst))
+    }
+
+    /// The engine is about to put a question: the reads below the returned number have
+    /// arrived.
+    pub(super) fn arrived(&self, level: ProofLevel) -> u64 {
+        let proofs = self.proofs(level);
+        proofs.asking.store(false, Ordering::SeqCst);
+        proofs.arrived.load(Ordering::SeqCst)
+    }
+
+    /// Publishes what came of a question for the reads below `before`.
+    pub(super) fn prove(&self, level: ProofLevel, before: u64, proof: Proof) {
+        {
+            let mut newest = self.proofs(level).newest.lock();
+            if newest.is_none_or(|(covers, _)| covers <= before) {
+                *newest = Some((before, proof));
+            }
+        }
+        self.tell();
+    }
+
+    /// What came of a question that was put after the read of that number arrived.
+    pub(super) fn proof(&self, level: ProofLevel, number: u64) -> Option<Proof> {
+        let newest = *self.proofs(level).newest.lock();
+        newest
+            .filter(|(covers, _)| number < *covers)
+            .map(|(_, proof)| proof)
     }
 
     /// What was published last; `None` where no replica lives here.

@@ -21,6 +21,7 @@ use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
 use cairn_core::kv::{Table, VersionedValue};
 use cairn_core::replication::{
     DiskRoom, DurableRecord, Effect, Event, Generation, NodeCore, PeerMessage, Standing, Timing,
+    Unproved,
 };
 use cairn_core::slots::SLOTS;
 use tokio::runtime;
@@ -60,6 +61,8 @@ pub(super) struct Engine {
     fetched: HashMap<Generation, Index>,
     /// To be dropped once this turn has published what takes their place.
     dropped: Vec<Generation>,
+    /// Reads that arrived in this turn and wait for a proof.
+    unproved: Vec<Unproved>,
     window: u32,
     turn: Turn,
     records: Vec<DurableRecord>,
@@ -117,6 +120,7 @@ impl Engine {
             lanes: Vec::new(),
             fetched: HashMap::new(),
             dropped: Vec::new(),
+            unproved: Vec::new(),
             window: WINDOW_DEFAULT,
             turn: Turn::new(waiting_max),
             records: Vec::new(),
@@ -160,6 +164,7 @@ impl Engine {
             for input in inputs.drain(..) {
                 stop |= self.take(input);
             }
+            self.prove();
             if self.turn.now >= self.next_tick {
                 self.tick();
             }
@@ -261,10 +266,28 @@ impl Engine {
                 let lapsed = self.core.want_lease(now, partition, effects);
                 self.figures.lease_lapses.increment(u64::from(lapsed));
             }
+            Input::Prove(partition, level) => {
+                if let Some(cell) = self.shared.board.cell(partition) {
+                    self.unproved.push(Unproved {
+                        partition,
+                        level,
+                        before: cell.arrived(level),
+                    });
+                }
+            }
             Input::MapChanged => self.take_map(),
             Input::Stop => return true,
         }
         false
+    }
+
+    /// Asks for the proofs that the reads of this turn wait for, all at once.
+    fn prove(&mut self) {
+        if !self.unproved.is_empty() {
+            let (now, effects) = (self.turn.now, &mut self.turn.effects);
+            self.core.prove(now, &self.unproved, effects);
+            self.unproved.clear();
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -374,6 +397,7 @@ impl Engine {
         let map = self.shared.map.load_full();
         if let Some(settings) = &map.settings {
             self.window = settings.idempotence_window;
+            self.core.set_read_quorum(usize::from(settings.read_quorum));
             let timing = Timing {
                 lease: Micros::from_millis(settings.lease_ms),
                 lease_longest: Micros::from_millis(settings.lease_ms_longest),
@@ -441,6 +465,22 @@ impl Engine {
                     lane.committed(index);
                 }
                 touched.push(partition);
+            }
+            Effect::Everywhere { partition, index } => {
+                if let Some(lane) = self.lane(partition) {
+                    lane.everywhere(index);
+                }
+                touched.push(partition);
+            }
+            Effect::Proved {
+                partition,
+                level,
+                before,
+                proof,
+            } => {
+                if let Some(cell) = self.shared.board.cell(partition) {
+                    cell.prove(level, before, proof);
+                }
             }
             Effect::Standing { partition } => touched.push(partition),
             Effect::Deposed { partition, epoch } => {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::ids::{Micros, PartitionId};
-use cairn_core::kv::request::{RequestError, WriteReply};
+use cairn_core::kv::request::{RequestError, WriteLevel, WriteReply};
 use cairn_core::kv::{DueKey, ExpiryRow};
 use futures::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -181,6 +181,7 @@ impl Shared {
             partition,
             work: Work::Expire(due),
             reply: queue.reply_to(0),
+            level: WriteLevel::Quorum,
             bytes,
             arrived: Micros(0),
         }));

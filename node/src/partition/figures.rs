@@ -53,6 +53,12 @@ pub(super) struct ReadFigures {
     pub(super) waited: Counter,
     /// Answered from a replica's own state.
     pub(super) local: Counter,
+    /// By a replica, under a proof of its primary's.
+    pub(super) replica: Counter,
+    /// Under a proof of a read quorum.
+    pub(super) quorum: Counter,
+    /// Sent to another replica, since this one could not prove to be current.
+    pub(super) redirected: Counter,
 }
 
 impl ReadFigures {
@@ -61,6 +67,9 @@ impl ReadFigures {
             at_once: counter!("cairn_reads_total", "served" => "at_once"),
             waited: counter!("cairn_reads_total", "served" => "after_waiting"),
             local: counter!("cairn_reads_total", "served" => "local_state"),
+            replica: counter!("cairn_reads_total", "served" => "replica"),
+            quorum: counter!("cairn_reads_total", "served" => "quorum"),
+            redirected: counter!("cairn_reads_redirected_total"),
         }
     }
 }

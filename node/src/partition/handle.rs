@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use arc_swap::ArcSwap;
 use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{Micros, NodeId, PartitionId};
-use cairn_core::kv::request::{RequestError, WriteRequest};
+use cairn_core::kv::request::{RequestError, WriteLevel, WriteRequest};
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::{Event, PartitionMeta};
 use cairn_core::slots;
@@ -175,7 +175,7 @@ impl Handle {
             .zip(requests)
             .filter_map(|(token, request)| {
                 let reply = queue.reply_to(token);
-                match self.admit(request, reply) {
+                match self.admit(WriteLevel::Quorum, request, reply) {
                     Ok(submission) => Some(submission),
                     Err((reply, error)) => {
                         reply.answer(Err(error), &mut wakers);
@@ -193,7 +193,7 @@ impl Handle {
     /// Starts a write whose answer goes to `reply`: for connections that keep one
     /// [`ReplyQueue`] for all of their writes.
     pub fn submit_write(&self, request: WriteRequest, reply: ReplyTo) {
-        match self.admit(request, reply) {
+        match self.admit(WriteLevel::Quorum, request, reply) {
             Ok(submission) => self.shared.inbox.push(Input::Submit(submission)),
             Err((reply, error)) => reply.answer_now(Err(error)),
         }
@@ -201,7 +201,18 @@ impl Handle {
 
     /// As [`Self::submit_write`]; the write waits in `batch` until that is submitted.
     pub fn batch_write(&self, batch: &mut WriteBatch, request: WriteRequest, reply: ReplyTo) {
-        batch.take(self.admit(request, reply));
+        batch.take(self.admit(WriteLevel::Quorum, request, reply));
+    }
+
+    /// As [`Self::batch_write`], acknowledged at `level`.
+    pub fn batch_write_at(
+        &self,
+        batch: &mut WriteBatch,
+        level: WriteLevel,
+        request: WriteRequest,
+        reply: ReplyTo,
+    ) {
+        batch.take(self.admit(level, request, reply));
     }
 
     /// As [`Self::batch_write`], for a caller that knows the partition of the keys.
@@ -212,7 +223,7 @@ impl Handle {
         request: WriteRequest,
         reply: ReplyTo,
     ) {
-        batch.take(self.admit_to(partition, request, reply));
+        batch.take(self.admit_to(partition, WriteLevel::Quorum, request, reply));
     }
 
     /// Starts all writes of a batch at once: the engine is woken once for them.
@@ -229,7 +240,7 @@ impl Handle {
 
     /// As [`Self::submit_write`], for a caller that knows the partition of the keys.
     pub fn submit_write_to(&self, partition: PartitionId, request: WriteRequest, reply: ReplyTo) {
-        match self.admit_to(partition, request, reply) {
+        match self.admit_to(partition, WriteLevel::Quorum, request, reply) {
             Ok(submission) => self.shared.inbox.push(Input::Submit(submission)),
             Err((reply, error)) => reply.answer_now(Err(error)),
         }
@@ -237,11 +248,12 @@ impl Handle {
 
     fn admit(
         &self,
+        level: WriteLevel,
         request: WriteRequest,
         reply: ReplyTo,
     ) -> Result<Submission, (ReplyTo, RequestError)> {
         match self.partition_of_write(&request) {
-            Ok(partition) => self.admit_to(partition, request, reply),
+            Ok(partition) => self.admit_to(partition, level, request, reply),
             Err(error) => Err((reply, error)),
         }
     }
@@ -249,6 +261,7 @@ impl Handle {
     fn admit_to(
         &self,
         partition: PartitionId,
+        level: WriteLevel,
         request: WriteRequest,
         reply: ReplyTo,
     ) -> Result<Submission, (ReplyTo, RequestError)> {
@@ -258,6 +271,7 @@ impl Handle {
                 partition,
                 work: Work::Write(request),
                 reply,
+                level,
                 bytes,
                 arrived: Micros(0),
             }),

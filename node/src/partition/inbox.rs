@@ -10,9 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
-use cairn_core::kv::request::WriteRequest;
+use cairn_core::kv::request::{WriteLevel, WriteRequest};
 use cairn_core::kv::{DueKey, Table, VersionedValue};
-use cairn_core::replication::{Committed, CommittedError, Event, PartitionMeta, PeerMessage};
+use cairn_core::replication::{
+    Committed, CommittedError, Event, PartitionMeta, PeerMessage, ProofLevel,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -25,6 +27,8 @@ pub(super) struct Submission {
     pub(super) partition: PartitionId,
     pub(super) work: Work,
     pub(super) reply: ReplyTo,
+    /// When it is acknowledged.
+    pub(super) level: WriteLevel,
     /// What it counts for against the node's bound, given back when it is answered.
     pub(super) bytes: usize,
     /// When the engine saw it first; zero before.
@@ -107,6 +111,8 @@ pub(super) enum Input {
     },
     /// A read found the lease lapsed.
     HurryLease(PartitionId),
+    /// Reads wait for a proof (rule 6).
+    Prove(PartitionId, ProofLevel),
     /// The map may name another idempotence window or another lease.
     MapChanged,
     Stop,

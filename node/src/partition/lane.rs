@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position};
 use cairn_core::kv::expiry::due_second;
-use cairn_core::kv::request::{RequestError, WriteOutcome, WriteReply};
+use cairn_core::kv::request::{RequestError, WriteLevel, WriteOutcome, WriteReply};
 use cairn_core::kv::{Evaluation, Evaluator, VersionedValue};
 use cairn_core::replication::{Effect, Generation, NodeCore, ProposeError, Standing};
 
@@ -124,6 +124,7 @@ struct Waiting {
     bytes: usize,
     answer: WriteReply,
     kind: WaitingKind,
+    level: WriteLevel,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +144,11 @@ impl Waiting {
             WaitingKind::Entry | WaitingKind::Retry => RequestError::Unknown,
             WaitingKind::Refusal => refusal,
         }
+    }
+
+    /// Whether every member must have flushed what it waits for: a refusal wrote nothing.
+    fn is_for_all(&self) -> bool {
+        self.level == WriteLevel::All && self.kind != WaitingKind::Refusal
     }
 }
 
@@ -166,6 +172,8 @@ pub(super) struct Lane {
     head: Position,
     commit: Index,
     applied: Index,
+    /// Every member has flushed up to here, as far as somebody waited for it.
+    everywhere: Index,
     held: VecDeque<Submission>,
     tableless: VecDeque<Submission>,
     park: Park,
@@ -175,6 +183,8 @@ pub(super) struct Lane {
     /// The soonest second that entries since the last [`Self::take_next_expiry`] gave the
     /// expiry index.
     next_expiry: u64,
+    /// Committed, and the flush of every member is awaited.
+    incomplete: VecDeque<Waiting>,
 }
 
 impl Lane {
@@ -194,12 +204,14 @@ impl Lane {
             head: Position::ZERO,
             commit: Index::ZERO,
             applied: Index::ZERO,
+            everywhere: Index::ZERO,
             held: VecDeque::new(),
             tableless: VecDeque::new(),
             park: Park::default(),
             waiting: VecDeque::new(),
             leaseless: VecDeque::new(),
             next_expiry: NEVER,
+            incomplete: VecDeque::new(),
         }
     }
 
@@ -210,6 +222,7 @@ impl Lane {
             + self.park.len()
             + self.waiting.len()
             + self.leaseless.len()
+            + self.incomplete.len()
     }
 
     /// The applied index of a generation of the state.
@@ -247,6 +260,11 @@ impl Lane {
     /// Everything up to here is committed.
     pub(super) fn committed(&mut self, index: Index) {
         self.commit = self.commit.max(index);
+    }
+
+    /// Every member has flushed up to here.
+    pub(super) fn everywhere(&mut self, index: Index) {
+        self.everywhere = self.everywhere.max(index);
     }
 
     /// The replica's standing changed. Whether it began or ceased to serve.
@@ -331,9 +349,11 @@ impl Lane {
         self.is_primary = false;
         // The next log may be another one: indexes of this one say nothing of it.
         self.commit = Index::ZERO;
+        self.everywhere = Index::ZERO;
         let waiting = std::mem::take(&mut self.waiting);
         let leaseless = std::mem::take(&mut self.leaseless);
-        for waiting in leaseless.into_iter().chain(waiting) {
+        let incomplete = std::mem::take(&mut self.incomplete);
+        for waiting in incomplete.into_iter().chain(leaseless).chain(waiting) {
             let error = waiting.given_up(moved.clone());
             turn.answer(waiting.reply, waiting.bytes, Err(error));
         }
@@ -558,7 +578,7 @@ impl Lane {
                         }
                         evaluator.proposed(position, body);
                         self.head = position;
-                        self.wait(write, position, outcome, WaitingKind::Entry);
+                        self.wait(core, turn, write, (position, outcome), WaitingKind::Entry);
                     }
                     // The standing changed in this very turn; its end tells how.
                     Err(ProposeError::NotPrimary) => self.held.push_back(write),
@@ -575,14 +595,23 @@ impl Lane {
             }
             Evaluation::Refuse { outcome } => {
                 turn.touched.push(self.partition);
-                self.wait(write, self.head, outcome, WaitingKind::Refusal);
+                self.wait(
+                    core,
+                    turn,
+                    write,
+                    (self.head, outcome),
+                    WaitingKind::Refusal,
+                );
             }
-            Evaluation::Duplicate { outcome, position } if position.index <= self.commit => {
+            Evaluation::Duplicate { outcome, position }
+                if position.index <= self.commit && write.level == WriteLevel::Quorum =>
+            {
                 let answer = WriteReply { outcome, position };
                 turn.answer(write.reply, write.bytes, Ok(answer));
             }
             Evaluation::Duplicate { outcome, position } => {
-                self.wait(write, position, outcome, WaitingKind::Retry);
+                turn.touched.push(self.partition);
+                self.wait(core, turn, write, (position, outcome), WaitingKind::Retry);
             }
         }
         None
@@ -601,19 +630,25 @@ impl Lane {
     /// waits for the head with the others, so that the queue stays in order.
     fn wait(
         &mut self,
+        core: &mut NodeCore,
+        turn: &mut Turn,
         write: Submission,
-        position: Position,
-        outcome: WriteOutcome,
+        (position, outcome): (Position, WriteOutcome),
         kind: WaitingKind,
     ) {
-        self.waiting.push_back(Waiting {
+        let waiting = Waiting {
             index: self.head.index.max(position.index),
             arrived: write.arrived,
             reply: write.reply,
             bytes: write.bytes,
             answer: WriteReply { outcome, position },
             kind,
-        });
+            level: write.level,
+        };
+        if waiting.is_for_all() {
+            core.want_everywhere(turn.now, self.partition, waiting.index, &mut turn.effects);
+        }
+        self.waiting.push_back(waiting);
     }
 
     /// Answers what has committed. `now` is taken after everything of this turn, so
@@ -624,7 +659,7 @@ impl Lane {
         let mut longest = None;
         if leads {
             for waiting in std::mem::take(&mut self.leaseless) {
-                turn.answer(waiting.reply, waiting.bytes, Ok(waiting.answer));
+                self.answer_complete(turn, waiting);
             }
         }
         while self
@@ -643,17 +678,33 @@ impl Lane {
             if needs_lease && !leads {
                 self.leaseless.push_back(waiting);
             } else {
+                self.answer_complete(turn, waiting);
+            }
+        }
+        while let Some(waiting) = self.incomplete.front()
+            && waiting.index <= self.everywhere
+        {
+            if let Some(waiting) = self.incomplete.pop_front() {
                 turn.answer(waiting.reply, waiting.bytes, Ok(waiting.answer));
             }
         }
         longest
     }
 
+    /// Answers what has committed, unless it is to be everywhere first.
+    fn answer_complete(&mut self, turn: &mut Turn, waiting: Waiting) {
+        if waiting.is_for_all() && waiting.index > self.everywhere {
+            self.incomplete.push_back(waiting);
+        } else {
+            turn.answer(waiting.reply, waiting.bytes, Ok(waiting.answer));
+        }
+    }
+
     /// Gives up what has waited since before `since`.
     pub(super) fn expire(&mut self, turn: &mut Turn, since: Micros) {
         let partition = self.partition;
         let not_ready = RequestError::NotReady { partition };
-        for queue in [&mut self.waiting, &mut self.leaseless] {
+        for queue in [&mut self.waiting, &mut self.leaseless, &mut self.incomplete] {
             while queue.front().is_some_and(|waiting| waiting.arrived < since) {
                 let Some(waiting) = queue.pop_front() else {
                     break;

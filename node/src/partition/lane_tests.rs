@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use cairn_core::cluster::report::Order;
 use cairn_core::ids::{MapVersion, NodeId, ReplicaId};
-use cairn_core::kv::request::{Condition, Expiry, Sequenced, WriteOp, WriteRequest};
+use cairn_core::kv::request::{Condition, Expiry, Sequenced, WriteLevel, WriteOp, WriteRequest};
 use cairn_core::kv::{EntryBody, Table};
 use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, SlotRange};
 use cairn_core::replication::message::{AppendOutcome, AppendReply, PeerMessage};
@@ -220,6 +220,7 @@ impl Rig {
             partition: PARTITION,
             work: Work::Write(WriteRequest { op, sequenced }),
             reply: self.queue.reply_to(token),
+            level: WriteLevel::Quorum,
             bytes: 1,
             arrived: self.turn.now,
         };

@@ -10,7 +10,7 @@
 //! - [`Handle`]: writes, strong reads, events; for the protocols, the peers, the agent.
 //! - `start`: how it starts and stops. `links`: what it hands things to.
 //! - `engine`: the thread. `lane`, `park`: the writes of one partition.
-//! - `board`: what is published of each partition; `read`: the reads that use it.
+//! - `board`: what is published of each partition; `read`, `levels`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `inbox`, `reply`: the ways in and out.
@@ -24,6 +24,7 @@ mod figures;
 mod handle;
 mod inbox;
 mod lane;
+mod levels;
 mod links;
 mod park;
 mod read;
@@ -38,8 +39,9 @@ pub use board::Published;
 pub use clock::{boottime, wall_ms};
 pub use config::EngineConfig;
 pub use handle::{Handle, PendingWrite, PendingWrites, WriteBatch};
+pub use levels::{LocalState, PendingReading, Reading, ReadingResult, StartedReading};
 pub use links::{AgentLink, Links, PeerLink, SnapshotFetch, SnapshotParts, SnapshotWanted};
-pub use read::{LocalRead, PendingRead, ReadResult, StartedRead};
+pub use read::{PendingRead, ReadResult, StartedRead};
 pub use reply::{ReplyQueue, ReplyTo, WriteResult};
 pub use scan::{Examined, Visit};
 pub use start::{EngineStorage, Prepared, RunningEngine};

@@ -198,6 +198,7 @@ impl Park {
 mod tests {
     use cairn_core::ids::{Micros, PartitionId};
     use cairn_core::kv::DueKey;
+    use cairn_core::kv::request::WriteLevel;
 
     use super::super::reply::ReplyQueue;
     use super::*;
@@ -215,6 +216,7 @@ mod tests {
                     .collect(),
             ),
             reply: ReplyQueue::default().reply_to(0),
+            level: WriteLevel::Quorum,
             bytes: 0,
             arrived: Micros(0),
         }

@@ -26,9 +26,6 @@ use super::inbox::Input;
 use super::shared::Shared;
 use crate::store::{StateReader, StorageError};
 
-/// How often a local read is tried whose state is given up under it.
-const LOCAL_TRIES: usize = 8;
-
 /// What came of a read.
 pub type ReadResult = Result<Option<Value>, RequestError>;
 
@@ -58,17 +55,6 @@ impl Future for PendingRead {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<ReadResult> {
         self.future.as_mut().poll(context)
     }
-}
-
-/// A value from this replica's state as it is, however old ([`Handle::read_any`]).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LocalRead {
-    /// The value.
-    pub value: Option<Value>,
-    /// The applied index that the state had at least.
-    pub applied: Index,
-    /// The replica's epoch.
-    pub epoch: Epoch,
 }
 
 impl Handle {
@@ -119,39 +105,6 @@ impl Handle {
             future: Box::pin(async move { shared.read_slowly(partition, key).await }),
         })
     }
-
-    /// The value in this replica's own state, whatever its role: consistency `any`.
-    ///
-    /// # Errors
-    /// [`RequestError::Moved`] where no replica lives here whose state is whole.
-    pub async fn read_any(&self, key: &Bytes) -> Result<LocalRead, RequestError> {
-        let partition = self.partition_of(key)?;
-        let shared = &self.shared;
-        shared.reads.local.increment(1);
-        let key = Bytes::copy_from_slice(key);
-        for _ in 0..LOCAL_TRIES {
-            let first = shared.readable(partition)?;
-            let stored = shared
-                .reader(partition)?
-                .get(first.generation, key.clone())
-                .await;
-            // A state that was given up meanwhile may have been read half deleted, and
-            // is not damaged for that.
-            let second = shared.readable(partition)?;
-            if (second.generation, second.replica) != (first.generation, first.replica) {
-                continue;
-            }
-            let stored = stored.map_err(|error| shared.unreadable(partition, &error.into()))?;
-            let value = shared.decode(partition, stored)?;
-            let now = clock::wall_ms();
-            return Ok(LocalRead {
-                value: value.filter(|v| !v.value.expired(now)).map(to_value),
-                applied: first.applied,
-                epoch: first.epoch,
-            });
-        }
-        Err(RequestError::NotReady { partition })
-    }
 }
 
 /// What one look at a cell allows.
@@ -191,38 +144,6 @@ impl Shared {
                 primary: record.primary,
             },
         }
-    }
-
-    /// The replica here, if its own state may be read, however old: it is one of the
-    /// partition's, learners included, it is not damaged, and what it lacked when it was
-    /// made, or discarded since, was installed.
-    pub(super) fn readable(&self, partition: PartitionId) -> Result<Published, RequestError> {
-        let published = self
-            .board
-            .load(partition)
-            .ok_or_else(|| self.moved(partition, None))?;
-        let map = self.map.load();
-        let record = usize::try_from(partition.0)
-            .ok()
-            .and_then(|at| map.partitions.get(at));
-        // One that was removed is about to go. The map may lag behind the replica.
-        let removed = record.is_some_and(|r| {
-            let config = &r.config;
-            let learns = || {
-                config
-                    .learners
-                    .iter()
-                    .any(|m| m.replica == published.replica)
-            };
-            r.epoch >= published.epoch && !config.is_voter(published.replica) && !learns()
-        });
-        // A state is installed as a whole, and holds an entry then: one that has
-        // applied none, of a log that has some, is yet to be filled.
-        let empty = published.applied == Index::ZERO && published.head != Index::ZERO;
-        if removed || empty || self.is_damaged(partition, published.replica) {
-            return Err(self.moved(partition, None));
-        }
-        Ok(published)
     }
 
     pub(super) fn look(&self, partition: PartitionId, cell: &Cell, covers: Option<Index>) -> Look {
@@ -281,7 +202,11 @@ impl Shared {
         Some(Ok(value.map(to_value)))
     }
 
-    async fn read_slowly(self: Arc<Self>, partition: PartitionId, key: Bytes) -> ReadResult {
+    pub(super) async fn read_slowly(
+        self: Arc<Self>,
+        partition: PartitionId,
+        key: Bytes,
+    ) -> ReadResult {
         let Some(cell) = self.board.cell(partition) else {
             return Err(self.moved(partition, None));
         };
@@ -346,7 +271,7 @@ impl Shared {
         reader.ok_or(RequestError::NotReady { partition })
     }
 
-    fn decode(
+    pub(super) fn decode(
         &self,
         partition: PartitionId,
         stored: Option<Bytes>,

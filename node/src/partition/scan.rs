@@ -147,8 +147,7 @@ impl Handle {
         let visited = shared.examine(partition, first.generation, &range, visit, deadline);
         let visited = visited.await;
         // A state that was given up meanwhile may have been read half deleted.
-        let second = shared.readable(partition)?;
-        if (second.generation, second.replica) != (first.generation, first.replica) {
+        if shared.still_readable(partition, &first)?.is_none() {
             return Err(RequestError::NotReady { partition });
         }
         visited

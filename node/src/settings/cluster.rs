@@ -3,31 +3,29 @@
 //! reasons get the names of variables and a remedy.
 
 use cairn_core::cluster::settings::{Preset, SettingsError, SettingsRequest};
+use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::ClusterSettings;
 
 use super::reader::Reader;
 
 /// Reads them; the second part is what to warn about.
 pub(super) fn read(reader: &Reader<'_>) -> Option<(ClusterSettings, Vec<String>)> {
-    let preset = match reader.text("CAIRN_PRESET") {
-        None => None,
-        Some("strong") => Some(Preset::Strong),
-        Some("eventual") => Some(Preset::Eventual),
-        Some(_) => {
-            reader.problem(
-                "CAIRN_PRESET",
-                "there is no such preset",
-                "Give strong or eventual, or leave it out",
-            );
-            None
-        }
-    };
+    let given = reader.text("CAIRN_CONSISTENCY");
+    let preset = given.and_then(Preset::from_name);
+    if given.is_some() && preset.is_none() {
+        reader.problem(
+            "CAIRN_CONSISTENCY",
+            "there is no such preset",
+            "Give strong or eventual, or leave it out",
+        );
+    }
     // The number of coordinators is judged with their list.
     let request = SettingsRequest {
         preset,
         replication_factor: reader.number("CAIRN_REPLICATION_FACTOR", 0..=u8::MAX),
         write_quorum: reader.number("CAIRN_WRITE_QUORUM", 0..=u8::MAX),
-        read_quorum: None,
+        read_level: read_level(reader, "CAIRN_READ_LEVEL"),
+        read_quorum: reader.number("CAIRN_READ_QUORUM", 0..=u8::MAX),
         min_in_sync: reader.number("CAIRN_MIN_IN_SYNC", 0..=u8::MAX),
         partitions: reader.number("CAIRN_PARTITIONS", 0..=u32::MAX),
         virtual_nodes: reader.number("CAIRN_VIRTUAL_NODES", 0..=u32::MAX),
@@ -52,6 +50,20 @@ pub(super) fn read(reader: &Reader<'_>) -> Option<(ClusterSettings, Vec<String>)
     }
 }
 
+/// A level of reads, where one is given.
+pub(super) fn read_level(reader: &Reader<'_>, name: &'static str) -> Option<ReadLevel> {
+    let given = reader.text(name)?;
+    let level = ReadLevel::from_name(given);
+    if level.is_none() {
+        reader.problem(
+            name,
+            "there is no such level of reads",
+            "Give primary, quorum, replica or any",
+        );
+    }
+    level
+}
+
 /// The variable to look at, and what to do with it.
 fn remedy(error: &SettingsError) -> (&'static str, &'static str) {
     match error {
@@ -67,11 +79,11 @@ fn remedy(error: &SettingsError) -> (&'static str, &'static str) {
         ),
         SettingsError::StrongBelowMajority { .. } => (
             "CAIRN_WRITE_QUORUM",
-            "Raise it to a majority, or leave out CAIRN_PRESET to take the risk knowingly",
+            "Raise it to a majority, or leave out CAIRN_CONSISTENCY to take the risk knowingly",
         ),
         SettingsError::ReadQuorumTooSmall { .. } | SettingsError::ReadQuorum { .. } => (
-            "CAIRN_WRITE_QUORUM",
-            "Raise the write quorum or the read quorum until they overlap",
+            "CAIRN_READ_QUORUM",
+            "Leave it out, or raise it until it overlaps with the write quorum",
         ),
         SettingsError::MinInSync { .. } => (
             "CAIRN_MIN_IN_SYNC",

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{Addresses, ClusterSettings};
 use cairn_proto::limits::CLIENT_MESSAGE_BYTES;
 
@@ -165,6 +166,8 @@ pub struct DataSettings {
     pub wal_retain_bytes: u64,
     /// Free space below which writes are refused.
     pub disk_reserve_bytes: u64,
+    /// The level at which Redis connections read after `READONLY`.
+    pub readonly_level: ReadLevel,
     /// How often the node reports.
     pub heartbeat: Duration,
     /// How often replication looks at its timers.
@@ -332,6 +335,8 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         wal_segment_bytes,
         wal_retain_bytes,
         disk_reserve_bytes: reader.bytes("CAIRN_DISK_RESERVE_BYTES", 256 * MIB, MIB..=1024 * GIB),
+        readonly_level: cluster::read_level(reader, "CAIRN_READONLY_LEVEL")
+            .unwrap_or(ReadLevel::Replica),
         heartbeat: reader.millis("CAIRN_HEARTBEAT_MS", 100, 10..=10_000),
         tick: reader.millis("CAIRN_TICK_MS", 10, 1..=1_000),
         resend: reader.millis("CAIRN_RESEND_MS", 200, 10..=60_000),

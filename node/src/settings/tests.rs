@@ -152,10 +152,12 @@ fn what_cannot_keep_its_promise_is_refused() {
             "CAIRN_WRITE_QUORUM",
         ),
         (
-            &[("CAIRN_PRESET", "strong"), ("CAIRN_WRITE_QUORUM", "1")],
+            &[("CAIRN_CONSISTENCY", "strong"), ("CAIRN_WRITE_QUORUM", "1")],
             "CAIRN_WRITE_QUORUM",
         ),
-        (&[("CAIRN_PRESET", "lax")], "CAIRN_PRESET"),
+        (&[("CAIRN_CONSISTENCY", "lax")], "CAIRN_CONSISTENCY"),
+        (&[("CAIRN_READ_LEVEL", "all")], "CAIRN_READ_LEVEL"),
+        (&[("CAIRN_READ_QUORUM", "1")], "CAIRN_READ_QUORUM"),
         (&[("CAIRN_PARTITIONS", "0")], "CAIRN_PARTITIONS"),
         (
             &[("CAIRN_INITIAL_DATA_NODES", "2")],

@@ -10,7 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position, ReplicaId};
-use cairn_core::kv::request::{RequestError, Value, WriteReply, WriteRequest};
+use cairn_core::kv::request::{
+    ReadLevel as KvReadLevel, RequestError, Value, WriteReply, WriteRequest,
+};
 use cairn_core::kv::{EntryBody, Evaluation, Evaluator, StoredValue, VersionedValue};
 use cairn_core::record::{
     Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
@@ -88,6 +90,8 @@ pub(crate) fn cluster_map(nodes: u64, port: u16, primaries: &[Option<u64>]) -> C
             lease_ms_longest: 500,
             idempotence_window: 64,
             node_timeout_ms: 1000,
+            read_level: KvReadLevel::Primary,
+            read_quorum: 0,
         })),
         nodes: (1..=nodes)
             .map(|node| (NodeId(node), Arc::new(info(node))))

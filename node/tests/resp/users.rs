@@ -145,6 +145,13 @@ async fn each_role_may_do_what_it_is_for_with_its_own_keys() {
     app.call("GET other:1", NO_KEY).await;
     app.call("DEL other:1", NO_KEY).await;
     app.call("MGET {app:1}a app:1", NO_KEY).await;
+    app.call(
+        "SCAN 0 MATCH app:* COUNT 10",
+        "*2\r\n$1\r\n0\r\n*1\r\n$5\r\napp:1\r\n",
+    )
+    .await;
+    app.call("SCAN 0", NO_KEY).await;
+    app.call("SCAN 0 MATCH a*", NO_KEY).await;
     app.call("CONFIG GET save", &cannot_run("config|get")).await;
     app.call("CLIENT LIST", &cannot_run("client|list")).await;
     app.call("PING", "+PONG\r\n").await;

@@ -10,8 +10,8 @@ use cairn_core::ids::{
     Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId, Position, ReplicaId,
 };
 use cairn_core::kv::request::{
-    BatchAction, BatchOperation, Condition, Expiry, Sequenced, Value, WriteOp, WriteOutcome,
-    WriteReply, WriteRequest,
+    BatchAction, BatchOperation, Condition, Expiry, ReadLevel, Sequenced, Value, WriteOp,
+    WriteOutcome, WriteReply, WriteRequest,
 };
 use cairn_core::record::{
     Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
@@ -19,7 +19,7 @@ use cairn_core::record::{
 };
 use cairn_core::replication::message::{
     Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, FetchRange, LeaseRenew, LeaseReply,
-    Range,
+    Range, ReadAnswer, ReadAsk, Stand,
 };
 use cairn_core::replication::{EntryKind, LogEntry, PeerMessage};
 use cairn_core::slots::range_of_partition;
@@ -29,6 +29,7 @@ use cairn_proto::peer::{Handshake, SnapshotChunk, SnapshotEnd};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample;
 
 pub(crate) fn position() -> BoxedStrategy<Position> {
     (any::<u64>(), any::<u64>())
@@ -186,8 +187,11 @@ pub(crate) fn settings() -> BoxedStrategy<ClusterSettings> {
     let small = (any::<u8>(), any::<u8>(), any::<u8>());
     let counts = (0u32..=16_384, any::<u32>(), any::<u32>(), any::<u32>());
     let times = (any::<u64>(), any::<u64>(), any::<u64>());
-    (small, counts, times)
-        .prop_map(|(small, counts, times)| ClusterSettings {
+    let reads = (sample::select(ReadLevel::ALL.to_vec()), any::<u8>());
+    (small, counts, times, reads)
+        .prop_map(|(small, counts, times, reads)| ClusterSettings {
+            read_level: reads.0,
+            read_quorum: reads.1,
             replication_factor: small.0,
             write_quorum: small.1,
             min_in_sync: small.2,
@@ -346,6 +350,25 @@ fn lease_reply() -> BoxedStrategy<LeaseReply> {
         .boxed()
 }
 
+fn read_answer() -> BoxedStrategy<ReadAnswer> {
+    let numbers = (partition(), any::<u64>(), any::<u64>(), any::<bool>());
+    let stand = (numbers, position(), position()).prop_map(|(numbers, head, commit)| Stand {
+        partition: numbers.0,
+        replica: ReplicaId(numbers.1),
+        epoch: Epoch(numbers.2),
+        leased: numbers.3,
+        head,
+        commit,
+    });
+    (any::<u64>(), any::<u64>(), vec(stand, 0..5))
+        .prop_map(|(session, number, stands)| ReadAnswer {
+            session,
+            number,
+            stands,
+        })
+        .boxed()
+}
+
 pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
     let numbers = || (partition(), any::<u64>(), any::<u64>(), any::<u64>());
     prop_oneof![
@@ -353,6 +376,14 @@ pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
         append_reply().prop_map(PeerMessage::AppendReply),
         lease_renew().prop_map(PeerMessage::LeaseRenew),
         lease_reply().prop_map(PeerMessage::LeaseReply),
+        read_answer().prop_map(PeerMessage::ReadAnswer),
+        (any::<u64>(), any::<u64>(), vec(partition(), 0..5)).prop_map(
+            |(session, number, partitions)| PeerMessage::ReadAsk(ReadAsk {
+                session,
+                number,
+                partitions,
+            })
+        ),
         numbers().prop_map(|(partition, epoch, _, _)| PeerMessage::Release {
             partition,
             epoch: Epoch(epoch),

@@ -11,6 +11,8 @@ use crate::node::Node;
 pub struct Ledger {
     /// Entries whose write was acknowledged to a client.
     pub acknowledged: BTreeMap<Index, Mark>,
+    /// How far any strong read saw.
+    pub observed: Index,
     /// Every entry that any node applied.
     pub applied: BTreeMap<Index, Mark>,
     /// Who was seen serving in an epoch.

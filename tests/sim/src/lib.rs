@@ -12,4 +12,4 @@ pub mod node;
 pub mod shipped;
 pub mod world;
 
-pub use world::{Coverage, Failure, run};
+pub use world::{Coverage, Failure, Planted, run, run_planted};

@@ -203,6 +203,15 @@ impl Node {
         Ok(mark.index())
     }
 
+    /// The applied index of a generation of the state.
+    ///
+    /// # Errors
+    /// Where the store refuses.
+    pub fn applied(&self, generation: Generation) -> Result<Index, String> {
+        let mark = state::applied(&self.store, generation).map_err(problem("read"))?;
+        Ok(mark.index())
+    }
+
     /// Persists the store and tells the log.
     ///
     /// # Errors

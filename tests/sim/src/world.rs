@@ -1,6 +1,9 @@
 //! The world: a queue of events in simulated time, the faults, the clients.
 
 mod govern;
+mod reads;
+
+pub use reads::Planted;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -83,6 +86,8 @@ enum Happening {
         generation: Generation,
     },
     Client,
+    Read,
+    Look(NodeId, u64),
     Coordinators,
     Fault,
     Start(NodeId),
@@ -117,6 +122,10 @@ struct World {
     healing: bool,
     last_acknowledged: Micros,
     written: u64,
+    planted: Option<Planted>,
+    reads: BTreeMap<u64, reads::Read>,
+    reads_begun: u64,
+    edges: BTreeMap<(u64, u64), reads::Edge>,
 }
 
 /// Runs one seed.
@@ -124,7 +133,16 @@ struct World {
 /// # Errors
 /// The first broken invariant.
 pub fn run(seed: u64) -> Result<Coverage, Box<Failure>> {
+    run_planted(seed, None)
+}
+
+/// Runs one seed with a mistake in it.
+///
+/// # Errors
+/// The first broken invariant.
+pub fn run_planted(seed: u64, planted: Option<Planted>) -> Result<Coverage, Box<Failure>> {
     let mut world = World::new(seed);
+    world.planted = planted;
     // A panic is the core's own assertion: an invariant like the others.
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play()));
     match played {
@@ -205,6 +223,10 @@ impl World {
             healing: false,
             last_acknowledged: Micros(0),
             written: 0,
+            planted: None,
+            reads: BTreeMap::new(),
+            reads_begun: 0,
+            edges: BTreeMap::new(),
         }
     }
 
@@ -245,6 +267,7 @@ impl World {
             self.start(NodeId(node))?;
         }
         self.at(1_000, Happening::Client);
+        self.at(1_500, Happening::Read);
         self.at(1_000, Happening::Coordinators);
         self.at(200_000, Happening::Fault);
         let faults_end = self.now.plus(Micros::from_millis(6_000));
@@ -437,6 +460,8 @@ impl World {
                 generation,
             } => self.fetched(node, session, from, generation),
             Happening::Client => self.client(),
+            Happening::Read => self.begin_read(),
+            Happening::Look(_, number) => self.look(number),
             Happening::Coordinators => self.coordinate(),
             Happening::Fault => self.fault(),
             Happening::Start(id) => self.start(id),
@@ -529,7 +554,13 @@ impl World {
                     let after = self.rng.random_range(100..1_500);
                     self.at(after, Happening::Probed(id, session));
                 }
-                Effect::Standing { .. } | Effect::Mended { .. } => {}
+                Effect::Standing { .. } | Effect::Mended { .. } | Effect::Everywhere { .. } => {}
+                Effect::Proved {
+                    level,
+                    before,
+                    proof,
+                    ..
+                } => self.proved(id, level, before, proof),
             }
         }
         self.flush(id);
@@ -553,7 +584,8 @@ impl World {
         self.at(after, Happening::Flushed(id, session));
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) {
+    fn send(&mut self, from: NodeId, to: NodeId, mut message: PeerMessage) {
+        self.tamper(&mut message);
         let cut = self
             .cut
             .get(&(from.0, to.0))
@@ -783,6 +815,7 @@ impl Happening {
             | Self::Order(id, _)
             | Self::Applied(id, ..)
             | Self::Fetched { node: id, .. }
+            | Self::Look(id, _)
             | Self::Deliver { to: id, .. } => Some(*id),
             _ => None,
         }

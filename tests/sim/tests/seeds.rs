@@ -1,6 +1,6 @@
 //! A fixed set of seeds, and that a run is a function of its seed.
 
-use cairn_sim::{Coverage, run};
+use cairn_sim::{Coverage, Planted, run, run_planted};
 
 /// How many seeds `make test` runs. More: `cargo run -p cairn-sim -- --seeds 5000`.
 const SEEDS: u64 = 120;
@@ -8,6 +8,7 @@ const SEEDS: u64 = 120;
 /// What must have taken place in some seed, else the simulator does not try it.
 const MUST_HAPPEN: &[&str] = &[
     "added a learner",
+    "any read",
     "coordinators away",
     "crash",
     "deposed",
@@ -23,8 +24,13 @@ const MUST_HAPPEN: &[&str] = &[
     "partition",
     "pause",
     "power loss",
+    "primary read",
     "promoted by the supervisor",
     "promotion",
+    "quorum read",
+    "quorum read without a primary",
+    "read redirected",
+    "replica read",
     "segment reclaimed",
     "shrunk",
     "snapshot installed",
@@ -59,5 +65,29 @@ fn a_run_is_a_function_of_its_seed() {
         let second = run(seed).expect("a clean seed");
         assert_eq!(first.0, second.0);
         assert_eq!(first.1, second.1, "the traces of seed {seed} differ");
+    }
+}
+
+/// In how many seeds a planted mistake is to show.
+const PLANTED_SEEDS: u64 = 60;
+
+#[test]
+fn mistakes_in_reads_are_found() {
+    for planted in [
+        Planted::AskedBefore,
+        Planted::Unleased,
+        Planted::Unapplied,
+        Planted::EmptyCount,
+    ] {
+        let found = (0..PLANTED_SEEDS).find_map(|seed| {
+            let failure = run_planted(seed, Some(planted)).err()?;
+            Some((seed, failure.what))
+        });
+        let (seed, what) = found.unwrap_or_else(|| panic!("{planted:?} was not found"));
+        println!("{planted:?}: seed {seed}: {what}");
+        assert!(
+            what.starts_with("stale"),
+            "{planted:?}: seed {seed}: {what}"
+        );
     }
 }

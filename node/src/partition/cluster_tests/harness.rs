@@ -11,7 +11,8 @@ use bytes::Bytes;
 use cairn_core::cluster::report::{Order, ReplicaReport, Wish};
 use cairn_core::ids::{Epoch, MapVersion, Micros, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::{
-    Condition, Expiry, RequestError, Sequenced, WriteOp, WriteOutcome, WriteReply, WriteRequest,
+    Condition, Expiry, ReadLevel, RequestError, Sequenced, WriteOp, WriteOutcome, WriteReply,
+    WriteRequest,
 };
 use cairn_core::record::{
     ClusterMap, ClusterSettings, Configuration, Member, PartitionRecord, ReplicaSet,
@@ -149,6 +150,8 @@ pub(super) fn settings() -> ClusterSettings {
         lease_ms_longest: LEASE_MS,
         idempotence_window: 1000,
         node_timeout_ms: 1000,
+        read_level: ReadLevel::Primary,
+        read_quorum: 0,
     }
 }
 

@@ -4,6 +4,7 @@
 mod expiry;
 mod harness;
 mod keyspace;
+mod levels;
 
 use std::sync::Arc;
 use std::time::Duration;

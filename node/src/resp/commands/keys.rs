@@ -5,8 +5,10 @@ use cairn_core::kv::request::{BatchAction, BatchOperation, Condition, WriteOp};
 
 use super::super::backend::{Question, ScanQuestion};
 use super::super::call::{Action, Call, ManyShape, ReadShape, Refusal, WriteShape};
+use super::super::glob::literal_prefix;
 use super::super::words;
 use super::strings::{batch, many_keys};
+use crate::users::Users;
 
 pub(super) fn del(call: &mut Call<'_>) -> Result<Action, Refusal> {
     if call.args.len() == 2 {
@@ -50,7 +52,8 @@ pub(super) fn type_of(call: &mut Call<'_>) -> Result<Action, Refusal> {
 const SCAN_COUNT: i64 = 10;
 
 /// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]`, over the slots that this node
-/// is primary of.
+/// is primary of. A user sees only what it may read all of: the keys that begin as the
+/// pattern does have to be its own.
 pub(super) fn scan(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let args = call.args;
     let cursor = std::str::from_utf8(args.get(1))
@@ -76,6 +79,12 @@ pub(super) fn scan(call: &mut Call<'_>) -> Result<Action, Refusal> {
             return Err(words::SYNTAX.into());
         }
         at += 2;
+    }
+    let prefix = pattern.as_deref().map_or(&b""[..], literal_prefix);
+    let permissions = call.session.caller.permissions();
+    if !permissions.is_some_and(|own| own.may_read_prefix(prefix)) {
+        Users::note_forbidden(super::super::server::LISTENER);
+        return Err(words::NO_KEY_PERMISSION.into());
     }
     if !strings {
         // There are no other types, so that nothing need be looked at.

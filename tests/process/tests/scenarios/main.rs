@@ -13,6 +13,7 @@ mod histories;
 mod hostile;
 mod keyspace;
 mod kills;
+mod levels;
 mod other_configurations;
 mod power_cuts;
 mod power_loss_shim;

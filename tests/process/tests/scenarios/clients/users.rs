@@ -111,6 +111,14 @@ fn users_are_let_in_by_what_the_file_says_while_it_says_so() -> Result<()> {
     ensure!(done.status.success() && done.stdout == b"hello", "{done:?}");
     let done = app(&["put", "other", "x"])?;
     ensure!(done.status.code() == Some(REFUSED), "{done:?}");
+    for words in [["scan", "app:"], ["scan", ""]] {
+        let done = app(&[&words[..], &["--keys-only"]].concat())?;
+        let own = words[1] == "app:";
+        ensure!(done.status.success() == own, "{words:?}: {done:?}");
+        ensure!(!own || done.stdout == b"app:greeting\n", "{done:?}");
+    }
+    let done = app(&["watch", "--prefix", "a", "--limit", "1"])?;
+    ensure!(done.status.code() == Some(REFUSED), "{done:?}");
     let look = [at, ("CAIRN_USER", "look"), ("CAIRN_PASSWORD", "looks only")];
     let done = run(&["put", "app:greeting", "x"], &look, "")?;
     ensure!(done.status.code() == Some(REFUSED), "{done:?}");

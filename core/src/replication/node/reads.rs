@@ -1,0 +1,106 @@
+//! What a node asks of others, and tells them, for the sake of reads and of those who
+//! wait for every member.
+
+use super::super::event::Effect;
+use super::super::message::{PeerMessage, ReadAnswer, ReadAsk};
+use super::super::proof::{Proof, Unproved};
+use super::NodeCore;
+use crate::ids::{Index, Micros, NodeId, PartitionId};
+
+impl NodeCore {
+    /// How many replicas a quorum read asks at least: R, where that is above N-W+1.
+    pub fn set_read_quorum(&mut self, read_quorum: usize) {
+        self.read_quorum = read_quorum;
+    }
+
+    /// Asks for proofs that the replicas here may answer reads (rule 6). The questions of
+    /// all of them leave together; [`Effect::Proved`] answers each, at once or later.
+    pub fn prove(&mut self, now: Micros, reads: &[Unproved], effects: &mut Vec<Effect>) {
+        for &Unproved {
+            partition,
+            level,
+            before,
+        } in reads
+        {
+            let proving = self.with(now, effects, partition, |replica, ctx| {
+                replica.prove(ctx, level, before);
+            });
+            if proving.is_none() {
+                effects.push(Effect::Proved {
+                    partition,
+                    level,
+                    before,
+                    proof: Proof::Elsewhere(None),
+                });
+            }
+        }
+        self.put_questions(now, effects);
+        self.finish(effects);
+    }
+
+    /// Somebody waits until every member of each set in force has flushed the log up to
+    /// there: [`Effect::Everywhere`] tells, unless [`Effect::Deposed`] comes before.
+    pub fn want_everywhere(
+        &mut self,
+        now: Micros,
+        partition: PartitionId,
+        index: Index,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.with(now, effects, partition, |replica, ctx| {
+            replica.want_everywhere(ctx, index);
+        });
+    }
+
+    /// Another node has reads that wait.
+    pub(super) fn tell_stands(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        ask: ReadAsk,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (seats, holdings) = (&self.seats, &self.holdings);
+        let stand = |partition| {
+            let replica = seats.get(partition)?.replica.as_ref()?;
+            replica.stand(now, holdings)
+        };
+        let stands = ask.partitions.iter().filter_map(stand).collect();
+        effects.push(Effect::Send {
+            to: from,
+            message: PeerMessage::ReadAnswer(ReadAnswer {
+                session: ask.session,
+                number: ask.number,
+                stands,
+            }),
+        });
+    }
+
+    /// Another node answers.
+    pub(super) fn take_stands(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        answer: &ReadAnswer,
+        effects: &mut Vec<Effect>,
+    ) {
+        let abouts = self.questions.answered(from, answer.session, answer.number);
+        for about in abouts {
+            let stand = answer
+                .stands
+                .iter()
+                .find(|s| s.partition == about.partition);
+            self.with(now, effects, about.partition, |replica, ctx| {
+                replica.take_stand(ctx, from, about, stand.copied());
+            });
+        }
+        self.put_questions(now, effects);
+    }
+
+    pub(super) fn put_questions(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+        for (to, ask) in self.questions.due(now) {
+            let message = PeerMessage::ReadAsk(ask);
+            effects.push(Effect::Send { to, message });
+        }
+    }
+}
