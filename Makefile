@@ -28,7 +28,7 @@ unit: ## unit and property tests
 	ci/run-tests "unit tests"
 
 process-tests: ## kill, stop, wipe and corrupt real processes
-	ci/run-tests tools build "process tests" clients
+	ci/run-tests tools "client libraries" build "process tests" clients
 
 bench: ## measure a cluster that `make run` started
 	cargo run --release --locked -- bench

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
@@ -8,6 +8,7 @@ use cairn_node::tls::client_dialer;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::config::Config;
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
 use crate::dev::DevArgs;
 use crate::endpoints::Endpoints;
@@ -43,6 +44,10 @@ pub(crate) struct Cli {
         value_name = "HOST:PORT,..."
     )]
     endpoints: Vec<String>,
+    /// A file with endpoints and TLS files [default: cairn/config.toml in the user's
+    /// configuration directory]
+    #[arg(long, global = true, env = "CAIRN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The CA that signs the nodes' certificates, where the cluster has TLS
     #[arg(
         id = "CAIRN_TLS_CA_FILE",
@@ -109,6 +114,15 @@ enum Command {
     Recover(RecoverArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
+    /// Print what makes a shell complete this command line
+    ///
+    /// bash: `source <(cairn completion bash)` in ~/.bashrc.
+    /// zsh: `source <(cairn completion zsh)` in ~/.zshrc, after compinit.
+    /// fish: `cairn completion fish > ~/.config/fish/completions/cairn.fish`.
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// List the settings of a node
     Settings {
         /// As the page in the docs
@@ -134,6 +148,7 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let Cli {
         endpoints,
+        config,
         tls_ca_file,
         tls_cert_file,
         tls_key_file,
@@ -141,13 +156,28 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         timeout,
         command,
     } = cli;
-    let dialer = match tls_ca_file {
+    // What needs no cluster does not need to know where one is.
+    let config = match command {
+        Command::Dev(_) | Command::Completion { .. } | Command::Settings { .. } => {
+            Config::default()
+        }
+        _ => Config::load(config.as_deref())?,
+    };
+    let endpoints = if endpoints.iter().all(String::is_empty) {
+        config.endpoints
+    } else {
+        endpoints
+    };
+    let file = |given: Option<String>, configured| given.map(PathBuf::from).or(configured);
+    // A certificate goes with its own key.
+    let (cert, key) = match (tls_cert_file, tls_key_file) {
+        (None, None) => (config.tls_cert_file, config.tls_key_file),
+        (cert, key) => (file(cert, None), file(key, None)),
+    };
+    let dialer = match file(tls_ca_file, config.tls_ca_file) {
         None => Dialer::default(),
         Some(ca) => {
-            let identity = tls_cert_file
-                .as_deref()
-                .map(Path::new)
-                .zip(tls_key_file.as_deref().map(Path::new));
+            let identity = cert.as_deref().zip(key.as_deref());
             client_dialer(Path::new(&ca), identity)
                 .map_err(|error| Failure::usage(error.to_string()))?
         }
@@ -166,8 +196,15 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
         Command::Recover(args) => recover::run(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
+        Command::Completion { shell } => completion(shell),
         Command::Settings { markdown } => settings(markdown, output),
     }
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command(), "cairn", &mut text);
+    crate::output::bytes(&text)
 }
 
 fn settings(markdown: bool, format: Format) -> Result<(), Failure> {
@@ -247,6 +284,10 @@ mod tests {
             "cairn recover 7 --survivor data-1,data-2 --yes",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
+            "cairn bench --workload A --rate 1000 --distribution latest",
+            "cairn bench -w d --native",
+            "cairn completion zsh",
+            "cairn get key --config /c.toml",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
@@ -261,6 +302,9 @@ mod tests {
             "cairn recover 7",
             "cairn recover --survivor data-1",
             "cairn bench --mix scan=1",
+            "cairn bench -w e",
+            "cairn bench --rate 0",
+            "cairn completion cmd",
             "cairn bench --duration 5 --requests 5",
             "cairn status --timeout 0",
             "cairn status --tls-cert-file /c.pem --tls-key-file /c.key",

@@ -85,8 +85,8 @@ impl Endpoints {
     pub(crate) fn explain(&self, failure: Failure) -> Failure {
         if self.given.is_empty() {
             failure.with_remedy(
-                "No --endpoints and no CAIRN_ENDPOINTS were given, so that the cluster of \
-                 `cairn dev` was looked for on this machine",
+                "No --endpoints, CAIRN_ENDPOINTS or configuration file names the cluster, so that the \
+                 one of `cairn dev` was looked for on this machine",
             )
         } else {
             failure

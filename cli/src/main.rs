@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod config;
 mod confirm;
 mod data;
 mod dev;

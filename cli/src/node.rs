@@ -15,7 +15,7 @@ use crate::failure::{Failure, Kind};
 /// The exit code of a node that a second signal ended before it had drained.
 const EXIT_FORCED: i32 = 130;
 /// Variables of the commands, which are no settings of a node and no slip either.
-const COMMAND_VARIABLES: &[&str] = &["CAIRN_ENDPOINTS"];
+const COMMAND_VARIABLES: &[&str] = &["CAIRN_CONFIG", "CAIRN_ENDPOINTS"];
 
 /// The command line of a node: a flag for every setting.
 pub(crate) fn command() -> clap::Command {

@@ -1,11 +1,11 @@
-//! The closed loop over RESP: each connection of the generator has one request
-//! under way at a time, on a socket of its own to whichever node owns the key.
+//! The load over RESP: each connection of the generator has one request under way at a
+//! time, on a socket of its own to whichever node owns the key. In a closed loop it then
+//! begins the next one, in an open one it waits until one is due.
 //!
 //! One thread drives many connections through epoll, with one write, one read and
 //! a share of one wait per operation, so that the generator takes as little as it
 //! can of the processors that it shares with the servers.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use rustix::event::epoll;
 
 use super::directory::{Directory, Table};
-use super::workload::{KEY_BYTES, Operation, Plan, Random, Values, Window, key};
+use super::tally::Tally;
+use super::workload::{KEY_BYTES, Operation, Pace, Plan, Random, Values, Window, key};
 use crate::resp::{self, ReplyKind};
 
 /// How long an operation may take before it is given up as timed out.
@@ -29,63 +29,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often one operation follows a redirection.
 const REDIRECTIONS_MAX: u32 = 16;
 
-/// What one thread, or all of them, saw.
-#[derive(Clone, Debug)]
-pub(super) struct Tally {
-    /// Microseconds of every good answer within the window.
-    pub(super) latency: Histogram<u64>,
-    /// By kind.
-    pub(super) errors: BTreeMap<String, u64>,
-    /// Redirections that were followed.
-    pub(super) redirections: u64,
-    /// Reads of keys that were not there.
-    pub(super) missing: u64,
-}
-
-impl Tally {
-    pub(super) fn new() -> Self {
-        Self {
-            // Up to two minutes in microseconds, three digits: the bounds are valid.
-            latency: Histogram::new_with_bounds(1, 120_000_000, 3)
-                .expect("the histogram's bounds are valid"),
-            errors: BTreeMap::new(),
-            redirections: 0,
-            missing: 0,
-        }
-    }
-
-    /// Adds another one.
-    pub(super) fn add(&mut self, other: &Self) {
-        // Both have the same bounds, so that this cannot fail.
-        let _ = self.latency.add(&other.latency);
-        for (kind, count) in &other.errors {
-            *self.errors.entry(kind.clone()).or_default() += count;
-        }
-        self.redirections += other.redirections;
-        self.missing += other.missing;
-    }
-
-    pub(super) fn good(&mut self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency.saturating_record(micros.max(1));
-    }
-
-    pub(super) fn error(&mut self, kind: &str) {
-        match self.errors.get_mut(kind) {
-            Some(count) => *count += 1,
-            None => {
-                self.errors.insert(kind.to_owned(), 1);
-            }
-        }
-    }
-}
-
 /// What a thread is told.
 #[derive(Debug)]
 pub(super) struct Task<'a> {
     pub(super) directory: &'a Directory,
     pub(super) connections: usize,
     pub(super) plan: Plan,
+    /// When operations are due; none for a closed loop.
+    pub(super) pace: Option<Pace>,
     pub(super) window: Option<Window>,
     pub(super) seed: u64,
     pub(super) value_size: usize,
@@ -103,18 +54,28 @@ struct Connection {
     /// What was read of the answer.
     input: Vec<u8>,
     state: State,
+    operation: Operation,
+    /// The number of its key.
+    number: u64,
+    /// Whether the second half of a read-modify-write is under way.
+    second: bool,
 }
 
 #[derive(Clone, Copy)]
 enum State {
     /// Nothing to do any more.
     Done,
+    /// Waits until an operation is due.
+    Idle,
     /// Waits after an error.
     Paused { until: Instant },
     /// A request is under way.
     Waiting {
         node: u16,
+        /// When the operation began, or was due: what its latency counts from.
         started: Instant,
+        /// When this request was sent.
+        sent: Instant,
         slot: u16,
         redirections: u32,
     },
@@ -127,6 +88,9 @@ struct Thread<'a> {
     epoll: OwnedFd,
     connections: Vec<Connection>,
     plan: Plan,
+    pace: Option<Pace>,
+    /// Connections that wait until an operation is due.
+    idle: Vec<usize>,
     window: Option<Window>,
     random: Random,
     values: Values,
@@ -148,6 +112,9 @@ pub(super) fn run(task: Task<'_>) -> io::Result<Tally> {
             written: 0,
             input: Vec::new(),
             state: State::Done,
+            operation: Operation::Read,
+            number: 0,
+            second: false,
         })
         .collect();
     let mut thread = Thread {
@@ -157,6 +124,8 @@ pub(super) fn run(task: Task<'_>) -> io::Result<Tally> {
         epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         connections,
         plan: task.plan,
+        pace: task.pace,
+        idle: Vec::new(),
         window: task.window,
         random,
         values,
@@ -182,10 +151,9 @@ impl Thread<'_> {
             if self.window.is_some_and(|window| now >= window.until) {
                 break;
             }
-            let wait_ms = if self.paused > 0 { 2 } else { 20 };
             let wait = rustix::event::Timespec {
                 tv_sec: 0,
-                tv_nsec: wait_ms * 1_000_000,
+                tv_nsec: i64::from(self.patience(now).subsec_nanos()),
             };
             events.clear();
             match epoll::wait(
@@ -203,6 +171,11 @@ impl Thread<'_> {
                 self.ready(at, node);
             }
             now = Instant::now();
+            while self.pace.is_some_and(|pace| pace.due() <= now)
+                && let Some(at) = self.idle.pop()
+            {
+                self.begin(at, now);
+            }
             if self.directory.version() != self.version {
                 self.version = self.directory.version();
                 self.table = self.directory.table();
@@ -212,7 +185,40 @@ impl Thread<'_> {
                 self.sweep(now);
             }
         }
+        if let (Some(window), Some(pace)) = (self.window, self.pace) {
+            self.count_unanswered(window.until, pace);
+        }
         Ok(())
+    }
+
+    /// How long to wait for sockets, below a second.
+    fn patience(&self, now: Instant) -> Duration {
+        let most = Duration::from_millis(if self.paused > 0 { 2 } else { 20 });
+        match self.pace {
+            Some(pace) if !self.idle.is_empty() => {
+                pace.due().saturating_duration_since(now).min(most)
+            }
+            _ => most,
+        }
+    }
+
+    /// What was due within the window of an open loop and was not answered in it.
+    fn count_unanswered(&mut self, until: Instant, pace: Pace) {
+        let waiting = self.connections.iter().filter_map(|it| match it.state {
+            State::Waiting { started, .. } => Some(started),
+            State::Done | State::Idle | State::Paused { .. } => None,
+        });
+        let since: Vec<Instant> = waiting.collect();
+        let behind = pace.behind(until);
+        let oldest = since
+            .iter()
+            .copied()
+            .chain((behind > 0).then(|| pace.due()))
+            .min();
+        self.tally.unanswered(
+            since.len() as u64 + behind,
+            oldest.map_or(Duration::ZERO, |at| until.saturating_duration_since(at)),
+        );
     }
 
     /// Wakes the paused and gives up what takes too long.
@@ -223,52 +229,75 @@ impl Thread<'_> {
                     self.paused -= 1;
                     self.begin(at, now);
                 }
-                State::Waiting { node, started, .. }
-                    if now.duration_since(started) > REQUEST_TIMEOUT =>
-                {
+                State::Waiting { node, sent, .. } if now.duration_since(sent) > REQUEST_TIMEOUT => {
                     self.fail(at, node, "timed out", now);
                 }
-                State::Done | State::Paused { .. } | State::Waiting { .. } => {}
+                State::Done | State::Idle | State::Paused { .. } | State::Waiting { .. } => {}
             }
         }
     }
 
-    /// Begins the connection's next operation.
+    /// Begins the connection's next operation, once it is due.
     fn begin(&mut self, at: usize, now: Instant) {
-        let next = if self.window.is_some_and(|window| now >= window.until) {
+        let due = self.pace.map_or(now, |pace| pace.due());
+        if due > now {
+            self.connections[at].state = State::Idle;
+            self.idle.push(at);
+            return;
+        }
+        let next = if self.window.is_some_and(|window| due >= window.until) {
             None
         } else {
             self.plan.next(&mut self.random)
         };
-        let connection = &mut self.connections[at];
         let Some((operation, number)) = next else {
-            connection.state = State::Done;
+            self.connections[at].state = State::Done;
             self.active -= 1;
             return;
         };
-        let key = key(operation, number);
+        let started = self.pace.as_mut().map_or(now, Pace::take);
+        let connection = &mut self.connections[at];
+        connection.operation = operation;
+        connection.number = number;
+        connection.second = false;
+        self.request(at, started, now);
+    }
+
+    /// Encodes and sends what the connection's operation asks for next.
+    fn request(&mut self, at: usize, started: Instant, now: Instant) {
+        let connection = &mut self.connections[at];
+        let key = key(connection.operation, connection.number);
         connection.out.clear();
-        match operation {
-            Operation::Set => {
-                let value = self.values.cut(&mut self.random);
-                resp::encode(&mut connection.out, &[b"SET", &key, value]);
-            }
-            Operation::Get => resp::encode(&mut connection.out, &[b"GET", &key]),
-            Operation::Incr => resp::encode(&mut connection.out, &[b"INCR", &key]),
+        if connection.operation == Operation::Increment {
+            resp::encode(&mut connection.out, &[b"INCR", &key]);
+        } else if connection.operation.reads() && !connection.second {
+            resp::encode(&mut connection.out, &[b"GET", &key]);
+        } else {
+            let value = self.values.cut(&mut self.random);
+            resp::encode(&mut connection.out, &[b"SET", &key, value]);
         }
         let slot = cairn_core::slots::slot(&key);
         let node = self.table.owner[usize::from(slot)];
-        self.send(at, node, slot, now, 0);
+        self.send(at, node, slot, started, now, 0);
     }
 
     /// Sends the encoded request to a node.
-    fn send(&mut self, at: usize, node: u16, slot: u16, started: Instant, redirections: u32) {
+    fn send(
+        &mut self,
+        at: usize,
+        node: u16,
+        slot: u16,
+        started: Instant,
+        sent: Instant,
+        redirections: u32,
+    ) {
         let connection = &mut self.connections[at];
         connection.written = 0;
         connection.input.clear();
         connection.state = State::Waiting {
             node,
             started,
+            sent,
             slot,
             redirections,
         };
@@ -336,7 +365,7 @@ impl Thread<'_> {
         };
         let expected = match connection.state {
             State::Waiting { node: expected, .. } => expected == node,
-            State::Done | State::Paused { .. } => false,
+            State::Done | State::Idle | State::Paused { .. } => false,
         };
         if expected && connection.written < connection.out.len() {
             self.write(at, node);
@@ -417,10 +446,19 @@ impl Thread<'_> {
             return;
         };
         let Some(words) = error else {
-            if self.window.is_none_or(|window| started >= window.from) {
-                self.tally.good(now.duration_since(started));
-                self.tally.missing += u64::from(missing);
+            let connection = &mut self.connections[at];
+            let operation = connection.operation;
+            let counted = self.window.is_none_or(|window| started >= window.from);
+            self.tally.missing += u64::from(missing && counted);
+            if operation == Operation::ReadModifyWrite && !connection.second {
+                connection.second = true;
+                self.request(at, started, now);
+                return;
             }
+            if counted {
+                self.tally.good(operation, now.duration_since(started));
+            }
+            self.plan.ended(operation, connection.number);
             self.progress.fetch_add(1, Ordering::Relaxed);
             self.begin(at, now);
             return;
@@ -434,7 +472,7 @@ impl Thread<'_> {
             if let Some(to) = to.and_then(|to| u16::try_from(to).ok()) {
                 // Until the new table is there, others need not be redirected too.
                 Arc::make_mut(&mut self.table).owner[usize::from(slot)] = to;
-                self.send(at, to, slot, started, redirections + 1);
+                self.send(at, to, slot, started, now, redirections + 1);
                 return;
             }
         }
@@ -455,6 +493,8 @@ impl Thread<'_> {
 
     fn pause(&mut self, at: usize, kind: &str, now: Instant) {
         self.tally.error(kind);
+        let failed = &self.connections[at];
+        self.plan.ended(failed.operation, failed.number);
         self.paused += 1;
         self.connections[at].state = State::Paused {
             until: now + PAUSE_AFTER_ERROR,

@@ -1,15 +1,19 @@
-//! `cairn bench`: a closed-loop load generator. Each connection has one request
-//! under way at a time; keys are drawn uniformly and so spread over every slot.
+//! `cairn bench`: a load generator with the workloads of YCSB ("Benchmarking cloud serving
+//! systems with YCSB", 2010) and some of its own. Each connection has one request under way
+//! at a time. In a closed loop it begins the next when that is answered. In an open one
+//! (`--rate`) operations are due evenly, and their latency counts from when they were due:
+//! a cluster that stands still delays all that came meanwhile, which a closed loop omits.
 //!
 //! Over the Redis protocol it is written for little processor time ([`load`]); its
 //! own share is part of the report, so that a figure that measures the generator
 //! rather than the servers is seen as such. `--native` goes through the Rust client.
 
 mod directory;
+mod distribution;
 mod load;
 mod native;
 mod report;
-
+mod tally;
 mod workload;
 
 use std::io::IsTerminal;
@@ -20,9 +24,11 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::directory::Directory;
-use self::load::{Tally, Task};
+use self::distribution::{Chooser, Distribution, Inserted};
+use self::load::Task;
 use self::report::Report;
-use self::workload::{Mix, Plan, Window};
+use self::tally::Tally;
+use self::workload::{Mix, Pace, Plan, Window};
 use crate::endpoints;
 use crate::failure::Failure;
 use crate::output::Format;
@@ -31,15 +37,29 @@ use crate::output::Format;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     /// What to ask for
-    #[arg(long, value_enum, default_value_t = Mode::Write)]
-    mode: Mode,
-    /// Shares of the operations where the mode is `mix`
     #[arg(
         long,
-        value_name = "set=N,get=N,incr=N",
+        short = 'w',
+        alias = "mode",
+        value_enum,
+        default_value_t = Workload::Write,
+        ignore_case = true
+    )]
+    workload: Workload,
+    /// Shares of the operations where the workload is `mix`
+    #[arg(
+        long,
+        value_name = "get=N,set=N,insert=N,rmw=N,incr=N",
         default_value = "set=45,get=45,incr=10"
     )]
     mix: Mix,
+    /// Which keys are asked for how often (default: as YCSB has it for a to f, else uniform)
+    #[arg(long, value_enum)]
+    distribution: Option<Distribution>,
+    /// Operations per second that are due, answered or not (open loop); without it each
+    /// connection asks again once it is answered (closed loop)
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    rate: Option<f64>,
     /// How many connections, each with one request at a time
     #[arg(long, short = 'c', default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     connections: u32,
@@ -77,13 +97,30 @@ pub(crate) struct BenchArgs {
 
 /// What to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
-    /// SET
+enum Workload {
+    /// SET alone
     Write,
-    /// GET
+    /// GET alone
     Read,
-    /// SET, GET and INCR
+    /// What --mix says
     Mix,
+    /// YCSB A: half reads, half updates, Zipfian
+    A,
+    /// YCSB B: 95% reads, 5% updates, Zipfian
+    B,
+    /// YCSB C: reads alone, Zipfian
+    C,
+    /// YCSB D: 95% reads of the latest keys, 5% inserts
+    D,
+    /// YCSB F: half reads, half read-modify-writes, Zipfian
+    F,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|rate| rate.is_finite() && (0.1..=10_000_000.0).contains(rate))
+        .ok_or_else(|| "give operations per second from 0.1 to 10000000".to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -95,23 +132,40 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 impl BenchArgs {
     fn mix(&self) -> Mix {
-        match self.mode {
-            Mode::Write => Mix {
-                set: 1,
-                get: 0,
-                incr: 0,
-            },
-            Mode::Read => Mix {
-                set: 0,
-                get: 1,
-                incr: 0,
-            },
-            Mode::Mix => self.mix,
+        let (get, set, insert, rmw) = match self.workload {
+            Workload::Mix => return self.mix,
+            Workload::Write => (0, 1, 0, 0),
+            Workload::Read | Workload::C => (1, 0, 0, 0),
+            Workload::A => (50, 50, 0, 0),
+            Workload::B => (95, 5, 0, 0),
+            Workload::D => (95, 0, 5, 0),
+            Workload::F => (50, 0, 0, 50),
+        };
+        Mix {
+            get,
+            set,
+            insert,
+            rmw,
+            incr: 0,
         }
     }
 
+    fn distribution(&self) -> Distribution {
+        self.distribution.unwrap_or(match self.workload {
+            Workload::Write | Workload::Read | Workload::Mix => Distribution::Uniform,
+            Workload::A | Workload::B | Workload::C | Workload::F => Distribution::Zipfian,
+            Workload::D => Distribution::Latest,
+        })
+    }
+
+    /// As it is given.
+    fn workload_name(&self) -> String {
+        clap::ValueEnum::to_possible_value(&self.workload)
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     fn preloads(&self) -> bool {
-        self.mix().get > 0 && !self.no_preload
+        self.mix().reads() && !self.no_preload
     }
 
     fn threads(&self) -> usize {
@@ -192,26 +246,59 @@ fn share(total: u64, at: u64, parts: u64) -> u64 {
     total * (at + 1) / parts - total * at / parts
 }
 
-/// When a phase measures; a phase that ends by a count measures all of it.
-fn window(args: &BenchArgs, phase: Phase, start: Instant) -> Option<Window> {
-    (phase == Phase::Measure && args.requests.is_none()).then(|| Window {
-        from: start + args.warmup(),
-        until: start + args.warmup() + args.duration(),
-    })
+/// What the threads or tasks of a phase have in common.
+struct Shared<'a> {
+    args: &'a BenchArgs,
+    phase: Phase,
+    start: Instant,
+    /// When it measures; a phase that ends by a count measures all of it.
+    window: Option<Window>,
+    keys: Chooser,
 }
 
-/// What part `at` of `parts` asks for.
-fn plan(args: &BenchArgs, phase: Phase, at: u64, parts: u64) -> Plan {
-    match phase {
-        Phase::Preload => Plan::Preload {
-            next: args.keys * at / parts,
-            end: args.keys * (at + 1) / parts,
-        },
-        Phase::Measure => Plan::Random {
-            mix: args.mix(),
-            keys: args.keys,
-            left: args.requests.map(|requests| share(requests, at, parts)),
-        },
+impl<'a> Shared<'a> {
+    fn new(args: &'a BenchArgs, phase: Phase, start: Instant) -> Self {
+        let window = (phase == Phase::Measure && args.requests.is_none()).then(|| Window {
+            from: start + args.warmup(),
+            until: start + args.warmup() + args.duration(),
+        });
+        Self {
+            args,
+            phase,
+            start,
+            window,
+            keys: Chooser::new(args.distribution(), Inserted::new(args.keys)),
+        }
+    }
+
+    /// What part `at` of `parts` asks for.
+    fn plan(&self, at: u64, parts: u64) -> Plan {
+        let args = self.args;
+        match self.phase {
+            Phase::Preload => Plan::Preload {
+                next: args.keys * at / parts,
+                end: args.keys * (at + 1) / parts,
+            },
+            Phase::Measure => Plan::Random {
+                mix: args.mix(),
+                keys: self.keys.clone(),
+                left: args.requests.map(|requests| share(requests, at, parts)),
+            },
+        }
+    }
+
+    /// When it is due, if that is not when it can.
+    fn pace(&self, at: u64, parts: u64) -> Option<Pace> {
+        let rate = self.args.rate.filter(|_| self.phase == Phase::Measure)?;
+        Some(Pace::new(self.start, rate, at, parts))
+    }
+
+    /// How long it measured.
+    fn elapsed(&self) -> Duration {
+        match self.window {
+            Some(window) => window.until - window.from,
+            None => self.start.elapsed(),
+        }
     }
 }
 
@@ -223,7 +310,7 @@ fn phase(
 ) -> anyhow::Result<(Tally, Duration)> {
     let threads = args.threads() as u64;
     let start = Instant::now();
-    let window = window(args, phase, start);
+    let shared = Shared::new(args, phase, start);
     let progress = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let mut tally = Tally::new();
@@ -233,8 +320,9 @@ fn phase(
                 let task = Task {
                     directory,
                     connections: share(u64::from(args.connections), at, threads) as usize,
-                    plan: plan(args, phase, at, threads),
-                    window,
+                    plan: shared.plan(at, threads),
+                    pace: shared.pace(at, threads),
+                    window: shared.window,
                     seed: args.seed.wrapping_add(at.wrapping_mul(0x51_7C_C1)),
                     value_size: args.value_size as usize,
                     progress: &progress,
@@ -255,11 +343,7 @@ fn phase(
         stop.store(true, Ordering::Release);
         result
     })?;
-    let elapsed = match window {
-        Some(window) => window.until - window.from,
-        None => start.elapsed(),
-    };
-    Ok((tally, elapsed))
+    Ok((tally, shared.elapsed()))
 }
 
 /// Shows operations per second on a terminal until `stop`.

@@ -1,4 +1,4 @@
-//! The same closed loop through the Rust client: what an application that uses it
+//! The same load through the Rust client: what an application that uses it
 //! sees, its own cost included. All connections of the generator share the client,
 //! as the tasks of an application do.
 
@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cairn_client::{Client, Error};
 
-use super::load::Tally;
 use super::report::Report;
-use super::workload::{Operation, Plan, Random, Values, Window, key};
-use super::{BenchArgs, Phase, cpu_time, plan, show_progress, window};
+use super::tally::Tally;
+use super::workload::{Operation, Pace, Plan, Random, Values, Window, key};
+use super::{BenchArgs, Phase, Shared, cpu_time, show_progress};
 use crate::endpoints::Endpoints;
 use crate::failure::{Failure, Kind};
 
@@ -41,8 +42,11 @@ fn phase(
     phase: Phase,
 ) -> Result<(Tally, Duration), Failure> {
     let start = Instant::now();
-    let window = window(args, phase, start);
-    let total = Arc::new(Mutex::new(Tally::new()));
+    let shared = Shared::new(args, phase, start);
+    // A tally takes a few hundred KiB, so that there are fewer of them than connections.
+    let tallies: Arc<[Mutex<Tally>]> = (0..args.threads() * 2)
+        .map(|_| Mutex::new(Tally::new()))
+        .collect();
     let progress = Arc::new(AtomicU64::new(0));
     let stop = AtomicBool::new(false);
     let connections = u64::from(args.connections);
@@ -51,15 +55,17 @@ fn phase(
         let outcome = runtime.block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
             for at in 0..connections {
-                tasks.spawn(drive(
-                    client.clone(),
-                    plan(args, phase, at, connections),
-                    window,
-                    args.seed.wrapping_add(at),
-                    args.value_size as usize,
-                    Arc::clone(&progress),
-                    Arc::clone(&total),
-                ));
+                let worker = Worker {
+                    client: client.clone(),
+                    plan: shared.plan(at, connections),
+                    pace: shared.pace(at, connections),
+                    window: shared.window,
+                    random: Random::new(args.seed.wrapping_add(at)),
+                    progress: Arc::clone(&progress),
+                    tallies: Arc::clone(&tallies),
+                    tally: at as usize % tallies.len(),
+                };
+                tasks.spawn(worker.drive(args.value_size as usize));
             }
             while let Some(ended) = tasks.join_next().await {
                 ended.map_err(|error| {
@@ -71,64 +77,119 @@ fn phase(
         stop.store(true, Ordering::Release);
         outcome
     })?;
-    let elapsed = match window {
-        Some(window) => window.until - window.from,
-        None => start.elapsed(),
-    };
-    let tally = total.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok((tally, elapsed))
+    let mut total = Tally::new();
+    for tally in tallies.iter() {
+        total.add(&tally.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    Ok((total, shared.elapsed()))
 }
 
-async fn drive(
+/// How late a timer of the runtime may wake a task: that much is not the cluster's doing.
+const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
+/// One connection of the generator: a task with one operation under way at a time.
+struct Worker {
     client: Client,
-    mut plan: Plan,
+    plan: Plan,
+    pace: Option<Pace>,
     window: Option<Window>,
-    seed: u64,
-    value_size: usize,
+    random: Random,
     progress: Arc<AtomicU64>,
-    total: Arc<Mutex<Tally>>,
-) {
-    let mut random = Random::new(seed);
-    let values = Values::new(value_size, &mut random);
-    let mut tally = Tally::new();
-    loop {
-        let started = Instant::now();
-        if window.is_some_and(|window| started >= window.until) {
-            break;
-        }
-        let Some((operation, number)) = plan.next(&mut random) else {
-            break;
+    tallies: Arc<[Mutex<Tally>]>,
+    /// Which of them is this one's.
+    tally: usize,
+}
+
+impl Worker {
+    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+        self.tallies[self.tally]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the next operation is due; returns what its latency counts from.
+    async fn due(&mut self) -> Instant {
+        let Some(pace) = &mut self.pace else {
+            return Instant::now();
         };
-        let key = key(operation, number).to_vec();
-        let mut missing = false;
-        let outcome = match operation {
-            Operation::Set => client
-                .put(key, values.cut(&mut random).to_vec())
-                .await
-                .map(|_version| ()),
-            Operation::Get => client.get(key).await.map(|value| missing = value.is_none()),
-            Operation::Incr => client.increment(key, 1).await.map(|_sum| ()),
-        };
-        let ended = Instant::now();
-        // As over RESP: what ends after the window is not counted.
-        if window.is_some_and(|window| ended >= window.until) {
-            break;
+        let due = pace.take();
+        if due <= Instant::now() {
+            return due;
         }
-        match outcome {
-            Ok(()) => {
-                progress.fetch_add(1, Ordering::Relaxed);
-                if window.is_none_or(|window| started >= window.from) {
-                    tally.good(ended - started);
-                    tally.missing += u64::from(missing);
-                }
+        tokio::time::sleep_until(due.into()).await;
+        Instant::now().min(due + TIMER_GRAIN)
+    }
+
+    async fn drive(mut self, value_size: usize) {
+        let values = Values::new(value_size, &mut self.random);
+        loop {
+            let started = self.due().await;
+            if self.window.is_some_and(|window| started >= window.until) {
+                break;
             }
-            Err(error) => tally.error(kind(&error)),
+            let Some((operation, number)) = self.plan.next(&mut self.random) else {
+                break;
+            };
+            let call = self.call(operation, number, &values);
+            let outcome = match self.window {
+                // As over RESP: what ends after the window is not counted.
+                Some(window) => match tokio::time::timeout_at(window.until.into(), call).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        self.count_unanswered(window.until, started);
+                        break;
+                    }
+                },
+                None => call.await,
+            };
+            let ended = Instant::now();
+            self.plan.ended(operation, number);
+            match outcome {
+                Ok(missing) => {
+                    self.progress.fetch_add(1, Ordering::Relaxed);
+                    if self.window.is_none_or(|window| started >= window.from) {
+                        let mut tally = self.tally();
+                        tally.good(operation, ended.saturating_duration_since(started));
+                        tally.missing += u64::from(missing);
+                    }
+                }
+                Err(error) => self.tally().error(kind(&error)),
+            }
         }
     }
-    total
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .add(&tally);
+
+    /// What of an open loop was due within the window and not answered in it.
+    fn count_unanswered(&self, until: Instant, oldest: Instant) {
+        if let Some(pace) = &self.pace {
+            let waited = until.saturating_duration_since(oldest);
+            self.tally().unanswered(1 + pace.behind(until), waited);
+        }
+    }
+
+    /// Makes one operation's calls; says whether a key that it read was missing.
+    fn call(
+        &mut self,
+        operation: Operation,
+        number: u64,
+        values: &Values,
+    ) -> impl Future<Output = Result<bool, Error>> + Send + use<> {
+        let client = self.client.clone();
+        let key = Bytes::copy_from_slice(&key(operation, number));
+        let value = Bytes::copy_from_slice(values.cut(&mut self.random));
+        async move {
+            match operation {
+                Operation::Read => Ok(client.get(key).await?.is_none()),
+                Operation::Update | Operation::Insert => {
+                    client.put(key, value).await.map(|_version| false)
+                }
+                Operation::ReadModifyWrite => {
+                    let missing = client.get(key.clone()).await?.is_none();
+                    client.put(key, value).await.map(|_version| missing)
+                }
+                Operation::Increment => client.increment(key, 1).await.map(|_sum| false),
+            }
+        }
+    }
 }
 
 fn kind(error: &Error) -> &'static str {

@@ -1,6 +1,8 @@
 //! What the generator asks for: which operation, which key, which value.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use super::distribution::Chooser;
 
 /// Counts down the phases of a measurement.
 #[derive(Clone, Copy, Debug)]
@@ -12,21 +14,54 @@ pub(super) struct Window {
 }
 
 /// An operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Operation {
-    /// `SET`.
-    Set,
     /// `GET`.
-    Get,
+    Read,
+    /// `SET` of a key that is there.
+    Update,
+    /// `SET` of a new key.
+    Insert,
+    /// `GET`, then `SET` of the same key: one operation, timed as a whole.
+    ReadModifyWrite,
     /// `INCR`.
-    Incr,
+    Increment,
+}
+
+impl Operation {
+    /// Each of them.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Read,
+        Self::Update,
+        Self::Insert,
+        Self::ReadModifyWrite,
+        Self::Increment,
+    ];
+
+    /// As the report names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Insert => "insert",
+            Self::ReadModifyWrite => "read-modify-write",
+            Self::Increment => "increment",
+        }
+    }
+
+    /// Whether it begins with a `GET`.
+    pub(super) fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::ReadModifyWrite)
+    }
 }
 
 /// How often each operation comes, in parts of the sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Mix {
-    pub(super) set: u32,
     pub(super) get: u32,
+    pub(super) set: u32,
+    pub(super) insert: u32,
+    pub(super) rmw: u32,
     pub(super) incr: u32,
 }
 
@@ -35,11 +70,7 @@ impl std::str::FromStr for Mix {
 
     /// Reads `set=40,get=50,incr=10`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut mix = Self {
-            set: 0,
-            get: 0,
-            incr: 0,
-        };
+        let mut mix = Self::default();
         for part in text.split(',') {
             let (name, share) = part
                 .split_once('=')
@@ -50,10 +81,12 @@ impl std::str::FromStr for Mix {
                 .filter(|share| *share <= 1_000_000)
                 .ok_or_else(|| format!("`{share}` is not a share from 0 to 1000000"))?;
             match name.trim() {
-                "set" => mix.set = share,
                 "get" => mix.get = share,
+                "set" => mix.set = share,
+                "insert" => mix.insert = share,
+                "rmw" => mix.rmw = share,
                 "incr" => mix.incr = share,
-                other => return Err(format!("`{other}` is not set, get or incr")),
+                other => return Err(format!("`{other}` is not get, set, insert, rmw or incr")),
             }
         }
         if mix.sum() == 0 {
@@ -64,19 +97,28 @@ impl std::str::FromStr for Mix {
 }
 
 impl Mix {
+    fn shares(self) -> [u32; 5] {
+        [self.get, self.set, self.insert, self.rmw, self.incr]
+    }
+
     fn sum(self) -> u32 {
-        self.set + self.get + self.incr
+        self.shares().iter().sum()
+    }
+
+    /// Whether anything is read.
+    pub(super) fn reads(self) -> bool {
+        self.get + self.rmw > 0
     }
 
     fn choose(self, random: u64) -> Operation {
-        let at = (random % u64::from(self.sum())) as u32;
-        if at < self.set {
-            Operation::Set
-        } else if at < self.set + self.get {
-            Operation::Get
-        } else {
-            Operation::Incr
+        let mut at = (random % u64::from(self.sum())) as u32;
+        for (share, operation) in self.shares().into_iter().zip(Operation::ALL) {
+            match at.checked_sub(share) {
+                None => return operation,
+                Some(rest) => at = rest,
+            }
         }
+        Operation::Increment
     }
 }
 
@@ -94,8 +136,8 @@ pub(super) enum Plan {
     Random {
         /// Which operations.
         mix: Mix,
-        /// How many keys there are.
-        keys: u64,
+        /// Which keys.
+        keys: Chooser,
         /// How many operations are left to begin, if that ends it.
         left: Option<u64>,
     },
@@ -108,15 +150,67 @@ impl Plan {
             Self::Preload { next, end } => {
                 let number = *next;
                 *next += 1;
-                (number < *end).then_some((Operation::Set, number))
+                (number < *end).then_some((Operation::Update, number))
             }
             Self::Random { mix, keys, left } => {
                 if let Some(left) = left {
                     *left = left.checked_sub(1)?;
                 }
-                Some((mix.choose(random.next() >> 16), random.below(*keys)))
+                let operation = mix.choose(random.next() >> 16);
+                let number = match operation {
+                    Operation::Insert => keys.new_key(),
+                    _ => keys.existing(random),
+                };
+                Some((operation, number))
             }
         }
+    }
+
+    /// An operation of this plan has ended, well or not.
+    pub(super) fn ended(&self, operation: Operation, number: u64) {
+        if let (Self::Random { keys, .. }, Operation::Insert) = (self, operation) {
+            keys.insert_ended(number);
+        }
+    }
+}
+
+/// When operations are due in an open loop: evenly, whether the ones before were answered
+/// or not. What waits for a free connection has begun to wait when it was due, so that a
+/// server that stands still is seen to delay all that came meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    start: Instant,
+    interval: f64,
+    begun: u64,
+}
+
+impl Pace {
+    /// Part `at` of `parts` of so many operations a second.
+    pub(super) fn new(start: Instant, rate: f64, at: u64, parts: u64) -> Self {
+        let interval = parts as f64 / rate;
+        Self {
+            start: start + Duration::from_secs_f64(interval * at as f64 / parts as f64),
+            interval,
+            begun: 0,
+        }
+    }
+
+    /// When the next one is due.
+    pub(super) fn due(&self) -> Instant {
+        self.start + Duration::from_secs_f64(self.interval * self.begun as f64)
+    }
+
+    /// Begins the next one; returns when it was due.
+    pub(super) fn take(&mut self) -> Instant {
+        let due = self.due();
+        self.begun += 1;
+        due
+    }
+
+    /// How many were due before `until` and have not begun.
+    pub(super) fn behind(&self, until: Instant) -> u64 {
+        let since = until.saturating_duration_since(self.start).as_secs_f64();
+        ((since / self.interval).ceil() as u64).saturating_sub(self.begun)
     }
 }
 
@@ -141,6 +235,11 @@ impl Random {
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
+
+    /// From 0 to below 1.
+    pub(super) fn fraction(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
 
 /// How long every key is.
@@ -149,8 +248,8 @@ pub(super) const KEY_BYTES: usize = 16;
 /// Writes the key of a number. Counters have keys of their own: a value is no number.
 pub(super) fn key(operation: Operation, number: u64) -> [u8; KEY_BYTES] {
     let mut key = *match operation {
-        Operation::Set | Operation::Get => b"key:000000000000",
-        Operation::Incr => b"ctr:000000000000",
+        Operation::Increment => b"ctr:000000000000",
+        _ => b"key:000000000000",
     };
     let mut rest = number;
     for digit in key[4..].iter_mut().rev() {
@@ -183,17 +282,35 @@ impl Values {
 
 #[cfg(test)]
 mod tests {
+    use super::super::distribution::{Distribution, Inserted};
     use super::*;
 
     #[test]
+    fn an_open_loop_is_due_evenly_over_its_parts_however_late_they_are() {
+        let start = Instant::now();
+        let millis = |n| start + Duration::from_millis(n);
+        let mut parts = [0, 1].map(|at| Pace::new(start, 1000.0, at, 2));
+        let mut due: Vec<Instant> = (0..10).map(|n: usize| parts[n % 2].take()).collect();
+        due.sort();
+        for (at, due) in due.into_iter().enumerate() {
+            let wanted = millis(at as u64);
+            let off = due.max(wanted) - due.min(wanted);
+            assert!(off < Duration::from_micros(1), "{at}: {off:?}");
+        }
+        // Five have begun of each; of the first, fifty were due before 100 ms.
+        assert_eq!(parts[0].behind(millis(99)), 45);
+        assert_eq!(parts[0].behind(millis(1)), 0);
+    }
+
+    #[test]
     fn a_mix_is_read_and_kept_to() {
-        let mix: Mix = "set=25,get=50,incr=25".parse().expect("a mix");
+        let mix: Mix = "set=25,get=50,rmw=15,incr=10".parse().expect("a mix");
         let mut random = Random::new(7);
-        let mut counts = [0u32; 3];
+        let mut counts = [0u32; 5];
         for _ in 0..40_000 {
             counts[mix.choose(random.next() >> 16) as usize] += 1;
         }
-        for (count, expected) in counts.iter().zip([10_000u32, 20_000, 10_000]) {
+        for (count, expected) in counts.iter().zip([20_000u32, 10_000, 0, 6_000, 4_000]) {
             assert!(count.abs_diff(expected) < 600, "{counts:?}");
         }
         for wrong in ["", "set", "set=x", "scan=1", "set=0"] {
@@ -203,11 +320,11 @@ mod tests {
 
     #[test]
     fn keys_have_their_length_and_reach_every_partition() {
-        assert_eq!(&key(Operation::Set, 12_345), b"key:000000012345");
-        assert_eq!(&key(Operation::Incr, 7), b"ctr:000000000007");
+        assert_eq!(&key(Operation::Update, 12_345), b"key:000000012345");
+        assert_eq!(&key(Operation::Increment, 7), b"ctr:000000000007");
         let mut partitions = [0u32; 128];
         for number in 0..100_000 {
-            let slot = cairn_core::slots::slot(&key(Operation::Get, number));
+            let slot = cairn_core::slots::slot(&key(Operation::Read, number));
             partitions[usize::from(slot) / 128] += 1;
         }
         let (least, most) = (partitions.iter().min(), partitions.iter().max());
@@ -221,16 +338,15 @@ mod tests {
     fn a_plan_ends() {
         let mut random = Random::new(1);
         let mut preload = Plan::Preload { next: 3, end: 5 };
-        assert_eq!(preload.next(&mut random), Some((Operation::Set, 3)));
-        assert_eq!(preload.next(&mut random), Some((Operation::Set, 4)));
+        assert_eq!(preload.next(&mut random), Some((Operation::Update, 3)));
+        assert_eq!(preload.next(&mut random), Some((Operation::Update, 4)));
         assert_eq!(preload.next(&mut random), None);
         let mut some = Plan::Random {
             mix: Mix {
                 set: 1,
-                get: 0,
-                incr: 0,
+                ..Mix::default()
             },
-            keys: 10,
+            keys: Chooser::new(Distribution::Uniform, Inserted::new(10)),
             left: Some(2),
         };
         assert!(some.next(&mut random).is_some());

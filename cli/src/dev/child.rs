@@ -93,7 +93,7 @@ pub(super) fn environment(
 fn is_set_aside(name: &str) -> bool {
     use cairn_node::settings::{Group, setting};
     // The preset would be judged a second time, against what this command made of it.
-    matches!(name, "CAIRN_ENDPOINTS" | "CAIRN_PRESET")
+    matches!(name, "CAIRN_CONFIG" | "CAIRN_ENDPOINTS" | "CAIRN_PRESET")
         || setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
 }
 

@@ -166,13 +166,50 @@ impl Topology {
         self.nodes.iter().any(|node| node.name.as_bytes() == name)
     }
 
+    /// The ranges as `CLUSTER SLOTS` tells them.
+    ///
+    /// Clients such as redis-py and node-redis give a node one role, that in which they
+    /// meet it first, and send what is for all primaries (`SCAN`, `DBSIZE`) to those that
+    /// they met as such. So each node that leads anything is met as a primary: by one slot
+    /// of its own, told without replicas before everything else.
+    fn told_ranges(&self) -> Vec<RangeView> {
+        let mut ranges = self.ranges.clone();
+        let mut first = Vec::new();
+        for node in 0..self.nodes.len() {
+            if !self
+                .ranges
+                .iter()
+                .any(|range| range.replicas.contains(&node))
+            {
+                continue;
+            }
+            let Some(at) = ranges.iter().position(|range| range.owner == node) else {
+                continue;
+            };
+            first.push(RangeView {
+                first: ranges[at].first,
+                last: ranges[at].first,
+                owner: node,
+                replicas: Vec::new(),
+            });
+            if ranges[at].first == ranges[at].last {
+                ranges.remove(at);
+            } else {
+                ranges[at].first += 1;
+            }
+        }
+        first.append(&mut ranges);
+        first
+    }
+
     /// The reply to `CLUSTER SLOTS`, encoded.
     pub(crate) fn slots(&self, protocol: Protocol) -> &Bytes {
         self.slots[protocol as usize].get_or_init(|| {
+            let ranges = self.told_ranges();
             let mut out = BytesMut::new();
             let mut e = Encoder::new(&mut out, protocol);
-            e.array(self.ranges.len());
-            for range in &self.ranges {
+            e.array(ranges.len());
+            for range in &ranges {
                 e.array(3 + range.replicas.len());
                 e.integer(i64::from(range.first));
                 e.integer(i64::from(range.last));

@@ -320,7 +320,7 @@ async fn commands_about_commands() {
         ("COMMAND GETKEYS GET", "-ERR wrong number of arguments for 'command|getkeys' command\r\n"),
         (
             "COMMAND INFO GET FOO",
-            "*2\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n*3\r\n+@read\r\n+@string\r\n+@fast\r\n*0\r\n*1\r\n*6\r\n$5\r\nflags\r\n*2\r\n+RO\r\n+access\r\n$12\r\nbegin_search\r\n*4\r\n$4\r\ntype\r\n$5\r\nindex\r\n$4\r\nspec\r\n*2\r\n$5\r\nindex\r\n:1\r\n$9\r\nfind_keys\r\n*4\r\n$4\r\ntype\r\n$5\r\nrange\r\n$4\r\nspec\r\n*6\r\n$7\r\nlastkey\r\n:0\r\n$7\r\nkeystep\r\n:1\r\n$5\r\nlimit\r\n:0\r\n*0\r\n*-1\r\n",
+            "*2\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n*3\r\n+@read\r\n+@string\r\n+@fast\r\n*0\r\n*1\r\n*6\r\n$5\r\nflags\r\n*2\r\n+RO\r\n+access\r\n$12\r\nbegin_search\r\n*4\r\n$4\r\ntype\r\n$5\r\nindex\r\n$4\r\nspec\r\n*2\r\n$5\r\nindex\r\n:1\r\n$9\r\nfind_keys\r\n*4\r\n$4\r\ntype\r\n$5\r\nrange\r\n$4\r\nspec\r\n*6\r\n$7\r\nlastkey\r\n:0\r\n$7\r\nkeystep\r\n:1\r\n$5\r\nlimit\r\n:0\r\n*0\r\n$-1\r\n",
         ),
         ("COMMAND DOCS nope", "*0\r\n"),
         ("COMMAND LIST FILTERBY PATTERN getse*", "*1\r\n$6\r\ngetset\r\n"),
@@ -488,22 +488,25 @@ async fn slots_name_the_primary_first_and_follow_the_map() {
     let node = three_nodes();
     let mut client = node.connect();
     let id = |n: u64| cairn_node_name(n);
-    let entry = |first: u32, last: u32, nodes: [u64; 3]| {
-        let mut text = format!("*5\r\n:{first}\r\n:{last}\r\n");
+    let entry = |first: u32, last: u32, nodes: &[u64]| {
+        let mut text = format!("*{}\r\n:{first}\r\n:{last}\r\n", 2 + nodes.len());
         for n in nodes {
             text.push_str(&format!(
                 "*4\r\n$9\r\n127.0.0.1\r\n:{}\r\n$40\r\n{}\r\n*0\r\n",
                 6999 + n,
-                id(n)
+                id(*n)
             ));
         }
         text
     };
+    // Each node that leads and follows is met as a primary first.
     let expected = format!(
-        "*3\r\n{}{}{}",
-        entry(0, 4095, [1, 2, 3]),
-        entry(4096, 12287, [2, 1, 3]),
-        entry(12288, 16383, [1, 2, 3])
+        "*5\r\n{}{}{}{}{}",
+        entry(0, 0, &[1]),
+        entry(4096, 4096, &[2]),
+        entry(1, 4095, &[1, 2, 3]),
+        entry(4097, 12287, &[2, 1, 3]),
+        entry(12288, 16383, &[1, 2, 3])
     );
     client.call("CLUSTER SLOTS", &expected).await;
     // A newer map is seen by the next command.
@@ -512,7 +515,7 @@ async fn slots_name_the_primary_first_and_follow_the_map() {
     client
         .call(
             "CLUSTER SLOTS",
-            &format!("*1\r\n{}", entry(0, 16383, [3, 1, 2])),
+            &format!("*1\r\n{}", entry(0, 16383, &[3, 1, 2])),
         )
         .await;
     client.command("CLUSTER INFO").await;

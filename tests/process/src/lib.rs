@@ -6,6 +6,7 @@
 //! - [`load`] writes and reads from many connections; [`ledger`] remembers what was
 //!   acknowledged and judges what is read, and [`gaps`] how long a partition was
 //!   silent. None of that lives in a process that is killed.
+//! - [`history`] records what the Rust client saw, to be judged for linearizability.
 //! - [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
 //! - [`waiting`] waits for conditions, with a bound.
@@ -16,6 +17,7 @@ pub mod binary;
 pub mod certificates;
 pub mod cluster;
 pub mod gaps;
+pub mod history;
 pub mod http;
 pub mod ledger;
 pub mod load;

@@ -62,7 +62,7 @@ pub(super) fn info(call: &mut Call<'_>) -> Result<Action, Refusal> {
     for name in names.iter() {
         match by_full_name(name) {
             Some(command) => describe(&mut reply, command),
-            None => reply.null_array(),
+            None => reply.null(),
         }
     }
     Ok(Action::Replied)

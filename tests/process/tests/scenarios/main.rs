@@ -9,6 +9,7 @@ mod coordinators;
 mod dev;
 mod disks;
 mod freeze;
+mod histories;
 mod kills;
 mod other_configurations;
 mod power_cuts;

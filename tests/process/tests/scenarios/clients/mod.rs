@@ -1,6 +1,10 @@
 //! What people and programs reach a cluster with: the `cairn` command, Redis's own tools,
+//! Redis clients of five languages, the Rust client as its page shows it,
 //! and clients that speak TLS.
 
+mod client_docs;
 mod commands;
+mod comparison;
+mod languages;
 mod redis_tools;
 mod tls;

@@ -1,0 +1,273 @@
+//! Histories: what many tasks saw of some keys through the Rust client, for
+//! `cairn-linear` to judge.
+//!
+//! Every operation stands in the history with its call and its return on one clock of this
+//! process. A write whose outcome is unknown stays in it, pending; an operation that the
+//! client says changed nothing, and a read without an answer, do not belong in it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use cairn_client::{Client, Condition, Consistency, Error, Options, PutOptions, Stats};
+use cairn_linear::kv::{KeyOperation, Op, Output};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use crate::cluster::{BOUND, Target};
+use crate::waiting;
+
+/// What is done to the keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// The consistency of reads.
+    pub reads: Consistency,
+    /// Tasks, half of them of a client that gives up early.
+    pub tasks: u32,
+    /// Keys. Most operations go to a few of them at a time.
+    pub keys: u64,
+    /// Operations that return, after which the tasks end.
+    pub operations: u64,
+}
+
+/// Keys that most operations go to at a time.
+const HOT: u64 = 24;
+/// How many operations go by before these are other ones.
+const HOT_FOR: u64 = 4_000;
+/// A client that gives up so early leaves outcomes unknown while a node is away.
+const EARLY: Duration = Duration::from_millis(300);
+/// Written values lie so far apart that no increments lead from one to the next.
+const SPACING: i64 = 1 << 20;
+
+#[derive(Debug)]
+struct Shared {
+    plan: Plan,
+    prefix: String,
+    started: Instant,
+    completed: AtomicU64,
+    next_value: AtomicU64,
+    stop: AtomicBool,
+    history: Mutex<BTreeMap<u64, Vec<KeyOperation>>>,
+    failed: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn record(&self, key: u64, operation: KeyOperation) {
+        if operation.returned.is_some() {
+            self.completed.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.entry(key).or_default().push(operation);
+    }
+
+    fn ended(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+            || self.completed.load(Ordering::Relaxed) >= self.plan.operations
+    }
+
+    fn key(&self, random: &mut StdRng) -> u64 {
+        let phase = self.completed.load(Ordering::Relaxed) / HOT_FOR;
+        match random.random_range(0..10) {
+            0 => random.random_range(0..self.plan.keys),
+            _ => (phase * HOT + random.random_range(0..HOT)) % self.plan.keys,
+        }
+    }
+}
+
+/// Tasks that make a history, until there is enough of it.
+#[derive(Debug)]
+pub struct Recording {
+    runtime: Runtime,
+    shared: Arc<Shared>,
+    clients: [Client; 2],
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Recording {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// Where a client cannot be made.
+    pub fn start(target: &Target, plan: Plan, seed: u64) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        let connect = |deadline, attempt_timeout| {
+            let options = Options {
+                deadline,
+                attempt_timeout,
+                ..Options::default()
+            };
+            runtime.block_on(Client::connect(target.clients.clone(), options))
+        };
+        let patient = connect(BOUND, Options::default().attempt_timeout)?;
+        let hasty = connect(EARLY, EARLY)?;
+        let clients = [patient, hasty];
+        let shared = Arc::new(Shared {
+            plan,
+            prefix: format!("history:{seed:x}"),
+            started: Instant::now(),
+            completed: AtomicU64::new(0),
+            next_value: AtomicU64::new(1),
+            stop: AtomicBool::new(false),
+            history: Mutex::default(),
+            failed: Mutex::default(),
+        });
+        let tasks = (0..plan.tasks)
+            .map(|task| {
+                let client = clients[task as usize % clients.len()].clone();
+                let random = StdRng::seed_from_u64(seed ^ (u64::from(task) << 32));
+                runtime.spawn(work(Arc::clone(&shared), task, client, random))
+            })
+            .collect();
+        Ok(Self {
+            runtime,
+            shared,
+            clients,
+            tasks,
+        })
+    }
+
+    /// How many operations have returned.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.shared.completed.load(Ordering::Relaxed)
+    }
+
+    /// Whether enough have.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.shared.ended()
+    }
+
+    /// Waits until so many more have returned, or all.
+    ///
+    /// # Errors
+    /// Where they did not, in time.
+    pub fn await_more(&self, more: u64) -> Result<()> {
+        let goal = self.completed() + more;
+        waiting::until(&format!("{more} more operations"), BOUND, || {
+            Ok((self.completed() >= goal || self.is_complete()).then_some(()))
+        })
+    }
+
+    /// What both clients counted.
+    #[must_use]
+    pub fn stats(&self) -> [Stats; 2] {
+        [self.clients[0].stats(), self.clients[1].stats()]
+    }
+
+    /// Waits for the end of every task and returns the history, by key.
+    ///
+    /// # Errors
+    /// Where a call failed in a way that it must not, or the tasks do not end in time.
+    pub fn finish(self) -> Result<BTreeMap<u64, Vec<KeyOperation>>> {
+        let outcome = waiting::until("the history to be complete", BOUND * 4, || {
+            Ok(self.shared.ended().then_some(()))
+        });
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.runtime.block_on(async {
+            for task in self.tasks {
+                task.await.context("a task of the history panicked")?;
+            }
+            anyhow::Ok(())
+        })?;
+        outcome?;
+        let mut failed = self
+            .shared
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(failed) = failed.take() {
+            bail!("{failed}");
+        }
+        let mut history = self
+            .shared
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *history))
+    }
+}
+
+async fn work(shared: Arc<Shared>, task: u32, client: Client, mut random: StdRng) {
+    while !shared.ended() {
+        let number = shared.key(&mut random);
+        let key = format!("{}:{number}", shared.prefix);
+        let value = shared.next_value.fetch_add(1, Ordering::Relaxed);
+        let value = i64::try_from(value).unwrap_or(i64::MAX) * SPACING;
+        let op = match random.random_range(0..100) {
+            0..45 => Op::Get,
+            45..70 => Op::Set(value),
+            70..90 => Op::Add(1),
+            90..96 => Op::SetIf(None, value),
+            _ => Op::Delete,
+        };
+        let called = shared.now();
+        let answer = call(&client, shared.plan.reads, key, op).await;
+        let returned = match answer {
+            Ok(output) => Some((shared.now(), output)),
+            Err(Error::OutcomeUnknown { .. }) => None,
+            Err(Error::Unavailable { .. }) => continue,
+            Err(error) => {
+                shared.stop.store(true, Ordering::Relaxed);
+                let mut failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                *failed = Some(format!("{op:?}: {error}"));
+                return;
+            }
+        };
+        let operation = KeyOperation {
+            client: task,
+            called,
+            returned,
+            op,
+        };
+        shared.record(number, operation);
+    }
+}
+
+async fn call(client: &Client, reads: Consistency, key: String, op: Op) -> Result<Output, Error> {
+    Ok(match op {
+        Op::Get => {
+            let value = client.get_with(key, reads).await?;
+            let number = value.map(|value| number(&value.data)).transpose()?;
+            Output::Value(number)
+        }
+        Op::Set(value) => {
+            client.put(key, value.to_string()).await?;
+            Output::Done
+        }
+        Op::Add(delta) => Output::Sum(client.increment(key, delta).await?),
+        Op::SetIf(expected, value) => {
+            let condition = match expected {
+                None => Condition::Absent,
+                Some(_) => Condition::Present,
+            };
+            let options = PutOptions {
+                condition,
+                ..PutOptions::default()
+            };
+            let outcome = client.put_with(key, value.to_string(), options).await?;
+            Output::Changed(outcome.applied())
+        }
+        Op::Delete => Output::Changed(client.delete(key).await?),
+    })
+}
+
+fn number(data: &[u8]) -> Result<i64, Error> {
+    let text = std::str::from_utf8(data).ok();
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| Error::Invalid {
+            field: "value".to_owned(),
+            problem: format!("was read as {data:?}, which nobody wrote"),
+        })
+}
