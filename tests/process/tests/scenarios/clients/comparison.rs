@@ -9,7 +9,11 @@ use cairn_process_tests::{ports, skip};
 
 #[test]
 fn cairn_answers_as_redis_does_but_for_what_is_documented() -> Result<()> {
-    if Command::new("redis-server").arg("--version").output().is_err() {
+    if Command::new("redis-server")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
         return skip::without("redis-server is not installed (see ci/install-tools)");
     }
     // One node, so that it owns every slot as the Redis beside it does.
@@ -26,10 +30,7 @@ fn cairn_answers_as_redis_does_but_for_what_is_documented() -> Result<()> {
     let done = Command::new("python3")
         .arg("-B")
         .arg(script)
-        .args([
-            cluster.data[0].ports.resp.to_string(),
-            redis.to_string(),
-        ])
+        .args([cluster.data[0].ports.resp.to_string(), redis.to_string()])
         .output()?;
     let said = String::from_utf8_lossy(&done.stdout);
     println!("{said}");
