@@ -1,7 +1,7 @@
 # What people and CI call. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fmt lint docs unit process-tests bench clean
+.PHONY: help build run test fmt lint docs unit process-tests fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,11 @@ unit: ## unit and property tests
 
 process-tests: ## kill, stop, wipe and corrupt real processes
 	ci/run-tests tools "client libraries" build "process tests" clients
+
+FUZZ_SECONDS ?= 60
+
+fuzz: ## try mutated inputs on everything that reads from outside, FUZZ_SECONDS (60) for each
+	CAIRN_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --workspace --locked --lib --test round_trip -- --nocapture --test-threads=2 fuzz_
 
 bench: ## measure a cluster that `make run` started
 	cargo run --release --locked -- bench

@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::config::Config;
+use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
 use crate::dev::DevArgs;
 use crate::endpoints::Endpoints;
@@ -16,7 +17,8 @@ use crate::failure::Failure;
 use crate::inspect::PartitionsArgs;
 use crate::output::Format;
 use crate::recover::RecoverArgs;
-use crate::{bench, data, dev, inspect, node, recover};
+use crate::user::UserCommand;
+use crate::{bench, data, dev, inspect, node, recover, user};
 
 /// A durable, replicated key-value store
 ///
@@ -77,6 +79,8 @@ pub(crate) struct Cli {
         requires_all = ["CAIRN_TLS_CERT_FILE", "CAIRN_TLS_CA_FILE"]
     )]
     tls_key_file: Option<String>,
+    #[command(flatten)]
+    credential: CredentialArgs,
     /// How to print
     #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
     output: Format,
@@ -123,6 +127,11 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Make what stands in the users file of a cluster
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
+    },
     /// List the settings of a node
     Settings {
         /// As the page in the docs
@@ -152,16 +161,29 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         tls_ca_file,
         tls_cert_file,
         tls_key_file,
+        credential,
         output,
         timeout,
         command,
     } = cli;
     // What needs no cluster does not need to know where one is.
-    let config = match command {
-        Command::Dev(_) | Command::Completion { .. } | Command::Settings { .. } => {
-            Config::default()
+    // Nor does what speaks with nobody log in.
+    let (asks, logs_in) = match &command {
+        Command::Dev(_) => (false, true),
+        Command::Completion { .. } | Command::Settings { .. } | Command::User { .. } => {
+            (false, false)
         }
-        _ => Config::load(config.as_deref())?,
+        _ => (true, true),
+    };
+    let config = if asks {
+        Config::load(config.as_deref())?
+    } else {
+        Config::default()
+    };
+    let credential = if logs_in {
+        credential.read(|name| std::env::var(name).ok())?
+    } else {
+        None
     };
     let endpoints = if endpoints.iter().all(String::is_empty) {
         config.endpoints
@@ -182,10 +204,15 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
                 .map_err(|error| Failure::usage(error.to_string()))?
         }
     };
+    let dialer = Dialer {
+        credential: credential.as_ref().map(Credential::for_grpc).transpose()?,
+        ..dialer
+    };
     let timeout = Duration::from_secs_f64(timeout);
-    let endpoints = Endpoints::new(endpoints, dialer, timeout);
+    let auth = credential.as_ref().map(Credential::for_resp);
+    let endpoints = Endpoints::new(endpoints, dialer, auth, timeout);
     match command {
-        Command::Dev(args) => dev::run(&args),
+        Command::Dev(args) => dev::run(&args, endpoints.auth()),
         Command::Put(args) => data::put(&args, &endpoints, output),
         Command::Get(args) => data::get(&args, &endpoints, output),
         Command::Del(args) => data::delete(&args, &endpoints, output),
@@ -197,6 +224,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Recover(args) => recover::run(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
         Command::Completion { shell } => completion(shell),
+        Command::User { command } => user::run(&command, output),
         Command::Settings { markdown } => settings(markdown, output),
     }
 }
@@ -288,6 +316,12 @@ mod tests {
             "cairn bench -w d --native",
             "cairn completion zsh",
             "cairn get key --config /c.toml",
+            "cairn get key --user app --password-file /p",
+            "cairn --token-file - get key",
+            "cairn user hash",
+            "cairn user hash --token --file /t",
+            "cairn user token -o json",
+            "cairn dev --users-file users.toml",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
@@ -307,6 +341,8 @@ mod tests {
             "cairn completion cmd",
             "cairn bench --duration 5 --requests 5",
             "cairn status --timeout 0",
+            "cairn status --password-file /p --token-file /t",
+            "cairn user",
             "cairn status --tls-cert-file /c.pem --tls-key-file /c.key",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -11,22 +11,36 @@ use cairn_core::record::NodeStanding;
 
 use crate::dev::layout::{self, Recorded, Role};
 use crate::failure::{Failure, Kind};
+use crate::resp::Auth;
 
 /// Addresses of nodes, and how long a command may take.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoints {
     given: Vec<String>,
     dialer: Dialer,
+    /// The credential, for the Redis protocol.
+    auth: Option<Auth>,
     timeout: Duration,
 }
 
 impl Endpoints {
-    pub(crate) fn new(given: Vec<String>, dialer: Dialer, timeout: Duration) -> Self {
+    pub(crate) fn new(
+        given: Vec<String>,
+        dialer: Dialer,
+        auth: Option<Auth>,
+        timeout: Duration,
+    ) -> Self {
         Self {
             given: given.into_iter().filter(|one| !one.is_empty()).collect(),
             dialer,
+            auth,
             timeout,
         }
+    }
+
+    /// What to log in with over the Redis protocol.
+    pub(crate) fn auth(&self) -> Option<&Auth> {
+        self.auth.as_ref()
     }
 
     /// Whether the cluster speaks TLS.

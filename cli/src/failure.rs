@@ -94,13 +94,24 @@ impl From<cairn_client::Error> for Failure {
             Error::Connect { .. } | Error::Unavailable { .. } => Kind::Unavailable,
             Error::OutcomeUnknown { .. } => Kind::Unknown,
             Error::Invalid { .. } => Kind::Usage,
-            Error::DiskFull | Error::Unsupported { .. } | Error::NotAnInteger | Error::Overflow => {
-                Kind::Refused
-            }
+            Error::DiskFull
+            | Error::Unsupported { .. }
+            | Error::Unauthenticated { .. }
+            | Error::PermissionDenied { .. }
+            | Error::NotAnInteger
+            | Error::Overflow => Kind::Refused,
         };
-        Self::new(kind, error.to_string())
+        let failure = Self::new(kind, error.to_string());
+        match error {
+            Error::Unauthenticated { .. } => failure.with_remedy(LOG_IN),
+            _ => failure,
+        }
     }
 }
+
+/// What to do where the cluster lets one in with a credential alone.
+const LOG_IN: &str = "Give --user and --password-file, or --token-file; or set CAIRN_USER and \
+     CAIRN_PASSWORD, or CAIRN_TOKEN";
 
 impl From<cairn_client::admin::AdminError> for Failure {
     fn from(error: cairn_client::admin::AdminError) -> Self {
@@ -111,7 +122,13 @@ impl From<cairn_client::admin::AdminError> for Failure {
             AdminError::Refused(_) => Kind::Refused,
             AdminError::Text(_) => Kind::Other,
         };
-        Self::new(kind, error.to_string())
+        let failure = Self::new(kind, error.to_string());
+        match error {
+            AdminError::Refused(status) if status.code() == tonic::Code::Unauthenticated => {
+                failure.with_remedy(LOG_IN)
+            }
+            _ => failure,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod config;
 mod confirm;
+mod credential;
 mod data;
 mod dev;
 mod endpoints;
@@ -17,6 +18,7 @@ mod node;
 mod output;
 mod recover;
 mod resp;
+mod user;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

@@ -5,6 +5,7 @@
 //! Encoding and scanning allocate nothing: the generator shares the machine with
 //! what it measures.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
@@ -184,8 +185,12 @@ pub(crate) struct SlotOwner {
 }
 
 /// Asks one server for `CLUSTER SLOTS`. A server that is no cluster owns all.
-pub(crate) fn fetch_slots(address: &str, timeout: Duration) -> io::Result<Vec<SlotOwner>> {
-    let mut stream = connect(address, timeout)?;
+pub(crate) fn fetch_slots(
+    address: &str,
+    timeout: Duration,
+    auth: Option<&Auth>,
+) -> io::Result<Vec<SlotOwner>> {
+    let mut stream = connect(address, timeout, auth)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     let mut request = Vec::new();
@@ -261,13 +266,65 @@ fn owner(range: &Tree, asked_host: &str) -> Option<SlotOwner> {
     })
 }
 
-/// Connects within a bound, to the first address that answers.
-pub(crate) fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+/// What logs a connection in.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Auth {
+    command: Vec<u8>,
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Auth(..)")
+    }
+}
+
+impl Auth {
+    /// With the arguments of `AUTH`.
+    pub(crate) fn new(arguments: &[&[u8]]) -> Self {
+        let words: Vec<&[u8]> = std::iter::once(&b"AUTH"[..])
+            .chain(arguments.iter().copied())
+            .collect();
+        let mut command = Vec::new();
+        encode(&mut command, &words);
+        Self { command }
+    }
+
+    fn log_in(&self, stream: &mut TcpStream, timeout: Duration) -> io::Result<()> {
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        stream.write_all(&self.command)?;
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        loop {
+            if let Some((_, kind)) = scan(&answer).map_err(io::Error::other)? {
+                return match kind {
+                    ReplyKind::Error(words) => Err(io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        String::from_utf8_lossy(&answer[words]).into_owned(),
+                    )),
+                    ReplyKind::Good | ReplyKind::Nil => Ok(()),
+                };
+            }
+            stream.read_exact(&mut byte)?;
+            answer.push(byte[0]);
+        }
+    }
+}
+
+/// Connects within a bound, to the first address that answers, and logs in.
+pub(crate) fn connect(
+    address: &str,
+    timeout: Duration,
+    auth: Option<&Auth>,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => {
+            Ok(mut stream) => {
                 stream.set_nodelay(true)?;
+                if let Some(auth) = auth {
+                    auth.log_in(&mut stream, timeout)?;
+                }
                 return Ok(stream);
             }
             Err(error) => last = error,

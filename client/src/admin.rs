@@ -7,10 +7,9 @@ use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::admin_client::AdminClient;
 use cairn_proto::refusal;
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::transport::{DialError, Dialer};
+use crate::transport::{Channel, DialError, Dialer};
 
 pub use cairn_proto::pb::coordinator::v1::change_request::Change;
 pub use cairn_proto::pb::coordinator::v1::{MovePrimary, NodeGone, Recover, Settings};

@@ -422,6 +422,8 @@ enum Attempt {
     Lost {
         sent: bool,
     },
+    /// The node lets this client in no more, and did not take the call.
+    Denied(Error),
 }
 
 impl<'a> Trial<'a> {
@@ -532,6 +534,11 @@ impl<'a> Trial<'a> {
             Err(lost) => {
                 self.reason = lost.why.to_string();
                 match lost.why {
+                    Why::Denied(reason) => {
+                        return Attempt::Denied(Error::Unauthenticated {
+                            reason: reason.to_string(),
+                        });
+                    }
                     Why::Superseded => {}
                     Why::Timeout | Why::Connection(_) => {
                         self.inner.topology.suspect(&route.address);
@@ -596,6 +603,7 @@ fn final_refusal(refusal: &KvError) -> Option<Error> {
             problem: problem.clone(),
         }),
         KvError::Unsupported { what } => Some(Error::Unsupported { what: what.clone() }),
+        KvError::PermissionDenied { what } => Some(Error::PermissionDenied { what: what.clone() }),
         KvError::CrossPartition => Some(Error::Invalid {
             field: "key".to_owned(),
             problem: refusal.to_string(),
@@ -656,6 +664,7 @@ impl Inner {
                     None => trial.refused(&refusal).await,
                 },
                 Attempt::Lost { .. } => trial.lost().await,
+                Attempt::Denied(error) => return Err(error),
             }
         }
         Err(trial.unavailable())
@@ -722,6 +731,9 @@ impl Inner {
                     tried |= sent;
                     trial.lost().await;
                 }
+                Attempt::Denied(error) if !tried => return Err(error),
+                // Let in again before the deadline, it may still learn the outcome.
+                Attempt::Denied(_) => trial.lost().await,
             }
         }
         if tried {

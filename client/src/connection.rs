@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 use tracing::debug;
 
 use crate::stats::{Counters, count};
@@ -47,6 +48,8 @@ pub(crate) struct Lost {
 pub(crate) enum Why {
     /// The connection could not be made or broke.
     Connection(Arc<str>),
+    /// The node does not let this client in, and took no call.
+    Denied(Arc<str>),
     /// There was no answer in time.
     Timeout,
     /// The map names another primary for the partition.
@@ -56,7 +59,7 @@ pub(crate) enum Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connection(reason) => f.write_str(reason),
+            Self::Connection(reason) | Self::Denied(reason) => f.write_str(reason),
             Self::Timeout => f.write_str("no answer in time"),
             Self::Superseded => f.write_str("another node became primary"),
         }
@@ -268,14 +271,21 @@ impl Drop for Abandon<'_> {
 /// Makes the connection, keeps it until it breaks, and fails what then waits.
 async fn drive(shared: Arc<Shared>) {
     let ended = tokio::select! {
-        () = shared.shutdown.cancelled() => "the client was closed".to_owned(),
+        () = shared.shutdown.cancelled() => End::Broken("the client was closed".to_owned()),
         ended = run(&shared) => ended,
     };
-    debug!(address = shared.address, reason = ended, "connection ended");
+    debug!(address = shared.address, reason = ?ended, "connection ended");
     count(&shared.counters.connections_lost);
-    let why = Why::Connection(format!("{}: {ended}", shared.address).into());
     let waker = {
         let mut state = shared.state.lock();
+        let why = match ended {
+            End::Broken(reason) => Why::Connection(format!("{}: {reason}", shared.address).into()),
+            End::Denied(reason) => {
+                // Calls were given to a stream that was refused as a whole.
+                state.taken_below = 0;
+                Why::Denied(format!("{}: {reason}", shared.address).into())
+            }
+        };
         state.fail_where(|_| true, &why);
         state.queue = Vec::new();
         state.stream += 1;
@@ -287,8 +297,26 @@ async fn drive(shared: Arc<Shared>) {
     }
 }
 
+/// How a connection ended.
+#[derive(Debug)]
+enum End {
+    Broken(String),
+    /// The node does not let this client in: it took nothing from the stream.
+    Denied(String),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        let reason = status.message().to_owned();
+        match status.code() {
+            Code::Unauthenticated => Self::Denied(reason),
+            _ => Self::Broken(reason),
+        }
+    }
+}
+
 /// Runs one connection to its end and says why it ended.
-async fn run(shared: &Arc<Shared>) -> String {
+async fn run(shared: &Arc<Shared>) -> End {
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let opening = open(shared);
@@ -307,20 +335,20 @@ async fn run(shared: &Arc<Shared>) -> String {
         tokio::select! {
             message = answers.message() => match message {
                 Ok(Some(pb::Answers { answers })) => take(shared, answers),
-                Ok(None) => return "closed by the node".to_owned(),
-                Err(status) => return status.message().to_owned(),
+                Ok(None) => return End::Broken("closed by the node".to_owned()),
+                Err(status) => return End::Broken(status.message().to_owned()),
             },
             _ = sweep.tick() => sweep_late(shared),
         }
     }
 }
 
-async fn open(shared: &Arc<Shared>) -> Result<tonic::Streaming<pb::Answers>, String> {
+async fn open(shared: &Arc<Shared>) -> Result<tonic::Streaming<pb::Answers>, End> {
     let channel = shared
         .dialer
         .dial(&shared.address)
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| End::Broken(e.to_string()))?;
     let number = shared.state.lock().stream;
     let calls = Calls {
         shared: Arc::clone(shared),
@@ -332,9 +360,9 @@ async fn open(shared: &Arc<Shared>) -> Result<tonic::Streaming<pb::Answers>, Str
     let within = shared.dialer.connect_timeout;
     tokio::time::timeout(within, client.pipeline(calls))
         .await
-        .map_err(|_| format!("no answer within {within:?}"))?
+        .map_err(|_| End::Broken(format!("no answer within {within:?}")))?
         .map(tonic::Response::into_inner)
-        .map_err(|status| status.message().to_owned())
+        .map_err(End::from)
 }
 
 fn take(shared: &Shared, answers: Vec<pb::Answer>) {

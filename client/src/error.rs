@@ -59,6 +59,19 @@ pub enum Error {
         /// What was asked for.
         what: String,
     },
+    /// The cluster has users, and the credential is missing or not one of a user.
+    /// Nothing was changed.
+    #[error("not let in: {reason}")]
+    Unauthenticated {
+        /// What the node said.
+        reason: String,
+    },
+    /// The user may not do it. Nothing was changed.
+    #[error("permission denied: this user may not {what}")]
+    PermissionDenied {
+        /// What it may not do.
+        what: String,
+    },
     /// The value is not a decimal integer of 64 bits. Nothing was changed.
     #[error("the value is not a decimal integer of 64 bits, so that it cannot be incremented")]
     NotAnInteger,

@@ -36,6 +36,26 @@
 //! # }
 //! ```
 //!
+//! # Users
+//! Where the cluster has users, [`Options`]' dialer carries a credential, which goes with
+//! each call:
+//!
+//! ```no_run
+//! # fn example() -> Option<cairn_client::Options> {
+//! use cairn_client::Options;
+//! use cairn_client::transport::{Credential, Dialer};
+//!
+//! let options = Options {
+//!     dialer: Dialer {
+//!         credential: Some(Credential::password("app", "correct horse")?),
+//!         ..Dialer::default()
+//!     },
+//!     ..Options::default()
+//! };
+//! # Some(options)
+//! # }
+//! ```
+//!
 //! # What an error means
 //! [`Error::OutcomeUnknown`] is the only one after which a write may have been
 //! applied; after any other one it was not, and will not be.

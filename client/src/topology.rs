@@ -25,12 +25,12 @@ use rand::seq::SliceRandom;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::Code;
 use tracing::{debug, warn};
 
 use crate::error::Error;
 use crate::stats::{Counters, count};
-use crate::transport::Dialer;
+use crate::transport::{Channel, Dialer};
 
 /// How long one node may take to send a map.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,6 +51,24 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 pub(crate) type OnChange = Box<dyn Fn(&[PartitionId], &ClusterMap) + Send + Sync>;
 /// The newest map, for those who only read it.
 pub(crate) type SharedMap = Arc<ArcSwap<ClusterMap>>;
+/// Why a node sends no map.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NoMap {
+    /// Whether it does not let this client in.
+    pub(crate) denied: bool,
+    /// In words.
+    pub(crate) reason: String,
+}
+
+impl From<String> for NoMap {
+    fn from(reason: String) -> Self {
+        Self {
+            denied: false,
+            reason,
+        }
+    }
+}
+
 /// The maps of one node as they come, or why they do not.
 type Updates = BoxStream<'static, Result<pb::MapUpdate, String>>;
 
@@ -61,7 +79,7 @@ pub(crate) trait MapSource: Send + Sync + 'static {
         &self,
         address: &str,
         request: pb::MapRequest,
-    ) -> BoxFuture<'static, Result<pb::MapUpdate, String>>;
+    ) -> BoxFuture<'static, Result<pb::MapUpdate, NoMap>>;
 
     /// The map of one node and its changes.
     fn watch(
@@ -76,13 +94,16 @@ impl MapSource for Dialer {
         &self,
         address: &str,
         request: pb::MapRequest,
-    ) -> BoxFuture<'static, Result<pb::MapUpdate, String>> {
+    ) -> BoxFuture<'static, Result<pb::MapUpdate, NoMap>> {
         let (dialer, address) = (self.clone(), address.to_owned());
         Box::pin(async move {
             let reply = connect(&dialer, &address).await?.get(request).await;
             reply
                 .map(tonic::Response::into_inner)
-                .map_err(|status| format!("{address}: {}", status.message()))
+                .map_err(|status| NoMap {
+                    denied: status.code() == Code::Unauthenticated,
+                    reason: format!("{address}: {}", status.message()),
+                })
         })
     }
 
@@ -200,7 +221,12 @@ impl Topology {
                                   nodes"
                             .to_owned();
                     }
-                    Err(error) => reason = error,
+                    // No other node knows other users.
+                    Err(NoMap {
+                        denied: true,
+                        reason,
+                    }) => return Err(Error::Unauthenticated { reason }),
+                    Err(error) => reason = error.reason,
                 }
             }
             if Instant::now() + pause >= until {
@@ -223,13 +249,13 @@ impl Topology {
     }
 
     /// Fetches the map of one node and takes it if it is newer.
-    async fn fetch(&self, address: &str, within: Duration) -> Result<(), String> {
+    async fn fetch(&self, address: &str, within: Duration) -> Result<(), NoMap> {
         let update = timeout(within, self.source.fetch(address, self.request()))
             .await
             .map_err(|_| format!("{address}: no map within {within:?}"))??;
         self.take(update).map(drop).map_err(|e| match e {
-            TakeError::Gap => format!("{address}: sent changes to a map that is not here"),
-            TakeError::Wrong(error) => format!("{address}: {error}"),
+            TakeError::Gap => format!("{address}: sent changes to a map that is not here").into(),
+            TakeError::Wrong(error) => format!("{address}: {error}").into(),
         })
     }
 
@@ -441,7 +467,7 @@ impl Topology {
                 self.clear(&address);
                 (address, true)
             }
-            Err(reason) => {
+            Err(NoMap { reason, .. }) => {
                 debug!(reason, "asked another node for the map");
                 self.suspect(&address);
                 (address, false)

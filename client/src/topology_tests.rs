@@ -109,7 +109,7 @@ impl MapSource for Fake {
         &self,
         address: &str,
         _: pb::MapRequest,
-    ) -> BoxFuture<'static, Result<pb::MapUpdate, String>> {
+    ) -> BoxFuture<'static, Result<pb::MapUpdate, NoMap>> {
         let mut fakes = self.0.lock();
         fakes.fetched.push(address.to_owned());
         let fetch = fakes.fetches.get(address).cloned();

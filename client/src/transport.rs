@@ -9,14 +9,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
-use tonic::codegen::http::Uri;
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tonic::codegen::http::header::AUTHORIZATION;
+use tonic::codegen::http::{HeaderValue, Request, Response, Uri};
+use tonic::transport::Endpoint;
 
 /// Gives the TLS configuration for each new connection, so that certificates that
 /// were reloaded serve from the next connection on.
@@ -25,6 +29,64 @@ pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
 /// Where each side's flow control begins: enough for a batch of large values.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// What a user is known by: a token, or a name and a password. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    header: HeaderValue,
+}
+
+impl Credential {
+    /// A token. `None` where it holds what no header may, such as a line's end.
+    #[must_use]
+    pub fn token(token: &str) -> Option<Self> {
+        Self::new(format!("Bearer {token}"))
+    }
+
+    /// A user's name and password. `None` where the name holds a colon.
+    #[must_use]
+    pub fn password(user: &str, password: &str) -> Option<Self> {
+        let encoded = BASE64.encode(format!("{user}:{password}"));
+        (!user.contains(':')).then(|| Self::new(format!("Basic {encoded}")))?
+    }
+
+    fn new(text: String) -> Option<Self> {
+        let mut header = HeaderValue::try_from(text).ok()?;
+        // Keeps it out of logs, and of the tables that HTTP/2 compresses headers with.
+        header.set_sensitive(true);
+        Some(Self { header })
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(..)")
+    }
+}
+
+/// A connection to one node that sends the credential with each call.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    inner: tonic::transport::Channel,
+    header: Option<HeaderValue>,
+}
+
+impl tower::Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = tonic::transport::channel::ResponseFuture;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        tower::Service::poll_ready(&mut self.inner, context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(header) = &self.header {
+            request.headers_mut().insert(AUTHORIZATION, header.clone());
+        }
+        tower::Service::call(&mut self.inner, request)
+    }
+}
 
 /// How connections are made.
 #[derive(Clone)]
@@ -37,6 +99,8 @@ pub struct Dialer {
     pub keepalive_timeout: Duration,
     /// TLS, where it is wanted.
     pub tls: Option<TlsSource>,
+    /// Who calls, where the cluster has users.
+    pub credential: Option<Credential>,
 }
 
 impl Default for Dialer {
@@ -46,6 +110,7 @@ impl Default for Dialer {
             keepalive_interval: Duration::from_secs(1),
             keepalive_timeout: Duration::from_secs(2),
             tls: None,
+            credential: None,
         }
     }
 }
@@ -57,12 +122,14 @@ impl fmt::Debug for Dialer {
             keepalive_interval,
             keepalive_timeout,
             tls,
+            credential,
         } = self;
         f.debug_struct("Dialer")
             .field("connect_timeout", connect_timeout)
             .field("keepalive_interval", keepalive_interval)
             .field("keepalive_timeout", keepalive_timeout)
             .field("tls", &tls.is_some())
+            .field("credential", credential)
             .finish()
     }
 }
@@ -128,7 +195,7 @@ impl Dialer {
         let endpoint = self.endpoint(address)?;
         let connecting = endpoint.connect_with_connector(self.connector());
         match tokio::time::timeout(self.connect_timeout, connecting).await {
-            Ok(Ok(channel)) => Ok(channel),
+            Ok(Ok(channel)) => Ok(self.authorized(channel)),
             Ok(Err(error)) => Err(DialError::Connect {
                 address: address.to_owned(),
                 reason: innermost(&error),
@@ -145,9 +212,13 @@ impl Dialer {
     /// # Errors
     /// [`DialError::Address`].
     pub fn lazy(&self, address: &str) -> Result<Channel, DialError> {
-        Ok(self
-            .endpoint(address)?
-            .connect_with_connector_lazy(self.connector()))
+        let endpoint = self.endpoint(address)?;
+        Ok(self.authorized(endpoint.connect_with_connector_lazy(self.connector())))
+    }
+
+    fn authorized(&self, inner: tonic::transport::Channel) -> Channel {
+        let header = self.credential.as_ref().map(|own| own.header.clone());
+        Channel { inner, header }
     }
 }
 

@@ -192,6 +192,10 @@ pub struct Addresses {
     pub peer: String,
     /// HTTP: health and metrics.
     pub http: String,
+    /// The host name, without a port, that Redis clients are told besides the host of
+    /// `resp`; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub resp_hostname: String,
 }
 
 /// Whether an admitted identity may still come back.

@@ -11,6 +11,7 @@ use crate::http::{Check, Health, HttpState, metrics};
 use crate::settings::CoordinatorSettings;
 use crate::tasks::{self, NodeError, Servers};
 use crate::tls::Tls;
+use crate::users::Users;
 use crate::watchdog::Watchdog;
 
 /// How often the leader's supervisor looks at the time.
@@ -30,12 +31,14 @@ pub async fn run(
     watchdog.arm_with(&shutdown);
     let metrics = metrics::install()?;
     let tls = Tls::load(settings.process.tls.as_ref())?;
+    let users = Users::load(settings.process.users_file.as_deref())?;
     let http = tasks::bind("health and metrics", settings.process.http_listen).await?;
-    let config = config(&settings, &tls);
+    let config = config(&settings, &tls, users.clone());
     let listeners = Listeners::bind(&config).await?;
     let running = coordinator::start(config, listeners, shutdown.clone()).await?;
     let mut servers = Servers::new();
     tls.keep_fresh(&mut servers);
+    users.keep_fresh(&mut servers, settings.process.tls.is_some());
     tasks::run_http(
         &mut servers,
         http,
@@ -59,7 +62,7 @@ pub async fn run(
     ended
 }
 
-fn config(settings: &CoordinatorSettings, tls: &Tls) -> CoordinatorConfig {
+fn config(settings: &CoordinatorSettings, tls: &Tls, users: Users) -> CoordinatorConfig {
     let process = &settings.process;
     CoordinatorConfig {
         name: process.name.clone(),
@@ -72,6 +75,7 @@ fn config(settings: &CoordinatorSettings, tls: &Tls) -> CoordinatorConfig {
         dialer: tls.dialer(),
         peer_tls: tls.peer_server(),
         client_tls: tls.grpc_server(),
+        users,
         cluster: settings.cluster.clone(),
         raft: RaftTimings {
             heartbeat: settings.raft_heartbeat,

@@ -15,6 +15,7 @@
 //! the watchdog: whoever waits for longer has nothing to lose, since what was
 //! acknowledged is on disk.
 
+mod descriptors;
 mod redis;
 
 use std::sync::Arc;
@@ -34,8 +35,9 @@ use tonic::service::Routes;
 use crate::agent::{
     self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity,
 };
+use crate::budget::Budget;
 use crate::disk::{DataDirectory, WalConfig};
-use crate::grpc::{self, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer};
+use crate::grpc::{self, IntakeConfig, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer};
 use crate::http::{Check, Health, HttpState, metrics};
 use crate::listener::{ListenerConfig, TlsSource};
 use crate::partition::{EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine};
@@ -45,6 +47,7 @@ use crate::settings::DataSettings;
 use crate::store::{NodeStorage, StorageConfig};
 use crate::tasks::{self, NodeError, Servers};
 use crate::tls::Tls;
+use crate::users::Users;
 use crate::watchdog::Watchdog;
 
 /// The lease that holds until a map says otherwise. A node without a map has
@@ -121,19 +124,30 @@ impl Progress {
     }
 }
 
+/// Who is let in, and how.
+struct Access {
+    tls: Tls,
+    users: Users,
+    /// For what clients send, over Redis and gRPC.
+    room: Budget,
+}
+
 /// Runs a data node until `shutdown`, or until something fails.
 ///
 /// # Errors
 /// What kept it from starting, or what stopped it.
-pub async fn run(settings: DataSettings, shutdown: CancellationToken) -> Result<(), NodeError> {
+pub async fn run(mut settings: DataSettings, shutdown: CancellationToken) -> Result<(), NodeError> {
+    settings.max_connections = descriptors::fit(settings.max_connections);
     let watchdog = Watchdog::new("the data node", settings.process.drain_timeout);
     watchdog.arm_with(&shutdown);
     let metrics = metrics::install()?;
     let tls = Tls::load(settings.process.tls.as_ref())?;
+    let users = Users::load(settings.process.users_file.as_deref())?;
     let ports = Ports::bind(&settings).await?;
     let progress = Arc::new(Progress::default());
     let mut watchers = Servers::new();
     tls.keep_fresh(&mut watchers);
+    users.keep_fresh(&mut watchers, settings.process.tls.is_some());
     tasks::run_http(
         &mut watchers,
         ports.http,
@@ -143,7 +157,11 @@ pub async fn run(settings: DataSettings, shutdown: CancellationToken) -> Result<
     );
     let started = start(
         &settings,
-        &tls,
+        &Access {
+            tls,
+            users,
+            room: Budget::new(settings.input_room_bytes),
+        },
         (ports.resp, ports.client, ports.peer),
         &progress,
         shutdown.clone(),
@@ -186,11 +204,12 @@ struct DataNode {
 
 async fn start(
     settings: &DataSettings,
-    tls: &Tls,
+    access: &Access,
     (resp_port, client_port, peer_port): (TcpListener, TcpListener, TcpListener),
     progress: &Progress,
     shutdown: CancellationToken,
 ) -> Result<DataNode, NodeError> {
+    let tls = &access.tls;
     let root = settings.process.data_dir.clone();
     let directory = blocking("open the data directory", move || {
         DataDirectory::open(&root)
@@ -277,7 +296,7 @@ async fn start(
     serve_clients(
         &mut clients,
         settings,
-        tls,
+        access,
         client_port,
         &handle,
         feed.clone(),
@@ -285,7 +304,7 @@ async fn start(
     serve_resp(
         &mut clients,
         settings,
-        tls,
+        access,
         resp_port,
         redis::Redis {
             handle: handle.clone(),
@@ -536,12 +555,13 @@ fn serve_peers(
 fn serve_clients(
     clients: &mut Servers,
     settings: &DataSettings,
-    tls: &Tls,
+    access: &Access,
     port: TcpListener,
     handle: &Handle,
     feed: MapFeed,
 ) {
     let limits = KvLimits {
+        key_bytes_max: settings.max_key_bytes,
         value_bytes_max: settings.max_value_bytes,
         ..KvLimits::default()
     };
@@ -552,24 +572,31 @@ fn serve_clients(
         grpc::serve(
             port,
             Routes::new(kv.into_server()).add_service(topology.into_server()),
-            client_config(settings),
+            client_config(settings, access),
             listener_config(
                 "client",
                 settings.max_connections,
                 settings.process.drain_timeout,
-                tls.grpc_server(),
-            ),
+                access.tls.grpc_server(),
+            )
+            .within(settings.handshake_timeout),
             clients.token(),
         ),
     );
 }
 
-fn client_config(settings: &DataSettings) -> ServeConfig {
+fn client_config(settings: &DataSettings, access: &Access) -> ServeConfig {
     let config = ServeConfig::for_clients();
     // A write that waits for its quorum for as long as it may is answered.
     let longest = settings.request_timeout * 2;
     ServeConfig {
         call_timeout: config.call_timeout.map(|within| within.max(longest)),
+        users: access.users.clone(),
+        intake: Some(IntakeConfig {
+            room: access.room.clone(),
+            message_timeout: settings.stall_timeout,
+            ..IntakeConfig::default()
+        }),
         ..config
     }
 }
@@ -577,7 +604,7 @@ fn client_config(settings: &DataSettings) -> ServeConfig {
 fn serve_resp(
     clients: &mut Servers,
     settings: &DataSettings,
-    tls: &Tls,
+    access: &Access,
     port: TcpListener,
     redis: redis::Redis,
 ) {
@@ -585,13 +612,23 @@ fn serve_resp(
     let config = RespConfig {
         connections_max: settings.max_connections,
         limits: resp::Limits {
+            key_bytes: settings.max_key_bytes,
             value_bytes: settings.max_value_bytes,
+            arguments: settings.max_arguments,
+            request_bytes: settings.max_command_bytes,
+            output_bytes: settings.output_buffer_bytes,
             ..defaults.limits
         },
+        room: access.room.clone(),
+        idle_timeout: settings.idle_timeout,
+        stall_timeout: settings.stall_timeout,
+        handshake_timeout: settings.handshake_timeout,
+        endpoint_type: settings.endpoint_type,
         // Some clients give up after two seconds, which is how long others wait.
         failover_hold: defaults.failover_hold.min(settings.request_timeout),
         drain_timeout: settings.process.drain_timeout.min(CONNECTIONS_DRAIN_MAX),
-        tls: tls.plain_server(),
+        tls: access.tls.plain_server(),
+        users: access.users.clone(),
         ..defaults
     };
     let map = Arc::clone(redis.handle.shared_map());

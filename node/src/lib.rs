@@ -1,6 +1,7 @@
 //! The processes of Cairn, as a library: data nodes and coordinators.
 
 pub mod agent;
+pub mod budget;
 pub mod coordinator;
 pub mod coordinator_node;
 pub mod data_node;
@@ -10,9 +11,11 @@ pub mod http;
 pub mod listener;
 pub mod partition;
 pub mod peer;
+mod reload;
 pub mod resp;
 pub mod settings;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+pub mod users;
 mod watchdog;

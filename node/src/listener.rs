@@ -38,6 +38,17 @@ pub struct ListenerConfig {
     pub tls: Option<TlsSource>,
 }
 
+impl ListenerConfig {
+    /// The same with another bound on TLS handshakes.
+    #[must_use]
+    pub fn within(self, handshake_timeout: Duration) -> Self {
+        Self {
+            handshake_timeout,
+            ..self
+        }
+    }
+}
+
 impl std::fmt::Debug for ListenerConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {

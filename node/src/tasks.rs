@@ -56,6 +56,9 @@ pub enum NodeError {
     /// TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
+    /// The users file cannot be used.
+    #[error(transparent)]
+    Users(#[from] crate::users::UsersError),
     /// The system refused something else.
     #[error("{action}: {source}")]
     Io {

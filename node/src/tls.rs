@@ -17,9 +17,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::listener::TlsSource;
+use crate::reload;
 use crate::settings::TlsFiles;
 use crate::tasks::Servers;
 
@@ -180,27 +180,13 @@ impl Tls {
         let Some(loaded) = self.loaded.clone() else {
             return;
         };
-        let token = servers.token();
-        servers.run("reload TLS files", async move {
-            let mut clock = interval(RELOAD_INTERVAL);
-            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    () = token.cancelled() => return Ok(()),
-                    _ = clock.tick() => {}
-                }
-                let again = Arc::clone(&loaded);
-                match tokio::task::spawn_blocking(move || again.reload()).await {
-                    Ok(Ok(true)) => tracing::info!("the TLS files changed and were read again"),
-                    Ok(Ok(false)) => {}
-                    Ok(Err(error)) => {
-                        metrics::counter!("cairn_tls_reloads_failed_total").increment(1);
-                        tracing::warn!(%error, "the TLS files changed and cannot be used; the old ones are kept");
-                    }
-                    Err(error) => return Err(io::Error::other(error)),
-                }
-            }
-        });
+        reload::keep_fresh(
+            servers,
+            "TLS files",
+            RELOAD_INTERVAL,
+            metrics::counter!("cairn_tls_reloads_failed_total"),
+            move || loaded.reload(),
+        );
     }
 }
 

@@ -581,6 +581,12 @@ pub enum KvError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The caller may not do it. Nothing was done.
+    #[error("permission denied: this user may not {what}")]
+    PermissionDenied {
+        /// What it may not do.
+        what: String,
+    },
     /// Understood, and not offered by this server.
     #[error("not supported by this server: {what}")]
     Unsupported {
@@ -632,6 +638,7 @@ impl KvError {
             Self::DiskFull | Self::Overloaded => Code::ResourceExhausted,
             Self::CrossPartition | Self::Invalid { .. } => Code::InvalidArgument,
             Self::Unsupported { .. } => Code::Unimplemented,
+            Self::PermissionDenied { .. } => Code::PermissionDenied,
         }
     }
 
@@ -687,6 +694,9 @@ impl From<KvError> for pb::Error {
             KvError::NoMap => Kind::NoMap(pb::NoMap {}),
             KvError::Invalid { field, problem } => Kind::Invalid(pb::Invalid { field, problem }),
             KvError::Unsupported { what } => Kind::Unsupported(pb::Unsupported { what }),
+            KvError::PermissionDenied { what } => {
+                Kind::PermissionDenied(pb::PermissionDenied { what })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -722,6 +732,9 @@ impl TryFrom<pb::Error> for KvError {
             Kind::NoMap(pb::NoMap {}) => Self::NoMap,
             Kind::Invalid(pb::Invalid { field, problem }) => Self::Invalid { field, problem },
             Kind::Unsupported(pb::Unsupported { what }) => Self::Unsupported { what },
+            Kind::PermissionDenied(pb::PermissionDenied { what }) => {
+                Self::PermissionDenied { what }
+            }
         })
     }
 }

@@ -265,6 +265,7 @@ impl From<&Addresses> for pb::Addresses {
             client,
             peer,
             http,
+            resp_hostname,
         }: &Addresses,
     ) -> Self {
         Self {
@@ -272,6 +273,7 @@ impl From<&Addresses> for pb::Addresses {
             client: client.clone(),
             peer: peer.clone(),
             http: http.clone(),
+            resp_hostname: resp_hostname.clone(),
         }
     }
 }
@@ -285,6 +287,7 @@ impl TryFrom<pb::Addresses> for Addresses {
             client,
             peer,
             http,
+            resp_hostname,
         }: pb::Addresses,
     ) -> Result<Self, Malformed> {
         Ok(Self {
@@ -292,6 +295,7 @@ impl TryFrom<pb::Addresses> for Addresses {
             client: text(client, limits::ADDRESS_BYTES, "client")?,
             peer: text(peer, limits::ADDRESS_BYTES, "peer")?,
             http: text(http, limits::ADDRESS_BYTES, "http")?,
+            resp_hostname: text(resp_hostname, limits::ADDRESS_BYTES, "resp_hostname")?,
         })
     }
 }

@@ -330,3 +330,49 @@ fn an_update_of_another_cluster_or_across_a_gap_is_refused() {
     let gap = MapUpdate::since(&newer("ours"), "ours", MapVersion(7));
     assert!(gap.apply(&ours).is_err());
 }
+
+/// A few values of a strategy, always the same.
+fn samples<T: Debug>(strategy: impl Strategy<Value = T>) -> Vec<T> {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    (0..4)
+        .filter_map(|_| strategy.new_tree(&mut runner).ok())
+        .map(|tree| proptest::strategy::ValueTree::current(&tree))
+        .collect()
+}
+
+#[test]
+fn fuzz_messages() {
+    let mut seeds = Vec::new();
+    seeds.extend(
+        samples(strategies::cluster_map())
+            .iter()
+            .map(|m| map::ClusterMap::from(m).encode_to_vec()),
+    );
+    seeds.extend(
+        samples(strategies::record())
+            .iter()
+            .map(|m| map::PartitionRecord::from(m).encode_to_vec()),
+    );
+    seeds.extend(
+        samples(strategies::map_update())
+            .iter()
+            .map(|m| map::MapUpdate::from(m).encode_to_vec()),
+    );
+    let put = kv::PutRequest {
+        key: "key".into(),
+        value: "value".into(),
+        ..kv::PutRequest::default()
+    };
+    let get = kv::GetRequest {
+        key: "key".into(),
+        ..kv::GetRequest::default()
+    };
+    seeds.push(put.encode_to_vec());
+    seeds.push(get.encode_to_vec());
+    seeds.extend(
+        [KvError::Unknown, KvError::Overloaded].map(|e| kv::Error::from(e).encode_to_vec()),
+    );
+    // Longer ones have only more of the same.
+    seeds.retain(|seed| seed.len() < 4096);
+    cairn_fuzz::run("messages", 10, seeds, survive_all);
+}

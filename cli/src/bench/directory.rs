@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::resp::fetch_slots;
+use crate::resp::{self, Auth, fetch_slots};
 
 /// How long one server may take to tell its slots.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,6 +28,7 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct Directory {
     seeds: Vec<String>,
+    auth: Option<Auth>,
     current: Mutex<Arc<Table>>,
     version: AtomicU64,
     wanted: AtomicBool,
@@ -34,18 +36,24 @@ pub(super) struct Directory {
 
 impl Directory {
     /// Fetches the first table from whichever seed answers first.
-    pub(super) fn open(seeds: Vec<String>) -> io::Result<Self> {
+    pub(super) fn open(seeds: Vec<String>, auth: Option<Auth>) -> io::Result<Self> {
         let empty = Table {
             owner: vec![0; 16_384],
             addresses: Vec::new(),
         };
-        let table = fetch(&seeds, &empty)?;
+        let table = fetch(&seeds, auth.as_ref(), &empty)?;
         Ok(Self {
             seeds,
+            auth,
             current: Mutex::new(Arc::new(table)),
             version: AtomicU64::new(1),
             wanted: AtomicBool::new(false),
         })
+    }
+
+    /// Opens a connection, logged in.
+    pub(super) fn connect(&self, address: &str, timeout: Duration) -> io::Result<TcpStream> {
+        resp::connect(address, timeout, self.auth.as_ref())
     }
 
     /// Grows with each new table.
@@ -78,7 +86,7 @@ impl Directory {
             let old = self.table();
             let mut asked = old.addresses.clone();
             asked.extend(self.seeds.iter().cloned());
-            if let Ok(table) = fetch(&asked, &old) {
+            if let Ok(table) = fetch(&asked, self.auth.as_ref(), &old) {
                 *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
                 self.version.fetch_add(1, Ordering::AcqRel);
             }
@@ -87,10 +95,10 @@ impl Directory {
 }
 
 /// Asks one after the other; slots that nobody owns stay with whom they were.
-fn fetch(asked: &[String], old: &Table) -> io::Result<Table> {
+fn fetch(asked: &[String], auth: Option<&Auth>, old: &Table) -> io::Result<Table> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "no server was named");
     for address in asked {
-        let owners = match fetch_slots(address, FETCH_TIMEOUT) {
+        let owners = match fetch_slots(address, FETCH_TIMEOUT, auth) {
             Ok(owners) if !owners.is_empty() => owners,
             Ok(_) => {
                 last = io::Error::other(format!("{address} knows no owner of any slot yet"));

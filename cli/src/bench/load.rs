@@ -321,7 +321,7 @@ impl Thread<'_> {
 
     fn connect(&self, at: usize, node: u16) -> io::Result<TcpStream> {
         let address = &self.table.addresses[usize::from(node)];
-        let socket = resp::connect(address, CONNECT_TIMEOUT)?;
+        let socket = self.directory.connect(address, CONNECT_TIMEOUT)?;
         socket.set_nonblocking(true)?;
         epoll::add(
             &self.epoll,
@@ -506,6 +506,7 @@ fn describe(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused",
         io::ErrorKind::TimedOut => "connect timed out",
+        io::ErrorKind::PermissionDenied => "not let in",
         _ => "connection lost",
     }
 }

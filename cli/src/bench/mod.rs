@@ -218,7 +218,7 @@ fn run_resp(args: &BenchArgs, endpoints: &endpoints::Endpoints) -> Result<Report
     } else {
         args.resp.clone()
     };
-    let directory = Directory::open(seeds).map_err(|error| {
+    let directory = Directory::open(seeds, endpoints.auth().cloned()).map_err(|error| {
         Failure::unavailable(format!("no data node told its slots: {error}")).with_remedy(
             "is the cluster up? `cairn status` shows it; --resp names its Redis addresses",
         )

@@ -200,6 +200,8 @@ fn kind(error: &Error) -> &'static str {
         Error::DiskFull => "disk full",
         Error::Invalid { .. } => "invalid",
         Error::Unsupported { .. } => "unsupported",
+        Error::Unauthenticated { .. } => "not let in",
+        Error::PermissionDenied { .. } => "permission denied",
         Error::NotAnInteger => "not an integer",
         Error::Overflow => "overflow",
     }

@@ -39,6 +39,7 @@ pub(super) fn environment(
     cluster: &Recorded,
     node: &Node,
     directory: &Path,
+    users_file: Option<&Path>,
 ) -> BTreeMap<&'static str, String> {
     let coordinators: Vec<_> = cluster
         .nodes()
@@ -77,6 +78,9 @@ pub(super) fn environment(
             }
         }
     }
+    if let Some(path) = users_file {
+        env.insert("CAIRN_USERS_FILE", path.display().to_string());
+    }
     // What somebody set for all of them holds, unless it says who a node is.
     if std::env::var_os("CAIRN_DRAIN_TIMEOUT_MS").is_none() {
         // All end together: there is nobody to hand over to.
@@ -93,8 +97,16 @@ pub(super) fn environment(
 fn is_set_aside(name: &str) -> bool {
     use cairn_node::settings::{Group, setting};
     // The preset would be judged a second time, against what this command made of it.
-    matches!(name, "CAIRN_CONFIG" | "CAIRN_ENDPOINTS" | "CAIRN_PRESET")
-        || setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
+    // What this command logs in with is nothing for a node.
+    matches!(
+        name,
+        "CAIRN_CONFIG"
+            | "CAIRN_ENDPOINTS"
+            | "CAIRN_PRESET"
+            | "CAIRN_USER"
+            | "CAIRN_PASSWORD"
+            | "CAIRN_TOKEN"
+    ) || setting(name).is_some_and(|row| matches!(row.group, Group::Identity | Group::Network))
 }
 
 /// Which of these variables the children do not get.
@@ -206,7 +218,7 @@ mod tests {
     fn every_node_is_set_up_by_valid_settings() {
         let cluster = Recorded::new(Asked::default()).expect("valid");
         for node in cluster.nodes() {
-            let env = environment(&cluster, &node, Path::new("/x"));
+            let env = environment(&cluster, &node, Path::new("/x"), Some(Path::new("/u")));
             let values = cairn_node::settings::Values::from_variables(
                 env.iter()
                     .map(|(name, value)| ((*name).to_owned(), value.clone())),
@@ -233,6 +245,10 @@ mod tests {
             "CAIRN_TLS_CERT_FILE",
             "CAIRN_TLS_KEY_FILE",
             "CAIRN_TLS_CA_FILE",
+            "CAIRN_USERS_FILE",
+            "CAIRN_USER",
+            "CAIRN_PASSWORD",
+            "CAIRN_TOKEN",
         ] {
             assert!(is_set_aside(name), "{name}");
         }

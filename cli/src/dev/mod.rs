@@ -22,11 +22,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use cairn_node::users::Users;
 
 use self::holder::Holder;
 use self::layout::{Asked, Node, RESP_PORT_MAX, Recorded};
 use self::lock::DirectoryLock;
 use crate::failure::Failure;
+use crate::resp::Auth;
 
 /// A cluster on this machine
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +58,10 @@ pub(crate) struct DevArgs {
     /// begins 1021 above it, between nodes 1121, HTTP 1221 [default: 6379]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=i64::from(RESP_PORT_MAX)))]
     resp_port: Option<u16>,
+    /// Who may do what on the ports for clients [default: everyone everything]. With
+    /// --user and the like, readiness is looked at as that user
+    #[arg(long, value_name = "TOML")]
+    users_file: Option<PathBuf>,
     /// Leave a node that died dead
     #[arg(long)]
     no_restart: bool,
@@ -83,12 +89,28 @@ impl DevArgs {
     }
 }
 
+/// Who is let in, and who this command is.
+#[derive(Clone, Copy, Debug)]
+struct Access<'a> {
+    users_file: Option<&'a Path>,
+    auth: Option<&'a Auth>,
+}
+
 /// Runs a cluster until a signal ends it, or deletes one.
-pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &DevArgs, auth: Option<&Auth>) -> Result<(), Failure> {
     if let Some(DevCommand::Reset(reset)) = &args.command {
         return reset::run(reset);
     }
     let directory = layout::directory(args.data_dir.as_deref())?;
+    let users_file = match &args.users_file {
+        None => None,
+        Some(path) => {
+            Users::load(Some(path)).map_err(|error| Failure::usage(error.to_string()))?;
+            let path =
+                std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
+            Some(path)
+        }
+    };
     // Judged before anything is made, and again once nobody else can change it.
     decide(args.asked(), &directory)?;
     fs::create_dir_all(directory.join("logs"))
@@ -104,7 +126,11 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
         eprintln!("note: {name} is not passed on: `cairn dev` decides that for its nodes itself");
     }
     let restart = (!args.no_restart).then(|| Duration::from_millis(args.restart_delay_ms));
-    let outcome = supervise::run(&cluster, &directory, restart);
+    let access = Access {
+        users_file: users_file.as_deref(),
+        auth,
+    };
+    let outcome = supervise::run(&cluster, &directory, restart, access);
     drop(lock);
     outcome
 }

@@ -16,11 +16,13 @@ use tokio::process::ChildStdin;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::Access;
 use super::child;
 use super::layout::{self, Node, Recorded, Role};
 use super::ready;
 use crate::failure::{Failure, Kind};
 use crate::output;
+use crate::resp::Auth;
 
 /// How long children may take to stop before they are killed.
 const STOP_BOUND: Duration = Duration::from_secs(10);
@@ -62,6 +64,7 @@ struct Supervisor<'a> {
     directory: &'a Path,
     executable: PathBuf,
     restart: Option<Duration>,
+    auth: Option<&'a Auth>,
     slots: Vec<Slot>,
     exits: JoinSet<(usize, std::io::Result<ExitStatus>)>,
     ready: bool,
@@ -72,13 +75,14 @@ pub(super) fn run(
     cluster: &Recorded,
     directory: &Path,
     restart: Option<Duration>,
+    access: Access<'_>,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(async {
-        let mut supervisor = Supervisor::new(cluster, directory, restart);
+        let mut supervisor = Supervisor::new(cluster, directory, restart, access);
         let outcome = supervisor.supervise().await;
         supervisor.stop().await;
         outcome
@@ -86,12 +90,17 @@ pub(super) fn run(
 }
 
 impl<'a> Supervisor<'a> {
-    fn new(cluster: &'a Recorded, directory: &'a Path, restart: Option<Duration>) -> Self {
+    fn new(
+        cluster: &'a Recorded,
+        directory: &'a Path,
+        restart: Option<Duration>,
+        access: Access<'a>,
+    ) -> Self {
         let slots = cluster
             .nodes()
             .into_iter()
             .map(|node| Slot {
-                env: child::environment(cluster, &node, directory),
+                env: child::environment(cluster, &node, directory, access.users_file),
                 node,
                 pid: None,
                 _stdin: None,
@@ -104,6 +113,7 @@ impl<'a> Supervisor<'a> {
             directory,
             executable: child::executable(),
             restart,
+            auth: access.auth,
             slots,
             exits: JoinSet::new(),
             ready: false,
@@ -217,13 +227,15 @@ impl<'a> Supervisor<'a> {
     fn watch_readiness(&self) -> tokio::task::JoinHandle<()> {
         let nodes: Vec<Node> = self.slots.iter().map(|slot| slot.node.clone()).collect();
         let partitions = self.cluster.partitions;
+        let auth = self.auth.cloned();
         tokio::spawn(async move {
             let mut told = Instant::now();
             loop {
-                let nodes = nodes.clone();
-                let looked =
-                    tokio::task::spawn_blocking(move || ready::first_obstacle(&nodes, partitions))
-                        .await;
+                let (nodes, auth) = (nodes.clone(), auth.clone());
+                let looked = tokio::task::spawn_blocking(move || {
+                    ready::first_obstacle(&nodes, partitions, auth.as_ref())
+                })
+                .await;
                 match looked {
                     Ok(Ok(())) => return,
                     Ok(Err(obstacle)) if told.elapsed() > PATIENCE => {

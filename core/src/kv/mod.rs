@@ -16,6 +16,9 @@ pub mod request;
 pub mod table;
 mod wire;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use body::{EntryBody, SequencedRecord, StoredValue, VersionedValue};
 pub use evaluate::{Bases, Evaluation, Evaluator};
 pub use expiry::{DueKey, ExpiryRow};

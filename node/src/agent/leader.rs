@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{Channel, Dialer};
 use cairn_core::ids::NodeId;
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::coordinator_client::CoordinatorClient;
 use cairn_proto::{limits, refusal};
 use tokio::time::{Instant, timeout};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{AgentConfig, NodeIdentity};

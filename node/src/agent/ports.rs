@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{Channel, Dialer};
 use cairn_core::ids::NodeId;
 use cairn_core::record::{ClusterMap, NodeStanding};
 use cairn_proto::pb::kv::v1::topology_client::TopologyClient;
@@ -17,10 +17,12 @@ use cairn_proto::pb::map::v1::MapRequest;
 use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::Request;
+use tonic::metadata::MetadataValue;
 
 use super::SharedMap;
 use super::inbox::Shared;
+use crate::grpc::PROBE;
 
 /// How often each port is asked, where there are few.
 const EVERY: Duration = Duration::from_secs(1);
@@ -148,10 +150,14 @@ impl Ports {
 
 /// Whether anything comes back that the other side has sent.
 async fn answers(mut client: TopologyClient<Channel>, map: &ClusterMap) -> bool {
-    let request = MapRequest {
+    let mut request = Request::new(MapRequest {
         cluster_id: map.cluster_id.clone(),
         version: map.version.0,
-    };
+    });
+    // Where users are set up, the refusal is answer enough.
+    request
+        .metadata_mut()
+        .insert(PROBE, MetadataValue::from_static("1"));
     match timeout(PATIENCE, client.get(request)).await {
         Ok(Ok(_)) => true,
         // What the transport reports has its own error as the cause.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_client::transport::Channel;
 use cairn_core::cluster::report::{Heartbeat, Order, PartitionStatus, ReplicaReport, Role};
 use cairn_core::ids::{NodeId, PartitionId};
 use cairn_core::replication::Event;
@@ -21,7 +22,6 @@ use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::inbox::Shared;
 use super::leader::{Search, Unhelpful, register};

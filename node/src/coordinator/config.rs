@@ -9,6 +9,7 @@ use cairn_client::transport::Dialer;
 use cairn_core::record::ClusterSettings;
 
 use crate::listener::TlsSource;
+use crate::users::Users;
 
 /// One configured coordinator: its fixed name, and where its peer port answers.
 ///
@@ -150,6 +151,8 @@ pub struct CoordinatorConfig {
     pub peer_tls: Option<TlsSource>,
     /// TLS on the port for clients, where it is wanted.
     pub client_tls: Option<TlsSource>,
+    /// Who may call on the port for clients.
+    pub users: Users,
     /// The settings that a new cluster is made with. An existing one keeps its own.
     pub cluster: ClusterSettings,
     /// Raft's timings.

@@ -53,6 +53,7 @@ use storage::{OpenError, Opened, View};
 
 use crate::grpc::{self, MapFeed, ServeConfig, TopologyServer};
 use crate::listener::{ListenerConfig, TlsSource};
+use crate::users::Users;
 
 pub use config::{AddressError, ConfigError, CoordinatorAddress, CoordinatorConfig, RaftTimings};
 
@@ -272,6 +273,7 @@ pub async fn start(
         health,
         peer_tls: config.peer_tls,
         client_tls: config.client_tls,
+        users: config.users,
         drain_timeout: config.drain_timeout,
     };
     let shutdown = running.shutdown.clone();
@@ -304,6 +306,7 @@ struct Running {
     health: watch::Sender<CoordinatorHealth>,
     peer_tls: Option<TlsSource>,
     client_tls: Option<TlsSource>,
+    users: Users,
     drain_timeout: Duration,
 }
 
@@ -316,6 +319,7 @@ impl Running {
             health,
             peer_tls,
             client_tls,
+            users,
             drain_timeout,
         } = self;
         let raft = office.group.raft.clone();
@@ -337,7 +341,10 @@ impl Running {
         serving.spawn(grpc::serve(
             listeners.client,
             client_routes(office, feed, shutdown.clone()),
-            ServeConfig::default(),
+            ServeConfig {
+                users,
+                ..ServeConfig::for_clients()
+            },
             connections("coordinator-client", client_tls, drain_timeout),
             shutdown.clone(),
         ));

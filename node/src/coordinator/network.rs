@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{Channel, Dialer};
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::raft_client::RaftClient;
 use cairn_proto::pb::coordinator::v1::raft_request::Kind;
@@ -21,7 +21,6 @@ use openraft::raft::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tonic::transport::Channel;
 
 use super::config::CoordinatorAddress;
 use super::group::ClusterId;

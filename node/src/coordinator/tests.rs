@@ -120,6 +120,7 @@ impl Fleet {
             dialer: Dialer::default(),
             peer_tls: None,
             client_tls: None,
+            users: crate::users::Users::open(),
             cluster: self.settings.clone(),
             raft: RaftTimings::default(),
             tick: Duration::from_millis(25),

@@ -29,6 +29,7 @@ use super::{
     WriteQueue, WriteResult, serve,
 };
 use crate::listener::ListenerConfig;
+use crate::users::Users;
 
 /// What a node does with the next write.
 #[derive(Clone, Debug)]
@@ -219,6 +220,7 @@ impl WriteQueue for FakeWrites {
 pub(crate) struct FakeCluster {
     pub(crate) state: Arc<Mutex<State>>,
     pub(crate) map: Arc<ArcSwap<ClusterMap>>,
+    users: Users,
     nodes: Vec<Running>,
 }
 
@@ -257,9 +259,15 @@ impl Drop for Process {
 impl FakeCluster {
     /// A cluster of so many nodes, numbered from 1; node 1 is primary.
     pub(crate) fn start(count: u64) -> Self {
+        Self::guarded(count, Users::open())
+    }
+
+    /// The same with users.
+    pub(crate) fn guarded(count: u64, users: Users) -> Self {
         let mut cluster = Self {
             state: Arc::default(),
             map: Arc::default(),
+            users,
             nodes: Vec::new(),
         };
         let listeners: Vec<std::net::TcpListener> = (0..count)
@@ -285,6 +293,7 @@ impl FakeCluster {
 
     fn run(&mut self, number: u64, listener: std::net::TcpListener) {
         let process = Process::start();
+        let users = self.users.clone();
         let feed = MapFeed::new(Arc::clone(&self.map));
         let running = &mut self.nodes[Self::at(number)];
         let node = FakeNode {
@@ -304,7 +313,10 @@ impl FakeCluster {
             tokio::spawn(serve(
                 listener,
                 routes,
-                ServeConfig::default(),
+                ServeConfig {
+                    users,
+                    ..ServeConfig::default()
+                },
                 plain_listener(),
                 shutdown,
             ));

@@ -12,12 +12,14 @@
 //! - Each refusal carries its reason as a typed detail, so that no client has to
 //!   read sentences.
 
+mod authenticate;
 mod backend;
 #[cfg(test)]
 mod batch_tests;
 mod engine;
 #[cfg(test)]
 pub(crate) mod fake;
+mod intake;
 mod pipeline;
 mod serve;
 mod service;
@@ -26,9 +28,12 @@ mod tests;
 #[cfg(test)]
 mod tls_tests;
 mod topology;
+#[cfg(test)]
+mod users_tests;
 
+pub(crate) use authenticate::{PROBE, caller_of};
 pub use backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 pub use engine::EngineWrites;
-pub use serve::{ServeConfig, serve};
+pub use serve::{IntakeConfig, ServeConfig, serve};
 pub use service::{KvLimits, KvServer};
 pub use topology::{MapFeed, TopologyServer};

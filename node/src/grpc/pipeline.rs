@@ -18,8 +18,10 @@ use futures::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
+use super::authenticate::status_of;
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue};
 use super::service::{KvServer, WriteKind};
+use crate::users::{Caller, Denied};
 
 /// About how many bytes of answers travel in one message.
 const ANSWERS_BYTES: usize = 1 << 20;
@@ -32,6 +34,8 @@ const ID_MAX: u64 = 1 << 62;
 /// The answers of one pipeline.
 pub struct Pipeline<B: KvBackend> {
     server: KvServer<B>,
+    /// Judged anew before each call: the stream may outlive what lets it in.
+    caller: Caller,
     calls: Streaming<pb::Calls>,
     /// Read, and not started yet.
     unstarted: VecDeque<pb::Call>,
@@ -59,12 +63,14 @@ impl<B: KvBackend> fmt::Debug for Pipeline<B> {
 impl<B: KvBackend> Pipeline<B> {
     pub(super) fn new(
         server: KvServer<B>,
+        caller: Caller,
         calls: Streaming<pb::Calls>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             writes: server.backend.writes(),
             server,
+            caller,
             calls,
             unstarted: VecDeque::new(),
             writes_waiting: 0,
@@ -106,10 +112,10 @@ impl<B: KvBackend> Pipeline<B> {
         };
         let (kind, request) = match request {
             Request::Get(get) => return self.start_read(id, get),
-            Request::Put(put) => (WriteKind::Put, self.server.admit(put)),
-            Request::Delete(delete) => (WriteKind::Delete, self.server.admit(delete)),
-            Request::Increment(inc) => (WriteKind::Increment, self.server.admit(inc)),
-            Request::Batch(batch) => (WriteKind::Batch, self.server.admit(batch)),
+            Request::Put(put) => (WriteKind::Put, self.server.admit(put, &self.caller)),
+            Request::Delete(delete) => (WriteKind::Delete, self.server.admit(delete, &self.caller)),
+            Request::Increment(inc) => (WriteKind::Increment, self.server.admit(inc, &self.caller)),
+            Request::Batch(batch) => (WriteKind::Batch, self.server.admit(batch, &self.caller)),
         };
         match request {
             Ok(request) => {
@@ -121,7 +127,7 @@ impl<B: KvBackend> Pipeline<B> {
     }
 
     fn start_read(&mut self, id: u64, get: pb::GetRequest) {
-        match self.server.admit_read(get) {
+        match self.server.admit_read(get, &self.caller) {
             Err(error) => self.refuse(id, error),
             Ok(request) => match self.server.backend.read(&request.key) {
                 StartedRead::Done(result) => {
@@ -136,6 +142,10 @@ impl<B: KvBackend> Pipeline<B> {
     /// Reads and starts calls while there is room for what they need.
     fn poll_calls(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
         while self.has_room() {
+            self.caller.refresh();
+            if !self.caller.is_let_in() {
+                return Err(status_of(Denied::Wrong));
+            }
             if let Some(call) = self.unstarted.pop_front() {
                 self.start(call);
                 continue;

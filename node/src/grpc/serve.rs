@@ -15,7 +15,11 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tracing::debug;
 
+use super::authenticate::AuthenticateLayer;
+use super::intake::IntakeLayer;
+use crate::budget::Budget;
 use crate::listener::{self, ConnectionHandler, Ends, ListenerConfig};
+use crate::users::{Origin, Users};
 
 /// How gRPC is spoken on a port, beyond what [`ListenerConfig`] says of its
 /// connections.
@@ -34,6 +38,31 @@ pub struct ServeConfig {
     /// How long a call may take to be sent and to be answered, where that is bounded;
     /// of a call that is answered by a stream, how long until the stream begins.
     pub call_timeout: Option<Duration>,
+    /// Who may call.
+    pub users: Users,
+    /// What callers may make the node hold; `None` where callers are trusted.
+    pub intake: Option<IntakeConfig>,
+}
+
+/// What callers may make the node hold of messages that come in.
+#[derive(Clone, Debug)]
+pub struct IntakeConfig {
+    /// Room for long messages, of all connections together.
+    pub room: Budget,
+    /// The most of it that one connection may take, in bytes.
+    pub connection_bytes: usize,
+    /// How long a message may take to come once it was begun.
+    pub message_timeout: Duration,
+}
+
+impl Default for IntakeConfig {
+    fn default() -> Self {
+        Self {
+            room: Budget::new(512 << 20),
+            connection_bytes: 2 * cairn_proto::limits::CLIENT_MESSAGE_BYTES,
+            message_timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for ServeConfig {
@@ -45,23 +74,34 @@ impl Default for ServeConfig {
             keepalive_interval: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
             call_timeout: None,
+            users: Users::open(),
+            intake: None,
         }
     }
 }
 
 impl ServeConfig {
-    /// For clients, of which there are many, and any of which may be hostile: each call
-    /// may hold a whole message that is never sent to its end.
+    /// For clients, of which there are many, and any of which may be hostile.
     #[must_use]
     pub fn for_clients() -> Self {
+        const STREAMS: u32 = 64;
+        const STREAM_WINDOW: u32 = 128 << 10;
         Self {
-            streams_max: 64,
+            streams_max: STREAMS,
+            stream_window: STREAM_WINDOW,
+            // Enough for every call's window: calls that are not read, because they wait
+            // for room, must not keep the connection from bringing those that have some.
+            connection_window: STREAMS * STREAM_WINDOW,
             call_timeout: Some(Duration::from_secs(10)),
+            intake: Some(IntakeConfig::default()),
             ..Self::default()
         }
     }
 }
 
+/// How many calls that the client reset, or was reset for, may be remembered at a time.
+/// One more ends the connection: it is an attack that opens calls to reset them.
+const RESETS_MAX: usize = 64;
 /// The most bytes of headers that one request may have.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
@@ -81,6 +121,7 @@ pub async fn serve(
     let handler = Arc::new(Grpc {
         routes: routes.prepare(),
         config,
+        listener: connections.name,
         shutdown: shutdown.clone(),
     });
     listener::serve(listener, handler, connections, shutdown).await
@@ -89,6 +130,8 @@ pub async fn serve(
 struct Grpc {
     routes: Routes,
     config: ServeConfig,
+    /// The listener's word in the metrics.
+    listener: &'static str,
     shutdown: CancellationToken,
 }
 
@@ -120,7 +163,9 @@ impl ConnectionHandler for Grpc {
             keepalive_interval,
             keepalive_timeout,
             call_timeout,
-        } = self.config;
+            users,
+            intake,
+        } = self.config.clone();
         let mut server = Server::builder();
         if let Some(within) = call_timeout {
             server = server.timeout(within);
@@ -132,6 +177,16 @@ impl ConnectionHandler for Grpc {
             .http2_keepalive_interval(Some(keepalive_interval))
             .http2_keepalive_timeout(Some(keepalive_timeout))
             .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+            .http2_max_local_error_reset_streams(Some(RESETS_MAX))
+            .layer(AuthenticateLayer {
+                users,
+                origin: Origin {
+                    listener: self.listener,
+                    address: ends.remote.ip(),
+                },
+            })
+            .layer(IntakeLayer::new(intake))
             .add_routes(self.routes.clone())
             .serve_with_incoming_shutdown(connections, ended)
             .await;

@@ -13,8 +13,10 @@ use cairn_proto::pb::kv::v1::kv_server;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::authenticate::caller_of;
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 use super::pipeline::Pipeline;
+use crate::users::{Caller, Permissions, Users};
 
 /// The bounds of keys and values, and of what one pipeline may make wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,14 +70,16 @@ impl<B: KvBackend> KvServer<B> {
             .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES)
     }
 
-    /// Checks a write against the settings and starts nothing.
-    pub(super) fn admit<R>(&self, request: R) -> Result<WriteRequest, KvError>
+    /// Checks a write against the settings and the caller's permissions, and starts
+    /// nothing.
+    pub(super) fn admit<R>(&self, request: R, caller: &Caller) -> Result<WriteRequest, KvError>
     where
         WriteRequest: TryFrom<R, Error = Malformed>,
     {
         let request = WriteRequest::try_from(request)?;
         for key in request.op.keys() {
             self.check_key(key)?;
+            permit(caller, |own| own.may_write(key), "write this key")?;
         }
         for value in request.op.values() {
             within("value", value.len(), self.limits.value_bytes_max)?;
@@ -83,10 +87,15 @@ impl<B: KvBackend> KvServer<B> {
         Ok(request)
     }
 
-    /// Checks a read against the settings and what is offered.
-    pub(super) fn admit_read(&self, request: pb::GetRequest) -> Result<ReadRequest, KvError> {
+    /// Checks a read against the settings, the caller's permissions and what is offered.
+    pub(super) fn admit_read(
+        &self,
+        request: pb::GetRequest,
+        caller: &Caller,
+    ) -> Result<ReadRequest, KvError> {
         let request = ReadRequest::try_from(request)?;
         self.check_key(&request.key)?;
+        permit(caller, |own| own.may_read(&request.key), "read this key")?;
         match request.consistency {
             Consistency::Default | Consistency::Primary => Ok(request),
             Consistency::Quorum | Consistency::Replica | Consistency::Any => {
@@ -114,7 +123,8 @@ impl<B: KvBackend> KvServer<B> {
         WriteRequest: TryFrom<R, Error = Malformed>,
         A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed>,
     {
-        let request = self.admit(request.into_inner())?;
+        let caller = caller_of(request.extensions());
+        let request = self.admit(request.into_inner(), &caller)?;
         let mut writes = self.backend.writes();
         writes.submit(0, request);
         writes.flush();
@@ -125,6 +135,21 @@ impl<B: KvBackend> KvServer<B> {
         let reply = result.map_err(|e| self.refusal(e))?;
         Ok(Response::new(A::try_from(reply).map_err(KvError::from)?))
     }
+}
+
+/// Refuses what a caller may not do.
+pub(super) fn permit(
+    caller: &Caller,
+    may: impl FnOnce(&Permissions) -> bool,
+    what: &str,
+) -> Result<(), KvError> {
+    if caller.permissions().is_some_and(may) {
+        return Ok(());
+    }
+    Users::note_forbidden("client");
+    Err(KvError::PermissionDenied {
+        what: what.to_owned(),
+    })
 }
 
 fn within(field: &str, len: usize, max: usize) -> Result<(), KvError> {
@@ -163,7 +188,8 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::GetReply>, Status> {
-        let ReadRequest { key, .. } = self.admit_read(request.into_inner())?;
+        let caller = caller_of(request.extensions());
+        let ReadRequest { key, .. } = self.admit_read(request.into_inner(), &caller)?;
         let result = match self.backend.read(&key) {
             StartedRead::Done(result) => result,
             StartedRead::Waiting(read) => read.await,
@@ -199,8 +225,10 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         &self,
         request: Request<Streaming<pb::Calls>>,
     ) -> Result<Response<Pipeline<B>>, Status> {
+        let caller = caller_of(request.extensions());
         Ok(Response::new(Pipeline::new(
             self.clone(),
+            caller,
             request.into_inner(),
             self.shutdown.clone(),
         )))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{Channel, Dialer};
 use cairn_client::{Client, Condition, Error, Options, PutOptions};
 use cairn_core::ids::{Epoch, Index, NodeId, Position};
 use cairn_core::kv::request::{RequestError, Sequenced, WriteRequest};
@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::Service;
 

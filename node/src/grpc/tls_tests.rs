@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{Channel, Dialer};
 use cairn_core::record::ClusterMap;
 use cairn_proto::pb::kv::v1::topology_client::TopologyClient;
 use cairn_proto::pb::map::v1::MapRequest;
@@ -12,10 +13,10 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 
 use super::fake::plain_listener;
 use super::{MapFeed, ServeConfig, TopologyServer, serve};
@@ -80,6 +81,14 @@ impl Authority {
 
 /// Serves a map behind TLS; returns the address.
 async fn start(tls: Option<TlsSource>) -> String {
+    start_with(ListenerConfig {
+        tls,
+        ..plain_listener()
+    })
+    .await
+}
+
+async fn start_with(config: ListenerConfig) -> String {
     let map = ClusterMap {
         cluster_id: "over TLS".to_owned(),
         ..ClusterMap::default()
@@ -92,10 +101,7 @@ async fn start(tls: Option<TlsSource>) -> String {
         listener,
         Routes::new(TopologyServer::new(feed, shutdown.clone()).into_server()),
         ServeConfig::default(),
-        ListenerConfig {
-            tls,
-            ..plain_listener()
-        },
+        config,
         shutdown,
     ));
     address
@@ -160,4 +166,31 @@ async fn new_files_serve_from_the_next_connection_on() {
     assert_eq!(reach(tls.dialer(), &address).await, Ok(()));
     assert!(reach(former.dialer(), &address).await.is_err());
     assert_eq!(ask(open).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_given_up_and_holds_nobody_up() {
+    let ours = Authority::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let tls = Tls::load(Some(&ours.issue(directory.path()))).expect("they fit");
+    let config = ListenerConfig {
+        tls: tls.grpc_server(),
+        handshake_timeout: Duration::from_millis(200),
+        ..plain_listener()
+    };
+    let address = start_with(config).await;
+    // The head of a record, and nothing of it; and nothing at all.
+    let mut slow = Vec::new();
+    for bytes in [&b"\x16\x03\x01\x02\x00"[..], b""] {
+        let mut stream = TcpStream::connect(&address).await.expect("connect");
+        stream.write_all(bytes).await.expect("sent");
+        slow.push(stream);
+    }
+    assert_eq!(reach(ours.anonymous(), &address).await, Ok(()));
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        assert!(ended.is_ok(), "it is closed");
+    }
 }

@@ -16,6 +16,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::authenticate::caller_of;
+
 /// The newest map, and word of its changes.
 #[derive(Clone)]
 pub struct MapFeed {
@@ -109,6 +111,7 @@ impl topology_server::Topology for TopologyServer {
         &self,
         request: Request<pb::MapRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = caller_of(request.extensions());
         let pb::MapRequest {
             cluster_id,
             version,
@@ -116,18 +119,28 @@ impl topology_server::Topology for TopologyServer {
         let mut changes = self.feed.versions.subscribe();
         // The first update comes at once, changed or not.
         changes.mark_changed();
-        let state = (self.feed.clone(), changes, cluster_id, MapVersion(version));
+        let state = (
+            self.feed.clone(),
+            changes,
+            cluster_id,
+            MapVersion(version),
+            caller,
+        );
         let updates = futures::stream::unfold(
             state,
-            |(feed, mut changes, mut cluster_id, mut version)| async move {
+            |(feed, mut changes, mut cluster_id, mut version, mut caller)| async move {
                 changes.changed().await.ok()?;
+                caller.refresh();
+                if !caller.is_let_in() {
+                    return None;
+                }
                 changes.mark_unchanged();
                 let map = feed.map();
                 let update = MapUpdate::since(&map, &cluster_id, version);
                 cluster_id.clone_from(&map.cluster_id);
                 version = map.version;
                 let message = pb::MapUpdate::from(&update);
-                Some((Ok(message), (feed, changes, cluster_id, version)))
+                Some((Ok(message), (feed, changes, cluster_id, version, caller)))
             },
         );
         let ended = self.shutdown.clone().cancelled_owned();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cairn_client::transport::Channel;
 use cairn_core::ids::NodeId;
 use cairn_core::record::{ClusterMap, NodeStanding};
 use cairn_proto::limits;
@@ -12,7 +13,6 @@ use cairn_proto::pb::peer::v1::peer_client::PeerClient;
 use cairn_proto::peer::Handshake;
 use rand::Rng;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 

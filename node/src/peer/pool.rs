@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{Channel, Dialer};
 use cairn_core::ids::{MapVersion, NodeId};
 use cairn_core::record::{ClusterMap, NodeStanding};
 use cairn_core::replication::PeerMessage;
@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use super::dial;
 use super::handshake;

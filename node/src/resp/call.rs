@@ -11,6 +11,7 @@ use super::encode::{Encoder, Protocol, parse_integer};
 use super::parser::Range;
 use super::shared::{Client, Shared};
 use super::words;
+use crate::users::{Caller, Checking};
 
 /// The arguments of a command, its name first.
 #[derive(Clone, Copy, Debug)]
@@ -105,12 +106,42 @@ pub(crate) enum Replies {
 }
 
 /// What a connection remembers from command to command.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Session {
+    /// Who speaks.
+    pub(crate) caller: Caller,
     pub(crate) protocol: Protocol,
     pub(crate) level: ReadLevel,
     pub(crate) replies: Replies,
     pub(crate) no_evict: bool,
+}
+
+impl Session {
+    /// As it begins, and after `RESET`.
+    pub(crate) fn new(caller: Caller) -> Self {
+        Self {
+            caller,
+            protocol: Protocol::default(),
+            level: ReadLevel::default(),
+            replies: Replies::default(),
+            no_evict: false,
+        }
+    }
+}
+
+/// What a client asks for that logs in.
+#[derive(Debug)]
+pub(crate) struct LogIn {
+    pub(crate) checking: Checking,
+    /// What a `HELLO` asks for besides; `None`: it was an `AUTH`.
+    pub(crate) hello: Option<Hello>,
+}
+
+/// What `HELLO` asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Hello {
+    pub(crate) protocol: Protocol,
+    pub(crate) name: Option<String>,
 }
 
 /// What a handler works with.
@@ -152,6 +183,8 @@ pub(crate) enum Action {
     Silent,
     /// The reply is written; close once the client has it.
     Quit,
+    /// A check of a credential, before which nothing else of the client is run.
+    LogIn(LogIn),
     /// A write.
     Write { op: WriteOp, shape: WriteShape },
     /// A read of one key.

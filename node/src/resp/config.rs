@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::budget::Budget;
 use crate::listener::TlsSource;
+use crate::users::Users;
 
 /// How the Redis listener behaves.
 #[derive(Clone)]
@@ -11,12 +13,17 @@ pub struct RespConfig {
     pub connections_max: usize,
     /// What one client may send and leave unread.
     pub limits: Limits,
+    /// Room for the long commands of all connections together, while they come in and
+    /// until they are answered.
+    pub room: Budget,
     /// Close a connection that has sent nothing for this long (`timeout`).
     /// `None`: never, as Redis does by default.
     pub idle_timeout: Option<Duration>,
     /// Close a connection that leaves a command unfinished, or replies unread, for
     /// this long.
     pub stall_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// How long a request waits here for a partition that has no primary just now,
     /// before the client is told. Most failovers end within it, which spares the
     /// many clients that do not retry; it stays below the two seconds after which
@@ -26,8 +33,12 @@ pub struct RespConfig {
     pub drain_timeout: Duration,
     /// Whether the `CLUSTER` views list replicas besides primaries.
     pub announce_replicas: bool,
+    /// By what clients are told to reach a node.
+    pub endpoint_type: EndpointType,
     /// TLS, where it is wanted.
     pub tls: Option<TlsSource>,
+    /// Who may do what.
+    pub users: Users,
 }
 
 impl Default for RespConfig {
@@ -35,12 +46,16 @@ impl Default for RespConfig {
         Self {
             connections_max: 10_000,
             limits: Limits::default(),
+            room: Budget::new(512 << 20),
             idle_timeout: None,
             stall_timeout: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(5),
             failover_hold: Duration::from_millis(1500),
             drain_timeout: Duration::from_secs(5),
             announce_replicas: true,
+            endpoint_type: EndpointType::Address,
             tls: None,
+            users: Users::open(),
         }
     }
 }
@@ -50,23 +65,53 @@ impl std::fmt::Debug for RespConfig {
         let Self {
             connections_max,
             limits,
+            room,
             idle_timeout,
             stall_timeout,
+            handshake_timeout,
             failover_hold,
             drain_timeout,
             announce_replicas,
+            endpoint_type,
             tls,
+            users,
         } = self;
         f.debug_struct("RespConfig")
             .field("connections_max", connections_max)
             .field("limits", limits)
+            .field("room", room)
             .field("idle_timeout", idle_timeout)
             .field("stall_timeout", stall_timeout)
+            .field("handshake_timeout", handshake_timeout)
             .field("failover_hold", failover_hold)
             .field("drain_timeout", drain_timeout)
             .field("announce_replicas", announce_replicas)
+            .field("endpoint_type", endpoint_type)
             .field("tls", &tls.is_some())
+            .field("users", users)
             .finish()
+    }
+}
+
+/// By what clients are told to reach a node (`cluster-preferred-endpoint-type`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndpointType {
+    /// The host of its advertised address (`ip`).
+    Address,
+    /// Its host name.
+    Hostname,
+    /// Whatever they reached this node by: only the port is told (`unknown-endpoint`).
+    Unknown,
+}
+
+impl EndpointType {
+    /// As Redis has it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Address => "ip",
+            Self::Hostname => "hostname",
+            Self::Unknown => "unknown-endpoint",
+        }
     }
 }
 
@@ -96,9 +141,6 @@ pub struct Limits {
     pub waiting_bytes: usize,
     /// The most bytes that one reply may have.
     pub reply_bytes: usize,
-    /// The most bytes that long commands of all connections may hold together, while
-    /// they come in and until they are answered.
-    pub input_bytes_total: usize,
 }
 
 impl Default for Limits {
@@ -114,7 +156,6 @@ impl Default for Limits {
             output_bytes: 1 << 20,
             waiting_bytes: 4 << 20,
             reply_bytes: 64 << 20,
-            input_bytes_total: 512 << 20,
         }
     }
 }

@@ -14,18 +14,19 @@ use bytes::{Buf, Bytes, BytesMut};
 use cairn_core::kv::request::WriteRequest;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tracing::{debug, warn};
 
 use super::backend::{Backend, Session as _};
-use super::call::{Action, Args, Call, Replies, Session};
+use super::call::{Action, Args, Call, Hello, LogIn, Refusal, Replies, Session};
 use super::commands;
 use super::encode::{Encoder, Protocol};
 use super::output::Output;
 use super::parser::{Found, Parser, Range};
 use super::queue::{Cost, Queue, Runner, Terms};
 use super::render;
-use super::shared::{BUDGET_UNIT, Client, Count, Fate, Shared};
+use super::shared::{Client, Count, Fate, Shared};
+use crate::budget::Room;
+use crate::users::{Caller, Checking, Denied};
 
 /// How often the task goes round before others have their turn.
 const TURNS: usize = 16;
@@ -62,15 +63,24 @@ pub(crate) struct Connection<B: Backend, S> {
     /// 0: there may be a complete one.
     wanted: usize,
     /// Room for a long command that is not complete.
-    permit: Option<OwnedSemaphorePermit>,
-    waiting_for_permit: Option<BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>>,
+    room: Room,
+    waiting_for_room: Option<BoxFuture<'static, Room>>,
     output: Output,
     queue: Queue<B>,
     ending: Ending,
+    /// A credential that is being checked. Until then nothing is run.
+    login: Option<PendingLogIn>,
     last_command: &'static str,
     /// Bytes read and written since the stall clock was set.
     progress: usize,
     stalled: bool,
+}
+
+/// A login whose credential takes a slow hash.
+struct PendingLogIn {
+    checked: BoxFuture<'static, Result<Caller, Denied>>,
+    hello: Option<Hello>,
+    mute: bool,
 }
 
 /// Serves a connection to its end.
@@ -79,6 +89,7 @@ pub(crate) async fn run<B: Backend, S>(
     shared: Arc<Shared>,
     backend: Arc<B>,
     client: Arc<Client>,
+    caller: Caller,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -89,15 +100,16 @@ pub(crate) async fn run<B: Backend, S>(
         shared,
         backend,
         client,
-        session: Session::default(),
+        session: Session::new(caller),
         input: BytesMut::new(),
         read_size: READ_MIN,
         wanted: 1,
-        permit: None,
-        waiting_for_permit: None,
+        room: Room::default(),
+        waiting_for_room: None,
         output: Output::default(),
         queue: Queue::new(),
         ending: Ending::No,
+        login: None,
         last_command: "",
         progress: 0,
         stalled: false,
@@ -121,6 +133,7 @@ where
         }
         for _ in 0..TURNS {
             let mut progress = self.collect(context);
+            progress |= self.poll_login(context);
             progress |= self.run_commands();
             self.render();
             let mut written = 0;
@@ -151,7 +164,10 @@ where
 
     /// Whether everything that will be said was said.
     fn is_over(&self) -> bool {
-        self.ending == Ending::AfterReplies && self.queue.is_empty() && self.output.is_empty()
+        self.ending == Ending::AfterReplies
+            && self.queue.is_empty()
+            && self.login.is_none()
+            && self.output.is_empty()
     }
 
     fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -195,6 +211,7 @@ where
     fn may_run(&self) -> bool {
         let limits = &self.shared.config.limits;
         self.ending == Ending::No
+            && self.login.is_none()
             && self.queue.len() < limits.in_flight
             && self.queue.has_room()
             // One command of any length is run where nothing else waits.
@@ -215,6 +232,7 @@ where
                 again = true;
                 break;
             }
+            self.parser.trust(self.session.caller.is_let_in());
             let (frame, length) = match self.parser.find(&self.input) {
                 Ok(Found::Incomplete { bytes }) => {
                     self.wanted = bytes;
@@ -254,8 +272,8 @@ where
             self.shared.counts.add(Count::Commands, commands);
             self.client.touch(self.shared.clients.tick());
         }
-        // A write that was started, or a read, is to be polled once.
-        again || (commands > 0 && !self.queue.is_empty())
+        // A write that was started, a read, or a login, is to be polled once.
+        again || (commands > 0 && (!self.queue.is_empty() || self.login.is_some()))
     }
 
     /// What a command costs that was found. What a long one took is its own from here
@@ -263,16 +281,12 @@ where
     fn release(&mut self, length: usize) -> Cost {
         let mut cost = Cost {
             bytes: length,
-            permit: None,
+            room: Room::default(),
         };
         if length > READ_MAX {
             // It was read into room of twice its size at most, which ends here.
-            let units = length.div_ceil(BUDGET_UNIT);
-            cost.permit = self.permit.take().map(|mut permit| {
-                let spare = permit.num_permits().saturating_sub(units);
-                drop(permit.split(spare));
-                permit
-            });
+            cost.room = std::mem::take(&mut self.room);
+            cost.room.shrink_to(length);
             // What is left of the buffer would keep all of it in memory.
             self.input = BytesMut::from(&self.input[..]);
         }
@@ -282,7 +296,7 @@ where
     fn end(&mut self) {
         self.ending = Ending::AfterReplies;
         self.input = BytesMut::new();
-        self.permit = None;
+        self.room = Room::default();
         self.wanted = 1;
     }
 
@@ -308,6 +322,7 @@ where
 
     fn run(&mut self, frame: &Bytes, ranges: &[Range]) {
         let args = Args::new(frame, ranges);
+        self.session.caller.refresh();
         let mute = match self.session.replies {
             Replies::On => false,
             Replies::Off => true,
@@ -316,7 +331,9 @@ where
                 true
             }
         };
-        let (command, slot) = match commands::admit(args, self.shared.config.limits.key_bytes) {
+        let key_bytes_max = self.shared.config.limits.key_bytes;
+        let admitted = commands::admit(args, key_bytes_max, &self.session.caller);
+        let (command, slot) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 if args.is(0, "POST") || args.is(0, "HOST:") {
@@ -336,6 +353,21 @@ where
             self.last_command = command.name;
             self.client.about.lock().command = command.name;
         }
+        self.carry_out(args, slot, |call| match (command.handler)(call) {
+            // `CLIENT REPLY ON` is answered, whatever it was before.
+            Ok(Action::Replied) if command.name == "client|reply" => (Ok(Action::Replied), false),
+            action => (action, mute),
+        });
+    }
+
+    /// Calls a handler and does what it wants done. The handler also says whether the
+    /// client goes without the reply.
+    fn carry_out(
+        &mut self,
+        args: Args<'_>,
+        slot: u16,
+        handler: impl FnOnce(&mut Call<'_>) -> (Result<Action, Refusal>, bool),
+    ) {
         let mut out = BytesMut::new();
         let direct = self.queue.is_empty();
         let target = if direct { self.output.tail() } else { &mut out };
@@ -348,14 +380,19 @@ where
             shared: &self.shared,
             out: target,
         };
-        let action = (command.handler)(&mut call);
-        let mute = match action {
-            Ok(Action::Silent) => true,
-            // `CLIENT REPLY ON` is answered, whatever it was before.
-            Ok(Action::Replied) if command.name == "client|reply" => false,
-            _ => mute,
-        };
+        let (action, mute) = handler(&mut call);
+        let mute = mute || matches!(action, Ok(Action::Silent));
         match action {
+            Ok(Action::LogIn(LogIn { checking, hello })) => match checking {
+                Checking::Done(result) => self.finish_login(result, hello, mute),
+                Checking::Waiting(checked) => {
+                    self.login = Some(PendingLogIn {
+                        checked,
+                        hello,
+                        mute,
+                    });
+                }
+            },
             Ok(action @ (Action::Replied | Action::Quit | Action::Silent)) => {
                 if direct && mute {
                     self.output.truncate_tail(before);
@@ -383,6 +420,27 @@ where
         }
     }
 
+    /// Looks whether a credential was checked meanwhile. Returns whether it was.
+    fn poll_login(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(login) = &mut self.login else {
+            return false;
+        };
+        let Poll::Ready(result) = login.checked.as_mut().poll(context) else {
+            return false;
+        };
+        if let Some(PendingLogIn { hello, mute, .. }) = self.login.take() {
+            self.finish_login(result, hello, mute);
+        }
+        true
+    }
+
+    fn finish_login(&mut self, result: Result<Caller, Denied>, hello: Option<Hello>, mute: bool) {
+        let none = Bytes::new();
+        self.carry_out(Args::new(&none, &[]), 0, |call| {
+            (commands::logged_in(call, result, hello), mute)
+        });
+    }
+
     fn refuse(&mut self, mute: bool, text: &[u8]) {
         self.shared.counts.add(Count::Errors, 1);
         self.local(mute, |out, protocol| {
@@ -399,7 +457,7 @@ where
         };
         let level = self.session.level;
         match action {
-            Action::Replied | Action::Silent | Action::Quit => {}
+            Action::Replied | Action::Silent | Action::Quit | Action::LogIn(_) => {}
             Action::Write { op, shape } => {
                 let request = WriteRequest {
                     op,
@@ -469,31 +527,19 @@ where
     /// Takes room for a long command of so many bytes from what all connections
     /// share. Where there is none it is waited for, until the stall ends the wait.
     fn charge(&mut self, bytes: usize, context: &mut Context<'_>) -> bool {
-        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-        let held = self
-            .permit
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(short) = units.checked_sub(u32::try_from(held).unwrap_or(u32::MAX)) else {
-            return true;
-        };
+        let room = &self.shared.config.room;
+        let short = bytes.saturating_sub(self.room.bytes());
         if short == 0 {
             return true;
         }
-        let waiting = self.waiting_for_permit.get_or_insert_with(|| {
-            let budget = Arc::clone(&self.shared.budget);
-            Box::pin(budget.acquire_many_owned(short))
-        });
-        let Poll::Ready(acquired) = waiting.as_mut().poll(context) else {
+        let waiting = self
+            .waiting_for_room
+            .get_or_insert_with(|| Box::pin(room.take(short)));
+        let Poll::Ready(more) = waiting.as_mut().poll(context) else {
             return false;
         };
-        self.waiting_for_permit = None;
-        match (acquired, &mut self.permit) {
-            (Ok(more), Some(permit)) => permit.merge(more),
-            (Ok(more), none) => *none = Some(more),
-            // Never closed; without an account the connection cannot go on.
-            (Err(_), _) => self.end(),
-        }
+        self.waiting_for_room = None;
+        self.room.merge(more);
         true
     }
 
@@ -504,7 +550,7 @@ where
             self.parser.is_within() || (!self.input.is_empty() && self.wanted > self.input.len());
         // One that waits for room and holds none is not to blame; of those that hold
         // some, one must give way where all wait for more.
-        let waits = self.waiting_for_permit.is_some() && self.permit.is_none();
+        let waits = self.waiting_for_room.is_some() && self.room.is_empty();
         let stalled = (owes && !waits && self.ending == Ending::No && self.may_run())
             || !self.output.is_empty();
         let moved = self.progress >= PROGRESS_BYTES;

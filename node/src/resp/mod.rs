@@ -26,5 +26,5 @@ mod topology;
 mod words;
 
 pub use backend::{Backend, Facts, Figures, ReadLevel, Session, Started};
-pub use config::{Limits, RespConfig};
+pub use config::{EndpointType, Limits, RespConfig};
 pub use server::{Server, serve};

@@ -13,6 +13,11 @@ use super::encode::parse_integer;
 /// type fit; Redis allows 64 KiB of them, to no one's use.
 const HEADER_BYTES: usize = 32;
 
+/// What someone who has not logged in may send, who has nothing to say but `HELLO` and
+/// `AUTH`: so many arguments, of so many bytes. As in Redis.
+const STRANGERS_ARGUMENTS: usize = 10;
+const STRANGERS_BULK_BYTES: usize = 16 << 10;
+
 /// Where an argument stands: start and end, counted from the start of the command.
 pub(crate) type Range = (u32, u32);
 
@@ -35,6 +40,10 @@ pub(crate) enum ProtocolError {
     Quotes,
     #[error("Protocol error: too big request")]
     RequestLength,
+    #[error("Protocol error: unauthenticated multibulk length")]
+    StrangersArray,
+    #[error("Protocol error: unauthenticated bulk length")]
+    StrangersBulk,
 }
 
 /// What was found.
@@ -55,6 +64,7 @@ pub(crate) enum Found {
 #[derive(Debug)]
 pub(crate) struct Parser {
     limits: Limits,
+    trusted: bool,
     /// How far the command under way was read.
     at: usize,
     /// How many arguments are still to come; `None` before the head of the array.
@@ -72,12 +82,18 @@ impl Parser {
         limits.inline_bytes = limits.inline_bytes.min(1 << 30);
         Self {
             limits,
+            trusted: true,
             at: 0,
             missing: None,
             bulk: None,
             arguments: Vec::new(),
             inline: BytesMut::new(),
         }
+    }
+
+    /// Whether the client may send more than what it takes to log in.
+    pub(crate) fn trust(&mut self, trusted: bool) {
+        self.trusted = trusted;
     }
 
     /// Whether a command was begun and not ended.
@@ -126,6 +142,9 @@ impl Parser {
                     if count > self.limits.arguments {
                         return Err(ProtocolError::ArrayLength);
                     }
+                    if !self.trusted && count > STRANGERS_ARGUMENTS {
+                        return Err(ProtocolError::StrangersArray);
+                    }
                     self.arguments.clear();
                     self.at = next;
                     self.missing = Some(count);
@@ -162,6 +181,9 @@ impl Parser {
                         .and_then(|n| usize::try_from(n).ok())
                         .filter(|&n| n <= self.limits.value_bytes.max(self.limits.key_bytes))
                         .ok_or(ProtocolError::BulkLength)?;
+                    if !self.trusted && length > STRANGERS_BULK_BYTES {
+                        return Err(ProtocolError::StrangersBulk);
+                    }
                     if next.saturating_add(length) > self.limits.request_bytes {
                         return Err(ProtocolError::RequestLength);
                     }

@@ -237,3 +237,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn fuzz_commands() {
+    let limits = Limits {
+        value_bytes: 4096,
+        request_bytes: 8192,
+        arguments: 64,
+        inline_bytes: 1024,
+        ..Limits::default()
+    };
+    let nested = b"*2\r\n*1\r\n*1\r\n$1\r\na\r\n".to_vec();
+    let resp3 = b"%1\r\n+a\r\n:1\r\n~1\r\n_\r\n".to_vec();
+    let seeds = vec![
+        encode(&words("SET key value EX 10")),
+        [encode(&words("GET a")), encode(&words("MGET a b"))].concat(),
+        b"SET a \"x y\\x41\\n\" 'it\\'s'\r\nPING\r\n".to_vec(),
+        b"*0\r\n*-1\r\n\r\n*1\r\n$4\r\nPING\r\n".to_vec(),
+        nested,
+        resp3,
+    ];
+    cairn_fuzz::run("resp_command", 2, seeds, |input| {
+        let whole = commands(&[input], limits);
+        for argument in whole.0.iter().flatten() {
+            assert!(argument.len() <= limits.value_bytes.max(limits.key_bytes));
+        }
+        // In whatever pieces it comes: cut by its own bytes, so that each input has cuts.
+        let cut = input.first().map_or(1, |byte| usize::from(*byte) % 7 + 1);
+        let pieces: Vec<&[u8]> = input.chunks(cut).collect();
+        assert_eq!(commands(&pieces, limits), whole);
+    });
+}

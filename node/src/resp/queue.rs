@@ -19,13 +19,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cairn_core::kv::request::{RequestError, WriteRequest};
 use futures::future::BoxFuture;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::backend::{Backend, ReadLevel, ReadResult, Session as _, Started, WriteResult};
 use super::call::{ManyShape, ReadShape, WriteShape};
 use super::encode::Protocol;
 use super::many::Many;
+use crate::budget::Room;
 
 /// The most commands that may wait for an earlier one of their slot.
 const DEFERRED_MAX: usize = 64;
@@ -96,7 +96,7 @@ struct Entry<B: Backend> {
 #[derive(Debug, Default)]
 pub(crate) struct Cost {
     pub(crate) bytes: usize,
-    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) room: Room,
 }
 
 /// What becomes of a reply that is due.

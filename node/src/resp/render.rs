@@ -30,7 +30,13 @@ pub(crate) fn due<B: Backend>(due: &Due<'_, B>, output: &mut Output, shared: &Sh
 
 fn refuse(error: &RequestError, terms: Terms, output: &mut Output, shared: &Shared) {
     shared.counts.add(Count::Errors, 1);
-    let text = words::of_request(error, terms.slot, &shared.map(), shared.facts.node());
+    let text = words::of_request(
+        error,
+        terms.slot,
+        &shared.map(),
+        shared.facts.node(),
+        shared.config.endpoint_type,
+    );
     output.encoder(terms.protocol).error(&text);
 }
 

@@ -19,6 +19,8 @@ use super::shared::{Clients, Count, Shared};
 use super::words;
 use crate::listener::{self, ConnectionHandler, Ends, ListenerConfig};
 
+/// The listener's word in logs and metrics.
+pub(super) const LISTENER: &str = "resp";
 /// How often idle and stalled connections are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -36,9 +38,9 @@ pub async fn serve<B: Backend>(
 ) -> io::Result<()> {
     let port = listener.local_addr()?.port();
     let listening = ListenerConfig {
-        name: "resp",
+        name: LISTENER,
         connections_max: config.connections_max,
-        handshake_timeout: config.stall_timeout.min(Duration::from_secs(10)),
+        handshake_timeout: config.handshake_timeout,
         drain_timeout: config.drain_timeout,
         tls: config.tls.clone(),
     };
@@ -91,7 +93,8 @@ impl<B: Backend> Server<B> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let client = self.shared.clients.open(ends);
+        let caller = self.shared.config.users.stranger();
+        let client = self.shared.clients.open(ends, caller.name());
         self.shared.counts.add(Count::Connections, 1);
         let _listed = Listed {
             clients: &self.shared.clients,
@@ -102,6 +105,7 @@ impl<B: Backend> Server<B> {
             Arc::clone(&self.shared),
             Arc::clone(&self.backend),
             client,
+            caller,
         )
         .await;
     }

@@ -10,15 +10,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use cairn_core::record::ClusterMap;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use super::backend::Facts;
 use super::config::RespConfig;
 use super::topology::Topology;
 use crate::listener::Ends;
-
-/// Long commands are accounted for in units of so many bytes.
-pub(crate) const BUDGET_UNIT: usize = 1024;
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -26,8 +22,6 @@ pub(crate) struct Shared {
     pub(crate) facts: Arc<dyn Facts>,
     pub(crate) clients: Clients,
     pub(crate) counts: Counts,
-    /// Room for long commands, in [`BUDGET_UNIT`]s.
-    pub(crate) budget: Arc<Semaphore>,
     pub(crate) started: Instant,
     pub(crate) port: u16,
     map: Arc<ArcSwap<ClusterMap>>,
@@ -50,15 +44,7 @@ impl Shared {
         map: Arc<ArcSwap<ClusterMap>>,
         port: u16,
     ) -> Self {
-        // One command of full length must fit, else it would wait for ever.
-        let bytes = config
-            .limits
-            .input_bytes_total
-            .max(config.limits.request_bytes * 2);
         Self {
-            budget: Arc::new(Semaphore::new(
-                (bytes / BUDGET_UNIT).min(Semaphore::MAX_PERMITS),
-            )),
             config,
             facts,
             clients: Clients::default(),
@@ -87,6 +73,7 @@ impl Shared {
             Arc::clone(&map),
             here,
             self.config.announce_replicas,
+            self.config.endpoint_type,
             cached.as_deref(),
         ));
         // Another task may store the view of an older map after this one: it is made
@@ -194,6 +181,8 @@ pub(crate) struct Client {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct About {
     pub(crate) name: String,
+    /// Who logged in.
+    pub(crate) user: String,
     pub(crate) library: String,
     pub(crate) library_version: String,
     pub(crate) resp: i64,
@@ -205,7 +194,7 @@ const NOT_STALLED: u32 = u32::MAX;
 
 impl Clients {
     /// Lists a new connection.
-    pub(crate) fn open(&self, ends: Ends) -> Arc<Client> {
+    pub(crate) fn open(&self, ends: Ends, user: &str) -> Arc<Client> {
         let tick = self.tick.load(Ordering::Relaxed);
         let client = Arc::new(Client {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
@@ -216,6 +205,7 @@ impl Clients {
             active: AtomicU32::new(tick),
             stalled: AtomicU32::new(NOT_STALLED),
             about: Mutex::new(About {
+                user: user.to_owned(),
                 resp: 2,
                 command: "NULL",
                 ..About::default()

@@ -14,9 +14,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use cairn_core::ids::{Epoch, NodeId};
-use cairn_core::record::{ClusterMap, NodeInfo, NodeStanding, PartitionRecord};
+use cairn_core::record::{Addresses, ClusterMap, NodeInfo, NodeStanding, PartitionRecord};
 use cairn_core::slots::SLOTS;
 
+use super::config::EndpointType;
 use super::encode::{Encoder, Protocol};
 
 /// One node as clients know it.
@@ -25,7 +26,10 @@ struct NodeView {
     id: NodeId,
     /// Forty hexadecimal digits, as Redis has them.
     name: String,
+    /// The host of its address.
     host: String,
+    /// Its host name; empty where it has none.
+    hostname: String,
     port: u16,
     bus_port: u16,
     /// The highest epoch in which it is primary of something.
@@ -47,6 +51,7 @@ struct RangeView {
 pub(crate) struct Topology {
     map: Arc<ClusterMap>,
     here: Option<NodeId>,
+    endpoint_type: EndpointType,
     nodes: Vec<NodeView>,
     ranges: Vec<RangeView>,
     /// The last primary that each partition was seen to have, by partition.
@@ -65,6 +70,7 @@ impl Topology {
         map: Arc<ClusterMap>,
         here: Option<NodeId>,
         announce_replicas: bool,
+        endpoint_type: EndpointType,
         previous: Option<&Self>,
     ) -> Self {
         let mut nodes: Vec<NodeView> = map
@@ -78,6 +84,7 @@ impl Topology {
             |id: NodeId, nodes: &[NodeView]| nodes.binary_search_by_key(&id, |node| node.id).ok();
         let mut view = Self {
             here,
+            endpoint_type,
             nodes: Vec::new(),
             ranges: Vec::new(),
             last_primary: Vec::with_capacity(map.partitions.len()),
@@ -216,14 +223,33 @@ impl Topology {
                 for &at in std::iter::once(&range.owner).chain(&range.replicas) {
                     let node = &self.nodes[at];
                     e.array(4);
-                    e.bulk(node.host.as_bytes());
+                    match node.endpoint(self.endpoint_type) {
+                        Some(endpoint) => e.bulk(endpoint.as_bytes()),
+                        None => e.null(),
+                    }
                     e.integer(i64::from(node.port));
                     e.bulk(node.name.as_bytes());
-                    e.map(0);
+                    self.other_names(&mut e, node);
                 }
             }
             out.freeze()
         })
+    }
+
+    /// The names of a node besides the one that is preferred, as `CLUSTER SLOTS` has
+    /// them.
+    fn other_names(&self, e: &mut Encoder<'_>, node: &NodeView) {
+        let ip = self.endpoint_type != EndpointType::Address;
+        let hostname = self.endpoint_type != EndpointType::Hostname && !node.hostname.is_empty();
+        e.map(usize::from(ip) + usize::from(hostname));
+        if ip {
+            e.bulk(b"ip");
+            e.bulk(node.host.as_bytes());
+        }
+        if hostname {
+            e.bulk(b"hostname");
+            e.bulk(node.hostname.as_bytes());
+        }
     }
 
     /// The reply to `CLUSTER SHARDS`, encoded: one shard for all ranges that have
@@ -260,7 +286,7 @@ impl Topology {
                     } else {
                         b"replica"
                     };
-                    e.map(7);
+                    e.map(if node.hostname.is_empty() { 7 } else { 8 });
                     e.bulk(b"id");
                     e.bulk(node.name.as_bytes());
                     e.bulk(b"port");
@@ -268,7 +294,13 @@ impl Topology {
                     e.bulk(b"ip");
                     e.bulk(node.host.as_bytes());
                     e.bulk(b"endpoint");
-                    e.bulk(node.host.as_bytes());
+                    // Here Redis has no null.
+                    let endpoint = node.endpoint(self.endpoint_type).unwrap_or("");
+                    e.bulk(endpoint.as_bytes());
+                    if !node.hostname.is_empty() {
+                        e.bulk(b"hostname");
+                        e.bulk(node.hostname.as_bytes());
+                    }
                     e.bulk(b"role");
                     e.bulk(role);
                     e.bulk(b"replication-offset");
@@ -291,9 +323,10 @@ impl Topology {
                 } else {
                     ""
                 };
+                let comma = if node.hostname.is_empty() { "" } else { "," };
                 text.push_str(&format!(
-                    "{} {}:{}@{} {myself}master - 0 0 {} connected",
-                    node.name, node.host, node.port, node.bus_port, node.epoch.0
+                    "{} {}:{}@{}{comma}{} {myself}master - 0 0 {} connected",
+                    node.name, node.host, node.port, node.bus_port, node.hostname, node.epoch.0
                 ));
                 for (first, last) in self.owned(at) {
                     if first == last {
@@ -403,17 +436,40 @@ fn stand_in(
 }
 
 impl NodeView {
+    fn endpoint(&self, kind: EndpointType) -> Option<&str> {
+        endpoint(kind, &self.host, &self.hostname)
+    }
+
     fn new(node: &NodeInfo) -> Self {
         let (host, port) = split_address(&node.addresses.resp);
         Self {
             id: node.id,
             name: node_name(&node.uuid),
             host: host.to_owned(),
+            hostname: node.addresses.resp_hostname.clone(),
             port,
             bus_port: split_address(&node.addresses.peer).1,
             epoch: Epoch::ZERO,
         }
     }
+}
+
+/// By what clients are told to reach a node; `None`: by what they reached this one. A
+/// question mark stands for a host name that is not there, as in Redis.
+fn endpoint<'a>(kind: EndpointType, host: &'a str, hostname: &'a str) -> Option<&'a str> {
+    match kind {
+        EndpointType::Address => Some(host),
+        EndpointType::Hostname if hostname.is_empty() => Some("?"),
+        EndpointType::Hostname => Some(hostname),
+        EndpointType::Unknown => None,
+    }
+}
+
+/// Where a client is sent for a slot: the words behind it in `MOVED`.
+pub(crate) fn moved_to(addresses: &Addresses, kind: EndpointType) -> String {
+    let (host, port) = split_address(&addresses.resp);
+    let host = endpoint(kind, host, &addresses.resp_hostname).unwrap_or("");
+    format!("{host}:{port}")
 }
 
 /// Host and port of an address. The brackets of an IPv6 address go, as Redis has it.

@@ -8,7 +8,8 @@ use cairn_core::ids::NodeId;
 use cairn_core::kv::request::RequestError;
 use cairn_core::record::ClusterMap;
 
-use super::topology::split_address;
+use super::config::EndpointType;
+use super::topology::moved_to;
 
 pub(crate) const SYNTAX: &[u8] = b"ERR syntax error";
 pub(crate) const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
@@ -25,6 +26,12 @@ pub(crate) const NOT_READY: &[u8] = b"TRYAGAIN the primary of this slot is not r
 pub(crate) const OVERLOADED: &[u8] = b"TRYAGAIN the node has too many writes waiting";
 pub(crate) const DISK_FULL: &[u8] =
     b"MISCONF Errors writing to the log: too few replicas have disk room. Reads are served";
+pub(crate) const NO_AUTH: &[u8] = b"NOAUTH Authentication required.";
+pub(crate) const NO_AUTH_HELLO: &[u8] = b"NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+pub(crate) const WRONG_PASSWORD: &[u8] =
+    b"WRONGPASS invalid username-password pair or user is disabled.";
+pub(crate) const NO_KEY_PERMISSION: &[u8] =
+    b"NOPERM this user has no permissions to access one of the keys used as arguments";
 pub(crate) const REPLY_TOO_LONG: &[u8] = b"ERR the reply would be too long, ask for fewer keys";
 
 /// What a client is told where its request was not answered.
@@ -33,6 +40,7 @@ pub(crate) fn of_request(
     slot: u16,
     map: &ClusterMap,
     here: Option<NodeId>,
+    endpoint_type: EndpointType,
 ) -> Vec<u8> {
     match error {
         RequestError::Moved { primary, .. } => match primary {
@@ -41,8 +49,8 @@ pub(crate) fn of_request(
             Some(member) if Some(member.node) == here => NOT_READY.to_vec(),
             Some(member) => match map.nodes.get(&member.node) {
                 Some(node) => {
-                    let (host, port) = split_address(&node.addresses.resp);
-                    format!("MOVED {slot} {host}:{port}").into_bytes()
+                    let to = moved_to(&node.addresses, endpoint_type);
+                    format!("MOVED {slot} {to}").into_bytes()
                 }
                 None => NOT_SERVED.to_vec(),
             },

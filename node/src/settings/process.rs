@@ -7,15 +7,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cairn_core::record::{Addresses, ClusterSettings};
+use cairn_proto::limits::CLIENT_MESSAGE_BYTES;
 
 use super::cluster;
 use super::reader::{Reader, SettingsError, check_host_port};
 use super::table::flag_of;
 use super::values::Values;
 use crate::coordinator::CoordinatorAddress;
+use crate::resp::EndpointType;
 
 /// Cairn's own events, and of the libraries' only what is amiss.
 const LOG_DEFAULT: &str = "info,openraft=warn,fjall=warn,lsm_tree=warn";
+/// Room for a command's name, its options and the framing of all.
+const COMMAND_REST_BYTES: usize = 4096;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -59,6 +63,8 @@ pub struct ProcessSettings {
     pub coordinators: Vec<CoordinatorAddress>,
     /// TLS, if the cluster has it.
     pub tls: Option<TlsFiles>,
+    /// Who may do what, if that is set up.
+    pub users_file: Option<PathBuf>,
     /// The log filter.
     pub log: String,
     /// How log lines look.
@@ -117,8 +123,24 @@ pub struct DataSettings {
     pub zone: String,
     /// The share of the data, 100 is usual.
     pub weight: u32,
-    /// The most Redis connections.
+    /// The most Redis connections, and the most gRPC connections.
     pub max_connections: usize,
+    /// The longest key.
+    pub max_key_bytes: usize,
+    /// The most arguments of a Redis command.
+    pub max_arguments: usize,
+    /// The longest Redis command.
+    pub max_command_bytes: usize,
+    /// The most replies that a Redis client may leave unread.
+    pub output_buffer_bytes: usize,
+    /// Room for the long commands and messages of all clients.
+    pub input_room_bytes: usize,
+    /// When an idle Redis connection is closed, if ever.
+    pub idle_timeout: Option<Duration>,
+    /// When a stalled connection is closed.
+    pub stall_timeout: Duration,
+    /// How long a client's TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// The largest value.
     pub max_value_bytes: usize,
     /// The most bytes of writes that wait.
@@ -157,6 +179,8 @@ pub struct DataSettings {
     pub lease_margin: Option<Duration>,
     /// How long a request may wait.
     pub request_timeout: Duration,
+    /// By what Redis clients are told to reach a node.
+    pub endpoint_type: EndpointType,
 }
 
 /// Judges every given value and returns the settings of the role, or every
@@ -218,12 +242,41 @@ pub(super) fn read_coordinator(reader: &Reader<'_>) -> Option<CoordinatorSetting
 pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
     let resp_listen = reader.listen("CAIRN_RESP_LISTEN", "0.0.0.0:6379");
     let process = read_process(reader, resp_listen);
+    let hostname = reader.text("CAIRN_RESP_HOSTNAME").unwrap_or_default();
+    if !hostname.is_empty()
+        && (check_host_port(&format!("{hostname}:1")).is_err() || hostname.starts_with('['))
+    {
+        reader.problem(
+            "CAIRN_RESP_HOSTNAME",
+            "it is not a host name",
+            "Give a name without a port",
+        );
+    }
+    let endpoint_type = read_endpoint_type(reader, hostname);
     let zone = reader.text("CAIRN_ZONE").unwrap_or_default().to_owned();
     let bounded = |name, default, range| to_usize(reader.bytes(name, default, range));
     let max_value_bytes = bounded("CAIRN_MAX_VALUE_BYTES", 16 * MIB, KIB..=16 * MIB);
+    let max_key_bytes = bounded("CAIRN_MAX_KEY_BYTES", 64 * KIB, 1..=64 * KIB);
+    let max_command_bytes = bounded("CAIRN_MAX_COMMAND_BYTES", 32 * MIB, 64 * KIB..=GIB);
+    let input_room_bytes = bounded("CAIRN_INPUT_ROOM_BYTES", 512 * MIB, MIB..=1024 * GIB);
+    let idle_timeout = reader.millis("CAIRN_IDLE_TIMEOUT_MS", 0, 0..=31_536_000_000);
     let pending_write_bytes = bounded("CAIRN_PENDING_WRITE_BYTES", 64 * MIB, MIB..=64 * GIB);
     let wal_segment_bytes = reader.bytes("CAIRN_WAL_SEGMENT_BYTES", 64 * MIB, MIB..=4 * GIB);
     let wal_retain_bytes = reader.bytes("CAIRN_WAL_RETAIN_BYTES", 512 * MIB, 2 * MIB..=1024 * GIB);
+    if max_command_bytes < max_key_bytes + max_value_bytes + COMMAND_REST_BYTES {
+        reader.problem(
+            "CAIRN_MAX_COMMAND_BYTES",
+            "it is less than a command with the largest key and the largest value",
+            "Raise it, or lower CAIRN_MAX_VALUE_BYTES",
+        );
+    }
+    if input_room_bytes < 2 * max_command_bytes.max(CLIENT_MESSAGE_BYTES) {
+        reader.problem(
+            "CAIRN_INPUT_ROOM_BYTES",
+            "it is less than two of the longest commands or messages (of gRPC, 24 MiB)",
+            "Raise it, or lower CAIRN_MAX_COMMAND_BYTES",
+        );
+    }
     if pending_write_bytes < 2 * max_value_bytes {
         reader.problem(
             "CAIRN_PENDING_WRITE_BYTES",
@@ -252,6 +305,16 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
             .number("CAIRN_MAX_CONNECTIONS", 1..=1_000_000)
             .unwrap_or(10_000),
         max_value_bytes,
+        max_key_bytes,
+        max_arguments: reader
+            .number("CAIRN_MAX_ARGUMENTS", 16..=1 << 20)
+            .unwrap_or(1 << 20),
+        max_command_bytes,
+        output_buffer_bytes: bounded("CAIRN_OUTPUT_BUFFER_BYTES", MIB, 64 * KIB..=GIB),
+        input_room_bytes,
+        idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
+        stall_timeout: reader.millis("CAIRN_STALL_TIMEOUT_MS", 60_000, 1_000..=3_600_000),
+        handshake_timeout: reader.millis("CAIRN_HANDSHAKE_TIMEOUT_MS", 5_000, 100..=600_000),
         pending_write_bytes,
         log_memory_bytes: bounded("CAIRN_LOG_MEMORY_BYTES", 128 * MIB, MIB..=256 * GIB),
         window_bytes: bounded("CAIRN_WINDOW_BYTES", 4 * MIB, 64 * KIB..=GIB),
@@ -278,10 +341,42 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
             .number("CAIRN_LEASE_MARGIN_MS", 1..=60_000)
             .map(Duration::from_millis),
         request_timeout: reader.millis("CAIRN_REQUEST_TIMEOUT_MS", 2_000, 100..=600_000),
+        endpoint_type,
         // Last, so that everything above was judged as well.
-        process: process?,
+        process: with_hostname(process?, hostname),
         resp_listen: resp_listen?,
     })
+}
+
+fn read_endpoint_type(reader: &Reader<'_>, hostname: &str) -> EndpointType {
+    const NAME: &str = "CAIRN_RESP_ENDPOINT_TYPE";
+    match reader.text(NAME) {
+        None | Some("ip") => EndpointType::Address,
+        Some("hostname") => {
+            if hostname.is_empty() {
+                reader.problem(
+                    NAME,
+                    "host names are preferred, and this node has none",
+                    "Set CAIRN_RESP_HOSTNAME too",
+                );
+            }
+            EndpointType::Hostname
+        }
+        Some("unknown-endpoint") => EndpointType::Unknown,
+        Some(_) => {
+            reader.problem(
+                NAME,
+                "there is no such type",
+                "Give ip, hostname or unknown-endpoint",
+            );
+            EndpointType::Address
+        }
+    }
+}
+
+fn with_hostname(mut process: ProcessSettings, hostname: &str) -> ProcessSettings {
+    hostname.clone_into(&mut process.advertised.resp_hostname);
+    process
 }
 
 fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<ProcessSettings> {
@@ -328,6 +423,7 @@ fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<
     };
     let coordinators = read_coordinators(reader);
     let tls = read_tls(reader);
+    let users_file = reader.text("CAIRN_USERS_FILE").map(PathBuf::from);
     let log_format = match reader.text("CAIRN_LOG_FORMAT") {
         None | Some("text") => LogFormat::Text,
         Some("json") => LogFormat::Json,
@@ -373,9 +469,11 @@ fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<
             client: client?,
             peer: peer?,
             http: http?,
+            resp_hostname: String::new(),
         },
         coordinators: coordinators?,
         tls,
+        users_file,
         log: log.to_owned(),
         log_format,
         network_threads,

@@ -9,6 +9,7 @@ use crate::support::{Client, Node, PIPE_BYTES, command};
 use arc_swap::ArcSwap;
 use cairn_core::ids::{Epoch, PartitionId};
 use cairn_core::kv::request::RequestError;
+use cairn_node::budget::Budget;
 use cairn_node::resp::{Limits, RespConfig, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -199,9 +200,9 @@ async fn a_long_command_keeps_its_part_of_the_shared_room_until_it_is_answered()
         limits: Limits {
             value_bytes: 1 << 20,
             request_bytes: 1 << 20,
-            input_bytes_total: 2 << 20,
             ..Limits::default()
         },
+        room: Budget::new(2 << 20),
         ..RespConfig::default()
     };
     let node = Node::alone(Answering::WhenTold, config);
@@ -448,9 +449,9 @@ async fn unfinished_long_commands_share_a_bounded_room() {
         limits: Limits {
             value_bytes: 1 << 20,
             request_bytes: 1 << 20,
-            input_bytes_total: 2 << 20,
             ..Limits::default()
         },
+        room: Budget::new(2 << 20),
         stall_timeout: Duration::from_secs(3),
         ..RespConfig::default()
     };

@@ -171,3 +171,43 @@ proptest! {
         prop_assert_eq!(runtime.block_on(feed(pieces)), whole);
     }
 }
+
+#[tokio::test]
+async fn arrays_in_arrays_and_the_types_of_resp3_are_no_commands() {
+    for (sent, said) in [
+        (&b"*2\r\n*1\r\n$1\r\na\r\n"[..], "expected '$', got '*'"),
+        (b"*1\r\n%1\r\n", "expected '$', got '%'"),
+        (b"*1\r\n_\r\n", "expected '$', got '_'"),
+    ] {
+        let node = Node::alone(Answering::AtOnce, RespConfig::default());
+        let mut client = node.connect();
+        client.send(sent).await;
+        assert_eq!(
+            client.rest().await,
+            format!("-ERR Protocol error: {said}\r\n")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_byte_a_minute_is_no_progress() {
+    let node = Node::alone(Answering::AtOnce, RespConfig::default());
+    let mut client = node.connect();
+    client.call("PING", "+PONG\r\n").await;
+    let mut ended = 0;
+    for byte in b"*2\r\n$3\r\nGET" {
+        client.send(&[*byte]).await;
+        // The connection's task takes it; then half a minute goes by.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..30 {
+            ended += node.server.sweep();
+        }
+        if ended > 0 {
+            break;
+        }
+    }
+    assert_eq!(ended, 1);
+    assert_eq!(client.rest().await, "");
+}

@@ -1,9 +1,11 @@
 //! The Redis listener, and the HTTP listener beside it, over keys in memory.
 
 mod commands;
+mod endpoints;
 mod flow;
 mod hostile;
 mod http;
 mod memory;
 mod support;
+mod users;
 mod writes;

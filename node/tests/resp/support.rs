@@ -99,6 +99,16 @@ impl Client {
         }
     }
 
+    /// Reads what is left of a line.
+    pub(crate) async fn rest_of_line(&mut self) {
+        while timeout(PATIENCE, self.stream.read_u8())
+            .await
+            .expect("the line ends")
+            .expect("the server lives")
+            != b'\n'
+        {}
+    }
+
     /// Sends a command and reads its reply.
     pub(crate) async fn call(&mut self, command: &str, expected: &str) {
         self.command(command).await;

@@ -135,12 +135,19 @@ fn label() -> BoxedStrategy<String> {
 }
 
 fn addresses() -> BoxedStrategy<Addresses> {
-    (label(), label(), label(), "[a-z0-9.:]{0,10}")
-        .prop_map(|(resp, client, peer, http)| Addresses {
+    (
+        label(),
+        label(),
+        label(),
+        "[a-z0-9.:]{0,10}",
+        "[a-z0-9.]{0,10}",
+    )
+        .prop_map(|(resp, client, peer, http, resp_hostname)| Addresses {
             resp,
             client,
             peer,
             http,
+            resp_hostname,
         })
         .boxed()
 }
@@ -736,6 +743,7 @@ pub(crate) fn kv_error() -> BoxedStrategy<KvError> {
         Just(KvError::NoMap),
         (label(), label()).prop_map(|(field, problem)| KvError::Invalid { field, problem }),
         label().prop_map(|what| KvError::Unsupported { what }),
+        label().prop_map(|what| KvError::PermissionDenied { what }),
     ]
     .boxed()
 }

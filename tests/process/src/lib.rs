@@ -7,6 +7,7 @@
 //!   acknowledged and judges what is read, and [`gaps`] how long a partition was
 //!   silent. None of that lives in a process that is killed.
 //! - [`history`] records what the Rust client saw, to be judged for linearizability.
+//! - [`http2`] misuses gRPC as no proper client would.
 //! - [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
 //! - [`waiting`] waits for conditions, with a bound.
@@ -19,6 +20,7 @@ pub mod cluster;
 pub mod gaps;
 pub mod history;
 pub mod http;
+pub mod http2;
 pub mod ledger;
 pub mod load;
 mod native;

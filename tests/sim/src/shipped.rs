@@ -37,6 +37,7 @@ fn registration(seat: u64, identity: u64) -> NodeRegistration {
             client: port(20_000),
             peer: port(30_000),
             http: port(40_000),
+            resp_hostname: String::new(),
         },
         zone: String::new(),
         weight: 100,

@@ -74,12 +74,14 @@ impl ClusterState {
             client,
             peer,
             http,
+            resp_hostname,
         } = &addresses;
         for (field, address) in [
             ("resp address", resp),
             ("client address", client),
             ("peer address", peer),
             ("http address", http),
+            ("Redis host name", resp_hostname),
         ] {
             check_text(field, address, 0, 300)?;
         }

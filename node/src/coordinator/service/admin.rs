@@ -15,6 +15,8 @@ use tonic::{Request, Response, Status};
 use super::{Office, refusal_status};
 use crate::coordinator::group::Group;
 use crate::coordinator::leader::{Message, Noted};
+use crate::grpc::caller_of;
+use crate::users::{Role, Users};
 
 /// What `cairn status` and the status page show.
 #[derive(Debug, Serialize)]
@@ -80,6 +82,12 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::ChangeRequest>,
     ) -> Result<Response<pb::ChangeReply>, Status> {
+        if !caller_of(request.extensions()).has(Role::Admin) {
+            Users::note_forbidden("coordinator-client");
+            return Err(Status::permission_denied(
+                "permission denied: changing the cluster takes the role admin",
+            ));
+        }
         let pb::ChangeRequest {
             // Nothing governs the cluster by a manifest yet.
             override_manifest: _,

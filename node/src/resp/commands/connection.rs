@@ -1,11 +1,13 @@
 //! Commands about the connection itself.
 
 use super::super::backend::ReadLevel;
-use super::super::call::{Action, Call, Refusal, Replies};
+use super::super::call::{Action, Call, Hello, LogIn, Refusal, Replies, Session};
 use super::super::encode::{Encoder, Protocol, parse_integer};
+use super::super::server::LISTENER;
 use super::super::shared::{Client, Fate};
 use super::super::words;
 use super::introspect::help_lines;
+use crate::users::{Caller, Checking, Denied, Origin};
 
 /// The Redis whose behaviour clients may expect; they choose features by it.
 pub(super) const REDIS_VERSION: &str = "7.0.15";
@@ -15,7 +17,8 @@ const ABOUT_BYTES: usize = 1024;
 
 const NO_PASSWORD: &[u8] = b"ERR AUTH <password> called without any password configured for \
 the default user. Are you sure your configuration is correct?";
-const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user is disabled.";
+/// The user that Redis means where none is named.
+const DEFAULT_USER: &[u8] = b"default";
 
 pub(super) fn ping(call: &mut Call<'_>) -> Result<Action, Refusal> {
     match call.args.len() {
@@ -55,10 +58,11 @@ pub(super) fn hello(call: &mut Call<'_>) -> Result<Action, Refusal> {
         },
     };
     let mut name = None;
+    let mut credential = None;
     let mut at = 2;
     while at < args.len() {
         if args.is(at, "AUTH") && at + 2 < args.len() {
-            check_user(args.get(at + 1))?;
+            credential = Some((args.get(at + 1), args.get(at + 2)));
             at += 3;
         } else if args.is(at, "SETNAME") && at + 1 < args.len() {
             name = Some(word(args.get(at + 1)).ok_or_else(bad_name)?);
@@ -70,6 +74,19 @@ pub(super) fn hello(call: &mut Call<'_>) -> Result<Action, Refusal> {
             return Err(text.into());
         }
     }
+    let hello = Hello { protocol, name };
+    match credential {
+        Some((user, secret)) => Ok(log_in(call, Some(user), secret, Some(hello))),
+        None if !call.session.caller.is_let_in() => Err(words::NO_AUTH_HELLO.into()),
+        None => {
+            greet(call, hello);
+            Ok(Action::Replied)
+        }
+    }
+}
+
+/// Does what `HELLO` asks for, and replies to it.
+fn greet(call: &mut Call<'_>, Hello { protocol, name }: Hello) {
     call.session.protocol = protocol;
     {
         let mut about = call.client.about.lock();
@@ -95,26 +112,54 @@ pub(super) fn hello(call: &mut Call<'_>) -> Result<Action, Refusal> {
     reply.bulk(b"master");
     reply.bulk(b"modules");
     reply.array(0);
-    Ok(Action::Replied)
-}
-
-/// There is one user, `default`, and it has no password: whatever it gives is right.
-fn check_user(user: &[u8]) -> Result<(), Refusal> {
-    if user == b"default" {
-        Ok(())
-    } else {
-        Err(WRONG_PASSWORD.into())
-    }
 }
 
 pub(super) fn auth(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    match call.args.len() {
-        2 => Err(NO_PASSWORD.into()),
-        3 => {
-            check_user(call.args.get(1))?;
-            call.ok()
-        }
+    let args = call.args;
+    match args.len() {
+        2 if !call.shared.config.users.are_set_up() => Err(NO_PASSWORD.into()),
+        2 => Ok(log_in(call, None, args.get(1), None)),
+        3 => Ok(log_in(call, Some(args.get(1)), args.get(2), None)),
         _ => Err(words::SYNTAX.into()),
+    }
+}
+
+fn log_in(call: &mut Call<'_>, user: Option<&[u8]>, secret: &[u8], hello: Option<Hello>) -> Action {
+    let users = &call.shared.config.users;
+    let checking = if users.are_set_up() {
+        let origin = Origin {
+            listener: LISTENER,
+            address: call.client.ends.remote.ip(),
+        };
+        match user {
+            Some(user) => users.check(user, secret, origin),
+            None => users.check_nameless(DEFAULT_USER, secret, origin),
+        }
+    } else if user.is_none_or(|user| user == DEFAULT_USER) {
+        // It has no password, so that whatever it gives is right.
+        Checking::Done(Ok(users.stranger()))
+    } else {
+        Checking::Done(Err(Denied::Wrong))
+    };
+    Action::LogIn(LogIn { checking, hello })
+}
+
+/// A credential was checked: the rest of `AUTH` and `HELLO`.
+pub(crate) fn logged_in(
+    call: &mut Call<'_>,
+    result: Result<Caller, Denied>,
+    hello: Option<Hello>,
+) -> Result<Action, Refusal> {
+    // A wrong credential leaves the client who it was, as in Redis.
+    let caller = result.map_err(|_| Refusal::from(words::WRONG_PASSWORD))?;
+    call.client.about.lock().user = caller.name().to_owned();
+    call.session.caller = caller;
+    match hello {
+        Some(hello) => {
+            greet(call, hello);
+            Ok(Action::Replied)
+        }
+        None => call.ok(),
     }
 }
 
@@ -150,9 +195,10 @@ pub(super) fn quit(call: &mut Call<'_>) -> Result<Action, Refusal> {
 }
 
 pub(super) fn reset(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    *call.session = super::super::call::Session::default();
+    *call.session = Session::new(call.shared.config.users.stranger());
     {
         let mut about = call.client.about.lock();
+        about.user = call.session.caller.name().to_owned();
         about.name.clear();
         about.resp = 2;
         about.read_only = false;
@@ -278,7 +324,7 @@ fn describe(client: &Client, tick: u32, text: &mut String) {
     text.push_str(&format!(
         "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 \
 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r \
-cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
         client.id,
         client.ends.remote,
         client.ends.local,
@@ -286,6 +332,7 @@ cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
         client.since.elapsed().as_secs(),
         client.idle_ticks(tick),
         about.command,
+        about.user,
         about.resp,
         about.library,
         about.library_version,

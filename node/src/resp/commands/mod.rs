@@ -1,5 +1,6 @@
 //! The commands: one table, and what stands before each handler.
 
+mod acl;
 mod cluster;
 mod connection;
 mod expiry;
@@ -11,7 +12,9 @@ mod table;
 
 use super::call::{Action, Args, Call, Refusal};
 use super::words;
+use crate::users::{Caller, Role, Users};
 
+pub(crate) use connection::logged_in;
 pub(crate) use expiry::wall_millis;
 pub(crate) use introspect::Group;
 pub(crate) use table::{COMMANDS, find};
@@ -47,7 +50,22 @@ pub(crate) struct Command {
     pub(crate) subcommands: &'static [Command],
 }
 
+/// The flags that decide something here; the others are for clients.
+pub(crate) mod flag {
+    /// It changes keys.
+    pub(crate) const WRITE: &str = "write";
+    /// It is for those who run the cluster.
+    pub(crate) const ADMIN: &str = "admin";
+    /// It is for those who have not logged in yet too.
+    pub(crate) const NO_AUTH: &str = "no_auth";
+}
+
 impl Command {
+    /// Whether it has a flag.
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.flags.contains(&flag)
+    }
+
     /// Whether it takes so many arguments.
     pub(crate) fn takes(&self, arguments: usize) -> bool {
         let arguments = i64::try_from(arguments).unwrap_or(i64::MAX);
@@ -69,11 +87,12 @@ impl Command {
     }
 }
 
-/// Finds a command and checks what can be checked before it runs. Returns it and the
-/// slot of its keys.
+/// Finds a command and checks what can be checked before it runs, in the order in which
+/// Redis does. Returns it and the slot of its keys.
 pub(crate) fn admit(
     args: Args<'_>,
     key_bytes_max: usize,
+    caller: &Caller,
 ) -> Result<(&'static Command, u16), Refusal> {
     let command = find(args.get(0)).ok_or_else(|| unknown(args))?;
     let command = match command.subcommands {
@@ -88,6 +107,7 @@ pub(crate) fn admit(
     if !command.takes(args.len()) {
         return Err(arity(command.name));
     }
+    permit(command, args, caller)?;
     let mut slot = None;
     for place in command.key_places(args.len()) {
         let key = args.get(place);
@@ -101,6 +121,38 @@ pub(crate) fn admit(
         slot = Some(this);
     }
     Ok((command, slot.unwrap_or(0)))
+}
+
+/// Whether the caller may run the command on its keys.
+fn permit(command: &Command, args: Args<'_>, caller: &Caller) -> Result<(), Refusal> {
+    let Some(permissions) = caller.permissions() else {
+        return if command.has(flag::NO_AUTH) {
+            Ok(())
+        } else {
+            Err(words::NO_AUTH.into())
+        };
+    };
+    let role = if command.has(flag::ADMIN) {
+        Role::Admin
+    } else if command.has(flag::WRITE) {
+        Role::Writer
+    } else {
+        Role::Reader
+    };
+    if !permissions.has(role) {
+        Users::note_forbidden(super::server::LISTENER);
+        return Err(format!(
+            "NOPERM this user has no permissions to run the '{}' command",
+            command.name
+        )
+        .into());
+    }
+    let mut keys = command.key_places(args.len());
+    if keys.any(|place| !permissions.may_touch(args.get(place))) {
+        Users::note_forbidden(super::server::LISTENER);
+        return Err(words::NO_KEY_PERMISSION.into());
+    }
+    Ok(())
 }
 
 /// Redis shows at most so many bytes of what it did not understand.

@@ -32,6 +32,10 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
             limits.request_bytes.to_string(),
         ),
         ("cluster-enabled", fixed("yes")),
+        (
+            "cluster-preferred-endpoint-type",
+            fixed(config.endpoint_type.word()),
+        ),
         ("cluster-require-full-coverage", fixed("no")),
         ("databases", fixed("1")),
         ("maxclients", config.connections_max.to_string()),

@@ -3,7 +3,7 @@
 
 use super::introspect::Group;
 use super::{
-    Command, Handler, Keys, cluster, connection, expiry, introspect, keys, server, strings,
+    Command, Handler, Keys, acl, cluster, connection, expiry, introspect, keys, server, strings,
 };
 
 const NO_KEYS: Keys = Keys {
@@ -221,6 +221,8 @@ pub(crate) static COMMANDS: &[Command] = &[
         "Close the connection"),
     command("reset", 1, SESSION, NO_KEYS, Group::Connection, "6.2.0", connection::reset,
         "Reset the connection"),
+    container("acl", -2, NONE, "6.0.0", acl::acl,
+        "A container for Access List Control commands", ACL),
     container("client", -2, NONE, "2.4.0", connection::client,
         "A container for client connection commands", CLIENT),
     container("cluster", -2, NONE, "3.0.0", cluster::cluster,
@@ -235,10 +237,16 @@ pub(crate) static COMMANDS: &[Command] = &[
         "Return the number of keys in the selected database"),
     command("time", 1, &["loading", "stale", "fast"], NO_KEYS, Group::Server, "2.6.0",
         server::time, "Return the current server time"),
-    command("role", 1, SESSION, NO_KEYS, Group::Server, "2.8.12", server::role,
+    command("role", 1, &["noscript", "loading", "stale", "fast"], NO_KEYS, Group::Server, "2.8.12", server::role,
         "Return the role of the instance in the context of replication"),
     command("wait", 3, &["noscript"], NO_KEYS, Group::Generic, "3.0.0", server::wait,
         "Wait for the synchronous replication of all the write commands sent in the context of the current connection"),
+];
+
+#[rustfmt::skip]
+static ACL: &[Command] = &[
+    sub("acl|whoami", 2, PLAIN, "6.0.0", acl::whoami, "Return the name of the user associated to the current connection"),
+    sub("acl|help", 2, LOADING_STALE, "6.0.0", acl::help, "Show helpful text about the different subcommands"),
 ];
 
 #[rustfmt::skip]

@@ -1,6 +1,7 @@
 //! The log against a model of it: power losses, torn tails, flipped bits.
 
 mod damage;
+mod fuzz;
 mod model;
 mod random;
 mod scenarios;

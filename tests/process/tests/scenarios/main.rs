@@ -10,6 +10,7 @@ mod dev;
 mod disks;
 mod freeze;
 mod histories;
+mod hostile;
 mod kills;
 mod other_configurations;
 mod power_cuts;

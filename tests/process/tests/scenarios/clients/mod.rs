@@ -8,3 +8,4 @@ mod comparison;
 mod languages;
 mod redis_tools;
 mod tls;
+mod users;
