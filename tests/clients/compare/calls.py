@@ -154,6 +154,21 @@ def getex(p):
     return s
 
 
+def ranges(p):
+    s = Section("ranges")
+    k, none = f"{{{p}}}rg", f"{{{p}}}none"
+    s.add("SET", k, "abcdef", "EX", "100")
+    for first, last in [(0, -1), (1, 2), (-2, -1), (-1, -2), (2, 1), (0, 100), (-100, 1), (-100, -50), (6, 9), (5, -9),
+                        (0, "9223372036854775807"), ("-9223372036854775808", 0), ("x", 1), (0, "1.5")]:
+        s.add("GETRANGE", k, first, last).add("GETRANGE", none, first, last)
+    s.add("GETRANGE", k, 1).add("GETRANGE")
+    for offset, part in [(1, "XY"), (6, "z"), (10, "end"), (0, ""), (20, ""), (-1, "z"), ("x", "z"), (536870912, "z"),
+                         ("9223372036854775807", "z")]:
+        s.add("SETRANGE", k, offset, part).add("GET", k).add("SETRANGE", none, offset, "").add("EXISTS", none)
+    s.add("TTL", k, how="near").add("SETRANGE", f"{{{p}}}new", 2, "x").add("GET", f"{{{p}}}new").add("SETRANGE", k, 1)
+    return s
+
+
 def append(p):
     s = Section("append", needs={"append"})
     k = f"{{{p}}}ap"
@@ -241,7 +256,8 @@ def server(p):
     s.line("COMMAND GETKEYS PING", "COMMAND GETKEYS bogus a", "COMMAND GETKEYS GET", "COMMAND DOCS bogus", "COMMAND LIST FILTERBY bogus x", "COMMAND LIST FILTERBY PATTERN getse*")
     s.line("COMMAND COUNT", how="shape")
     for name in ["get", "set", "incr", "del", "mget", "exists", "incrby", "decr", "decrby", "setnx", "setex", "psetex", "getset",
-                 "strlen", "unlink", "touch", "type", "ttl", "pttl", "expiretime", "pexpiretime", "ping", "echo", "select", "wait"]:
+                 "strlen", "unlink", "touch", "getdel", "getex", "append", "setrange", "getrange", "mset", "msetnx", "expire",
+                 "pexpire", "expireat", "pexpireat", "persist", "type", "ttl", "pttl", "expiretime", "pexpiretime", "ping", "echo", "select", "wait"]:
         s.line(f"COMMAND INFO {name}", how="info")
     s.line("INFO server", "INFO nosuchsection", how="shape")
     return s
@@ -250,7 +266,7 @@ def server(p):
 def refused(p):
     s = Section("refused")
     s.line("bogus", "bogus a b c", "GETT k")
-    s.line("LPUSH l 1", "HSET h f v", "EVAL x 0", "MULTI", "SUBSCRIBE c", "PUBLISH c m", "KEYS *", "FLUSHALL", "RENAME a a", "SORT l", "XADD s * f v", "SETRANGE k 0 v", "GETRANGE k 0 1", "INCRBYFLOAT k 1", "SETBIT k 0 1", "RANDOMKEY", "DEBUG SLEEP 0", "SAVE", "OBJECT ENCODING k", "COPY a a", "DUMP k", "LCS {a}1 {a}2", how="refused")
+    s.line("LPUSH l 1", "HSET h f v", "EVAL x 0", "MULTI", "SUBSCRIBE c", "PUBLISH c m", "KEYS *", "FLUSHALL", "RENAME a a", "SORT l", "XADD s * f v", "INCRBYFLOAT k 1", "SETBIT k 0 1", "RANDOMKEY", "DEBUG SLEEP 0", "SAVE", "OBJECT ENCODING k", "COPY a a", "DUMP k", "LCS {a}1 {a}2", how="refused")
     s.add(b"x" * 200).add(b"\x00\xff", "a\r\nb").add("bogus", b"\x00\n", b"y" * 300)
     return s
 
@@ -266,7 +282,7 @@ def protocol_errors(p):
 
 def sections(protocol):
     p = f"cmp{protocol}"
-    groups = [set_options, strings, counters, several_keys, expiry, getdel, getex, append, mset, expire, scan, cluster, server, refused]
+    groups = [set_options, strings, counters, several_keys, expiry, getdel, getex, append, ranges, mset, expire, scan, cluster, server, refused]
     found = [group(p) for group in groups]
     found.append(connections(p, protocol))
     if protocol == 2:

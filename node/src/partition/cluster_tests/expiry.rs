@@ -65,6 +65,17 @@ async fn settled(cluster: &TestCluster, partition: PartitionId, keys: &[Bytes]) 
     }
 }
 
+/// Waits until so many keys were counted, which is done now and then; not one more is.
+async fn counted(primary: &Handle, keys: u64) {
+    let counted = async {
+        while primary.expired_keys() < keys {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, counted).await.expect("they are counted");
+    assert_eq!(primary.expired_keys(), keys);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_nobody_reads_expire_on_every_replica_by_few_entries() {
     let cluster = TestCluster::start().await;
@@ -84,7 +95,7 @@ async fn keys_that_nobody_reads_expire_on_every_replica_by_few_entries() {
         .expect("several");
     settled(&cluster, partition, &[key(&stays)]).await;
     // The one that was set again did not expire, and its row went as the others did.
-    assert_eq!(primary.expired_keys(), u64::from(count) - 1);
+    counted(&primary, u64::from(count) - 1).await;
     let head = primary.standing(partition).expect("here").head;
     let entries = head.0 - last.index.0;
     assert!((3..50).contains(&entries), "{entries} entries");
@@ -112,7 +123,7 @@ async fn a_new_primary_expires_what_it_inherited() {
     cluster.stop_node(old).await;
     cluster.promote(partition).await;
     settled(&cluster, partition, &[]).await;
-    assert_eq!(cluster.primary(partition).expired_keys(), 20);
+    counted(&cluster.primary(partition), 20).await;
     cluster.stop().await;
 }
 
@@ -130,12 +141,7 @@ async fn a_later_expiry_counts_and_its_key_lives_on() {
         later.expect("written").outcome,
         WriteOutcome::Set { previous: None }
     );
-    let expired = async {
-        while primary.expired_keys() == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, expired).await.expect("one expires");
+    counted(&primary, 1).await;
     assert_eq!(text(&primary, &longer).await, Some("v".to_owned()));
     assert_eq!(text(&primary, &soon).await, None);
     assert_eq!(primary.expired_keys(), 1);
