@@ -230,7 +230,7 @@ fn a_hundred_thousand_operations_are_judged_and_one_stale_read_among_them_is_fou
         .filter(|at| matches!(operations[*at].returned, Some((_, Output::Value(Some(_))))))
         .collect();
     let (old, new) = (reads[reads.len() / 4], reads[reads.len() / 2]);
-    let stale = operations[old].returned.clone().map(|(_, output)| output);
+    let stale = operations[old].returned.map(|(_, output)| output);
     if let (Some((_, answer)), Some(stale)) = (&mut operations[new].returned, stale) {
         assert_ne!(*answer, stale);
         *answer = stale;
