@@ -186,7 +186,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Config::default()
     };
     let credential = if logs_in {
-        credential.read(|name| std::env::var(name).ok())?
+        credential.read(|name| std::env::var(name).ok(), &config)?
     } else {
         None
     };

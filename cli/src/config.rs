@@ -24,6 +24,12 @@ pub(crate) struct Config {
     pub(crate) tls_cert_file: Option<PathBuf>,
     /// Its private key.
     pub(crate) tls_key_file: Option<PathBuf>,
+    /// The user to log in as, with the password of that file.
+    pub(crate) user: Option<String>,
+    /// A file with the user's password.
+    pub(crate) password_file: Option<PathBuf>,
+    /// A file with a token, instead of a user and a password.
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl Config {
@@ -54,7 +60,8 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let mut config: Self = toml::from_str(&text).map_err(|error| {
             failed(error.to_string().trim_end().to_owned()).with_remedy(
-                "It may have: endpoints = [\"host:port\"], tls-ca-file, tls-cert-file, tls-key-file",
+                "It may have: endpoints = [\"host:port\"], tls-ca-file, tls-cert-file, \
+                 tls-key-file, user, password-file, token-file",
             )
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -62,6 +69,8 @@ impl Config {
             &mut config.tls_ca_file,
             &mut config.tls_cert_file,
             &mut config.tls_key_file,
+            &mut config.password_file,
+            &mut config.token_file,
         ] {
             *file = file.take().map(|file| folder.join(file));
         }
@@ -72,6 +81,14 @@ impl Config {
         }
         if config.tls_cert_file.is_some() && config.tls_ca_file.is_none() {
             return Err(failed("tls-cert-file needs tls-ca-file".to_owned()));
+        }
+        if config.user.is_some() != config.password_file.is_some() {
+            return Err(failed("user and password-file go together".to_owned()));
+        }
+        if config.user.is_some() && config.token_file.is_some() {
+            return Err(failed(
+                "token-file stands instead of user and password-file".to_owned(),
+            ));
         }
         Ok(config)
     }
@@ -108,7 +125,10 @@ mod tests {
             tls_ca_file: strip(config.tls_ca_file),
             tls_cert_file: strip(config.tls_cert_file),
             tls_key_file: strip(config.tls_key_file),
+            password_file: strip(config.password_file),
+            token_file: strip(config.token_file),
             endpoints: config.endpoints,
+            user: config.user,
         })
     }
 
@@ -117,7 +137,8 @@ mod tests {
         assert_eq!(read(""), Ok(Config::default()));
         let config = read(
             "endpoints = ['a:1', 'b:2']\ntls-ca-file = 'ca.pem'\n\
-             tls-cert-file = '/etc/me.pem'\ntls-key-file = 'me.key'\n",
+             tls-cert-file = '/etc/me.pem'\ntls-key-file = 'me.key'\n\
+             user = 'me'\npassword-file = 'secret'\n",
         );
         assert_eq!(
             config,
@@ -126,6 +147,9 @@ mod tests {
                 tls_ca_file: Some("ca.pem".into()),
                 tls_cert_file: Some("/etc/me.pem".into()),
                 tls_key_file: Some("me.key".into()),
+                user: Some("me".to_owned()),
+                password_file: Some("secret".into()),
+                token_file: None,
             })
         );
     }
@@ -140,6 +164,11 @@ mod tests {
             (
                 "tls-cert-file = 'x'\ntls-key-file = 'y'",
                 "needs tls-ca-file",
+            ),
+            ("user = 'x'", "go together"),
+            (
+                "user = 'x'\npassword-file = 'y'\ntoken-file = 'z'",
+                "instead of",
             ),
         ] {
             let said = read(text).expect_err(text);

@@ -5,11 +5,12 @@
 use std::fmt;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cairn_client::transport;
 use cairn_node::users::SECRET_BYTES_MAX;
 
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::resp::Auth;
 
@@ -46,10 +47,12 @@ impl fmt::Debug for Credential {
 }
 
 impl CredentialArgs {
-    /// What was given; `variable` looks up the environment.
+    /// What was given; `variable` looks up the environment. The configuration file
+    /// stands below both.
     pub(crate) fn read(
         &self,
         variable: impl Fn(&str) -> Option<String>,
+        config: &Config,
     ) -> Result<Option<Credential>, Failure> {
         let file = |path: &Option<String>| path.as_deref().map(read_secret).transpose();
         let given = |name: &str| variable(name).filter(|text| !text.is_empty());
@@ -70,12 +73,28 @@ impl CredentialArgs {
         if let Some(token) = given("CAIRN_TOKEN") {
             return Ok(Some(Credential::Token(token)));
         }
-        match &self.user {
-            Some(user) if !user.is_empty() => Err(Failure::usage(format!(
+        let configured = |path: &Option<PathBuf>| {
+            let path = path.as_ref().map(|path| path.to_string_lossy());
+            path.map(|path| read_secret(&path)).transpose()
+        };
+        let asked = self.user.as_ref().filter(|user| !user.is_empty());
+        if asked.is_none_or(|user| config.user.as_ref() == Some(user)) {
+            if let Some(user) = config.user.clone()
+                && let Some(password) = configured(&config.password_file)?
+            {
+                return Ok(Some(Credential::Password { user, password }));
+            }
+            if asked.is_none() {
+                let token = configured(&config.token_file)?;
+                return Ok(token.map(Credential::Token));
+            }
+        }
+        match asked {
+            Some(user) => Err(Failure::usage(format!(
                 "the user {user} was given, and no password"
             ))
             .with_remedy("Give --password-file, or set CAIRN_PASSWORD")),
-            _ => Ok(None),
+            None => Ok(None),
         }
     }
 }
@@ -145,6 +164,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("cairn-secret-{}", std::process::id()));
         fs::write(&directory, "from a file\r\n").expect("written");
         let path = directory.to_str().expect("text");
+        let empty = Config::default();
         let none = |_: &str| None;
         let all = |name: &str| Some(format!("{name} of the environment"));
         let password = |user: &str, password: &str| {
@@ -155,26 +175,61 @@ mod tests {
         };
         let token = |token: &str| Some(Credential::Token(token.to_owned()));
         for (given, found) in [
-            (args(None, None, None).read(none), None),
+            (args(None, None, None).read(none, &empty), None),
             (
-                args(Some("a"), Some(path), None).read(all),
+                args(Some("a"), Some(path), None).read(all, &empty),
                 password("a", "from a file"),
             ),
             (
-                args(Some("a"), None, None).read(all),
+                args(Some("a"), None, None).read(all, &empty),
                 password("a", "CAIRN_PASSWORD of the environment"),
             ),
-            (args(None, None, Some(path)).read(all), token("from a file")),
             (
-                args(None, None, None).read(all),
+                args(None, None, Some(path)).read(all, &empty),
+                token("from a file"),
+            ),
+            (
+                args(None, None, None).read(all, &empty),
                 token("CAIRN_TOKEN of the environment"),
             ),
         ] {
             assert_eq!(given, Ok(found));
         }
-        assert!(args(None, Some(path), None).read(none).is_err());
-        assert!(args(Some("a"), None, None).read(none).is_err());
-        assert!(args(Some("a"), Some("/nowhere"), None).read(none).is_err());
+        let config = Config {
+            user: Some("c".to_owned()),
+            password_file: Some(path.into()),
+            ..Config::default()
+        };
+        let configured = password("c", "from a file");
+        assert_eq!(
+            args(None, None, None).read(none, &config),
+            Ok(configured.clone())
+        );
+        assert_eq!(
+            args(Some("c"), None, None).read(none, &config),
+            Ok(configured)
+        );
+        // Another user's password is not the file's.
+        assert!(args(Some("a"), None, None).read(none, &config).is_err());
+        let config = Config {
+            token_file: Some(path.into()),
+            ..Config::default()
+        };
+        assert_eq!(
+            args(None, None, None).read(none, &config),
+            Ok(token("from a file"))
+        );
+        assert_eq!(
+            args(None, None, None).read(all, &config),
+            Ok(token("CAIRN_TOKEN of the environment"))
+        );
+        assert!(args(None, Some(path), None).read(none, &empty).is_err());
+        assert!(args(Some("a"), None, None).read(none, &empty).is_err());
+        assert!(
+            args(Some("a"), Some("/nowhere"), None)
+                .read(none, &empty)
+                .is_err()
+        );
         fs::remove_file(&directory).expect("removed");
     }
 }

@@ -29,7 +29,7 @@ pub struct ScanQuestion {
     pub cursor: u64,
     /// About how many keys are to be looked at.
     pub count: usize,
-    /// What they have to match ([`super::glob`]).
+    /// What they have to match: a pattern as Redis writes them.
     pub pattern: Option<Bytes>,
 }
 
