@@ -123,23 +123,27 @@ fn is_repaired(cluster: &Cluster, victim: usize, before: &Flipped) -> Result<()>
         "the damage went unnoticed: {damaged} replicas\n{text}"
     );
     status::await_healthy(cluster)?;
-    let now = status::replicas_on(cluster, &node.name)?;
-    let replaced = before
-        .replicas
-        .iter()
-        .filter(|id| !now.contains(id))
-        .count();
-    let text = node.log_text().split_off(before.said);
-    let mended = text.matches("the log was mended").count();
+    // One that fetches what is broken is not to be replaced, and so counts as healthy.
+    let replaced_and_mended = || -> Result<(usize, usize)> {
+        let now = status::replicas_on(cluster, &node.name)?;
+        ensure!(
+            now.len() == before.replicas.len(),
+            "{} replicas before, {} now",
+            before.replicas.len(),
+            now.len()
+        );
+        let old = before.replicas.iter();
+        let replaced = old.filter(|id| !now.contains(id)).count();
+        let text = node.log_text().split_off(before.said);
+        Ok((replaced, text.matches("the log was mended").count()))
+    };
+    let (replaced, mended) = waiting::until("every damaged replica to be repaired", BOUND, || {
+        let (replaced, mended) = replaced_and_mended()?;
+        Ok(((replaced + mended) as f64 >= damaged).then_some((replaced, mended)))
+    })?;
     println!(
         "{damaged} of {} replicas were damaged, {replaced} were replaced, {mended} mended",
         before.replicas.len()
-    );
-    ensure!(
-        (replaced + mended) as f64 >= damaged && now.len() == before.replicas.len(),
-        "{} replicas before, {} now; {damaged} were damaged, {replaced} replaced, {mended} mended",
-        before.replicas.len(),
-        now.len()
     );
     Ok(())
 }

@@ -153,13 +153,15 @@ fn a_write_of_level_all_waits_for_the_last_replica() -> Result<()> {
     cluster.data[lost].kill()?;
     let waiting = runtime.spawn({
         let client = client.clone();
-        async move { client.increment("counted", 1).await }
+        async move { client.increment("{watched}counted", 1).await }
     });
     runtime.block_on(async {
         // It is applied, and not acknowledged.
         let other = connect(&cluster, BOUND).await?;
         loop {
-            let value = other.get_with("counted", Consistency::Primary).await?;
+            let value = other
+                .get_with("{watched}counted", Consistency::Primary)
+                .await?;
             if value.is_some_and(|v| v.data == "1") {
                 break;
             }

@@ -107,7 +107,7 @@ fn a_write_quorum_of_one_keeps_everything_until_a_failover_and_then_counts_what_
         partitions: 32,
         ..Spec::default()
     }
-    .with("CAIRN_PRESET", "eventual");
+    .with("CAIRN_CONSISTENCY", "eventual");
     let mut cluster = Cluster::start(spec)?;
     let load = Load::start(&cluster.target(), Plan::default(), seed)?;
     load.await_every_partition()?;
