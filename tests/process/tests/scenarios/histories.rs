@@ -90,3 +90,13 @@ fn judged(reads: Consistency) -> Result<()> {
 fn reads_of_the_primary_are_linearizable_while_nodes_are_killed_and_stopped() -> Result<()> {
     judged(Consistency::Primary)
 }
+
+#[test]
+fn reads_of_a_quorum_are_linearizable_while_nodes_are_killed_and_stopped() -> Result<()> {
+    judged(Consistency::Quorum)
+}
+
+#[test]
+fn reads_of_replicas_are_linearizable_while_nodes_are_killed_and_stopped() -> Result<()> {
+    judged(Consistency::Replica)
+}
