@@ -70,14 +70,15 @@ impl CredentialArgs {
                 None => Ok(given("CAIRN_TOKEN").map(Credential::Token)),
             };
         }
-        if let Some(token) = given("CAIRN_TOKEN") {
+        let asked = self.user.as_ref().filter(|user| !user.is_empty());
+        // A token is somebody's own: it does not stand for a user that is named.
+        if let Some(token) = given("CAIRN_TOKEN").filter(|_| asked.is_none()) {
             return Ok(Some(Credential::Token(token)));
         }
         let configured = |path: &Option<PathBuf>| {
             let path = path.as_ref().map(|path| path.to_string_lossy());
             path.map(|path| read_secret(&path)).transpose()
         };
-        let asked = self.user.as_ref().filter(|user| !user.is_empty());
         if asked.is_none_or(|user| config.user.as_ref() == Some(user)) {
             if let Some(user) = config.user.clone()
                 && let Some(password) = configured(&config.password_file)?
@@ -209,6 +210,8 @@ mod tests {
             args(Some("c"), None, None).read(none, &config),
             Ok(configured)
         );
+        let a_token = |name: &str| (name == "CAIRN_TOKEN").then(|| "someone's".to_owned());
+        assert!(args(Some("a"), None, None).read(a_token, &empty).is_err());
         // Another user's password is not the file's.
         assert!(args(Some("a"), None, None).read(none, &config).is_err());
         let config = Config {

@@ -215,7 +215,7 @@ impl Scan {
 pub(crate) fn keyspace(channel: Channel) -> KeyspaceClient<Channel> {
     KeyspaceClient::new(channel)
         .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES)
-        .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES)
+        .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
 }
 
 impl Inner {

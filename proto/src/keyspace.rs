@@ -98,7 +98,8 @@ impl TryFrom<pb::Row> for Row {
     type Error = Malformed;
 
     fn try_from(pb::Row { key, value }: pb::Row) -> Result<Self, Malformed> {
-        check_key(&key)?;
+        // The empty key is one that Redis clients may set.
+        bounded(key.len(), limits::KEY_BYTES, "key")?;
         Ok(Self {
             key,
             value: required(value, "value")?,
@@ -254,7 +255,7 @@ impl TryFrom<pb::WatchEvent> for KeyEvent {
 
     fn try_from(pb::WatchEvent { key, change }: pb::WatchEvent) -> Result<Self, Malformed> {
         use pb::watch_event::Change;
-        check_key(&key)?;
+        bounded(key.len(), limits::KEY_BYTES, "key")?;
         Ok(match change.ok_or_else(|| Malformed::missing("change"))? {
             Change::Put(value) => Self::Put {
                 key,

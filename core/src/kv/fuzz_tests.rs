@@ -119,6 +119,7 @@ fn fuzz_stored_values() {
 fn fuzz_rows_of_the_idempotence_table() {
     let seeds = vec![
         encode_row(Epoch(8), &records()).to_vec(),
+        encode_row(Epoch(8), &body_with_more().sequenced).to_vec(),
         encode_forgotten(position(1, 2)).to_vec(),
     ];
     cairn_fuzz::run("table_row", 1, seeds, |input| {

@@ -270,13 +270,39 @@ impl WriteOp {
             .chain(several.iter().filter_map(BatchOperation::value))
     }
 
+    /// The keys whose old data it needs to see, beside version and expiry.
+    pub fn keys_with_data(&self) -> impl Iterator<Item = &Bytes> {
+        let (one, several): (Option<&Bytes>, &[BatchOperation]) = match self {
+            Self::Set {
+                key,
+                return_previous: true,
+                ..
+            }
+            | Self::Increment { key, .. }
+            | Self::Expire { key, .. }
+            | Self::Splice { key, .. } => (Some(key), &[]),
+            Self::Set { .. } | Self::Delete { .. } => (None, &[]),
+            Self::Batch { operations } => (None, operations),
+        };
+        let increments = several
+            .iter()
+            .filter(|operation| matches!(operation.action, BatchAction::Increment { .. }))
+            .map(|operation| &operation.key);
+        one.into_iter().chain(increments)
+    }
+
     /// Roughly how many bytes it keeps in memory while it waits.
     #[must_use]
     pub fn weight(&self) -> usize {
         const EACH: usize = 128;
         match self {
             Self::Set { key, value, .. } => EACH + key.len() + value.len(),
-            Self::Splice { key, data, .. } => EACH + key.len() + data.len(),
+            Self::Splice {
+                key,
+                offset,
+                data,
+                bytes_max,
+            } => EACH + key.len() + data.len() + offset.unwrap_or(0).min(*bytes_max),
             Self::Delete { key, .. } | Self::Increment { key, .. } | Self::Expire { key, .. } => {
                 EACH + key.len()
             }

@@ -28,8 +28,8 @@ use crate::ids::{Index, Position};
 /// answers that carry a previous value can be long.
 pub const TABLE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// How many rows leave with one entry at most. One is usual; more only after the
-/// window was made smaller.
+/// How many rows leave with one entry at most for the window's sake. One is usual; more
+/// only after it was made smaller. For the sake of memory as many leave as it takes.
 const FORGETS_MAX: usize = 16;
 
 /// What the table says of a sequenced write.
@@ -159,8 +159,9 @@ impl Table {
         let mut records = self.records + adding.len();
         let mut weight = self.weight + adding.iter().map(SequencedRecord::weight).sum::<usize>();
         let mut leave = Vec::new();
-        for row in self.rows.iter().take(FORGETS_MAX) {
-            if records <= window && weight <= TABLE_BYTES_MAX {
+        for row in &self.rows {
+            let too_many = records > window && leave.len() < FORGETS_MAX;
+            if !too_many && weight <= TABLE_BYTES_MAX {
                 break;
             }
             records -= row.records.len();
@@ -352,6 +353,24 @@ mod tests {
         let mut knows = name(1, 55, 0);
         knows.known = new_line(52);
         assert_eq!(table.judge(&knows), Judgement::New);
+    }
+
+    #[test]
+    fn a_heavy_record_takes_as_many_light_ones_along_as_it_weighs() {
+        let mut table = Table::new();
+        for index in 1..=10_000 {
+            write(&mut table, index, record(1, index), 100_000);
+        }
+        for index in 10_001..=10_040 {
+            let heavy = SequencedRecord {
+                outcome: WriteOutcome::Set {
+                    previous: Some(Bytes::from(vec![0; 1 << 20])),
+                },
+                ..record(1, index)
+            };
+            write(&mut table, index, heavy, 100_000);
+            assert!(table.weight <= TABLE_BYTES_MAX, "{}", table.weight);
+        }
     }
 
     #[test]

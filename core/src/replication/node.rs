@@ -297,6 +297,8 @@ impl NodeCore {
             }
             Event::Drain => {}
         }
+        // What waited for the last round of proofs asks at once.
+        self.put_questions(now, effects);
         self.finish(effects);
     }
 

@@ -114,7 +114,8 @@ struct Line {
     number: u64,
     /// When the one under way was put, and what for.
     under_way: Option<(Micros, Vec<About>)>,
-    next: Vec<About>,
+    /// By what they are for: a newer round asks instead of one that it replaced.
+    next: BTreeMap<(PartitionId, ProofLevel), u64>,
 }
 
 /// The questions of this node, by peer.
@@ -140,9 +141,8 @@ impl Questions {
 
     fn put(&mut self, peer: NodeId, about: About) {
         let line = self.lines.entry(peer).or_default();
-        if !line.next.contains(&about) {
-            line.next.push(about);
-        }
+        line.next
+            .insert((about.partition, about.level), about.round);
     }
 
     /// The connection is new, or the answer is overdue: it may be lost. Rounds that still
@@ -167,9 +167,16 @@ impl Questions {
             if line.under_way.is_some() || line.next.is_empty() {
                 continue;
             }
-            let abouts = std::mem::take(&mut line.next);
+            let next = std::mem::take(&mut line.next);
+            let abouts: Vec<About> = next
+                .into_iter()
+                .map(|((partition, level), round)| About {
+                    partition,
+                    level,
+                    round,
+                })
+                .collect();
             let mut partitions: Vec<PartitionId> = abouts.iter().map(|a| a.partition).collect();
-            partitions.sort_unstable();
             partitions.dedup();
             line.number += 1;
             line.under_way = Some((now, abouts));

@@ -74,7 +74,7 @@ impl Weighter<(PartitionId, u64), Known> for ByBytes {
 }
 
 /// Never 0, which stands for the beginning of a partition.
-fn hash_of(key: &[u8]) -> u64 {
+pub(crate) fn hash_of(key: &[u8]) -> u64 {
     let mut hash = Xxh3::with_seed(HASH_SEED);
     hash.write(key);
     (hash.finish() & HASH_MASK).max(1)
@@ -141,7 +141,11 @@ impl Keyspace {
             count,
             pattern,
         } = question;
-        let mut place = match self.resolve(cursor).await? {
+        let prefix = pattern
+            .as_deref()
+            .map_or(&b""[..], glob::literal_prefix)
+            .to_vec();
+        let mut place = match self.resolve(cursor, &prefix).await? {
             Resolved::At(place) => place,
             Resolved::Nowhere => {
                 return Ok(Found::Page {
@@ -156,25 +160,27 @@ impl Keyspace {
                 });
             }
         };
-        let prefix = pattern
-            .as_deref()
-            .map_or(&b""[..], glob::literal_prefix)
-            .to_vec();
         let mut left = count.clamp(1, COUNT_MAX);
         let mut keys: Vec<Bytes> = Vec::new();
         for _ in 0..PARTITIONS_MAX {
-            if self.concerns(&place, &prefix) {
+            while self.concerns(&place, &prefix) {
                 let wanted = Wanted {
                     left,
                     pattern: pattern.clone(),
+                    bytes: bytes_of(&keys),
                     keys: std::mem::take(&mut keys),
                 };
                 let (wanted, examined) = self.walk(&place, &prefix, wanted).await?;
                 (left, keys) = (wanted.left, wanted.keys);
-                if let Examined::Through(key) = examined {
-                    let cursor = self.remember(place.partition, key);
+                let Examined::Through(key) = examined else {
+                    break;
+                };
+                if let Some(cursor) = self.remember(place.partition, &key) {
                     return Ok(Found::Page { cursor, keys });
                 }
+                // Its cursor stands for an earlier key: the page ends on a later one.
+                place.after = Some(key);
+                left = left.max(1);
             }
             let Some(next) = self.next(place.partition) else {
                 return Ok(Found::Page { cursor: 0, keys });
@@ -245,8 +251,9 @@ impl Keyspace {
         }
     }
 
-    /// Finds the place that a cursor stands for.
-    async fn resolve(&self, cursor: u64) -> Result<Resolved, RequestError> {
+    /// Finds the place that a cursor stands for, among the keys of the prefix: what is
+    /// answered tells nothing of others.
+    async fn resolve(&self, cursor: u64, prefix: &[u8]) -> Result<Resolved, RequestError> {
         let Some((partition, hash)) = parts_of(cursor) else {
             let first = self.handle.led().into_iter().next();
             return Ok(first.map_or(Resolved::Nowhere, |partition| {
@@ -261,12 +268,12 @@ impl Keyspace {
             return at(None);
         }
         let mut after = match self.known.get(&(partition, hash)) {
-            Some(Known::Key(key)) => return at(Some(key)),
-            Some(Known::NotUpTo(key)) => Some(key),
-            None => None,
+            Some(Known::Key(key)) if key.starts_with(prefix) => return at(Some(key)),
+            Some(Known::NotUpTo(key)) if key.starts_with(prefix) => Some(key),
+            Some(_) | None => None,
         };
         for _ in 0..SEARCHES_MAX {
-            let range = KeyRange::new(b"", after.as_deref());
+            let range = KeyRange::new(prefix, after.as_deref());
             let begin = || {
                 let find = move |found: &mut bool, key: &Bytes, _: Value| {
                     *found = hash_of(key) == hash;
@@ -298,16 +305,17 @@ impl Keyspace {
         Ok(Resolved::NotYet)
     }
 
-    /// The cursor of a place, which is remembered. Of two keys with the same hash the
-    /// first one is meant: what follows it is told again, and nothing is passed over.
-    fn remember(&self, partition: PartitionId, key: Bytes) -> u64 {
-        let hash = hash_of(&key);
+    /// The cursor of a place, which is remembered. `None`: it stands for an earlier key
+    /// with the same hash, and a walk that ended here would begin there again, for ever.
+    fn remember(&self, partition: PartitionId, key: &Bytes) -> Option<u64> {
+        let hash = hash_of(key);
         let other = self.known.peek(&(partition, hash));
-        let other_is_first = matches!(&other, Some(Known::Key(other)) if *other < key);
-        if !other_is_first {
-            self.known.insert((partition, hash), Known::Key(key));
+        if matches!(&other, Some(Known::Key(other)) if other < key) {
+            return None;
         }
-        cursor_of(partition, hash)
+        self.known
+            .insert((partition, hash), Known::Key(key.clone()));
+        Some(cursor_of(partition, hash))
     }
 }
 
@@ -322,6 +330,8 @@ struct Wanted {
     left: usize,
     pattern: Option<Bytes>,
     keys: Vec<Bytes>,
+    /// How long they are together.
+    bytes: usize,
 }
 
 impl Wanted {
@@ -333,8 +343,9 @@ impl Wanted {
             .is_none_or(|pattern| glob::matches_exactly(pattern, key));
         if matches {
             self.keys.push(key.clone());
+            self.bytes += key.len();
         }
-        if self.left == 0 || (matches && bytes_of(&self.keys) >= REPLY_BYTES) {
+        if self.left == 0 || self.bytes >= REPLY_BYTES {
             Visit::Stop
         } else {
             Visit::Continue

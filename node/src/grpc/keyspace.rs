@@ -43,7 +43,8 @@ impl KeyspaceServer {
     pub fn into_server(self) -> keyspace_server::KeyspaceServer<Self> {
         keyspace_server::KeyspaceServer::new(self)
             .max_decoding_message_size(limits::CLIENT_MESSAGE_BYTES)
-            .max_encoding_message_size(limits::CLIENT_MESSAGE_BYTES)
+            // One entry is told whole, and may be as long as nodes tell it each other.
+            .max_encoding_message_size(limits::PEER_MESSAGE_BYTES)
     }
 
     fn refusal(&self, error: RequestError) -> KvError {

@@ -11,7 +11,7 @@
 //!   every entry past the applied index.
 //! - Each submission is answered exactly once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position};
@@ -185,6 +185,28 @@ pub(super) struct Lane {
     next_expiry: u64,
     /// Committed, and the flush of every member is awaited.
     incomplete: VecDeque<Waiting>,
+}
+
+/// The keys whose values a write wants to see.
+struct Wanted {
+    /// With their data.
+    whole: Vec<Bytes>,
+    /// Whose version and expiry are enough: the values of many keys would take much
+    /// memory for nothing.
+    bare: Vec<Bytes>,
+}
+
+impl Wanted {
+    fn new(work: &Work, keys: Vec<Bytes>) -> Self {
+        let (whole, bare) = match work {
+            Work::Expire(_) => (Vec::new(), keys),
+            Work::Write(request) => {
+                let needed: BTreeSet<&Bytes> = request.op.keys_with_data().collect();
+                keys.into_iter().partition(|key| needed.contains(key))
+            }
+        };
+        Self { whole, bare }
+    }
 }
 
 impl Lane {
@@ -397,9 +419,9 @@ impl Lane {
             return;
         }
         if let Some(Wanting { write, keys }) = self.evaluate(core, turn, cache, write) {
-            let without_data = matches!(write.work, Work::Expire(_));
+            let wanted = Wanted::new(&write.work, keys);
             self.park.add(write);
-            self.look_up(turn, keys, without_data);
+            self.look_up(turn, wanted);
         }
     }
 
@@ -417,17 +439,23 @@ impl Lane {
     }
 
     /// Asks for values, each for the write that stands first in its key's line.
-    fn look_up(&mut self, turn: &mut Turn, keys: Vec<Bytes>, without_data: bool) {
-        let (ticket, keys) = self.park.want(keys);
-        if !keys.is_empty() {
-            turn.lookups.push(Lookup {
-                partition: self.partition,
-                term: self.term,
-                ticket,
-                generation: self.generation,
-                keys,
-                without_data,
-            });
+    fn look_up(&mut self, turn: &mut Turn, wanted: Wanted) {
+        let Wanted { whole, bare } = wanted;
+        for (keys, without_data) in [(whole, false), (bare, true)] {
+            if keys.is_empty() {
+                continue;
+            }
+            let (ticket, keys) = self.park.want(keys);
+            if !keys.is_empty() {
+                turn.lookups.push(Lookup {
+                    partition: self.partition,
+                    term: self.term,
+                    ticket,
+                    generation: self.generation,
+                    keys,
+                    without_data,
+                });
+            }
         }
     }
 
@@ -466,9 +494,9 @@ impl Lane {
             match self.evaluate(core, turn, cache, write) {
                 None => tries.extend(self.park.leave(id)),
                 Some(Wanting { write, keys }) => {
-                    let without_data = matches!(write.work, Work::Expire(_));
+                    let wanted = Wanted::new(&write.work, keys);
                     self.park.give_back(id, write);
-                    self.look_up(turn, keys, without_data);
+                    self.look_up(turn, wanted);
                 }
             }
         }
@@ -537,6 +565,10 @@ impl Lane {
         cache: &dyn Cache,
         write: Submission,
     ) -> Option<Wanting> {
+        if turn.overloaded {
+            turn.refuse(write, RequestError::Overloaded);
+            return None;
+        }
         let Some(evaluator) = &mut self.evaluator else {
             self.held.push_back(write);
             return None;
@@ -584,6 +616,8 @@ impl Lane {
                     Err(ProposeError::NotPrimary) => self.held.push_back(write),
                     Err(ProposeError::DiskFull) => turn.refuse(write, RequestError::DiskFull),
                     Err(ProposeError::Overloaded) => {
+                        // What else waits for this turn is not evaluated in vain.
+                        turn.overloaded = true;
                         turn.refuse(write, RequestError::Overloaded);
                     }
                     // Tried again at the next tick, and those behind it after it.

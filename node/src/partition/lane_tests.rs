@@ -7,7 +7,9 @@ use std::task::Waker;
 
 use cairn_core::cluster::report::Order;
 use cairn_core::ids::{MapVersion, NodeId, ReplicaId};
-use cairn_core::kv::request::{Condition, Expiry, Sequenced, WriteLevel, WriteOp, WriteRequest};
+use cairn_core::kv::request::{
+    BatchAction, BatchOperation, Condition, Expiry, Sequenced, WriteLevel, WriteOp, WriteRequest,
+};
 use cairn_core::kv::{EntryBody, Table};
 use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, SlotRange};
 use cairn_core::replication::message::{AppendOutcome, AppendReply, PeerMessage};
@@ -474,6 +476,42 @@ fn values_that_are_not_at_hand_are_looked_up_and_other_keys_go_on() {
         ])
     );
     assert!(rig.turn.lookups.is_empty());
+}
+
+#[test]
+fn values_are_fetched_only_for_writes_that_look_at_them() {
+    let mut rig = Rig::serving();
+    let operation = |name: &'static str, action| BatchOperation {
+        key: key(name),
+        condition: Condition::Always,
+        action,
+    };
+    let batch = WriteOp::Batch {
+        operations: vec![
+            operation("gone", BatchAction::Delete),
+            operation("n", BatchAction::Increment { delta: 1 }),
+            operation("gone too", BatchAction::Delete),
+        ],
+    };
+    rig.submit(batch, None);
+    rig.submit(delete("k"), None);
+    let wanted: Vec<_> = rig
+        .turn
+        .lookups
+        .iter()
+        .map(|lookup| (lookup.keys.clone(), lookup.without_data))
+        .collect();
+    assert_eq!(
+        wanted,
+        [
+            (vec![key("n")], false),
+            (vec![key("gone"), key("gone too")], true),
+            (vec![key("k")], true),
+        ]
+    );
+    rig.look_up();
+    rig.flush();
+    assert_eq!(rig.answers().len(), 2);
 }
 
 #[test]

@@ -209,9 +209,9 @@ impl Shared {
             };
             r.epoch >= published.epoch && !config.is_voter(published.replica) && !learns()
         });
-        // A state is installed as a whole, and holds an entry then: one that has
-        // applied none, of a log that has some, is yet to be filled.
-        let empty = published.applied == Index::ZERO && published.head != Index::ZERO;
+        // A state is installed as a whole, and holds an entry then, if only the first
+        // primary's barrier: one that has applied none is yet to be filled.
+        let empty = published.applied == Index::ZERO;
         if removed || empty || self.is_damaged(partition, published.replica) {
             return Err(self.moved(partition, None));
         }
@@ -351,7 +351,7 @@ impl Shared {
 
     /// Reads under a proof; `None` where it became void.
     async fn read_under(
-        &self,
+        self: &Arc<Self>,
         partition: PartitionId,
         cell: &Cell,
         key: &Bytes,
@@ -388,6 +388,10 @@ impl Shared {
             .is_some_and(|v| v.value.expired(clock::wall_ms()))
         {
             // The key expires by an entry of the log, which is the primary's to write.
+            if first.is_primary(self.config.node) {
+                let value = Arc::clone(self).read_slowly(partition, key.clone()).await?;
+                return Ok(Some(value));
+            }
             self.reads.redirected.increment(1);
             return Err(self.moved(partition, Some(&first)));
         }

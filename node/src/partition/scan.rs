@@ -30,6 +30,8 @@ use crate::store::{KeyRange, StateReader};
 
 /// The most rows that one page looks at, whatever it takes of them.
 const EXAMINED_MAX: usize = 16_384;
+/// The most bytes of keys and values, wanted or not, that are read at once.
+const EXAMINED_BYTES_MAX: usize = 64 << 20;
 /// What a row costs beside its bytes.
 const ROW_BYTES: usize = 64;
 
@@ -256,14 +258,16 @@ impl Shared {
         T: Send + 'static,
         V: FnMut(&mut T, &Bytes, Value) -> Visit + Send + 'static,
     {
-        let permit = timeout_at(deadline, self.scanning.acquire()).await;
-        let Ok(Ok(_permit)) = permit else {
+        let permit = Arc::clone(&self.scanning).acquire_owned();
+        let Ok(Ok(permit)) = timeout_at(deadline, permit).await else {
             return Err(RequestError::Overloaded);
         };
         let reader: Arc<StateReader> = self.reader(partition)?;
         let range = range.clone();
         let examined = spawn_blocking(move || {
-            let examined = read_rows(&reader, generation, &range, &mut |key, value| {
+            // Whoever asked may have gone: the thread works on and keeps its place.
+            let _permit = permit;
+            let examined = read_rows(&reader, generation, &range, deadline, &mut |key, value| {
                 visit(&mut gathered, key, value)
             })?;
             Ok::<_, Unreadable>((gathered, examined))
@@ -281,12 +285,14 @@ fn read_rows(
     reader: &StateReader,
     generation: Generation,
     range: &KeyRange,
+    deadline: Instant,
     visit: &mut dyn FnMut(&Bytes, Value) -> Visit,
 ) -> Result<Examined, Unreadable> {
     let now = clock::wall_ms();
-    let (mut examined, mut through, mut strange) = (0, None, None);
+    let (mut examined, mut bytes, mut through, mut strange) = (0, 0, None, None);
     reader.visit_blocking(generation, range, &mut |key, stored| {
         examined += 1;
+        bytes += key.len() + stored.len();
         let value = match VersionedValue::decode(stored) {
             Ok(value) => value,
             Err(error) => {
@@ -295,6 +301,8 @@ fn read_rows(
             }
         };
         let stop = examined >= EXAMINED_MAX
+            || bytes >= EXAMINED_BYTES_MAX
+            || Instant::now() >= deadline
             || (!value.value.expired(now)
                 && visit(&key, super::read::to_value(value)) == Visit::Stop);
         if stop {

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     /// Replicas whose log or state is damaged: nothing is copied from them.
     damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
     /// Scans that read the store at a time.
-    pub(super) scanning: Semaphore,
+    pub(super) scanning: Arc<Semaphore>,
     /// Watches that may be open.
     pub(super) watching: Arc<Semaphore>,
     /// There while the engine runs: a handle that outlives it keeps no store open.
@@ -75,7 +75,7 @@ impl Shared {
             expired: AtomicU64::new(0),
             serving_throttle,
             damaged: Mutex::default(),
-            scanning: Semaphore::new(SCANS_AT_ONCE),
+            scanning: Arc::new(Semaphore::new(SCANS_AT_ONCE)),
             watching: Arc::new(Semaphore::new(WATCHES_MAX)),
             reader: ArcSwapOption::empty(),
         }

@@ -2,6 +2,10 @@
 //!
 //! Matching takes at most the product of both lengths, whatever the pattern.
 
+/// The longest pattern that is taken: matching one takes its length for each byte of each
+/// key.
+pub(crate) const PATTERN_BYTES_MAX: usize = 1024;
+
 /// Whether all of `text` matches; the case of letters counts nothing.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     matches_by(pattern, text, &|byte| byte.to_ascii_lowercase())

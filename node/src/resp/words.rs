@@ -11,6 +11,7 @@ use cairn_core::record::ClusterMap;
 use super::config::EndpointType;
 use super::topology::moved_to;
 
+pub(crate) const LONG_PATTERN: &[u8] = b"ERR a pattern has at most 1024 bytes";
 pub(crate) const SYNTAX: &[u8] = b"ERR syntax error";
 pub(crate) const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
 pub(crate) const OVERFLOW: &[u8] = b"ERR increment or decrement would overflow";

@@ -68,6 +68,7 @@ impl Attempts {
     }
 
     fn lane(&self, address: IpAddr) -> Arc<Semaphore> {
+        let address = household(address);
         let mut lanes = self.lanes.lock();
         if let Some(lane) = lanes.get(&address).and_then(Weak::upgrade) {
             return lane;
@@ -118,6 +119,17 @@ impl Attempts {
             "refused a login"
         );
         denied
+    }
+}
+
+/// Whom an address belongs to: with IPv6 one that asks has a whole /64 of them.
+fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(six) => {
+            let network = u128::from(six) & (u128::MAX << 64);
+            IpAddr::V6(network.into())
+        }
+        four => four,
     }
 }
 

@@ -225,9 +225,17 @@ fn of_toml(text: &str, error: &toml::de::Error) -> String {
         .span()
         .and_then(|span| text.get(..span.start))
         .map(|before| before.matches('\n').count() + 1);
+    // A value stands between quotes in what is said of its type.
+    let message = error.message();
+    let message = match (message.find('"'), message.rfind('"')) {
+        (Some(from), Some(to)) if from < to => {
+            format!("{}...{}", &message[..from], &message[to + 1..])
+        }
+        _ => message.to_owned(),
+    };
     match line {
-        Some(line) => format!("line {line}: {}", error.message()),
-        None => error.message().to_owned(),
+        Some(line) => format!("line {line}: {message}"),
+        None => message,
     }
 }
 
@@ -282,6 +290,8 @@ mod tests {
                 "line 5: unknown field `password`",
             ),
             (user("tokens = [hunter2]"), "line 5: "),
+            (user("tokens = \"hunter2\""), "line 5: invalid type"),
+            (user("passwords = 'hunter2'"), "expected a sequence"),
             (
                 user("anonymous = true") + &user("anonymous = true"),
                 "another anonymous user",

@@ -1,8 +1,10 @@
 //! What a node asks of others, and tells them, for the sake of reads and of those who
 //! wait for every member.
 
+use std::collections::BTreeMap;
+
 use super::super::event::Effect;
-use super::super::message::{PeerMessage, ReadAnswer, ReadAsk};
+use super::super::message::{PeerMessage, ReadAnswer, ReadAsk, Stand};
 use super::super::proof::{Proof, Unproved};
 use super::NodeCore;
 use crate::ids::{Index, Micros, NodeId, PartitionId};
@@ -85,13 +87,15 @@ impl NodeCore {
         effects: &mut Vec<Effect>,
     ) {
         let abouts = self.questions.answered(from, answer.session, answer.number);
+        let stands: BTreeMap<PartitionId, Stand> = answer
+            .stands
+            .iter()
+            .map(|stand| (stand.partition, *stand))
+            .collect();
         for about in abouts {
-            let stand = answer
-                .stands
-                .iter()
-                .find(|s| s.partition == about.partition);
+            let stand = stands.get(&about.partition).copied();
             self.with(now, effects, about.partition, |replica, ctx| {
-                replica.take_stand(ctx, from, about, stand.copied());
+                replica.take_stand(ctx, from, about, stand);
             });
         }
         self.put_questions(now, effects);

@@ -1,11 +1,13 @@
 //! Walking through keys, counting and watching them.
 
+use std::collections::HashMap;
+
 use cairn_core::ids::Position;
 use cairn_core::kv::scan::{ScanPage, ScanQuery};
 use cairn_core::kv::watch::{KeyEvent, KeyFilter};
 
 use super::*;
-use crate::data_node::keyspace::Keyspace;
+use crate::data_node::keyspace::{Keyspace, hash_of};
 use crate::resp::{Found, Question, ScanQuestion};
 
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -401,6 +403,50 @@ async fn page(keyspace: &Arc<Keyspace>, cursor: u64, pattern: Option<&str>) -> (
         }
         other => panic!("no page: {other:?}"),
     }
+}
+
+/// Two keys that begin so and have the same cursor, the lesser one first.
+fn twins(beginning: &str) -> (String, String) {
+    let name = |number: u64| format!("{beginning}:{number:010}");
+    let mut seen = HashMap::new();
+    for number in 0.. {
+        let hash = hash_of(name(number).as_bytes());
+        if let Some(before) = seen.insert(hash, number) {
+            return (name(before), name(number));
+        }
+    }
+    unreachable!("there are fewer hashes than numbers")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walk_ends_though_two_keys_share_a_cursor() {
+    let cluster = TestCluster::start().await;
+    let primary = cluster.primary(PartitionId(0));
+    // All in one slot.
+    let tag = format!("{{{}}}", key_in(PartitionId(0), 0));
+    let (first, second) = twins(&tag);
+    // One page ends on the one and the next page on the other.
+    let mut names: Vec<String> = (0..6).map(|n| format!("{tag}!{n}")).collect();
+    names.push(first.clone());
+    names.extend((0..6).map(|n| format!("{first}-{n}")));
+    names.push(second.clone());
+    names.extend((0..6).map(|n| format!("{second}-{n}")));
+    for name in &names {
+        primary.write(set(name, "v")).await.expect("written");
+    }
+    let keyspace = Keyspace::new(primary.clone());
+    let (mut cursor, mut found) = (0, Vec::new());
+    for _ in 0..10 {
+        let (next, keys) = page(&keyspace, cursor, None).await;
+        found.extend(keys);
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert_eq!(cursor, 0, "it goes round in circles: {found:?}");
+    assert_eq!(found, names);
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,10 +52,22 @@ pub(super) fn count(call: &mut Call<'_>) -> Result<Action, Refusal> {
     call.integer(i64::try_from(COMMANDS.len()).unwrap_or(i64::MAX))
 }
 
+/// The most commands that are asked for at once by name: a short name may be answered by
+/// pages, and a client never needs one twice.
+const NAMES_MAX: usize = 512;
+
+fn bounded(names: usize) -> Result<(), Refusal> {
+    if names > NAMES_MAX {
+        return Err(format!("ERR more than {NAMES_MAX} commands are named").into());
+    }
+    Ok(())
+}
+
 pub(super) fn info(call: &mut Call<'_>) -> Result<Action, Refusal> {
     if call.args.len() == 2 {
         return command(call);
     }
+    bounded(call.args.len() - 2)?;
     let names = call.args.from(2);
     let mut reply = call.reply();
     reply.array(names.len());
@@ -162,6 +174,7 @@ fn categories(command: &Command) -> Vec<&'static str> {
 }
 
 pub(super) fn docs(call: &mut Call<'_>) -> Result<Action, Refusal> {
+    bounded(call.args.len() - 2)?;
     let wanted: Vec<&'static Command> = if call.args.len() == 2 {
         COMMANDS.iter().collect()
     } else {
@@ -222,6 +235,9 @@ pub(super) fn list(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let keep: Box<dyn Fn(&Command) -> bool + '_> = match args.len() {
         2 => Box::new(|_| true),
         5 if args.is(2, "FILTERBY") && args.is(3, "PATTERN") => {
+            if args.get(4).len() > glob::PATTERN_BYTES_MAX {
+                return Err(words::LONG_PATTERN.into());
+            }
             Box::new(move |c| glob::matches(args.get(4), c.name.as_bytes()))
         }
         5 if args.is(2, "FILTERBY") && args.is(3, "ACLCAT") => Box::new(move |c| {

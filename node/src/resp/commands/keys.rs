@@ -5,7 +5,7 @@ use cairn_core::kv::request::{BatchAction, BatchOperation, Condition, WriteOp};
 
 use super::super::backend::{Question, ScanQuestion};
 use super::super::call::{Action, Call, ManyShape, ReadShape, Refusal, WriteShape};
-use super::super::glob::literal_prefix;
+use super::super::glob::{PATTERN_BYTES_MAX, literal_prefix};
 use super::super::words;
 use super::strings::{batch, many_keys};
 use crate::users::Users;
@@ -67,6 +67,9 @@ pub(super) fn scan(call: &mut Call<'_>) -> Result<Action, Refusal> {
             return Err(words::SYNTAX.into());
         }
         if args.is(at, "MATCH") {
+            if args.get(at + 1).len() > PATTERN_BYTES_MAX {
+                return Err(words::LONG_PATTERN.into());
+            }
             pattern = Some(Bytes::copy_from_slice(args.get(at + 1)));
         } else if args.is(at, "COUNT") {
             count = args.integer(at + 1)?;

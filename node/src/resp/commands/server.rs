@@ -7,6 +7,7 @@ use super::super::backend::Question;
 use super::super::call::{Action, Call, Refusal};
 use super::super::glob;
 use super::super::shared::{Count, Shared};
+use super::super::words;
 use super::connection::REDIS_VERSION;
 use super::introspect::help_lines;
 use crate::http::metrics::resident_bytes;
@@ -62,6 +63,9 @@ fn parameters(shared: &Shared) -> Vec<(&'static str, String)> {
 
 pub(super) fn config_get(call: &mut Call<'_>) -> Result<Action, Refusal> {
     let patterns = call.args.from(2);
+    if patterns.iter().any(|p| p.len() > glob::PATTERN_BYTES_MAX) {
+        return Err(words::LONG_PATTERN.into());
+    }
     let found: Vec<(&str, String)> = parameters(call.shared)
         .into_iter()
         .filter(|(name, _)| patterns.iter().any(|p| glob::matches(p, name.as_bytes())))
