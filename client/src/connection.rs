@@ -196,7 +196,7 @@ impl Connection {
                     why: Why::Timeout,
                 })?,
         };
-        let _under_way = shared.load.begin();
+        let mut under_way = shared.load.begin();
         let Routed {
             partition,
             version,
@@ -249,6 +249,9 @@ impl Connection {
             why: Why::Connection("the client was closed".into()),
         }));
         abandoned.done = true;
+        if matches!(answered, Ok(pb::answer::Reply::Error(_))) {
+            under_way.refuse();
+        }
         answered
     }
 

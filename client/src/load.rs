@@ -13,6 +13,10 @@ const SMOOTHING: u64 = 8;
 /// that was slow once would else never be asked again, and never be seen to be quick.
 const HALF_FORGOTTEN: Duration = Duration::from_millis(100);
 
+/// How long a refusal counts to have taken, at least: longer than answers take, lest the
+/// replica that refuses at once be everybody's choice.
+const REFUSAL: Duration = Duration::from_millis(50);
+
 /// Calls under way to one address, and how long the answers took of late.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -44,6 +48,15 @@ fn micros(time: Duration) -> u64 {
 pub(crate) struct UnderWay<'a> {
     load: &'a Load,
     began: Instant,
+    refused: bool,
+}
+
+impl UnderWay<'_> {
+    /// The address answered with a refusal. That is quickly said, and no reason to ask it
+    /// rather than others.
+    pub(crate) fn refuse(&mut self) {
+        self.refused = true;
+    }
 }
 
 impl Load {
@@ -53,6 +66,7 @@ impl Load {
         UnderWay {
             load: self,
             began: Instant::now(),
+            refused: false,
         }
     }
 
@@ -84,8 +98,13 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
         // One that was given up took at least as long: that counts too.
-        self.load
-            .answered_after(self.began.elapsed(), Instant::now());
+        let took = self.began.elapsed();
+        let took = if self.refused {
+            took.max(REFUSAL)
+        } else {
+            took
+        };
+        self.load.answered_after(took, Instant::now());
     }
 }
 
@@ -143,6 +162,15 @@ mod tests {
         let under_way = load.begin();
         assert_eq!(load.cost(now), 1600);
         std::mem::forget(under_way);
+    }
+
+    #[test]
+    fn a_refusal_is_dearer_than_an_answer_however_quick_it_came() {
+        let (answers, refuses) = (Load::default(), Load::default());
+        drop(answers.begin());
+        refuses.begin().refuse();
+        let now = Instant::now();
+        assert!(refuses.cost(now) > answers.cost(now));
     }
 
     #[test]

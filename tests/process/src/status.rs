@@ -31,6 +31,31 @@ pub fn map(cluster: &Cluster) -> Result<ClusterMap> {
     })
 }
 
+/// Waits until every data node has the present map on its disk: without coordinators it
+/// knows no newer one when it starts, and a map is saved a while after it came.
+///
+/// # Errors
+/// Where that does not come in time.
+pub fn await_saved_maps(cluster: &Cluster) -> Result<()> {
+    // A magic number, a format and a checksum stand before the JSON.
+    const HEADER: usize = 16;
+    let version = map(cluster)?.version.0;
+    waiting::until("the map to be on every disk", BOUND, || {
+        for node in &cluster.data {
+            let Ok(bytes) = std::fs::read(node.data.join("map.json")) else {
+                return Ok(None);
+            };
+            let json = bytes.get(HEADER..).context("a map file without a map")?;
+            let saved: serde_json::Value = serde_json::from_slice(json)?;
+            let saved = saved["version"].as_u64().context("a version")?;
+            if saved < version {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+}
+
 /// Each partition's epoch.
 ///
 /// # Errors

@@ -148,6 +148,7 @@ fn a_write_of_level_all_waits_for_the_last_replica() -> Result<()> {
     runtime.block_on(client.put(KEY, "everywhere"))?;
     let primary = primary_of(&cluster, &client, KEY)?;
     // One of the others is gone, and no coordinator replaces it.
+    status::await_saved_maps(&cluster)?;
     cluster.coordinators[0].kill()?;
     let lost = (primary + 1) % cluster.data.len();
     cluster.data[lost].kill()?;
