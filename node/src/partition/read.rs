@@ -108,7 +108,7 @@ impl Handle {
 }
 
 /// What one look at a cell allows.
-pub(super) enum Look {
+enum Look {
     /// Read from this generation; `commit` is covered by its applied index.
     Read(Published),
     /// Wait for the cell to change.
@@ -146,7 +146,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn look(&self, partition: PartitionId, cell: &Cell, covers: Option<Index>) -> Look {
+    fn look(&self, partition: PartitionId, cell: &Cell, covers: Option<Index>) -> Look {
         let Some(published) = cell.load() else {
             return Look::Refuse(self.moved(partition, None));
         };
@@ -215,6 +215,43 @@ impl Shared {
         // chase the writes that come after it.
         let mut covers: Option<(Epoch, Index)> = None;
         loop {
+            let first = self
+                .may_read(partition, cell, &mut covers, deadline)
+                .await?;
+            let stored = self
+                .reader(partition)?
+                .get(first.generation, key.clone())
+                .await
+                .map_err(|error| self.unreadable(partition, &error.into()))?;
+            let value = self.decode(partition, stored)?;
+            if self.still_leads(cell, &first) {
+                let now = clock::wall_ms();
+                if !value.as_ref().is_some_and(|v| v.value.expired(now)) {
+                    return Ok(value.map(to_value));
+                }
+                // The key expires by an entry of the log, never by a clock alone:
+                // another primary's clock may be behind (rule 6).
+                let key = key.clone();
+                self.expire(partition, vec![DueKey { key, row: None }])
+                    .await?;
+                covers = None;
+            }
+            if Instant::now() >= deadline {
+                return Err(RequestError::NotReady { partition });
+            }
+        }
+    }
+
+    /// Waits until the state may be read under the lease. `covers` is what it must have
+    /// applied, settled by the first look in an epoch.
+    pub(super) async fn may_read(
+        &self,
+        partition: PartitionId,
+        cell: &Cell,
+        covers: &mut Option<(Epoch, Index)>,
+        deadline: Instant,
+    ) -> Result<Published, RequestError> {
+        loop {
             let watching = cell.watch();
             let mut changed = std::pin::pin!(watching.changed());
             changed.as_mut().enable();
@@ -222,9 +259,10 @@ impl Shared {
                 && seen.leads(clock::boottime())
                 && covers.is_none_or(|(epoch, _)| epoch != seen.epoch)
             {
-                covers = Some((seen.epoch, seen.commit));
+                *covers = Some((seen.epoch, seen.commit));
             }
             match self.look(partition, cell, covers.map(|(_, index)| index)) {
+                Look::Read(published) => return Ok(published),
                 Look::Refuse(error) => return Err(error),
                 Look::Wait { lapsed } => {
                     if lapsed && cell.hurry() {
@@ -232,33 +270,6 @@ impl Shared {
                         self.inbox.push(Input::HurryLease(partition));
                     }
                     if timeout_at(deadline, changed).await.is_err() {
-                        return Err(RequestError::NotReady { partition });
-                    }
-                }
-                Look::Read(first) => {
-                    let stored = self
-                        .reader(partition)?
-                        .get(first.generation, key.clone())
-                        .await
-                        .map_err(|error| self.unreadable(partition, &error.into()))?;
-                    let value = self.decode(partition, stored)?;
-                    if !self.still_leads(cell, &first) {
-                        if Instant::now() >= deadline {
-                            return Err(RequestError::NotReady { partition });
-                        }
-                        continue;
-                    }
-                    let now = clock::wall_ms();
-                    if !value.as_ref().is_some_and(|v| v.value.expired(now)) {
-                        return Ok(value.map(to_value));
-                    }
-                    // The key expires by an entry of the log, never by a clock alone:
-                    // another primary's clock may be behind (rule 6).
-                    let key = key.clone();
-                    self.expire(partition, vec![DueKey { key, row: None }])
-                        .await?;
-                    covers = None;
-                    if Instant::now() >= deadline {
                         return Err(RequestError::NotReady { partition });
                     }
                 }

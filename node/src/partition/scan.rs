@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_core::ids::{Index, PartitionId};
+use cairn_core::ids::PartitionId;
 use cairn_core::kv::VersionedValue;
 use cairn_core::kv::request::{RequestError, Value};
 use cairn_core::kv::scan::{Row, ScanPage, ScanQuery};
@@ -23,8 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use super::board::Published;
 use super::clock;
 use super::handle::Handle;
-use super::inbox::Input;
-use super::read::{Look, Unreadable};
+use super::read::Unreadable;
 use super::shared::Shared;
 use crate::store::{KeyRange, StateReader};
 
@@ -218,31 +217,7 @@ impl Shared {
         let Some(cell) = self.board.cell(partition) else {
             return Err(self.moved(partition, None));
         };
-        // As for a read: it does not chase the writes that come after it.
-        let mut covers = None;
-        loop {
-            let watching = cell.watch();
-            let mut changed = std::pin::pin!(watching.changed());
-            changed.as_mut().enable();
-            if let Some(seen) = cell.load()
-                && seen.leads(clock::boottime())
-                && covers.is_none_or(|(epoch, _)| epoch != seen.epoch)
-            {
-                covers = Some((seen.epoch, seen.commit));
-            }
-            match self.look(partition, cell, covers.map(|(_, index): (_, Index)| index)) {
-                Look::Read(published) => return Ok(published),
-                Look::Refuse(error) => return Err(error),
-                Look::Wait { lapsed } => {
-                    if lapsed && cell.hurry() {
-                        self.inbox.push(Input::HurryLease(partition));
-                    }
-                    if timeout_at(deadline, changed).await.is_err() {
-                        return Err(RequestError::NotReady { partition });
-                    }
-                }
-            }
-        }
+        self.may_read(partition, cell, &mut None, deadline).await
     }
 
     /// Reads rows of a generation, on a thread that may block.
