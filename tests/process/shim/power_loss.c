@@ -22,6 +22,8 @@
  *   <journal>/fail-fsync       while this file exists, fsync and fdatasync fail (EIO).
  *   <journal>/stall            while this file exists, fsync and fdatasync do not return:
  *                              a kill finds what was written and not flushed.
+ *   <journal>/die-removing     while this file exists, a process that removes a file ends
+ *                              after that was noted and before it is done.
  *
  * Locks: a file's lock is held over journal record and write, and over fsync and the
  * clearing of its journal, so that no write slips between the two. names_lock orders
@@ -196,6 +198,8 @@ static void leave(struct file *f) {
 
 /* ---- names ---- */
 
+static int switched_on(const char *name);
+
 static int inside(const char *path) {
     return strncmp(path, root, root_length) == 0 && (path[root_length] == '/' || path[root_length] == 0);
 }
@@ -301,7 +305,12 @@ static int control(int fd, int command, long argument) {
 int fcntl(int fd, int command, ...) { ARGUMENT(command) return control(fd, command, argument); }
 int fcntl64(int fd, int command, ...) { ARGUMENT(command) return control(fd, command, argument); }
 
-/* The last name of an inode is going: forget it before its number is used again. */
+/*
+ * The last name of an inode is going: forget it before its number is used again. Before it
+ * goes, too: a process that is killed between the two leaves a file that counts as flushed,
+ * as it may be. The other way round, what was noted of the file that went would count for
+ * whichever file is given its number.
+ */
 static void forget(const struct stat *st) {
     struct file **at = &files;
     while (*at) {
@@ -339,9 +348,11 @@ int unlinkat(int dir, const char *path, int flags) {
     struct stat st;
     pthread_mutex_lock(&names_lock);
     int last = fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1;
-    int result = syscall(SYS_unlinkat, dir, path, flags), saved = errno;
-    if (result == 0 && last)
+    if (last)
         forget(&st);
+    if (switched_on("die-removing"))
+        _exit(9);
+    int result = syscall(SYS_unlinkat, dir, path, flags), saved = errno;
     pthread_mutex_unlock(&names_lock);
     errno = saved;
     return result;
@@ -355,9 +366,9 @@ static int rename_at(int from_dir, const char *from, int to_dir, const char *to,
     struct stat st;
     pthread_mutex_lock(&names_lock);
     int last = fstatat(to_dir, to, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1;
-    int result = syscall(SYS_renameat2, from_dir, from, to_dir, to, flags), saved = errno;
-    if (result == 0 && last && !(flags & RENAME_EXCHANGE))
+    if (last && !(flags & (RENAME_EXCHANGE | RENAME_NOREPLACE)))
         forget(&st);
+    int result = syscall(SYS_renameat2, from_dir, from, to_dir, to, flags), saved = errno;
     pthread_mutex_unlock(&names_lock);
     errno = saved;
     return result;

@@ -141,6 +141,14 @@ impl Power {
         self.switch("stall", on)
     }
 
+    /// Lets a process that removes a file end in the middle of it.
+    ///
+    /// # Errors
+    /// Where the switch cannot be set.
+    pub fn die_removing(&self, on: bool) -> Result<()> {
+        self.switch("die-removing", on)
+    }
+
     /// Where in a file that still exists the bytes lie that were written and not yet
     /// flushed; `None` where there are none.
     ///

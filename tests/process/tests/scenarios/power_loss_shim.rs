@@ -143,6 +143,32 @@ fn an_inode_that_is_used_again_is_a_new_file() -> Result<()> {
 }
 
 #[test]
+fn an_inode_is_a_new_file_too_where_the_process_was_killed_as_it_removed_the_old_one() -> Result<()>
+{
+    let bench = Bench::new()?;
+    // Two directories: the names of one are flushed without those of the other.
+    fs::create_dir(bench.data().join("one"))?;
+    fs::create_dir(bench.data().join("two"))?;
+    bench.power.die_removing(true)?;
+    let removed = bench.probe("create:one/a append:one/a:1:100 remove:one/a");
+    ensure!(removed.is_err(), "it went on");
+    bench.power.die_removing(false)?;
+    let left = bench.data().join("one/a").exists();
+    let mut steps = String::from(if left { "remove:one/a" } else { "" });
+    // One of them is given the number, unless somebody else was.
+    let names: Vec<String> = (0..32).map(|n| format!("two/{n}")).collect();
+    for name in &names {
+        steps += &format!(" create:{name} append:{name}:3:50 flush:{name}");
+    }
+    bench.probe(&format!("{steps} flush-names:two"))?;
+    bench.cut()?;
+    for name in &names {
+        assert_eq!(content(&bench.data(), name)?, vec![3; 50]);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_copied_file_has_to_be_flushed_too() -> Result<()> {
     let bench = Bench::new()?;
     bench.probe("create:a append:a:1:100 flush:a copy:a:b flush-names:.")?;
