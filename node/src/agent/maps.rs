@@ -1,11 +1,12 @@
 //! The one place where the node's map changes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::ids::{MapVersion, Micros};
-use cairn_core::record::ClusterMap;
+use cairn_core::ids::{MapVersion, Micros, NodeId};
+use cairn_core::record::{ClusterMap, NodeInfo};
 use cairn_core::replication::Event;
 use cairn_proto::map::{ApplyError, MapUpdate};
 use parking_lot::Mutex;
@@ -59,6 +60,7 @@ impl Maps {
             engine: maps.engine.clone(),
             file,
             saved,
+            saved_nodes: Nodes::new(),
             spacing: SAVE_SPACING,
         };
         (maps, saver, on_disk)
@@ -107,15 +109,22 @@ impl SavedMap {
     }
 }
 
+/// The identities that may speak to this node, and where they are.
+type Nodes = BTreeMap<NodeId, Arc<NodeInfo>>;
+
 /// Writes the newest map to disk, off the runtime's threads: soon after it came, but
 /// not each one while many come, as in a failover, when the disk has better to do. The
-/// last one always is, and one that tells of a longer lease is at once.
+/// last one always is, and at once those that tell of a longer lease or of other nodes: a
+/// process that starts knows its peers by what is on the disk, and from any of them it
+/// hears the rest (rules 14 and 15).
 #[derive(Debug)]
 pub(super) struct Saver {
     newest: watch::Receiver<Arc<ClusterMap>>,
     engine: EngineHandle,
     file: PathBuf,
     saved: watch::Sender<SavedMap>,
+    /// The nodes in the map that was written last; none before that.
+    saved_nodes: Nodes,
     spacing: Duration,
 }
 
@@ -138,6 +147,7 @@ impl Saver {
             let saved = SavedMap::of(&map);
             let file = self.file.clone();
             let longest = map.settings.as_ref().map(|s| s.lease_ms_longest);
+            let nodes = map.nodes.clone();
             let written = tokio::task::spawn_blocking(move || map_file::write(&file, &map)).await;
             last = Some(Instant::now());
             match written {
@@ -147,6 +157,7 @@ impl Saver {
                     if let Some(longest) = longest.map(Micros::from_millis) {
                         self.engine.0.submit(Event::LeaseKept { longest });
                     }
+                    self.saved_nodes = nodes;
                     self.saved.send_replace(saved);
                 }
                 Ok(Err(error)) => {
@@ -177,8 +188,12 @@ impl Saver {
         let rested = sleep_until(last + self.spacing);
         tokio::pin!(rested);
         loop {
-            let newest = SavedMap::of(&self.newest.borrow_and_update());
-            if newest.lease_ms_longest > self.saved.borrow().lease_ms_longest {
+            let urgent = {
+                let map = self.newest.borrow_and_update();
+                SavedMap::of(&map).lease_ms_longest > self.saved.borrow().lease_ms_longest
+                    || map.nodes != self.saved_nodes
+            };
+            if urgent {
                 return false;
             }
             tokio::select! {
@@ -234,6 +249,7 @@ pub(super) async fn follow_peers(
 #[cfg(test)]
 mod tests {
     use cairn_core::cluster::settings::SettingsRequest;
+    use cairn_core::record::{Addresses, NodeStanding};
 
     use super::*;
 
@@ -270,9 +286,28 @@ mod tests {
         })
     }
 
+    fn with_a_node(map: Arc<ClusterMap>) -> Arc<ClusterMap> {
+        let mut map = Arc::unwrap_or_clone(map);
+        let node = NodeInfo {
+            id: NodeId(1),
+            uuid: "u".to_owned(),
+            incarnation: "i".to_owned(),
+            name: "data-0".to_owned(),
+            addresses: Addresses::default(),
+            zone: String::new(),
+            weight: 100,
+            standing: NodeStanding::Member,
+            features: 0,
+            changed_at: MapVersion(51),
+        };
+        map.nodes.insert(node.id, Arc::new(node));
+        Arc::new(map)
+    }
+
     /// A saver that waits for longer than any test between two writes.
     #[tokio::test]
-    async fn maps_are_written_at_intervals_but_a_longer_lease_at_once_and_the_last_always() {
+    async fn maps_are_written_at_intervals_but_what_a_start_relies_on_at_once_and_the_last_always()
+    {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("map");
         let (newest, receiver) = watch::channel(map(1, 400));
@@ -283,6 +318,7 @@ mod tests {
             engine: EngineHandle(Arc::clone(&kept) as Arc<dyn crate::agent::EngineLink>),
             file: file.clone(),
             saved,
+            saved_nodes: Nodes::new(),
             spacing: Duration::from_secs(3_600),
         };
         let shutdown = CancellationToken::new();
@@ -296,13 +332,17 @@ mod tests {
         newest.send_replace(map(50, 900));
         on_disk.changed().await.unwrap();
         assert_eq!(on_disk.borrow_and_update().lease_ms_longest, 900);
-        newest.send_replace(map(51, 900));
+        newest.send_replace(with_a_node(map(51, 900)));
+        on_disk.changed().await.unwrap();
+        assert_eq!(on_disk.borrow_and_update().version, MapVersion(51));
+        let last = with_a_node(map(52, 900));
+        newest.send_replace(Arc::clone(&last));
         tokio::task::yield_now().await;
         shutdown.cancel();
         running.await.unwrap();
-        assert_eq!(on_disk.borrow().version, MapVersion(51));
+        assert_eq!(on_disk.borrow().version, MapVersion(52));
         let told = kept.0.lock().clone();
-        assert_eq!(told, [400, 900, 900].map(Micros::from_millis));
-        assert_eq!(map_file::read(&file).unwrap().unwrap(), *map(51, 900));
+        assert_eq!(told, [400, 900, 900, 900].map(Micros::from_millis));
+        assert_eq!(map_file::read(&file).unwrap().unwrap(), *last);
     }
 }

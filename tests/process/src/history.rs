@@ -6,7 +6,7 @@
 //! client says changed nothing, and a read without an answer, do not belong in it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,12 @@ const HOT: u64 = 24;
 const HOT_FOR: u64 = 4_000;
 /// A client that gives up so early leaves outcomes unknown while a node is away.
 const EARLY: Duration = Duration::from_millis(300);
+/// How many operations on one key may be under way, or without an outcome for good, at a
+/// time. Each that stays pending may take effect anywhere after its call, so that the search
+/// for an order doubles with it: a key that has collected so many is left alone.
+const OPEN_MAX: u32 = 10;
+/// How long a task waits that drew such a key.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Written values lie so far apart that no increments lead from one to the next.
 const SPACING: i64 = 1 << 20;
 
@@ -51,6 +57,8 @@ struct Shared {
     completed: AtomicU64,
     next_value: AtomicU64,
     stop: AtomicBool,
+    /// By key: operations under way and those without an outcome.
+    open: Vec<AtomicU32>,
     history: Mutex<BTreeMap<u64, Vec<KeyOperation>>>,
     failed: Mutex<Option<String>>,
 }
@@ -79,6 +87,25 @@ impl Shared {
             0 => random.random_range(0..self.plan.keys),
             _ => (phase * HOT + random.random_range(0..HOT)) % self.plan.keys,
         }
+    }
+
+    fn open(&self, key: u64) -> &AtomicU32 {
+        &self.open[usize::try_from(key).unwrap_or(usize::MAX)]
+    }
+
+    /// A key on which one more operation may begin; [`Self::close`] is due after it.
+    fn open_a_key(&self, random: &mut StdRng) -> Option<u64> {
+        let key = self.key(random);
+        let room = |open: u32| (open < OPEN_MAX).then_some(open + 1);
+        let opened = self
+            .open(key)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        opened.is_ok().then_some(key)
+    }
+
+    /// The outcome of an operation on the key is known.
+    fn close(&self, key: u64) {
+        self.open(key).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -119,6 +146,7 @@ impl Recording {
             completed: AtomicU64::new(0),
             next_value: AtomicU64::new(1),
             stop: AtomicBool::new(false),
+            open: (0..plan.keys).map(|_| AtomicU32::new(0)).collect(),
             history: Mutex::default(),
             failed: Mutex::default(),
         });
@@ -201,7 +229,10 @@ impl Recording {
 
 async fn work(shared: Arc<Shared>, task: u32, client: Client, mut random: StdRng) {
     while !shared.ended() {
-        let number = shared.key(&mut random);
+        let Some(number) = shared.open_a_key(&mut random) else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         let key = format!("{}:{number}", shared.prefix);
         let value = shared.next_value.fetch_add(1, Ordering::Relaxed);
         let value = i64::try_from(value).unwrap_or(i64::MAX) * SPACING;
@@ -215,9 +246,15 @@ async fn work(shared: Arc<Shared>, task: u32, client: Client, mut random: StdRng
         let called = shared.now();
         let answer = call(&client, shared.plan.reads, key, op).await;
         let returned = match answer {
-            Ok(output) => Some((shared.now(), output)),
+            Ok(output) => {
+                shared.close(number);
+                Some((shared.now(), output))
+            }
             Err(Error::OutcomeUnknown { .. }) => None,
-            Err(Error::Unavailable { .. }) => continue,
+            Err(Error::Unavailable { .. }) => {
+                shared.close(number);
+                continue;
+            }
             Err(error) => {
                 shared.stop.store(true, Ordering::Relaxed);
                 let mut failed = shared.failed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -152,27 +152,22 @@ fn a_write_of_level_all_waits_for_the_last_replica() -> Result<()> {
     cluster.coordinators[0].kill()?;
     let lost = (primary + 1) % cluster.data.len();
     cluster.data[lost].kill()?;
-    let waiting = runtime.spawn({
+    let incremented = runtime.spawn({
         let client = client.clone();
         async move { client.increment("{watched}counted", 1).await }
     });
-    runtime.block_on(async {
-        // It is applied, and not acknowledged.
-        let other = connect(&cluster, BOUND).await?;
-        loop {
-            let value = other
-                .get_with("{watched}counted", Consistency::Primary)
-                .await?;
-            if value.is_some_and(|v| v.data == "1") {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        ensure!(!waiting.is_finished(), "acknowledged although one lacks it");
-        Ok(())
+    let other = runtime.block_on(connect(&cluster, BOUND))?;
+    waiting::until("the increment to be applied", BOUND, || {
+        let read = other.get_with("{watched}counted", Consistency::Primary);
+        let applied = runtime.block_on(read)?.is_some_and(|v| v.data == "1");
+        Ok(applied.then_some(()))
     })?;
+    ensure!(
+        !incremented.is_finished(),
+        "acknowledged although one lacks it"
+    );
     cluster.data[lost].start()?;
-    let sum = runtime.block_on(waiting)??;
+    let sum = runtime.block_on(incremented)??;
     ensure!(sum == 1, "applied {sum} times");
     Ok(())
 }
