@@ -172,8 +172,8 @@ impl Table {
     }
 
     /// Takes over what an entry at `position` changes. An entry that the table holds
-    /// already, or has forgotten, changes nothing: the rows may have been read later
-    /// than the applied index from which the log is followed.
+    /// already, or has forgotten, changes nothing: the log may be followed from before the
+    /// mark that the rows are as of, and never from past it.
     pub fn absorb(&mut self, position: Position, body: &EntryBody) {
         for left in &body.forgets {
             while self

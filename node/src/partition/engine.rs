@@ -36,7 +36,7 @@ use super::read::Unreadable;
 use super::shared::Shared;
 use super::snapshot::Fetcher;
 use crate::disk::WalHandle;
-use crate::store::{ApplyHandle, StateReader};
+use crate::store::{ApplyHandle, StateReader, TableRows};
 
 /// How many sequenced writes a partition remembers where no map says so.
 const WINDOW_DEFAULT: u32 = 4096;
@@ -696,12 +696,13 @@ async fn read_values(
     Ok(found)
 }
 
-/// The applied index is read before the rows: whatever the rows hold beyond it, the
-/// log tells again, which changes nothing ([`Table::absorb`]).
+/// What the log holds past the applied index is not in the rows.
 fn read_table(reader: &StateReader, generation: Generation) -> Result<LoadedTable, Unreadable> {
-    let applied = reader.applied(generation)?.index();
-    let table = Table::from_rows(reader.table(generation)?)?;
-    Ok(LoadedTable { table, applied })
+    let TableRows { applied, rows } = reader.table(generation)?;
+    Ok(LoadedTable {
+        table: Table::from_rows(rows)?,
+        applied: applied.index(),
+    })
 }
 
 fn lane_of(lanes: &mut Vec<Option<Box<Lane>>>, partition: PartitionId) -> Option<&mut Lane> {

@@ -25,7 +25,7 @@ pub use fjall_store::FjallStore;
 pub use open::{
     CorruptCallback, NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError,
 };
-pub use read::{Due, DueBounds, KeyRange, StateReader};
+pub use read::{Due, DueBounds, KeyRange, StateReader, TableRows};
 pub use snapshot::{SnapshotSink, SnapshotSource};
 
 #[cfg(test)]

@@ -68,6 +68,15 @@ pub struct Due {
     pub next: Option<ExpiryRow>,
 }
 
+/// The idempotence table as the store holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableRows {
+    /// The last mark that was applied when it was so.
+    pub applied: Mark,
+    /// The rows, ascending by index.
+    pub rows: Vec<(Index, Bytes)>,
+}
+
 /// A range of clients' keys.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KeyRange {
@@ -204,16 +213,23 @@ impl StateReader {
         Ok(state::applied(&self.shared.store, generation)?)
     }
 
-    /// The rows of the idempotence table, ascending by index
-    /// ([`cairn_core::kv::body`] says what they hold). Blocks.
+    /// The last mark that the generation has applied, and the rows of the idempotence
+    /// table as of it, ascending by index ([`cairn_core::kv::body`] says what they hold).
+    /// Blocks.
+    ///
+    /// Both come from one view. fjall shows a single key as soon as a batch has put it in
+    /// place, and a range only once the whole batch is there: a mark that was read by itself
+    /// may be newer than the rows that are read after it.
     ///
     /// # Errors
     /// Where the store cannot be read.
-    pub fn table(&self, generation: Generation) -> Result<Vec<(Index, Bytes)>, StorageError> {
+    pub fn table(&self, generation: Generation) -> Result<TableRows, StorageError> {
+        let view = self.shared.store.view();
+        let applied = state::applied(&view, generation)?;
         let (from, to) = state::kind_range(generation, Kind::Table);
         let mut rows = Vec::new();
         let mut strange = false;
-        self.shared.store.scan(&from, Some(&to), &mut |key, row| {
+        view.scan(&from, Some(&to), &mut |key, row| {
             match key[KEY_PREFIX_BYTES..].try_into() {
                 Ok(index) => rows.push((Index(u64::from_be_bytes(index)), row)),
                 Err(_) => strange = true,
@@ -225,7 +241,7 @@ impl StateReader {
                 "a row of the idempotence table has no index for a key".to_owned(),
             ));
         }
-        Ok(rows)
+        Ok(TableRows { applied, rows })
     }
 
     /// Visits keys within `keys`, ascending, with their values, from one consistent

@@ -250,9 +250,38 @@ fn what_was_flushed_is_found_again_and_applied_once() {
     node.apply(&log[50..]);
     assert_eq!(node.value("key9").unwrap(), "value59");
     assert_eq!(node.value("key0").unwrap(), "value100");
-    let table = node.storage.reader.table(G).unwrap();
+    let table = node.storage.reader.table(G).unwrap().rows;
     let forgotten = table.iter().filter(|(index, _)| index.0 == 0).count();
     assert_eq!((table.len(), forgotten), (11, 1));
+    node.close();
+}
+
+#[test]
+fn a_table_is_read_as_of_one_applied_mark_while_entries_are_applied() {
+    let root = tempdir().unwrap();
+    let node = Node::open(&root);
+    // The marks of many partitions go into the store one after the other, that of the
+    // table first.
+    let (rounds, partitions) = (100, 1_000);
+    let log = entries(Mark::ZERO, rounds);
+    let apply = node.storage.apply.clone();
+    let applying = std::thread::spawn(move || {
+        for entry in log {
+            for number in 0..partitions {
+                let generation = Generation(G.0 + u64::from(number));
+                apply.submit(PartitionId(number), generation, vec![entry.clone()]);
+            }
+        }
+    });
+    let (mut reads, mut seen) = (0, Index(0));
+    while seen < Index(rounds) {
+        let table = node.storage.reader.table(G).unwrap();
+        let last = table.rows.last().map_or(Index::ZERO, |(index, _)| *index);
+        assert_eq!(last, table.applied.index(), "after {reads} reads");
+        (reads, seen) = (reads + 1, last);
+    }
+    applying.join().unwrap();
+    assert!(reads > 10, "only {reads} reads while entries were applied");
     node.close();
 }
 
@@ -407,7 +436,7 @@ fn a_snapshot_travels_into_a_fresh_generation() {
         assert_eq!(key, format!("key{}", version % 50));
         assert_eq!(value.value.data, format!("value{version}"));
     }
-    assert_eq!(reader.table(fresh).unwrap().len(), 11);
+    assert_eq!(reader.table(fresh).unwrap().rows.len(), 11);
     // Scans resume behind a key.
     let first = node.rows(fresh, None, 20);
     let rest = node.rows(fresh, Some(&first[19].0), 1000);
@@ -469,7 +498,7 @@ fn a_dropped_generation_leaves_nothing_behind() {
     }
     let reader = &node.storage.reader;
     let begun = std::time::Instant::now();
-    while !node.rows(G, None, 1).is_empty() || !reader.table(G).unwrap().is_empty() {
+    while !node.rows(G, None, 1).is_empty() || !reader.table(G).unwrap().rows.is_empty() {
         assert!(begun.elapsed() < PATIENCE);
         std::thread::yield_now();
     }

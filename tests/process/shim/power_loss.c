@@ -108,6 +108,23 @@ static struct file *tracked(int fd) {
     return atomic_load_explicit(&by_fd[fd], memory_order_acquire);
 }
 
+/*
+ * Cuts a last record off that a process was killed over: the write that it was to undo never
+ * began, and what is noted next must not stand behind half a record.
+ */
+static void cut_torn(int journal) {
+    struct record head;
+    struct stat st;
+    uint64_t at = 0;
+    if (fstat(journal, &st) < 0)
+        die("cannot stat a journal");
+    while (pread(journal, &head, sizeof head, at) == sizeof head && head.magic == MAGIC &&
+           at + sizeof head + head.length <= (uint64_t)st.st_size)
+        at += sizeof head + head.length;
+    if (at < (uint64_t)st.st_size && syscall(SYS_ftruncate, journal, at) < 0)
+        die("cannot cut a journal");
+}
+
 /* Called with names_lock held. */
 static struct file *file_of(int fd, const struct stat *st) {
     struct file *f;
@@ -127,9 +144,10 @@ static struct file *file_of(int fd, const struct stat *st) {
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         f->content = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
         journal_path(path, "undo", f->ino, 0);
-        f->journal = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        f->journal = syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         if (f->content < 0 || f->journal < 0)
             die("cannot open a journal");
+        cut_torn(f->journal);
     }
     f->next = files;
     files = f;

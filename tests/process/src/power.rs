@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -155,9 +156,7 @@ impl Power {
     /// # Errors
     /// Where its journal cannot be read.
     pub fn unflushed(&self, file: &Path) -> Result<Option<Range<u64>>> {
-        let journal = self
-            .journal
-            .join(format!("{}.undo", file.metadata()?.ino()));
+        let journal = self.undo_of(file)?;
         if !journal.exists() {
             return Ok(None);
         }
@@ -171,6 +170,24 @@ impl Power {
             });
         }
         Ok(range.filter(|range| !range.is_empty()))
+    }
+
+    /// Adds half a note to a file's journal, as a process does that is killed over it.
+    ///
+    /// # Errors
+    /// Where its journal cannot be written.
+    pub fn tear(&self, file: &Path) -> Result<()> {
+        let half = [MAGIC, 0, 1 << 20, 0].map(u64::to_le_bytes).concat();
+        let mut journal = fs::OpenOptions::new()
+            .append(true)
+            .open(self.undo_of(file)?)?;
+        journal.write_all(&half)?;
+        Ok(())
+    }
+
+    fn undo_of(&self, file: &Path) -> Result<PathBuf> {
+        let inode = file.metadata()?.ino();
+        Ok(self.journal.join(format!("{inode}.undo")))
     }
 
     fn switch(&self, name: &str, on: bool) -> Result<()> {

@@ -102,6 +102,19 @@ fn what_a_process_left_unflushed_the_next_one_has_to_flush() -> Result<()> {
 }
 
 #[test]
+fn a_process_that_was_killed_as_it_took_a_note_leaves_the_notes_before_it() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.probe("create:a append:a:1:1000 flush:a flush-names:. write:a:0:2:100")?;
+    let file = bench.data().join("a");
+    bench.power.tear(&file)?;
+    bench.probe("open:a write:a:200:3:100")?;
+    assert_eq!(content(&bench.data(), "a")?[200..300], [3; 100]);
+    bench.cut()?;
+    assert_eq!(content(&bench.data(), "a")?, vec![1; 1000]);
+    Ok(())
+}
+
+#[test]
 fn truncation_and_overwriting_are_undone() -> Result<()> {
     let bench = Bench::new()?;
     bench.probe("create:a append:a:1:1000 flush:a flush-names:. length:a:10 append:a:2:5")?;
