@@ -424,6 +424,7 @@ fn split(mut storage: NodeStorage) -> (NodeStorage, EngineStorage) {
         wal: storage.wal.clone(),
         apply: storage.apply.clone(),
         reader: storage.reader.clone(),
+        log: storage.log.clone(),
         recovered: std::mem::take(&mut storage.recovered),
         next_generation: storage.next_generation,
     };
@@ -503,6 +504,7 @@ fn storage_config(settings: &DataSettings) -> StorageConfig {
         wal: WalConfig {
             segment_bytes: settings.wal_segment_bytes,
             total_bytes: settings.wal_retain_bytes,
+            kept_bytes: settings.wal_keep_bytes,
             recovered_bytes: settings.log_memory_bytes / 2,
         },
         block_cache_bytes: settings.store_cache_bytes,

@@ -561,6 +561,14 @@ pub const SETTINGS: &[Setting] = &[
         "The most log that is kept on disk for replicas that lag.",
     ),
     row(
+        "CAIRN_WAL_KEEP_BYTES",
+        Data,
+        Bounds,
+        "128MiB",
+        "bytes",
+        "How much of the log stays on disk for watches although no replica needs it, within CAIRN_WAL_RETAIN_BYTES and while the disk has room.",
+    ),
+    row(
         "CAIRN_DISK_RESERVE_BYTES",
         Data,
         Bounds,

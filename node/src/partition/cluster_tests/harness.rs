@@ -253,6 +253,7 @@ impl TestCluster {
                     wal: storage.wal.clone(),
                     apply: storage.apply.clone(),
                     reader: storage.reader.clone(),
+                    log: storage.log.clone(),
                     recovered: std::mem::take(&mut storage.recovered),
                     next_generation: storage.next_generation,
                 },
