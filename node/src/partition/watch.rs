@@ -167,6 +167,14 @@ impl Watcher {
         }
     }
 
+    /// How far the watch has come in each partition that it goes on in; `None` where it
+    /// has not begun.
+    #[must_use]
+    pub fn progress(&self) -> Vec<(PartitionId, Option<Position>)> {
+        let parts = self.parts.iter();
+        parts.map(|(id, part)| (*id, part.position)).collect()
+    }
+
     /// How far the partitions have come that moved since they were told.
     fn positions(&mut self) -> Step {
         let moved = self.parts.iter_mut().filter_map(|(partition, part)| {
