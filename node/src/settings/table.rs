@@ -646,7 +646,7 @@ pub const SETTINGS: &[Setting] = &[
         Timings,
         "60000",
         "ms",
-        "Closes a connection that leaves a command or message unfinished, or replies unread, for so long.",
+        "Closes a connection that leaves a command or message unfinished, or replies unread, and ends a watch that is not read, for so long.",
     ),
     row(
         "CAIRN_HANDSHAKE_TIMEOUT_MS",
