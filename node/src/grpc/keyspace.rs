@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::ids::{PartitionId, Position};
@@ -23,6 +23,7 @@ use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use super::authenticate::{caller_of, status_of};
@@ -109,13 +110,10 @@ impl Watch {
 }
 
 /// Gives a watch up once it was not read for so long.
-async fn give_up_unread(watch: Weak<Mutex<Watch>>, within: Duration) {
+async fn give_up_unread(watch: Arc<Mutex<Watch>>, within: Duration) {
     let mut due = Instant::now() + within;
     loop {
         sleep_until(due).await;
-        let Some(watch) = watch.upgrade() else {
-            return;
-        };
         let mut watch = watch.lock();
         due = match &*watch {
             Watch::Awaited => Instant::now() + within,
@@ -197,17 +195,18 @@ impl keyspace_server::Keyspace for KeyspaceServer {
         let watcher = self.handle.watch(filter.clone(), from, heartbeat);
         let watcher = watcher.map_err(|error| self.refusal(error))?;
         let watch = Arc::new(Mutex::new(Watch::unread(watcher)));
-        tokio::spawn(give_up_unread(Arc::downgrade(&watch), self.stall_timeout));
-        let watching = Some((watch, caller, filter, self.clone()));
+        let timer = tokio::spawn(give_up_unread(Arc::clone(&watch), self.stall_timeout));
+        let timer = AbortOnDropHandle::new(timer);
+        let watching = Some((watch, caller, filter, self.clone(), timer));
         let updates = futures::stream::unfold(watching, |watching| async {
-            let (watch, mut caller, filter, server) = watching?;
+            let (watch, mut caller, filter, server, timer) = watching?;
             let update = next_update(&server, &watch).await?;
             // The users may be others by now.
             caller.refresh();
             if let Err(status) = may_watch(&caller, &filter) {
                 return Some((Err(status), None));
             }
-            Some((Ok(update.into()), Some((watch, caller, filter, server))))
+            Some((Ok(update.into()), Some((watch, caller, filter, server, timer))))
         });
         let ended = self.shutdown.clone().cancelled_owned();
         Ok(Response::new(Box::pin(updates.take_until(ended))))

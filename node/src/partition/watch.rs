@@ -299,8 +299,9 @@ impl Shared {
                 self.committed_on_disk(partition, after, line).await?
             }
             (answer, _) => {
+                let committed = answer?;
                 self.watches.from_memory.increment(1);
-                answer?
+                committed
             }
         };
         if self.still_leads(cell, &first) {
