@@ -206,7 +206,10 @@ impl keyspace_server::Keyspace for KeyspaceServer {
             if let Err(status) = may_watch(&caller, &filter) {
                 return Some((Err(status), None));
             }
-            Some((Ok(update.into()), Some((watch, caller, filter, server, timer))))
+            Some((
+                Ok(update.into()),
+                Some((watch, caller, filter, server, timer)),
+            ))
         });
         let ended = self.shutdown.clone().cancelled_owned();
         Ok(Response::new(Box::pin(updates.take_until(ended))))

@@ -164,7 +164,11 @@ async fn a_partition_that_is_refused_is_asked_for_less_and_less_while_others_are
         let event = timeout(PATIENCE, watch.next()).await.expect("in time");
         let event = event.expect("it goes on");
         let of = usize::from(event.key().as_ref() == b"1");
-        assert_eq!(event.version(), position(last[of] + 1), "each once, in order");
+        assert_eq!(
+            event.version(),
+            position(last[of] + 1),
+            "each once, in order"
+        );
         last[of] += 1;
         of
     };

@@ -46,7 +46,10 @@ fn segments(cluster: &TestCluster, node: NodeId) -> Vec<PathBuf> {
     let files = std::fs::read_dir(log).expect("the log's directory");
     let paths = files.map(|file| file.expect("a file").path());
     let mut segments: Vec<PathBuf> = paths
-        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("segment-")))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("segment-"))
+        })
         .collect();
     segments.sort();
     segments
@@ -173,8 +176,10 @@ async fn a_watch_that_nobody_reads_is_given_up_and_says_from_where_it_may_go_on(
     };
     timeout(PATIENCE, free).await.expect("it is given up");
     primary.write(set(&name, "missed")).await.expect("written");
-    let WatchUpdate::End { partition: ended, why: WatchEnd::Slow(from) } =
-        update(updates.next().await)
+    let WatchUpdate::End {
+        partition: ended,
+        why: WatchEnd::Slow(from),
+    } = update(updates.next().await)
     else {
         panic!("it says that it was given up");
     };

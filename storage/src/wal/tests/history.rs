@@ -171,9 +171,9 @@ fn filled(bench: &Bench, options: WalOptions) -> (super::super::Wal<MemDisk>, Ve
     while wal.segments() < 4 {
         let head = log.last().map_or(Mark::ZERO, LogEntry::mark);
         let kind = cairn_core::replication::EntryKind::Write;
-        let entry =
-            LogEntry::after(head, cairn_core::ids::Epoch(1), kind, body(&mut choices));
-        wal.append(&records(1, std::slice::from_ref(&entry))).unwrap();
+        let entry = LogEntry::after(head, cairn_core::ids::Epoch(1), kind, body(&mut choices));
+        wal.append(&records(1, std::slice::from_ref(&entry)))
+            .unwrap();
         log.push(entry);
     }
     apply_entries(&bench.store, P, G, &log).unwrap();
@@ -208,7 +208,12 @@ fn a_segment_that_goes_while_it_is_read_is_gone_and_no_error() {
         .find(|at| !early.read(P, Index(*at), &line, 1).unwrap().is_empty())
         .unwrap();
     let other = bench.disk.contents(&segment_name(3)).unwrap();
-    bench.disk.open(&second).unwrap().write_at(0, &other).unwrap();
+    bench
+        .disk
+        .open(&second)
+        .unwrap()
+        .write_at(0, &other)
+        .unwrap();
     assert_eq!(early.read(P, Index(inside), &line, 4096).unwrap(), []);
 }
 
@@ -257,7 +262,12 @@ fn what_nobody_needs_stays_up_to_the_bytes_that_are_to_be_kept() {
     assert_eq!(wal.segments(), 3);
     let line = line(&log);
     let first = (0..log.len() as u64)
-        .find(|at| !wal.reader().read(P, Index(*at), &line, 1).unwrap().is_empty())
+        .find(|at| {
+            !wal.reader()
+                .read(P, Index(*at), &line, 1)
+                .unwrap()
+                .is_empty()
+        })
         .unwrap();
     assert!(first > 0 && first < log.len() as u64 / 2, "{first}");
     assert_eq!(

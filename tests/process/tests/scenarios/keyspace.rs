@@ -175,7 +175,11 @@ fn a_watch_of_all_partitions_loses_and_repeats_nothing_while_data_nodes_are_kill
 }
 
 /// Reads until the counters have come as far as they were incremented.
-async fn read_up_to(watch: &mut Watch, seen: &mut Seen, sums: &BTreeMap<String, u64>) -> Result<()> {
+async fn read_up_to(
+    watch: &mut Watch,
+    seen: &mut Seen,
+    sums: &BTreeMap<String, u64>,
+) -> Result<()> {
     while seen.last != *sums {
         seen.take(&next(watch).await?)?;
     }
