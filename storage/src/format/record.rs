@@ -295,6 +295,7 @@ mod tests {
             let mut bytes = vec![tag];
             bytes.extend(&junk);
             let _ = decode_record(&bytes);
+            let _ = entry_of(&bytes);
             let _ = take_frame(&mut bytes.as_slice());
         }
     }
