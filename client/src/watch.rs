@@ -105,8 +105,18 @@ struct Part {
     given: Option<Position>,
     /// The node that is asked.
     at: Option<String>,
+    /// Whether that one has told anything of it.
+    told: bool,
     /// Where a refusal pointed to, and the epoch in which.
     hint: Option<(Epoch, String)>,
+}
+
+impl Part {
+    /// The node is asked no more; which one it was.
+    fn leave(&mut self) -> Option<String> {
+        self.told = false;
+        self.at.take()
+    }
 }
 
 /// An event that was received and not handed out.
@@ -133,6 +143,8 @@ pub struct Watch {
     versions: Receiver<MapVersion>,
     /// When partitions that nobody is asked for are tried again.
     retry: Instant,
+    /// How long nodes are left alone after the next refusal. Grows until all partitions
+    /// are told of: that one is served well is no reason to hurry those who refuse another.
     pause: Duration,
     /// Why it cannot go on.
     failed: Option<Error>,
@@ -276,10 +288,7 @@ impl Watch {
             () = sleep_until(self.retry), if unassigned => return,
         };
         match told {
-            (address, Some(Ok(update))) => {
-                self.pause = self.client.inner.options.backoff_min;
-                self.take(&address, update);
-            }
+            (address, Some(Ok(update))) => self.take(&address, update),
             (address, Some(Err(status))) => self.lose(&address, Some(&status)),
             (address, None) => self.lose(&address, None),
         }
@@ -336,7 +345,7 @@ impl Watch {
         for (partition, part) in &mut self.parts {
             let named = address_of(&map, *partition, None);
             if named.is_some() && part.at.is_some() && part.at != named {
-                left.extend(part.at.take());
+                left.extend(part.leave());
                 self.retry = Instant::now();
             }
         }
@@ -366,6 +375,7 @@ impl Watch {
                     return;
                 };
                 part.received = Some(position);
+                let news = !std::mem::replace(&mut part.told, true);
                 let mut events = events.into_iter().peekable();
                 while let Some(event) = events.next() {
                     let version = event.version();
@@ -379,17 +389,25 @@ impl Watch {
                         position,
                     });
                 }
+                if news {
+                    self.relax();
+                }
             }
             WatchUpdate::Positions(positions) => {
+                let mut news = false;
                 for (partition, position) in positions {
                     let waiting = self.ready.iter().any(|r| r.partition == partition);
                     let Some(part) = self.part_at(partition, address) else {
                         continue;
                     };
                     part.received = Some(position);
+                    news |= !std::mem::replace(&mut part.told, true);
                     if !waiting {
                         part.given = Some(position);
                     }
+                }
+                if news {
+                    self.relax();
                 }
             }
             WatchUpdate::End { partition, why } => {
@@ -400,13 +418,20 @@ impl Watch {
                     WatchEnd::Compacted => self.failed = Some(Error::Compacted { partition }),
                     WatchEnd::Refused(refusal) => {
                         debug!(%partition, address, %refusal, "no longer watched there");
-                        part.at = None;
+                        part.leave();
                         if let KvError::Moved { epoch, address, .. } = refusal
                             && !address.is_empty()
                         {
                             part.hint = Some((epoch, address));
                         }
                         self.client.inner.topology.poke();
+                        self.close_if_unused(address);
+                        self.rest();
+                    }
+                    WatchEnd::Slow(position) => {
+                        debug!(%partition, address, "read too slowly");
+                        part.received = position.or(part.received);
+                        part.leave();
                         self.close_if_unused(address);
                         self.rest();
                     }
@@ -427,7 +452,7 @@ impl Watch {
         self.streams.remove(address);
         for part in self.parts.values_mut() {
             if part.at.as_deref() == Some(address) {
-                part.at = None;
+                part.leave();
             }
         }
         let refusal = status.and_then(KvError::from_status);
@@ -450,6 +475,13 @@ impl Watch {
         }
         self.client.inner.topology.poke();
         self.rest();
+    }
+
+    /// Forgets the refusals once there is none left.
+    fn relax(&mut self) {
+        if self.parts.values().all(|part| part.told) {
+            self.pause = self.client.inner.options.backoff_min;
+        }
     }
 
     /// Pauses before nodes are asked again.

@@ -424,6 +424,7 @@ fn split(mut storage: NodeStorage) -> (NodeStorage, EngineStorage) {
         wal: storage.wal.clone(),
         apply: storage.apply.clone(),
         reader: storage.reader.clone(),
+        log: storage.log.clone(),
         recovered: std::mem::take(&mut storage.recovered),
         next_generation: storage.next_generation,
     };
@@ -503,6 +504,7 @@ fn storage_config(settings: &DataSettings) -> StorageConfig {
         wal: WalConfig {
             segment_bytes: settings.wal_segment_bytes,
             total_bytes: settings.wal_retain_bytes,
+            kept_bytes: settings.wal_keep_bytes,
             recovered_bytes: settings.log_memory_bytes / 2,
         },
         block_cache_bytes: settings.store_cache_bytes,
@@ -578,7 +580,7 @@ fn serve_clients(
         ..KvLimits::default()
     };
     let kv = KvServer::new(handle.clone(), limits, clients.token());
-    let keyspace = KeyspaceServer::new(handle.clone(), clients.token());
+    let keyspace = KeyspaceServer::new(handle.clone(), settings.stall_timeout, clients.token());
     let topology = TopologyServer::new(feed, clients.token());
     let mut routes = Routes::builder();
     routes

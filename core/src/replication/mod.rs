@@ -26,7 +26,7 @@ mod suspended;
 #[cfg(test)]
 mod tests;
 
-pub use committed::{Committed, CommittedError};
+pub use committed::{Committed, CommittedError, Line};
 pub use durable::{DurableRecord, Generation, MissingRange, PartitionMeta, RecoveredPartition};
 pub use entry::{EntryKind, LogEntry};
 pub use event::{DiskRoom, Effect, Event};

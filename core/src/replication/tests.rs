@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::committed::{Committed, CommittedError};
+use super::committed::{Committed, CommittedError, Line};
 use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartition};
 use super::entry::{EntryKind, LogEntry};
 use super::event::{Effect, Event};
@@ -633,7 +633,7 @@ fn a_watcher_is_given_what_committed_behind_a_position_of_the_logs_own_line() {
 }
 
 #[test]
-fn a_watcher_whose_log_is_no_longer_in_memory_is_told_so() {
+fn a_watcher_whose_log_is_no_longer_in_memory_is_told_of_which_line_it_was() {
     let log = entries(Mark::ZERO, 1, 3, "a");
     let found = RecoveredPartition {
         meta: PartitionMeta {
@@ -655,12 +655,21 @@ fn a_watcher_whose_log_is_no_longer_in_memory_is_told_so() {
     let mut rig = Rig::start(1, vec![found]);
     rig.learn(record(2, 1, 1, 1, Some(1)));
     rig.flush();
+    let barrier = rig.core.metas()[0].lineage[1];
     let read = |after| rig.core.committed_after(P, Some(after), 1000);
     assert_eq!(
         read(log[0].position),
-        Err(CommittedError::Compacted),
-        "its successor is gone"
+        Err(CommittedError::BeforeMemory(Line {
+            base: log[1].mark(),
+            lineage: vec![log[2].mark(), barrier],
+        })),
+        "its successor may be on disk"
     );
+    let stray = Position {
+        epoch: Epoch(1),
+        index: Index(9),
+    };
+    assert_eq!(read(stray), Err(CommittedError::Compacted), "of no line");
     let rest = read(log[1].position).expect("it is there");
     assert_eq!(rest.entries[0], log[2]);
 }

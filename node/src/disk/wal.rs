@@ -28,6 +28,9 @@ pub struct WalConfig {
     /// The size of the whole log past which replicas that lag no longer hold
     /// segments back; what the store does not durably hold always does.
     pub total_bytes: u64,
+    /// What nobody needs stays while the closed segments take no more than this: watchers
+    /// may want it.
+    pub kept_bytes: u64,
     /// The most bytes of entries that recovery keeps in memory although the store
     /// durably holds them: for replicas that lag.
     pub recovered_bytes: usize,
@@ -38,6 +41,7 @@ impl Default for WalConfig {
         Self {
             segment_bytes: 64 << 20,
             total_bytes: 512 << 20,
+            kept_bytes: 128 << 20,
             recovered_bytes: 64 << 20,
         }
     }
@@ -48,6 +52,7 @@ impl WalConfig {
         WalOptions {
             segment_bytes: self.segment_bytes,
             total_bytes: self.total_bytes,
+            kept_bytes: self.kept_bytes,
             recovered_bytes: self.recovered_bytes,
             ..WalOptions::default()
         }
@@ -79,6 +84,7 @@ struct Queue {
     durable: BTreeMap<PartitionId, (Generation, Index)>,
     spare: Option<Spare>,
     cluster: Option<String>,
+    keeping: Option<bool>,
     closing: bool,
     /// The disk is to be tried.
     probe: bool,
@@ -205,6 +211,14 @@ impl WalHandle {
         self.wake(queue);
     }
 
+    /// Whether the disk has room for segments that nobody needs.
+    pub(crate) fn set_keeping(&self, keeping: bool) {
+        let mut queue = self.shared.queue.lock();
+        queue.keeping = Some(keeping);
+        queue.nudged = true;
+        self.wake(queue);
+    }
+
     /// The cluster that admitted the node: stands in every segment from the next on.
     pub fn set_cluster(&self, cluster: &str) {
         self.shared.queue.lock().cluster = Some(cluster.to_owned());
@@ -274,6 +288,7 @@ struct Turn {
     durable: BTreeMap<PartitionId, (Generation, Index)>,
     spare: Option<Spare>,
     cluster: Option<String>,
+    keeping: Option<bool>,
     idle: bool,
     probe: bool,
     closing: bool,
@@ -284,18 +299,21 @@ impl Writer {
         let mut records: Vec<DurableRecord> = Vec::new();
         let mut confirmed = true;
         loop {
-            let turn = self.take(&mut records, confirmed);
+            let mut turn = self.take(&mut records, confirmed);
             if !records.is_empty() {
                 self.append(&mut records, turn.bytes);
                 confirmed = false;
             }
-            if let Some(cluster) = turn.cluster {
+            if let Some(cluster) = turn.cluster.take() {
                 self.wal.set_cluster(cluster);
             }
-            if let Some(spare) = turn.spare {
+            if let Some(spare) = turn.spare.take() {
                 self.take_spare(spare);
             }
-            self.reclaim(&turn.reclaimable, &turn.durable);
+            if let Some(keeping) = turn.keeping {
+                self.wal.set_keeping(keeping);
+            }
+            self.reclaim(&turn);
             self.ask_for_spare();
             if turn.idle || turn.closing {
                 if let Err(error) = self.wal.confirm() {
@@ -339,6 +357,7 @@ impl Writer {
             durable: std::mem::take(&mut queue.durable),
             spare: queue.spare.take(),
             cluster: queue.cluster.take(),
+            keeping: queue.keeping.take(),
             idle: idle && records.is_empty(),
             probe: std::mem::take(&mut queue.probe),
             closing: queue.closing,
@@ -373,12 +392,14 @@ impl Writer {
         }
     }
 
-    fn reclaim(
-        &mut self,
-        reclaimable: &BTreeMap<PartitionId, Index>,
-        durable: &BTreeMap<PartitionId, (Generation, Index)>,
-    ) {
-        if reclaimable.is_empty() && durable.is_empty() {
+    fn reclaim(&mut self, turn: &Turn) {
+        let Turn {
+            reclaimable,
+            durable,
+            keeping,
+            ..
+        } = turn;
+        if reclaimable.is_empty() && durable.is_empty() && keeping.is_none() {
             return;
         }
         for (partition, index) in reclaimable {

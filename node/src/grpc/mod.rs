@@ -36,6 +36,8 @@ mod tls_tests;
 mod topology;
 #[cfg(test)]
 mod users_tests;
+#[cfg(test)]
+mod watch_tests;
 
 pub use about::add_about;
 pub(crate) use authenticate::{PROBE, caller_of};

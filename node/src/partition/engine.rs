@@ -172,6 +172,7 @@ impl Engine {
         }
         self.shared.inbox.close();
         self.shared.reader.store(None);
+        self.shared.log.store(None);
     }
 
     fn overloaded(&self) -> bool {

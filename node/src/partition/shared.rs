@@ -10,6 +10,7 @@ use cairn_core::ids::{PartitionId, ReplicaId};
 use cairn_core::kv::request::RequestError;
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::Event;
+use cairn_storage::wal::LogReader;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
@@ -17,6 +18,7 @@ use super::board::Board;
 use super::config::EngineConfig;
 use super::figures::ReadFigures;
 use super::inbox::{Inbox, Input};
+use crate::disk::DirectoryDisk;
 use crate::peer::Throttle;
 use crate::store::StateReader;
 
@@ -24,6 +26,8 @@ use crate::store::StateReader;
 const SCANS_AT_ONCE: usize = 2;
 /// How many watches may be open on a node.
 const WATCHES_MAX: usize = 10_000;
+/// How many watches read the log on disk at a time: each keeps a thread busy for a batch.
+const WATCHES_ON_DISK: usize = 2;
 
 /// What the engine's thread and everybody else share.
 pub(super) struct Shared {
@@ -44,10 +48,11 @@ pub(super) struct Shared {
     damaged: Mutex<HashSet<(PartitionId, ReplicaId)>>,
     /// Scans that read the store at a time.
     pub(super) scanning: Arc<Semaphore>,
-    /// Watches that may be open.
-    pub(super) watching: Arc<Semaphore>,
+    pub(super) watches: Watches,
     /// There while the engine runs: a handle that outlives it keeps no store open.
     pub(super) reader: ArcSwapOption<StateReader>,
+    /// As `reader`: what watchers read of the log on disk.
+    pub(super) log: ArcSwapOption<LogReader<DirectoryDisk>>,
 }
 
 impl fmt::Debug for Shared {
@@ -76,8 +81,9 @@ impl Shared {
             serving_throttle,
             damaged: Mutex::default(),
             scanning: Arc::new(Semaphore::new(SCANS_AT_ONCE)),
-            watching: Arc::new(Semaphore::new(WATCHES_MAX)),
+            watches: Watches::new(),
             reader: ArcSwapOption::empty(),
+            log: ArcSwapOption::empty(),
         }
     }
 
@@ -109,6 +115,32 @@ impl Shared {
             }
         }
         self.inbox.push(Input::MapChanged);
+    }
+}
+
+/// Bounds the watches of this node, and counts what they are given.
+pub(super) struct Watches {
+    /// Those that may be open.
+    pub(super) places: Arc<Semaphore>,
+    /// Those that read the log on disk at a time.
+    pub(super) reading_disk: Arc<Semaphore>,
+    pub(super) from_memory: metrics::Counter,
+    pub(super) from_disk: metrics::Counter,
+}
+
+impl Watches {
+    fn new() -> Self {
+        metrics::describe_counter!(
+            "cairn_watch_batches_total",
+            "How often a watch was given a part of the log, by where it was read."
+        );
+        let read = |source| metrics::counter!("cairn_watch_batches_total", "source" => source);
+        Self {
+            places: Arc::new(Semaphore::new(WATCHES_MAX)),
+            reading_disk: Arc::new(Semaphore::new(WATCHES_ON_DISK)),
+            from_memory: read("memory"),
+            from_disk: read("disk"),
+        }
     }
 }
 

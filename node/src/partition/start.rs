@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::{Event, NodeCore, RecoveredPartition};
+use cairn_storage::wal::LogReader;
 use tokio::runtime;
 use tokio::sync::Semaphore;
 
@@ -24,7 +25,7 @@ use super::inbox::Input;
 use super::links::Links;
 use super::shared::Shared;
 use super::snapshot::Fetcher;
-use crate::disk::WalHandle;
+use crate::disk::{DirectoryDisk, WalHandle};
 use crate::peer::Throttle;
 use crate::store::{Applied, ApplyHandle, StateReader, StorageCallbacks};
 
@@ -43,6 +44,8 @@ pub struct EngineStorage {
     pub apply: ApplyHandle,
     /// Reads and snapshots.
     pub reader: StateReader,
+    /// Reads of the log on disk.
+    pub log: LogReader<DirectoryDisk>,
     /// What recovery found.
     pub recovered: Vec<RecoveredPartition>,
     /// Above every generation that the node ever used.
@@ -117,12 +120,14 @@ impl Prepared {
             wal,
             apply,
             reader,
+            log,
             recovered,
             next_generation,
         } = storage;
         let shared = self.shared;
         let config = &shared.config;
         shared.reader.store(Some(Arc::new(reader.clone())));
+        shared.log.store(Some(Arc::new(log)));
         let applied = recovered
             .iter()
             .filter(|found| found.meta.replica.is_some())

@@ -3,8 +3,9 @@
 //! A watcher pulls. All that is kept for it is how far it has come in each partition; it
 //! is told when more has committed there, and takes a bounded batch of it from the
 //! primary's log when whoever reads it wants more. One that reads slowly falls behind in
-//! the log and costs nothing; when the log no longer reaches back to it, it is told
-//! so.
+//! the log and costs nothing: it is given what memory no longer holds from the log on
+//! disk, on threads that may block, a bounded number at a time. When that no longer
+//! reaches back to it either, it is told so.
 //!
 //! What is given was committed, and was read from the log of a primary that held its
 //! lease before and after: a primary that was deposed tells nothing that its successor
@@ -18,11 +19,12 @@ use std::time::Duration;
 use cairn_core::ids::{Index, PartitionId, Position};
 use cairn_core::kv::request::RequestError;
 use cairn_core::kv::watch::{KeyEvent, KeyFilter, events};
-use cairn_core::replication::{Committed, CommittedError};
+use cairn_core::replication::{Committed, CommittedError, Line};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::clock;
@@ -115,7 +117,7 @@ impl Handle {
         from: impl IntoIterator<Item = (PartitionId, Option<Position>)>,
         heartbeat: Duration,
     ) -> Result<Watcher, RequestError> {
-        let place = Arc::clone(&self.shared.watching)
+        let place = Arc::clone(&self.shared.watches.places)
             .try_acquire_owned()
             .map_err(|_| RequestError::Overloaded)?;
         let mut heartbeat = interval_at(Instant::now() + heartbeat, heartbeat);
@@ -165,6 +167,14 @@ impl Watcher {
         }
     }
 
+    /// How far the watch has come in each partition that it goes on in; `None` where it
+    /// has not begun.
+    #[must_use]
+    pub fn progress(&self) -> Vec<(PartitionId, Option<Position>)> {
+        let parts = self.parts.iter();
+        parts.map(|(id, part)| (*id, part.position)).collect()
+    }
+
     /// How far the partitions have come that moved since they were told.
     fn positions(&mut self) -> Step {
         let moved = self.parts.iter_mut().filter_map(|(partition, part)| {
@@ -187,7 +197,9 @@ impl Watcher {
         let after = self.parts.get(&partition)?.position;
         let committed = match self.shared.committed(partition, after).await {
             Ok(committed) => committed,
-            Err(CommittedError::Compacted) => return self.end(partition, Ended::Compacted),
+            Err(CommittedError::Compacted | CommittedError::BeforeMemory(_)) => {
+                return self.end(partition, Ended::Compacted);
+            }
             Err(CommittedError::NotPrimary) => {
                 // How it stands is published by the end of the engine's turn.
                 self.waiting
@@ -281,11 +293,55 @@ impl Shared {
             bytes: BATCH_BYTES,
             reply,
         });
-        let committed = committed.await.unwrap_or(Err(CommittedError::NotPrimary))?;
+        let answer = committed.await.unwrap_or(Err(CommittedError::NotPrimary));
+        let committed = match (answer, after) {
+            (Err(CommittedError::BeforeMemory(line)), Some(after)) => {
+                self.committed_on_disk(partition, after, line).await?
+            }
+            (answer, _) => {
+                let committed = answer?;
+                self.watches.from_memory.increment(1);
+                committed
+            }
+        };
         if self.still_leads(cell, &first) {
             Ok(committed)
         } else {
             Err(CommittedError::NotPrimary)
         }
+    }
+
+    /// A batch of what memory no longer holds, from the log on disk.
+    async fn committed_on_disk(
+        &self,
+        partition: PartitionId,
+        after: Position,
+        line: Line,
+    ) -> Result<Committed, CommittedError> {
+        let permit = Arc::clone(&self.watches.reading_disk).acquire_owned().await;
+        let (Ok(permit), Some(log)) = (permit, self.log.load_full()) else {
+            return Err(CommittedError::NotPrimary);
+        };
+        let read = spawn_blocking(move || {
+            // Whoever asked may have gone: the thread works on and keeps its place.
+            let _permit = permit;
+            log.read(partition, after.index, &line, BATCH_BYTES)
+        });
+        let entries = match read.await {
+            Ok(Ok(entries)) => entries,
+            Ok(Err(error)) => {
+                // What is on the disk does not get better by asking again.
+                tracing::warn!(%partition, %error, "a watcher cannot be given what it missed");
+                return Err(CommittedError::Compacted);
+            }
+            // It panicked, and has printed why, or the node stops.
+            Err(_) => return Err(CommittedError::NotPrimary),
+        };
+        self.watches.from_disk.increment(1);
+        let last = entries.last().ok_or(CommittedError::Compacted)?.position;
+        Ok(Committed {
+            entries,
+            position: last,
+        })
     }
 }

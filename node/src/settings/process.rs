@@ -164,6 +164,8 @@ pub struct DataSettings {
     pub wal_segment_bytes: u64,
     /// The most WAL kept for lagging replicas.
     pub wal_retain_bytes: u64,
+    /// What of the WAL is kept for watches although no replica needs it.
+    pub wal_keep_bytes: u64,
     /// Free space below which writes are refused.
     pub disk_reserve_bytes: u64,
     /// The level at which Redis connections read after `READONLY`.
@@ -334,6 +336,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
             .unwrap_or_else(|| store_readers(allowed_cpus())),
         wal_segment_bytes,
         wal_retain_bytes,
+        wal_keep_bytes: reader.bytes("CAIRN_WAL_KEEP_BYTES", 128 * MIB, 0..=1024 * GIB),
         disk_reserve_bytes: reader.bytes("CAIRN_DISK_RESERVE_BYTES", 256 * MIB, MIB..=1024 * GIB),
         readonly_level: cluster::read_level(reader, "CAIRN_READONLY_LEVEL")
             .unwrap_or(ReadLevel::Replica),

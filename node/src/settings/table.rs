@@ -561,6 +561,14 @@ pub const SETTINGS: &[Setting] = &[
         "The most log that is kept on disk for replicas that lag.",
     ),
     row(
+        "CAIRN_WAL_KEEP_BYTES",
+        Data,
+        Bounds,
+        "128MiB",
+        "bytes",
+        "How much of the log stays on disk for watches although no replica needs it, within CAIRN_WAL_RETAIN_BYTES and while the disk has room.",
+    ),
+    row(
         "CAIRN_DISK_RESERVE_BYTES",
         Data,
         Bounds,
@@ -638,7 +646,7 @@ pub const SETTINGS: &[Setting] = &[
         Timings,
         "60000",
         "ms",
-        "Closes a connection that leaves a command or message unfinished, or replies unread, for so long.",
+        "Closes a connection that leaves a command or message unfinished, or replies unread, and ends a watch that is not read, for so long.",
     ),
     row(
         "CAIRN_HANDSHAKE_TIMEOUT_MS",

@@ -211,6 +211,7 @@ impl Worker {
                     Err(error) => tracing::warn!(%error, "could not remove a damaged store"),
                 }
             }
+            self.wal.set_keeping(room == DiskRoom::Ample);
             (self.disk_room)(room);
         }
     }

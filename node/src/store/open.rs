@@ -10,7 +10,7 @@ use cairn_storage::disk::Disk;
 use cairn_storage::format::segment_header::LogIdentity;
 use cairn_storage::state;
 use cairn_storage::store::StoreError;
-use cairn_storage::wal::{Wal, WalError};
+use cairn_storage::wal::{LogReader, Wal, WalError};
 
 use super::apply::AppliedCallback;
 use super::cache::ValueCache;
@@ -156,6 +156,8 @@ pub struct NodeStorage {
     pub apply: ApplyHandle,
     /// Reads and snapshots.
     pub reader: StateReader,
+    /// Reads of the log on disk.
+    pub log: LogReader<DirectoryDisk>,
     /// For [`cairn_core::replication::NodeCore::new`]; to be taken out.
     pub recovered: Vec<RecoveredPartition>,
     /// For [`cairn_core::replication::NodeCore::new`].
@@ -223,6 +225,7 @@ impl NodeStorage {
         )?;
         directory.establish()?;
         report(&recovery);
+        let log = wal.reader();
 
         let wal = WalHandle::start(
             wal,
@@ -281,6 +284,7 @@ impl NodeStorage {
             wal,
             apply,
             reader,
+            log,
             recovered: recovery.partitions,
             next_generation: recovery.next_generation,
             closer,

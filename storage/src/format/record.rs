@@ -176,6 +176,16 @@ pub fn put_record(out: &mut Vec<u8>, record: &DurableRecord, promised: Epoch, me
     }
 }
 
+/// The partition whose entry the payload is; `None` where it is another record. Looks at
+/// nothing else.
+#[must_use]
+pub fn entry_of(payload: &[u8]) -> Option<PartitionId> {
+    let mut reader = Reader::new(payload);
+    (reader.byte().ok()? == TAG_ENTRY)
+        .then(|| reader.small("a partition").ok().map(PartitionId))
+        .flatten()
+}
+
 /// Decodes what [`put_record`] made; nothing may be left over. A body is copied, so
 /// that keeping an entry does not keep its segment in memory.
 ///
@@ -266,6 +276,8 @@ mod tests {
             let mut left = bytes.as_slice();
             let payload = take_frame(&mut left).unwrap();
             prop_assert_eq!(left, b"next");
+            let entry = matches!(record, DurableRecord::Entry { .. });
+            prop_assert_eq!(entry_of(payload), entry.then(|| record.partition()));
             prop_assert_eq!(decode_record(payload), Ok(Logged { record, promised: Epoch(promised), mends }));
         }
 
@@ -283,6 +295,7 @@ mod tests {
             let mut bytes = vec![tag];
             bytes.extend(&junk);
             let _ = decode_record(&bytes);
+            let _ = entry_of(&bytes);
             let _ = take_frame(&mut bytes.as_slice());
         }
     }

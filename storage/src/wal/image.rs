@@ -119,6 +119,8 @@ pub(super) struct Image {
     pub(super) number: u64,
     pub(super) segment: u64,
     pub(super) batch_sequence: u64,
+    /// Where the batches of the tail begin.
+    pub(super) tail_at: Vec<u64>,
     /// How much must fit behind it.
     pub(super) room: u64,
 }
@@ -174,7 +176,9 @@ impl Image {
                 break;
             }
         }
+        let mut tail_at = Vec::with_capacity(parts.tail.len());
         for (at, batch) in parts.tail.iter().enumerate() {
+            tail_at.push(bytes.len() as u64);
             let last = at + 1 == parts.tail.len();
             let before = structural;
             let begun = begin_batch(&mut bytes);
@@ -213,6 +217,7 @@ impl Image {
             number: parts.number,
             segment: parts.segment,
             batch_sequence: sequence,
+            tail_at,
             room: 0,
         }
     }

@@ -27,9 +27,11 @@
 //! replica needs them (rule 17). Where the log is larger than it may be and what keeps
 //! the oldest segment is little, as where a partition without a quorum holds a few
 //! entries that cannot commit, those are carried forward: the log goes over to a new
-//! segment that begins with them.
+//! segment that begins with them. What nobody needs may be kept for a while all the same,
+//! for those who read it back: the module `history` finds the entries of a partition.
 
 mod fold;
+mod history;
 mod image;
 mod ledger;
 mod recovery;
@@ -42,6 +44,7 @@ mod writer;
 mod tests;
 
 pub use fold::Misplaced;
+pub use history::LogReader;
 pub use image::prepare_spare;
 pub use recovery::Recovery;
 pub use writer::Wal;
@@ -60,6 +63,9 @@ pub struct WalOptions {
     /// The size of the whole log past which replicas that lag no longer hold
     /// segments back; what the store does not durably hold always does.
     pub total_bytes: u64,
+    /// What may go stays while the closed segments take no more than this: for those who
+    /// read the log back.
+    pub kept_bytes: u64,
     /// Where a batch is closed and the next begun.
     pub batch_bytes: usize,
     /// The most bytes of entries that recovery keeps in memory although the store
@@ -74,6 +80,7 @@ impl Default for WalOptions {
         Self {
             segment_bytes: 64 << 20,
             total_bytes: 512 << 20,
+            kept_bytes: 0,
             batch_bytes: 4 << 20,
             recovered_bytes: 64 << 20,
             spares: 1,

@@ -36,6 +36,7 @@ use cairn_core::replication::{
 };
 
 use super::fold::{Fold, head};
+use super::history::Catalog;
 use super::image::TailBatch;
 use super::ledger::Ledger;
 use super::scan::{Item, scan};
@@ -82,6 +83,7 @@ pub(super) struct Continuation {
     /// The uncertain tail, to be copied, batch by batch.
     pub(super) tail: Vec<TailBatch>,
     pub(super) ledger: Ledger,
+    pub(super) catalog: Catalog,
     /// Where the next segment goes on from.
     pub(super) predecessor: Option<Predecessor>,
     pub(super) batch_sequence: u64,
@@ -166,6 +168,7 @@ struct Reading<'a> {
     fold: Fold,
     logs: BTreeMap<PartitionId, Log>,
     ledger: Ledger,
+    catalog: Catalog,
     sequence: u64,
     /// A broken place was passed and no intact batch was seen since.
     hole: bool,
@@ -199,6 +202,7 @@ pub(super) fn recover<D: Disk>(
         fold: Fold::default(),
         logs: BTreeMap::new(),
         ledger: Ledger::default(),
+        catalog: Catalog::new(options.segment_bytes),
         sequence: 0,
         hole: false,
         rows_follow: false,
@@ -281,6 +285,7 @@ impl Reading<'_> {
             (None, Some(_)) => limit,
             (None, None) => header.prepared_end.max(found.known_flushed),
         };
+        self.catalog.begin(segment.number, header.segment, known);
         let mut tail_from = None;
         for item in &found.items {
             match item {
@@ -305,7 +310,7 @@ impl Reading<'_> {
                         self.before_tail(continuation);
                     }
                     let tail = uncertain.then_some(&mut continuation.tail);
-                    self.batch(&segment.name, header, &bytes[body.clone()], tail)?;
+                    self.batch(&segment.name, *offset, header, &bytes[body.clone()], tail)?;
                 }
             }
         }
@@ -380,6 +385,7 @@ impl Reading<'_> {
     fn batch(
         &mut self,
         name: &str,
+        offset: u64,
         header: &BatchHeader,
         body: &[u8],
         tail: Option<&mut Vec<TailBatch>>,
@@ -409,6 +415,7 @@ impl Reading<'_> {
                 BatchKind::Records => {
                     let logged = decode_record(payload).map_err(format)?;
                     self.record(&logged);
+                    self.catalog.note(offset, &logged.record);
                     let partition = logged.record.partition();
                     self.fold.prove(partition, logged.promised);
                     if tail.is_some() {
@@ -732,6 +739,7 @@ impl Reading<'_> {
         };
         continuation.fold = self.fold;
         continuation.ledger = self.ledger;
+        continuation.catalog = self.catalog;
         Ok((self.report, continuation))
     }
 

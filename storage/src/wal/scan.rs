@@ -90,17 +90,24 @@ fn intact_batch(
     offset: u64,
     limit: u64,
 ) -> Option<(BatchHeader, Range<usize>)> {
-    let header = decode_batch_header(at(bytes, offset)?).ok()?;
-    if header.segment != segment {
-        return None;
-    }
+    let header = own_header(at(bytes, offset)?, segment)?;
     let start = usize::try_from(offset).ok()? + BATCH_HEADER_BYTES;
     let end = start + header.body_bytes as usize;
     if end as u64 > limit {
         return None;
     }
-    let body = bytes.get(start..end)?;
-    (crc32c::crc32c(body) == header.body_checksum).then_some((header, start..end))
+    intact_body(&header, bytes.get(start..end)?).then_some((header, start..end))
+}
+
+/// The header that `bytes` begin with, if it is of a batch of that segment.
+pub(super) fn own_header(bytes: &[u8], segment: u64) -> Option<BatchHeader> {
+    let header = decode_batch_header(bytes).ok()?;
+    (header.segment == segment).then_some(header)
+}
+
+/// Whether the body is the one that the header was written for.
+pub(super) fn intact_body(header: &BatchHeader, body: &[u8]) -> bool {
+    crc32c::crc32c(body) == header.body_checksum
 }
 
 /// Whether a batch was begun after the last intact one and did not get whole.

@@ -6,6 +6,7 @@ use cairn_core::ids::{Index, PartitionId};
 use cairn_core::replication::{DurableRecord, Generation, PartitionMeta};
 
 use super::fold::{Fold, Misplaced, head, rewound};
+use super::history::{History, LogReader};
 use super::image::{
     Active, BatchStart, CLOSING_BYTES, Image, ImageParts, TailBatch, begin_batch, end_batch, place,
     shorten, spare_name, tidy,
@@ -33,6 +34,7 @@ pub struct Wal<D: Disk> {
     active: Active<D::File>,
     fold: Fold,
     ledger: Ledger,
+    history: History,
     unapplied: Unapplied,
     /// What was found wrong with records since it was last asked.
     misplaced: Vec<Misplaced>,
@@ -40,6 +42,8 @@ pub struct Wal<D: Disk> {
     /// The number of the last record appended since the log was opened.
     records: u64,
     spares: Vec<String>,
+    /// Whether [`WalOptions::kept_bytes`] counts.
+    keeping: bool,
     buffer: Vec<u8>,
 }
 
@@ -77,6 +81,7 @@ impl<D: Disk> Wal<D> {
             structural,
             tail,
             mut ledger,
+            catalog,
             predecessor,
             batch_sequence,
             next_number,
@@ -96,7 +101,10 @@ impl<D: Disk> Wal<D> {
         if let Some((name, end)) = cut {
             // The new segment's header has cut it already; this returns its space.
             shorten(&disk, &name, end)?;
+            ledger.shortened(end);
         }
+        let history = History::new(catalog);
+        note_image(&history, &image, &tail);
         for logged in tail.iter().flat_map(|batch| &batch.records) {
             ledger.take(&logged.record);
         }
@@ -112,11 +120,13 @@ impl<D: Disk> Wal<D> {
             active,
             fold,
             ledger,
+            history,
             unapplied,
             misplaced: Vec::new(),
             batch_sequence: image.batch_sequence,
             records: 0,
             spares,
+            keeping: true,
             buffer: Vec::new(),
         };
         Ok((wal, recovery))
@@ -177,6 +187,8 @@ impl<D: Disk> Wal<D> {
         let begun = begin_batch(&mut buffer);
         let structural = self.fold.structural;
         let mut written = 0;
+        let (history, offset) = (self.history.clone(), self.active.end);
+        let mut catalog = history.lock();
         for record in records {
             let taken = self.fold.take(record);
             let instead = taken.err().map(|error| self.misplace(error));
@@ -186,6 +198,7 @@ impl<D: Disk> Wal<D> {
                 Some(None) => continue,
             };
             self.ledger.take(record);
+            catalog.note(offset, record);
             // Nothing but mending cuts a log with a missing range.
             let mends = matches!(record, DurableRecord::Truncate { .. })
                 && self.unapplied.is_broken(record.partition());
@@ -195,6 +208,7 @@ impl<D: Disk> Wal<D> {
             written += 1;
         }
         let changed = self.fold.structural > structural;
+        drop(catalog);
         self.batch_sequence += 1;
         end_batch(
             &mut buffer,
@@ -296,6 +310,7 @@ impl<D: Disk> Wal<D> {
                 .sync_data()
                 .map_err(WalError::io("flush", &self.active.name))?;
             self.active.flushed = self.active.end;
+            self.history.lock().flushed(self.active.end);
         }
         Ok(())
     }
@@ -370,7 +385,7 @@ impl<D: Disk> Wal<D> {
         let checkpoint: Vec<CheckpointRow> = self.fold.rows().cloned().collect();
         let mut image = self.next_image(&checkpoint, &[]);
         image.room = needed;
-        self.go_over_to(&image)?;
+        self.go_over_to(&image, &[])?;
         Ok(())
     }
 
@@ -391,10 +406,11 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Returns the name of the segment that was left.
-    fn go_over_to(&mut self, image: &Image) -> Result<String, WalError> {
+    fn go_over_to(&mut self, image: &Image, tail: &[TailBatch]) -> Result<String, WalError> {
         let next = place(&self.disk, &self.options, &mut self.spares, image)?;
         let old = std::mem::replace(&mut self.active, next);
         self.batch_sequence = image.batch_sequence;
+        note_image(&self.history, image, tail);
         self.ledger.close(
             old.number,
             old.capacity,
@@ -457,7 +473,7 @@ impl<D: Disk> Wal<D> {
             return Ok(());
         }
         let end = self.active.end;
-        let left = self.go_over_to(&image)?;
+        let left = self.go_over_to(&image, &tail)?;
         for partition in whole {
             if let Some(row) = self.fold.row(partition) {
                 self.ledger.carried(partition, head(&row.meta).index());
@@ -512,6 +528,12 @@ impl<D: Disk> Wal<D> {
         }
     }
 
+    /// Whether what nobody needs may stay for a while, as it does at first: the disk has
+    /// the room.
+    pub fn set_keeping(&mut self, keeping: bool) {
+        self.keeping = keeping;
+    }
+
     /// Lets go of the oldest segment if it may go; `true` if it went. Where the log is
     /// larger than it may be, the little that keeps it is carried forward first.
     ///
@@ -525,7 +547,13 @@ impl<D: Disk> Wal<D> {
         let Some(oldest) = self.ledger.oldest_to_go(&self.fold, pressed) else {
             return Ok(false);
         };
+        let closed = self.ledger.closed_bytes();
+        let keeps = self.keeping && !pressed;
+        if keeps && closed.saturating_sub(oldest.bytes) < self.options.kept_bytes {
+            return Ok(false);
+        }
         let name = segment_name(oldest.number);
+        self.history.lock().remove(oldest.number);
         if oldest.reusable && self.spares.len() < self.options.spares {
             let spare = spare_name((self.random)());
             self.disk
@@ -544,6 +572,15 @@ impl<D: Disk> Wal<D> {
             .map_err(WalError::io("flush", "the log's directory"))?;
         self.ledger.remove_oldest();
         Ok(true)
+    }
+
+    /// For reading committed entries back, on another thread if need be.
+    #[must_use]
+    pub fn reader(&self) -> LogReader<D>
+    where
+        D: Clone,
+    {
+        LogReader::new(self.disk.clone(), self.history.clone())
     }
 
     /// The length of all segments together.
@@ -581,5 +618,16 @@ impl<D: Disk> Wal<D> {
     /// The cluster that admitted the node, for the headers of segments to come.
     pub fn set_cluster(&mut self, cluster: String) {
         self.identity.cluster = cluster;
+    }
+}
+
+/// Puts down where the entries stand that a new segment begins with.
+fn note_image(history: &History, image: &Image, tail: &[TailBatch]) {
+    let mut catalog = history.lock();
+    catalog.begin(image.number, image.segment, image.bytes.len() as u64);
+    for (offset, batch) in image.tail_at.iter().zip(tail) {
+        for logged in &batch.records {
+            catalog.note(*offset, &logged.record);
+        }
     }
 }

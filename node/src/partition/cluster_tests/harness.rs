@@ -124,6 +124,7 @@ pub(super) struct TestCluster {
     pub(super) nodes: BTreeMap<NodeId, TestNode>,
     pub(super) map: ClusterMap,
     pub(super) log_bytes: usize,
+    pub(super) kept_bytes: u64,
     pub(super) rounds: u64,
     /// Where each partition is served, for clients that follow.
     pub(super) routes: Routes,
@@ -161,7 +162,13 @@ impl TestCluster {
         Self::start_with(64 << 20).await
     }
 
+    /// With a bound for the logs in memory.
     pub(super) async fn start_with(log_bytes: usize) -> Self {
+        Self::start_keeping(log_bytes, 0).await
+    }
+
+    /// With so much of the log on disk kept that no replica needs, besides.
+    pub(super) async fn start_keeping(log_bytes: usize, kept_bytes: u64) -> Self {
         let settings = settings();
         let partitions = (0..settings.partitions)
             .map(|id| {
@@ -197,6 +204,7 @@ impl TestCluster {
             nodes: BTreeMap::new(),
             map,
             log_bytes,
+            kept_bytes,
             rounds: 0,
             routes: Routes::default(),
         };
@@ -240,6 +248,8 @@ impl TestCluster {
             ..StorageConfig::default()
         };
         storage_config.wal.segment_bytes = 1 << 20;
+        storage_config.wal.kept_bytes = self.kept_bytes;
+        storage_config.wal.recovered_bytes = self.log_bytes;
         let mut storage = NodeStorage::open(&directory, &storage_config, prepared.callbacks())
             .expect("open storage");
         let way = Way {
@@ -253,6 +263,7 @@ impl TestCluster {
                     wal: storage.wal.clone(),
                     apply: storage.apply.clone(),
                     reader: storage.reader.clone(),
+                    log: storage.log.clone(),
                     recovered: std::mem::take(&mut storage.recovered),
                     next_generation: storage.next_generation,
                 },

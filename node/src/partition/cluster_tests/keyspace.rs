@@ -10,7 +10,7 @@ use super::*;
 use crate::data_node::keyspace::{Keyspace, hash_of};
 use crate::resp::{Found, Question, ScanQuestion};
 
-const HEARTBEAT: Duration = Duration::from_millis(100);
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
 
 fn query(partition: PartitionId) -> ScanQuery {
     ScanQuery {
@@ -34,7 +34,7 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-async fn delete(handle: &Handle, name: &str) {
+pub(super) async fn delete(handle: &Handle, name: &str) {
     let op = WriteOp::Delete {
         key: key(name),
         condition: Condition::Always,
@@ -175,13 +175,13 @@ async fn every_copy_counts_the_same_keys_however_it_came_to_them() {
     cluster.stop().await;
 }
 
-async fn step(watcher: &mut Watcher) -> Step {
+pub(super) async fn step(watcher: &mut Watcher) -> Step {
     let next = timeout(PATIENCE, watcher.next()).await;
     next.expect("it tells something").expect("it goes on")
 }
 
 /// The events of `count` writes; positions in between are passed over.
-async fn collect(watcher: &mut Watcher, count: usize) -> (Vec<KeyEvent>, Position) {
+pub(super) async fn collect(watcher: &mut Watcher, count: usize) -> (Vec<KeyEvent>, Position) {
     let (mut all, mut last) = (Vec::new(), Position::ZERO);
     while all.len() < count {
         match step(watcher).await {
@@ -199,7 +199,7 @@ async fn collect(watcher: &mut Watcher, count: usize) -> (Vec<KeyEvent>, Positio
     (all, last)
 }
 
-fn told(events: &[KeyEvent]) -> Vec<(String, Option<String>)> {
+pub(super) fn told(events: &[KeyEvent]) -> Vec<(String, Option<String>)> {
     let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("text");
     events
         .iter()
@@ -342,49 +342,6 @@ async fn a_watch_of_several_partitions_outlives_those_that_are_served_elsewhere(
     primary.write(set(&name, "1")).await.expect("written");
     let (events, _) = collect(&mut watcher, 1).await;
     assert_eq!(told(&events), [(name, Some("1".to_owned()))]);
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_that_does_not_read_keeps_nothing_and_is_told_when_it_fell_too_far_behind() {
-    let log_bytes = 32 << 10;
-    let cluster = TestCluster::start_with(log_bytes).await;
-    let partition = PartitionId(0);
-    let primary = cluster.primary(partition);
-    let name = key_in(partition, 1);
-    let filter = KeyFilter::Key(key(&name));
-    let mut slow = primary
-        .watch(filter, [(partition, None)], HEARTBEAT)
-        .expect("there is room");
-    let Step::Positions(_) = step(&mut slow).await else {
-        panic!("it says where it begins");
-    };
-    let value = "v".repeat(1 << 10);
-    // A batch may be on its way to the watcher; what is behind it is not kept for it.
-    for _ in 0..600 {
-        primary.write(set(&name, &value)).await.expect("written");
-    }
-    let trimmed = async {
-        loop {
-            let metas = primary.metas().await;
-            let meta = metas.iter().find(|m| m.partition == partition);
-            if meta.is_some_and(|m| m.base.index() > Index(400)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, trimmed).await.expect("the log is cut");
-    let mut events = 0;
-    let ended = loop {
-        match step(&mut slow).await {
-            Step::Events { events: more, .. } => events += more.len(),
-            Step::Positions(_) => {}
-            Step::Ended { why, .. } => break why,
-        }
-    };
-    assert_eq!(ended, Ended::Compacted);
-    assert!(events < 600, "it was told all {events}");
     cluster.stop().await;
 }
 

@@ -5,6 +5,7 @@ mod expiry;
 mod harness;
 mod keyspace;
 mod levels;
+mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 mod damage;
 mod fuzz;
+mod history;
 mod model;
 mod random;
 mod scenarios;

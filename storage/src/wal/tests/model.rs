@@ -53,6 +53,7 @@ pub(super) fn options() -> WalOptions {
     WalOptions {
         segment_bytes: 64 << 10,
         total_bytes: 320 << 10,
+        kept_bytes: 0,
         batch_bytes: 1 << 10,
         recovered_bytes: usize::MAX,
         spares: 1,
@@ -64,11 +65,20 @@ pub(super) fn open(
     store: &MemStore,
     seed: u64,
 ) -> Result<(Wal<MemDisk>, Recovery), WalError> {
+    open_with(disk, store, seed, options())
+}
+
+pub(super) fn open_with(
+    disk: &MemDisk,
+    store: &MemStore,
+    seed: u64,
+    options: WalOptions,
+) -> Result<(Wal<MemDisk>, Recovery), WalError> {
     let mut choices = Choices::new(seed ^ 0x5eed);
     Wal::open(
         disk.clone(),
         identity(),
-        options(),
+        options,
         store,
         Box::new(move || choices.number()),
     )
@@ -84,6 +94,9 @@ pub(super) struct ModelPartition {
     pub(super) deleted_at: Option<(Epoch, u64)>,
     /// Every entry of the log, whether the log still holds it or not.
     pub(super) log: Vec<LogEntry>,
+    /// The highest epoch of which entries were cut: its primary wrote them, and no other
+    /// entries of that epoch stand in their place.
+    pub(super) cut: Epoch,
 }
 
 impl ModelPartition {
@@ -91,11 +104,23 @@ impl ModelPartition {
         self.log.last().map_or(Mark::ZERO, LogEntry::mark)
     }
 
-    fn mark_at(&self, index: Index) -> Mark {
+    pub(super) fn mark_at(&self, index: Index) -> Mark {
         match index.0 {
             0 => Mark::ZERO,
             n => self.log[n as usize - 1].mark(),
         }
+    }
+
+    /// The last mark of each epoch.
+    pub(super) fn lineage(&self) -> Vec<Mark> {
+        let mut lineage: Vec<Mark> = Vec::new();
+        for entry in &self.log {
+            match lineage.last_mut() {
+                Some(last) if last.epoch() == entry.position.epoch => *last = entry.mark(),
+                _ => lineage.push(entry.mark()),
+            }
+        }
+        lineage
     }
 
     /// The data that the log makes, up to an index.
@@ -171,7 +196,7 @@ impl Model {
             _ => {
                 // A primary replicates what it inherited, in the epochs that it was
                 // written in: only a part of the entries shows what was promised.
-                let least = head.epoch().max(Epoch(1));
+                let least = head.epoch().max(state.cut.next());
                 let most = state.promised.max(least);
                 let epoch = Epoch(least.0 + choices.below(most.0 - least.0 + 1));
                 let (kind, body) = if choices.one_in(8) {
@@ -211,7 +236,12 @@ impl Model {
                 state.promised = state.promised.max(entry.position.epoch);
                 state.log.push(entry.clone());
             }
-            DurableRecord::Truncate { to, .. } => state.log.truncate(to.index().0 as usize),
+            DurableRecord::Truncate { to, .. } => {
+                if state.head() != *to {
+                    state.cut = state.cut.max(state.head().epoch());
+                }
+                state.log.truncate(to.index().0 as usize);
+            }
             DurableRecord::Installed { .. } | DurableRecord::Corrupt { .. } => {
                 unreachable!("has scenarios of its own")
             }
@@ -273,14 +303,7 @@ impl Model {
             entries.as_slice() == &state.log[base.0 as usize..],
             "entries",
         )?;
-        let mut lineage: Vec<Mark> = Vec::new();
-        for entry in &state.log {
-            match lineage.last_mut() {
-                Some(last) if last.epoch() == entry.position.epoch => *last = entry.mark(),
-                _ => lineage.push(entry.mark()),
-            }
-        }
-        check(lineage.ends_with(&meta.lineage), "lineage")?;
+        check(state.lineage().ends_with(&meta.lineage), "lineage")?;
         check(
             meta.lineage.last().copied().unwrap_or(meta.base) == state.head(),
             "head",

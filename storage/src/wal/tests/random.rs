@@ -4,8 +4,8 @@ use cairn_core::ids::{Index, PartitionId};
 use cairn_core::kv::VersionedValue;
 use cairn_core::replication::{DurableRecord, Generation};
 
-use super::super::{Recovery, Wal, WalError};
-use super::model::{Choices, Model, open};
+use super::super::{Recovery, Wal, WalError, WalOptions};
+use super::model::{Choices, Model, open, open_with, options};
 use crate::sim::{MemDisk, MemStore};
 use crate::state::{self, Kind, apply_entries, kind_range};
 use crate::store::Store;
@@ -17,20 +17,22 @@ const STEPS: u64 = 60;
 /// How often the process starts again.
 const LIVES: u64 = 6;
 
-struct World {
-    choices: Choices,
-    disk: MemDisk,
-    store: MemStore,
+pub(super) struct World {
+    pub(super) choices: Choices,
+    pub(super) options: WalOptions,
+    pub(super) disk: MemDisk,
+    pub(super) store: MemStore,
     /// What was acknowledged.
-    model: Model,
+    pub(super) model: Model,
     /// What was under way when the power went.
     in_flight: Vec<DurableRecord>,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             choices: Choices::new(seed),
+            options: options(),
             disk: MemDisk::new(),
             store: MemStore::new(),
             model: Model::default(),
@@ -87,7 +89,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, wal: &mut Wal<MemDisk>) -> bool {
+    pub(super) fn step(&mut self, wal: &mut Wal<MemDisk>) -> bool {
         match self.choices.below(12) {
             0 => wal.confirm().is_ok(),
             1 | 2 => {
@@ -104,7 +106,7 @@ impl World {
         }
     }
 
-    fn lose_power(&mut self) {
+    pub(super) fn lose_power(&mut self) {
         let choices = &mut self.choices;
         if choices.one_in(3) {
             // The process dies and the page cache lives.
@@ -118,8 +120,9 @@ impl World {
 
     /// Opens the log again and takes over what it says, which must be what was
     /// acknowledged and a first part of what was under way.
-    fn recover(&mut self, seed: u64) -> Wal<MemDisk> {
-        let (wal, recovery) = open(&self.disk, &self.store, self.choices.number())
+    pub(super) fn recover(&mut self, seed: u64) -> Wal<MemDisk> {
+        let random = self.choices.number();
+        let (wal, recovery) = open_with(&self.disk, &self.store, random, self.options)
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(recovery.damage, Vec::<String>::new(), "seed {seed}");
         let mut candidate = self.model.clone();

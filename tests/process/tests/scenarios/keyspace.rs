@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use cairn_client::{
-    Client, KeyEvent, KeyFilter, Options, ScanOptions, Watch, WatchOptions, WatchToken,
+    Client, KeyEvent, KeyFilter, Options, PutOptions, ScanOptions, Watch, WatchOptions, WatchToken,
+    WriteLevel,
 };
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::resp::{Connection, Reply};
@@ -150,12 +151,7 @@ fn a_watch_of_all_partitions_loses_and_repeats_nothing_while_data_nodes_are_kill
     for writer in writers {
         sums.extend(runtime.block_on(writer)??);
     }
-    runtime.block_on(async {
-        while seen.last != sums {
-            seen.take(&next(&mut watch).await?)?;
-        }
-        Ok::<_, anyhow::Error>(())
-    })?;
+    runtime.block_on(read_up_to(&mut watch, &mut seen, &sums))?;
     println!("{} events, each once", seen.events);
 
     // A token of a line that no log ever had.
@@ -175,6 +171,124 @@ fn a_watch_of_all_partitions_loses_and_repeats_nothing_while_data_nodes_are_kill
             Some(cairn_client::Error::Compacted { .. })
         ),
         "{refused:#}"
+    );
+    cluster.check_running()
+}
+
+/// Reads until the counters have come as far as they were incremented.
+async fn read_up_to(
+    watch: &mut Watch,
+    seen: &mut Seen,
+    sums: &BTreeMap<String, u64>,
+) -> Result<()> {
+    while seen.last != *sums {
+        seen.take(&next(watch).await?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_token_that_only_the_disks_hold_is_good_after_every_node_was_restarted() -> Result<()> {
+    const FILLING: usize = 64 << 10;
+    let (_, mut rng) = seed::draw("old token");
+    // Little log in memory; on disk, all of it.
+    let spec = Spec {
+        data_nodes: 3,
+        ..spec()
+    }
+    .with("CAIRN_LOG_MEMORY_BYTES", "1MiB")
+    .with("CAIRN_MAX_VALUE_BYTES", "1MiB")
+    .with("CAIRN_WAL_SEGMENT_BYTES", "2MiB")
+    .with("CAIRN_WAL_KEEP_BYTES", "256MiB");
+    let mut cluster = Cluster::start(spec)?;
+    let runtime = runtime()?;
+    let (writer, watcher) = runtime.block_on(async {
+        Ok::<_, anyhow::Error>((connect(&cluster).await?, connect(&cluster).await?))
+    })?;
+    let filter = KeyFilter::Prefix("watched:".into());
+    let watching = watcher.watch(filter.clone(), WatchOptions::default());
+    let mut watch = runtime.block_on(watching)?;
+    let old = watch.token();
+    let stop = Arc::new(AtomicBool::new(false));
+    let keys = slot_keys::one_per_partition("watched:", PARTITIONS);
+    let counting = {
+        let _inside = runtime.enter();
+        increment(writer.clone(), keys, Arc::clone(&stop))
+    };
+    let mut seen = Seen::default();
+    let filling = slot_keys::one_per_partition("filling:", PARTITIONS);
+    // Nobody may be so far behind that it is sent a snapshot: its disk would lack what
+    // stood before that.
+    let mut fill = || -> Result<()> {
+        let value = vec![rng.random::<u8>(); FILLING];
+        let options = PutOptions {
+            write_level: Some(WriteLevel::All),
+            ..PutOptions::default()
+        };
+        runtime.block_on(async {
+            for key in filling.iter().chain(&filling) {
+                let (key, value) = (key.clone(), value.clone());
+                writer.put_with(key, value, options.clone()).await?;
+            }
+            Ok(())
+        })
+    };
+    let read = |watch: &mut Watch, seen: &mut Seen| -> Result<()> {
+        let enough = seen.events + 100;
+        runtime.block_on(async {
+            while seen.events < enough {
+                seen.take(&next(watch).await?)?;
+            }
+            Ok(())
+        })
+    };
+    // One by one, told to or not; then all of them at once.
+    for victim in 0..cluster.data.len() {
+        fill()?;
+        read(&mut watch, &mut seen)?;
+        if victim == 0 {
+            cluster.data[victim].terminate(BOUND)?;
+        } else {
+            cluster.data[victim].kill()?;
+        }
+        read(&mut watch, &mut seen)?;
+        cluster.data[victim].start()?;
+        cluster.await_ready()?;
+    }
+    cluster.kill_all()?;
+    cluster.start_all()?;
+    cluster.await_ready()?;
+    cluster.await_serving()?;
+    fill()?;
+    read(&mut watch, &mut seen)?;
+    stop.store(true, Ordering::Relaxed);
+    let sums = runtime.block_on(counting)??;
+    runtime.block_on(read_up_to(&mut watch, &mut seen, &sums))?;
+    println!("{} events, each once", seen.events);
+
+    let from_disk = |cluster: &Cluster| -> Result<f64> {
+        let name = r#"cairn_watch_batches_total{source="disk"}"#;
+        cluster.data.iter().map(|node| node.metric(name)).sum()
+    };
+    let before = from_disk(&cluster)?;
+    let options = WatchOptions {
+        from: Some(old.to_string().parse()?),
+        ..WatchOptions::default()
+    };
+    let mut again = runtime.block_on(watcher.watch(filter, options))?;
+    let mut anew = Seen::default();
+    runtime.block_on(read_up_to(&mut again, &mut anew, &sums))?;
+    ensure!(
+        anew.events == seen.events,
+        "{} events, then {}",
+        seen.events,
+        anew.events
+    );
+    let batches = from_disk(&cluster)? - before;
+    println!("{batches} batches from disk");
+    ensure!(
+        batches >= f64::from(PARTITIONS),
+        "{batches} batches came from disk: memory held the rest"
     );
     cluster.check_running()
 }
