@@ -38,6 +38,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Network {
     pub(super) handles: BTreeMap<NodeId, Handle>,
     pub(super) cut: HashSet<(NodeId, NodeId)>,
+    /// Partitions whose entries reach nobody: they have no quorum.
+    pub(super) unsent: HashSet<PartitionId>,
 }
 
 #[derive(Clone)]
@@ -55,7 +57,14 @@ impl Way {
 }
 
 impl PeerLink for Way {
-    fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
+    fn send(&self, to: NodeId, mut messages: Vec<PeerMessage>) {
+        {
+            let network = self.network.lock();
+            messages.retain(|message| match message {
+                PeerMessage::Append(append) => !network.unsent.contains(&append.partition),
+                _ => true,
+            });
+        }
         if let Some(handle) = self.to(to) {
             drop(handle.deliver(self.own, messages));
         }
@@ -124,6 +133,8 @@ pub(super) struct TestCluster {
     pub(super) nodes: BTreeMap<NodeId, TestNode>,
     pub(super) map: ClusterMap,
     pub(super) log_bytes: usize,
+    /// Changes the bounds of each engine before it starts.
+    pub(super) tune: fn(&mut EngineConfig),
     pub(super) rounds: u64,
     /// Where each partition is served, for clients that follow.
     pub(super) routes: Routes,
@@ -162,6 +173,10 @@ impl TestCluster {
     }
 
     pub(super) async fn start_with(log_bytes: usize) -> Self {
+        Self::start_tuned(log_bytes, |_| {}).await
+    }
+
+    pub(super) async fn start_tuned(log_bytes: usize, tune: fn(&mut EngineConfig)) -> Self {
         let settings = settings();
         let partitions = (0..settings.partitions)
             .map(|id| {
@@ -197,6 +212,7 @@ impl TestCluster {
             nodes: BTreeMap::new(),
             map,
             log_bytes,
+            tune,
             rounds: 0,
             routes: Routes::default(),
         };
@@ -231,6 +247,7 @@ impl TestCluster {
         };
         let mut config = EngineConfig::new(node, rand::random(), timing);
         config.request_timeout = Duration::from_secs(2);
+        (self.tune)(&mut config);
         let shared_map = Arc::new(ArcSwap::from_pointee(ClusterMap::default()));
         let prepared = Prepared::new(config, shared_map);
         let handle = prepared.handle();
