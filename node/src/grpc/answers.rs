@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use cairn_proto::kv::ReadRequest;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tonic::{Extensions, Response};
@@ -15,10 +15,11 @@ use tonic::{Extensions, Response};
 use super::backend::{KvBackend, ReadResult, StartedRead};
 use super::service::KvServer;
 use crate::budget::{Budget, Room};
-use cairn_proto::kv::ReadRequest;
 
-/// An answer of at most so many bytes takes no room of its own.
+/// An answer of at most so many bytes takes no room of its own where it is counted at once.
 const FREE_BYTES: usize = 16 << 10;
+/// The same of one that is waited for, as many may be, and counted later.
+const FREE_LATER_BYTES: usize = 1 << 10;
 /// By how much the room of a pipeline grows, and what it may keep unused.
 const STEP_BYTES: usize = 64 << 10;
 
@@ -100,7 +101,7 @@ impl Answers {
                 StartedRead::Waiting(read) => read.await,
             };
             let bytes = weight(&result);
-            if bytes <= FREE_BYTES {
+            if bytes <= FREE_LATER_BYTES {
                 return (result, Room::default());
             }
             if room.bytes() >= bytes.min(self.budget.bytes()) {
@@ -109,7 +110,7 @@ impl Answers {
             }
             // Nobody who waits holds room, and what was read goes.
             drop(room);
-            if let Some(room) = self.room_for(&result) {
+            if let Some(room) = self.budget.try_take(bytes) {
                 return (result, room);
             }
             drop(result);
@@ -210,6 +211,8 @@ impl Ledger {
 mod tests {
     use std::task::Waker;
 
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
@@ -272,7 +275,6 @@ mod tests {
         assert!(ledger.poll_reserve(2 << 20, &mut context));
     }
 
-    /// What reads give back: never more than there is room for.
     #[tokio::test]
     async fn short_answers_take_no_room() {
         let answers = Answers::new(1 << 20);

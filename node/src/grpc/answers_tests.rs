@@ -45,7 +45,7 @@ async fn all_answers_of_a_pipeline_come_to_a_client_that_takes_them() {
         return_previous: true,
         ..PutOptions::default()
     };
-    let writes = (0..20).map(|_| client.put_with("other", "v", options.clone()));
+    let writes = (0..20).map(|_| client.put_with("other", "v", options));
     let writes = timeout(PATIENCE, join_all(writes)).await.expect("in time");
     assert!(writes.iter().all(Result::is_ok), "{writes:?}");
     let read = client.get("long").await.expect("get").expect("exists");

@@ -402,7 +402,7 @@ mod tests {
         };
         let (cheap, usual, dear) = (hashed(64, 1), hashed(19_456, 2), hashed(65_536, 8));
         let text = with("\"cheap\"", &[cheap.clone(), cheap.clone()])
-            + &with("\"dear\"", &[dear.clone()])
+            + &with("\"dear\"", std::slice::from_ref(&dear))
             + &with("\"both\"", &[dear, usual, cheap])
             + &user(&format!("tokens = [\"{TOKEN}\"]"));
         let table = Table::parse(&text).expect("a good file");
