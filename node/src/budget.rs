@@ -61,6 +61,12 @@ impl Budget {
         })
     }
 
+    /// How many bytes there are in all.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.units * UNIT
+    }
+
     /// How many bytes are free.
     #[must_use]
     pub fn free_bytes(&self) -> usize {

@@ -615,7 +615,7 @@ fn client_config(settings: &DataSettings, access: &Access) -> ServeConfig {
         users: access.users.clone(),
         intake: Some(IntakeConfig {
             room: access.room.clone(),
-            message_timeout: settings.stall_timeout,
+            stall_timeout: settings.stall_timeout,
             ..IntakeConfig::default()
         }),
         ..config

@@ -85,6 +85,8 @@ pub struct Standing {
     pub write_blocked_by_disk: bool,
     /// Whether writes are slowed for a replica that catches up (rule 13).
     pub pushing_back: bool,
+    /// Whether an acknowledgement needs the lease, as a strong read does (rule 7).
+    pub ack_needs_lease: bool,
     /// Who is primary of the epoch, as far as known.
     pub primary: Option<Member>,
 }
@@ -363,6 +365,7 @@ impl NodeCore {
             head: replica.log.head().index(),
             write_blocked_by_disk: replica.blocked_by_disk(&self.holdings, self.is_full()),
             pushing_back: matches!(&replica.part, Part::Primary(l) if l.pushes_back()),
+            ack_needs_lease: replica.ack_needs_lease(),
             primary,
         })
     }

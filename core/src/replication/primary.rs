@@ -408,9 +408,7 @@ impl Replica {
     /// Lets the edge answer for what has committed; with W=1 only under the lease
     /// (rule 7).
     pub(super) fn release_answers(&mut self, ctx: &mut Context<'_>) {
-        let alone = |s: &ReplicaSet| s.write_quorum() == 1 && s.len() > 1;
-        let needs_lease = self.record.config.sets().any(alone);
-        if needs_lease && self.lease_until(ctx.holdings) <= ctx.now {
+        if self.ack_needs_lease() && self.lease_until(ctx.holdings) <= ctx.now {
             return;
         }
         let commit = self.commit;
@@ -424,6 +422,13 @@ impl Replica {
                 index: commit,
             });
         }
+    }
+
+    /// Whether an acknowledgement too needs the lease: where one copy is enough, another
+    /// primary may have been named that knows nothing of this one's (rule 7).
+    pub(super) fn ack_needs_lease(&self) -> bool {
+        let alone = |s: &ReplicaSet| s.write_quorum() == 1 && s.len() > 1;
+        self.record.config.sets().any(alone)
     }
 
     /// Somebody needs the lease: each renewal is told for a while. Whether it is held;

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::{
-    KvBackend, KvLimits, KvServer, MapFeed, ReadResult, ServeConfig, StartedRead, TopologyServer,
-    WriteQueue, WriteResult, serve,
+    IntakeConfig, KvBackend, KvLimits, KvServer, MapFeed, ReadResult, ServeConfig, StartedRead,
+    TopologyServer, WriteQueue, WriteResult, serve,
 };
 use crate::listener::ListenerConfig;
 use crate::partition::{LocalState, Reading};
@@ -248,6 +248,7 @@ pub(crate) struct FakeCluster {
     pub(crate) state: Arc<Mutex<State>>,
     pub(crate) map: Arc<ArcSwap<ClusterMap>>,
     users: Users,
+    intake: Option<IntakeConfig>,
     nodes: Vec<Running>,
 }
 
@@ -291,10 +292,20 @@ impl FakeCluster {
 
     /// The same with users.
     pub(crate) fn guarded(count: u64, users: Users) -> Self {
+        Self::start_with(count, users, None)
+    }
+
+    /// One node that bounds what its callers may make it hold.
+    pub(crate) fn bounded(intake: IntakeConfig) -> Self {
+        Self::start_with(1, Users::open(), Some(intake))
+    }
+
+    fn start_with(count: u64, users: Users, intake: Option<IntakeConfig>) -> Self {
         let mut cluster = Self {
             state: Arc::default(),
             map: Arc::default(),
             users,
+            intake,
             nodes: Vec::new(),
         };
         let listeners: Vec<std::net::TcpListener> = (0..count)
@@ -320,7 +331,7 @@ impl FakeCluster {
 
     fn run(&mut self, number: u64, listener: std::net::TcpListener) {
         let process = Process::start();
-        let users = self.users.clone();
+        let (users, intake) = (self.users.clone(), self.intake.clone());
         let feed = MapFeed::new(Arc::clone(&self.map));
         let running = &mut self.nodes[Self::at(number)];
         let node = FakeNode {
@@ -342,6 +353,7 @@ impl FakeCluster {
                 routes,
                 ServeConfig {
                     users,
+                    intake,
                     ..ServeConfig::default()
                 },
                 plain_listener(),

@@ -5,22 +5,25 @@
 //! the connection, room for all of it is taken: of what the connection may hold, then of
 //! what all together may. Nobody who waits holds room, so that whoever has some gets on,
 //! and it is given back when the message is whole, or when it has not come within its
-//! time.
+//! time, which [`super::patience`] looks after.
 
+use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use http::Request;
+use futures::future::{BoxFuture, Either};
+use futures::{FutureExt, TryFutureExt};
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::answers::{Answers, Sent};
+use super::patience::{Call, Patience};
 use super::serve::IntakeConfig;
 use crate::budget::{Budget, Room};
 
@@ -29,7 +32,7 @@ const FREE_BYTES: usize = 64 << 10;
 /// What stands before each message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;
 
-/// Bounds the messages that come in on one connection.
+/// Bounds the messages that come in on one connection, and the answers that go out.
 #[derive(Clone, Debug)]
 pub(super) struct IntakeLayer {
     bounds: Option<Bounds>,
@@ -37,21 +40,23 @@ pub(super) struct IntakeLayer {
 
 #[derive(Clone, Debug)]
 struct Bounds {
-    /// What this connection may hold.
+    /// What this connection may hold of messages.
     connection: Budget,
-    /// What all connections may hold.
+    /// What all connections may hold of them.
     shared: Budget,
-    /// How long a message may take once its first bytes came, or once it has room.
-    message_timeout: Duration,
+    /// What this connection may hold of answers.
+    answers: Answers,
+    patience: Patience,
 }
 
 impl IntakeLayer {
-    /// For one new connection.
-    pub(super) fn new(config: Option<IntakeConfig>) -> Self {
-        let bounds = config.map(|config| Bounds {
+    /// For one new connection, whose calls are noted in `patience`.
+    pub(super) fn new(config: Option<(IntakeConfig, Patience)>) -> Self {
+        let bounds = config.map(|(config, patience)| Bounds {
             connection: Budget::new(config.connection_bytes),
             shared: config.room,
-            message_timeout: config.message_timeout,
+            answers: Answers::new(config.answer_bytes),
+            patience,
         });
         Self { bounds }
     }
@@ -75,20 +80,32 @@ pub(super) struct Intake<S> {
     bounds: Option<Bounds>,
 }
 
-impl<S: Service<Request<Body>>> Service<Request<Body>> for Intake<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
+impl<S> Service<Request<Body>> for Intake<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> S::Future {
-        self.inner.call(match self.bounds.clone() {
-            Some(bounds) => request.map(|body| Body::new(Metered::new(body, bounds))),
-            None => request,
-        })
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Some(bounds) = self.bounds.clone() else {
+            return Either::Left(self.inner.call(request));
+        };
+        let call = bounds.patience.call();
+        request.extensions_mut().insert(bounds.answers.clone());
+        let metered = Arc::clone(&call);
+        let request = request.map(|body| Body::new(Metered::new(body, bounds, metered)));
+        let answered = self.inner.call(request).map_ok(move |mut response| {
+            let sent = response.extensions_mut().remove::<Sent>();
+            response.map(|body| call.answer(body, sent))
+        });
+        Either::Right(answered.boxed())
     }
 }
 
@@ -151,7 +168,8 @@ impl Place {
 }
 
 /// What is held for a message.
-struct Held {
+#[derive(Debug)]
+pub(super) struct Held {
     _connection: Room,
     _shared: Room,
 }
@@ -160,75 +178,78 @@ struct Held {
 struct Metered {
     inner: Body,
     bounds: Bounds,
+    call: Arc<Call>,
     place: Place,
-    held: Option<Held>,
-    waiting: Option<BoxFuture<'static, Held>>,
+    /// Takes room on a task of its own: whoever waits for room and is not polled would
+    /// have it without an end.
+    waiting: Option<AbortOnDropHandle<()>>,
     /// What came and goes on once there is room.
     pending: Option<Bytes>,
-    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.waiting = None;
+        self.call.message_ends();
+    }
 }
 
 impl Metered {
-    fn new(inner: Body, bounds: Bounds) -> Self {
+    fn new(inner: Body, bounds: Bounds, call: Arc<Call>) -> Self {
         Self {
             inner,
             bounds,
+            call,
             place: Place::START,
-            held: None,
             waiting: None,
             pending: None,
-            timer: None,
         }
     }
 
-    fn needs_room(&self) -> bool {
-        self.held.is_none() && self.place.length() > FREE_BYTES && self.place.taken > FREE_BYTES
-    }
-
-    fn ask_for_room(&mut self) {
+    /// Takes room for the message that is coming; says whether it has to wait for that.
+    fn has_to_wait(&mut self) -> bool {
+        if self.place.length() <= FREE_BYTES
+            || self.place.taken <= FREE_BYTES
+            || self.call.has_room()
+        {
+            return false;
+        }
         let Bounds {
             connection, shared, ..
         } = self.bounds.clone();
         let bytes = self.place.length();
-        self.waiting = Some(
-            async move {
-                let _connection = connection.take(bytes).await;
-                let _shared = shared.take(bytes).await;
-                Held {
-                    _connection,
-                    _shared,
-                }
-            }
-            .boxed(),
-        );
-    }
-
-    fn set_timer(&mut self) {
-        let until = Instant::now() + self.bounds.message_timeout;
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().reset(until),
-            none => *none = Some(Box::pin(sleep_until(until))),
+        if let Some(_connection) = connection.try_take(bytes)
+            && let Some(_shared) = shared.try_take(bytes)
+        {
+            self.call.grant(Held {
+                _connection,
+                _shared,
+            });
+            return false;
         }
-    }
-
-    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
-        self.timer
-            .as_mut()
-            .is_some_and(|timer| timer.as_mut().poll(context).is_ready())
+        // Who waits here holds little, and may wait for as long as its call.
+        self.call.message_ends();
+        let call = Arc::clone(&self.call);
+        self.waiting = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let _connection = connection.take(bytes).await;
+            let _shared = shared.take(bytes).await;
+            call.grant(Held {
+                _connection,
+                _shared,
+            });
+        })));
+        true
     }
 
     /// What came goes on, unless it has to wait for room.
     fn took(&mut self, data: Bytes) -> Option<Bytes> {
         if self.place.advance(&data) {
-            self.held = None;
+            self.call.message_ends();
             if self.place.is_within() {
-                self.set_timer();
-            } else {
-                self.timer = None;
+                self.call.message_begins();
             }
         }
-        if self.needs_room() {
-            self.ask_for_room();
+        if self.has_to_wait() {
             self.pending = Some(data);
             return None;
         }
@@ -246,27 +267,19 @@ impl HttpBody for Metered {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         loop {
-            if let Some(waiting) = &mut this.waiting {
-                // Who waits here holds little, and may wait for as long as its call.
-                this.held = Some(ready!(waiting.poll_unpin(context)));
-                this.waiting = None;
-                this.set_timer();
+            if this.place.is_within() {
+                this.call.wait(context)?;
             }
+            if this.waiting.is_some() && !this.call.has_room() {
+                return Poll::Pending;
+            }
+            this.waiting = None;
             if let Some(data) = this.pending.take() {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
             let frame = match Pin::new(&mut this.inner).poll_frame(context) {
-                Poll::Pending if this.place.is_within() && this.is_late(context) => {
-                    this.held = None;
-                    let status = Status::deadline_exceeded(
-                        "a message was begun and has not come to its end in time",
-                    );
-                    return Poll::Ready(Some(Err(status)));
-                }
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
                 Poll::Ready(Some(Ok(frame))) => frame,
+                other => return other,
             };
             match frame.into_data() {
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
@@ -290,9 +303,14 @@ impl HttpBody for Metered {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
+    use tokio::time::Instant;
 
     use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn messages(lengths: &[usize]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -346,6 +364,7 @@ mod tests {
         Metered::new(
             Body::new(axum::body::Body::from_stream(stream)),
             bounds.clone(),
+            bounds.patience.call(),
         )
     }
 
@@ -359,7 +378,8 @@ mod tests {
         Bounds {
             connection: Budget::new(connection),
             shared: Budget::new(shared),
-            message_timeout: Duration::from_secs(60),
+            answers: Answers::new(1 << 20),
+            patience: Patience::new(TIMEOUT),
         }
     }
 
@@ -405,18 +425,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_does_not_come_is_given_up_with_its_room() {
-        let bounds = Bounds {
-            message_timeout: Duration::from_millis(20),
-            ..bounds(1 << 20, 1 << 20)
-        };
+        let bounds = bounds(1 << 20, 1 << 20);
+        let look = || bounds.patience.look(Instant::now() + TIMEOUT);
         let long = messages(&[600 << 10]);
         let mut stuck = body(vec![long[..300 << 10].to_vec()], &bounds);
         assert!(next(&mut stuck).await.is_ok());
         let mut waiting = body(vec![long[..300 << 10].to_vec()], &bounds);
         assert!(next(&mut waiting).now_or_never().is_none());
+        // Nobody polls it, and its room goes to the next all the same.
+        assert!(!look(), "the connection lives");
+        assert!(next(&mut waiting).await.is_ok());
         let status = next(&mut stuck).await.expect_err("given up");
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
-        assert!(next(&mut waiting).await.is_ok());
+        // One that got its room unseen has its time too.
+        let mut unseen = body(vec![long[..300 << 10].to_vec()], &bounds);
+        assert!(next(&mut unseen).now_or_never().is_none());
+        drop(waiting);
+        while !unseen.call.has_room() {
+            tokio::task::yield_now().await;
+        }
+        look();
+        assert_eq!(bounds.shared.free_bytes(), 1 << 20);
         // One that sends a byte a minute is no better.
         let drops = messages(&[600])
             .into_iter()
@@ -426,10 +455,47 @@ mod tests {
         let mut slow = body(drops, &bounds);
         assert!(next(&mut slow).await.is_ok());
         assert!(next(&mut slow).await.is_ok());
+        look();
         assert!(next(&mut slow).await.is_err());
         // Between messages there is all the time in the world.
         let mut idle = body(vec![messages(&[600])], &bounds);
         assert!(next(&mut idle).await.is_ok());
-        assert!(idle.timer.is_none());
+        look();
+        assert!(next(&mut idle).now_or_never().is_none());
+    }
+
+    /// Answers with what it is sent, as a pipeline does: its answer is made from the
+    /// request while it goes out.
+    async fn echo(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+        Ok(Response::new(request.into_body()))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_no_answer_holds_no_room_past_its_time() {
+        let bounds = bounds(1 << 20, 1 << 20);
+        let layer = IntakeLayer {
+            bounds: Some(bounds.clone()),
+        };
+        let mut service = layer.layer(tower::service_fn(echo));
+        let half = messages(&[600 << 10])[..300 << 10].to_vec();
+        let sent = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(half))]);
+        let sent = futures::StreamExt::chain(sent, futures::stream::pending());
+        let request = Request::new(Body::new(axum::body::Body::from_stream(sent)));
+        let Ok(response) = service.call(request).await;
+        let mut answer = response.into_body();
+        let mut take =
+            async || std::future::poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await;
+        // The transport has a piece of the answer, and from here on nobody polls.
+        let piece = take().await.expect("a piece").expect("no error");
+        assert!(piece.is_data());
+        assert_eq!(bounds.shared.free_bytes(), 424 << 10);
+        assert!(!bounds.patience.look(Instant::now()));
+        assert_eq!(bounds.shared.free_bytes(), 424 << 10);
+        assert!(bounds.patience.look(Instant::now() + TIMEOUT));
+        assert_eq!(bounds.shared.free_bytes(), 1 << 20);
+        // The call is over, with all that it kept.
+        let trailers = take().await.expect("a status").expect("no error");
+        let trailers = trailers.into_trailers().expect("trailers");
+        assert_eq!(trailers["grpc-status"], "4");
     }
 }

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
+use super::answers::{Answers, Sent};
 use super::authenticate::{caller_of, status_of};
 use super::service::{permit, refusal};
 use crate::partition::{Ended, Handle, Step, Watcher};
@@ -172,15 +173,17 @@ impl keyspace_server::Keyspace for KeyspaceServer {
         request: Request<pb::ScanRequest>,
     ) -> Result<Response<pb::ScanReply>, Status> {
         let caller = caller_of(request.extensions());
+        let answers = Answers::of(request.extensions());
         let query = ScanQuery::try_from(request.into_inner()).map_err(KvError::from)?;
         permit(
             &caller,
             |own| own.may_read_prefix(&query.prefix),
             "read all keys of this prefix",
         )?;
+        let room = answers.room(limits::SCAN_BYTES).await;
         let page = self.handle.scan(query).await;
         let page = page.map_err(|error| self.refusal(error))?;
-        Ok(Response::new(page.into()))
+        Ok(Sent::with(page.into(), room))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Updates>, Status> {

@@ -10,11 +10,15 @@
 //! - Everything that came from outside went through the strict conversions of
 //!   `cairn-proto` before it reaches a partition.
 //! - What one connection makes wait is bounded: a pipeline is not read while too
-//!   many of its calls wait, or while too much of its answers was not read.
+//!   many of its calls wait, or while too much of its connection's answers was not read.
+//! - What stands still ends after its time, whether or not the transport polls it.
 //! - Each refusal carries its reason as a typed detail, so that no client has to
 //!   read sentences.
 
 mod about;
+mod answers;
+#[cfg(test)]
+mod answers_tests;
 mod authenticate;
 mod backend;
 #[cfg(test)]
@@ -26,6 +30,7 @@ mod intake;
 mod keyspace;
 #[cfg(test)]
 mod level_tests;
+mod patience;
 mod pipeline;
 mod serve;
 mod service;

@@ -2,13 +2,16 @@
 //!
 //! The stream of answers drives everything: polling it reads calls, starts them,
 //! and collects what was answered, all on the connection's own task. A client that
-//! does not read its answers is therefore not read either.
+//! does not read its answers is therefore not read either: what they hold is counted
+//! against what the connection's answers may hold, before another call is started. What
+//! comes in unasked is a write's answer alone, so that one that may be long is reserved for.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use cairn_core::kv::request::RequestError;
 use cairn_proto::Malformed;
 use cairn_proto::kv::KvError;
 use cairn_proto::levels::LeveledWrite;
@@ -17,20 +20,24 @@ use cairn_proto::pb::kv::v1 as pb;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
+use super::answers::{Answers, Ledger};
 use super::authenticate::status_of;
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue};
 use super::service::{KvServer, WriteKind};
+use crate::budget::Room;
 use crate::users::{Caller, Denied};
 
 /// About how many bytes of answers travel in one message.
 const ANSWERS_BYTES: usize = 1 << 20;
-/// The most reads of one pipeline that wait at a time: each may end in a large
-/// value.
+/// The most reads of one pipeline that wait at a time.
 const WAITING_READS_MAX: usize = 256;
 /// The ids of calls stay below this, so that the kind of a write fits beside its id.
-const ID_MAX: u64 = 1 << 62;
+const ID_MAX: u64 = 1 << ID_BITS;
+const ID_BITS: u32 = u64::BITS - KIND_BITS;
+const KIND_BITS: u32 = 3;
 
 /// The answers of one pipeline.
 pub struct Pipeline<B: KvBackend> {
@@ -42,9 +49,14 @@ pub struct Pipeline<B: KvBackend> {
     unstarted: VecDeque<pb::Call>,
     writes: B::Writes,
     writes_waiting: usize,
-    reads: FuturesUnordered<WithId<B::Read>>,
+    reads: FuturesUnordered<WithId>,
     ready: VecDeque<pb::Answer>,
     ready_bytes: usize,
+    /// What the last message holds, until the next is asked for.
+    leaving_bytes: usize,
+    answers: Answers,
+    /// What all of these hold, and what writes that wait may come to.
+    ledger: Ledger,
     /// No more calls are read: the client said so, or the node stops.
     closed: bool,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -65,6 +77,7 @@ impl<B: KvBackend> Pipeline<B> {
     pub(super) fn new(
         server: KvServer<B>,
         caller: Caller,
+        answers: Answers,
         calls: Streaming<pb::Calls>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -78,13 +91,23 @@ impl<B: KvBackend> Pipeline<B> {
             reads: FuturesUnordered::new(),
             ready: VecDeque::new(),
             ready_bytes: 0,
+            leaving_bytes: 0,
+            ledger: answers.ledger(),
+            answers,
             closed: false,
             shutdown: Box::pin(shutdown.cancelled_owned()),
         }
     }
 
     fn answer(&mut self, id: u64, reply: pb::answer::Reply) {
-        self.ready_bytes += weight(&reply);
+        self.answer_with(id, reply, Room::default());
+    }
+
+    /// An answer that took room already.
+    fn answer_with(&mut self, id: u64, reply: pb::answer::Reply, room: Room) {
+        let bytes = weight(&reply);
+        self.ready_bytes += bytes;
+        self.ledger.add(bytes, room);
         self.ready.push_back(pb::Answer {
             id,
             reply: Some(reply),
@@ -106,14 +129,22 @@ impl<B: KvBackend> Pipeline<B> {
     fn start(&mut self, pb::Call { id, request }: pb::Call) {
         use pb::call::Request;
         if id >= ID_MAX {
-            return self.refuse(id, Malformed::new("id", "is not below 2^62").into());
+            let problem = format!("is not below 2^{ID_BITS}");
+            return self.refuse(id, Malformed::new("id", problem).into());
         }
         let Some(request) = request else {
             return self.refuse(id, Malformed::missing("request").into());
         };
         let (kind, request) = match request {
             Request::Get(get) => return self.start_read(id, get),
-            Request::Put(put) => (WriteKind::Put, self.server.admit(put, &self.caller)),
+            Request::Put(put) => {
+                let kind = if put.return_previous {
+                    WriteKind::PutForPrevious
+                } else {
+                    WriteKind::Put
+                };
+                (kind, self.server.admit(put, &self.caller))
+            }
             Request::Delete(delete) => (WriteKind::Delete, self.server.admit(delete, &self.caller)),
             Request::Increment(inc) => (WriteKind::Increment, self.server.admit(inc, &self.caller)),
             Request::Batch(batch) => (WriteKind::Batch, self.server.admit(batch, &self.caller)),
@@ -123,31 +154,72 @@ impl<B: KvBackend> Pipeline<B> {
                 self.writes_waiting += 1;
                 self.writes.submit(token(id, kind), request, level);
             }
-            Err(error) => self.refuse(id, error),
+            Err(error) => {
+                self.ledger.remove(self.reserved(kind));
+                self.refuse(id, error);
+            }
+        }
+    }
+
+    /// What the answer of a write may come to hold, where that is much: it cannot be made
+    /// again for want of room for it.
+    fn reserved(&self, kind: WriteKind) -> usize {
+        match kind {
+            WriteKind::PutForPrevious => self.server.limits.value_bytes_max,
+            _ => 0,
+        }
+    }
+
+    fn reserve_for(&self, call: &pb::Call) -> usize {
+        match &call.request {
+            Some(pb::call::Request::Put(put)) if put.return_previous && call.id < ID_MAX => {
+                self.reserved(WriteKind::PutForPrevious)
+            }
+            _ => 0,
         }
     }
 
     fn start_read(&mut self, id: u64, get: pb::GetRequest) {
         match self.server.admit_read(get, &self.caller) {
             Err(error) => self.refuse(id, error),
-            Ok(request) => match self.server.start_read(&request) {
-                StartedRead::Done(result) => {
-                    let reply = self.server.read_answer(result);
-                    self.answer(id, reply);
+            Ok(request) => {
+                let started = self.server.start_read(&request);
+                let room = match &started {
+                    StartedRead::Done(result) => self.answers.room_for(result),
+                    StartedRead::Waiting(_) => None,
+                };
+                match (started, room) {
+                    (StartedRead::Done(result), Some(room)) => self.read(id, result, room),
+                    (started, _) => {
+                        let answers = self.answers.clone();
+                        let read = answers.read(self.server.clone(), request, started);
+                        // On a task of its own, which drops what there is no room for
+                        // although nobody polls this stream.
+                        let read = AbortOnDropHandle::new(tokio::spawn(read));
+                        self.reads.push(WithId { id, read });
+                    }
                 }
-                StartedRead::Waiting(read) => self.reads.push(WithId { id, read }),
-            },
+            }
         }
+    }
+
+    fn read(&mut self, id: u64, result: ReadResult, room: Room) {
+        let reply = self.server.read_answer(result);
+        self.answer_with(id, reply, room);
     }
 
     /// Reads and starts calls while there is room for what they need.
     fn poll_calls(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
-        while self.has_room() {
+        while self.has_room() && self.ledger.poll_covered(context) {
             self.caller.refresh();
             if !self.caller.is_let_in() {
                 return Err(status_of(Denied::Wrong));
             }
             if let Some(call) = self.unstarted.pop_front() {
+                if !self.ledger.poll_reserve(self.reserve_for(&call), context) {
+                    self.unstarted.push_front(call);
+                    break;
+                }
                 self.start(call);
                 continue;
             }
@@ -181,6 +253,7 @@ impl<B: KvBackend> Pipeline<B> {
             self.writes_waiting = self.writes_waiting.saturating_sub(done.len());
             for (token, result) in done {
                 let (id, kind) = from_token(token);
+                self.ledger.remove(self.reserved(kind));
                 let reply = self.server.write_answer(kind, result);
                 self.answer(id, reply);
             }
@@ -188,10 +261,9 @@ impl<B: KvBackend> Pipeline<B> {
         // Each may be a large value: what is not taken yet stays where it is.
         while !self.reads.is_empty()
             && self.ready_bytes < self.server.limits.pipeline_answer_bytes_max
-            && let Poll::Ready(Some((id, result))) = self.reads.poll_next_unpin(context)
+            && let Poll::Ready(Some((id, (result, room)))) = self.reads.poll_next_unpin(context)
         {
-            let reply = self.server.read_answer(result);
-            self.answer(id, reply);
+            self.read(id, result, room);
         }
     }
 
@@ -210,6 +282,7 @@ impl<B: KvBackend> Pipeline<B> {
             return None;
         }
         self.ready_bytes = self.ready_bytes.saturating_sub(bytes);
+        self.leaving_bytes = bytes;
         Some(pb::Answers {
             answers: self.ready.drain(..count).collect(),
         })
@@ -224,6 +297,8 @@ impl<B: KvBackend> Stream for Pipeline<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<pb::Answers, Status>>> {
         let this = &mut *self;
+        // Whoever asks for more has passed on what there was.
+        this.ledger.remove(std::mem::take(&mut this.leaving_bytes));
         if !this.closed && this.shutdown.as_mut().poll(context).is_ready() {
             // What was read is still answered; the client finds the rest refused by
             // the end of the stream.
@@ -245,7 +320,7 @@ impl<B: KvBackend> Stream for Pipeline<B> {
                 }
                 return Poll::Pending;
             }
-            if this.unstarted.is_empty() || !this.has_room() {
+            if this.unstarted.is_empty() || !this.has_room() || !this.ledger.poll_covered(context) {
                 return Poll::Pending;
             }
             // Answers made room for calls that were read already.
@@ -262,18 +337,20 @@ fn token(id: u64, kind: WriteKind) -> u64 {
         WriteKind::Delete => 1,
         WriteKind::Increment => 2,
         WriteKind::Batch => 3,
+        WriteKind::PutForPrevious => 4,
     };
-    id << 2 | kind
+    id << KIND_BITS | kind
 }
 
 fn from_token(token: u64) -> (u64, WriteKind) {
-    let kind = match token & 3 {
+    let kind = match token & ((1 << KIND_BITS) - 1) {
         0 => WriteKind::Put,
         1 => WriteKind::Delete,
         2 => WriteKind::Increment,
-        _ => WriteKind::Batch,
+        3 => WriteKind::Batch,
+        _ => WriteKind::PutForPrevious,
     };
-    (token >> 2, kind)
+    (token >> KIND_BITS, kind)
 }
 
 /// About how many bytes an answer takes.
@@ -295,18 +372,20 @@ fn weight(reply: &pb::answer::Reply) -> usize {
 }
 
 /// A read that remembers whose it is.
-struct WithId<F> {
+struct WithId {
     id: u64,
-    read: F,
+    read: AbortOnDropHandle<(ReadResult, Room)>,
 }
 
-impl<F: Future<Output = ReadResult> + Unpin> Future for WithId<F> {
-    type Output = (u64, ReadResult);
+impl Future for WithId {
+    type Output = (u64, (ReadResult, Room));
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(u64, ReadResult)> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let id = self.id;
-        Pin::new(&mut self.read)
-            .poll(context)
-            .map(|result| (id, result))
+        Pin::new(&mut self.read).poll(context).map(|read| {
+            // It ends early where the process does.
+            let lost = |_| (Err(RequestError::Unknown), Room::default());
+            (id, read.unwrap_or_else(lost))
+        })
     }
 }

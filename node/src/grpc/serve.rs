@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::authenticate::AuthenticateLayer;
 use super::intake::IntakeLayer;
+use super::patience::Patience;
 use crate::budget::Budget;
 use crate::listener::{self, ConnectionHandler, Ends, ListenerConfig};
 use crate::users::{Origin, Users};
@@ -44,15 +45,20 @@ pub struct ServeConfig {
     pub intake: Option<IntakeConfig>,
 }
 
-/// What callers may make the node hold of messages that come in.
+/// What callers may make the node hold of messages that come in and of answers that go
+/// out.
 #[derive(Clone, Debug)]
 pub struct IntakeConfig {
     /// Room for long messages, of all connections together.
     pub room: Budget,
     /// The most of it that one connection may take, in bytes.
     pub connection_bytes: usize,
-    /// How long a message may take to come once it was begun.
-    pub message_timeout: Duration,
+    /// The most that the answers on one connection may hold until they are taken, in
+    /// bytes.
+    pub answer_bytes: usize,
+    /// How long a message may take to come once it was begun, and for how long a client
+    /// may take nothing of its answers.
+    pub stall_timeout: Duration,
 }
 
 impl Default for IntakeConfig {
@@ -60,7 +66,8 @@ impl Default for IntakeConfig {
         Self {
             room: Budget::new(512 << 20),
             connection_bytes: 2 * cairn_proto::limits::CLIENT_MESSAGE_BYTES,
-            message_timeout: Duration::from_secs(60),
+            answer_bytes: 2 * cairn_proto::limits::CLIENT_MESSAGE_BYTES,
+            stall_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -140,11 +147,26 @@ impl ConnectionHandler for Grpc {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let closed = CancellationToken::new();
+        let (closed, cut) = (CancellationToken::new(), CancellationToken::new());
+        let intake = self.config.intake.clone().map(|config| {
+            let patience = Patience::new(config.stall_timeout);
+            (config, patience)
+        });
+        let patience = intake.as_ref().map(|(_, patience)| patience.clone());
         let connection = Connection {
             stream,
             ends,
+            patience: patience.clone(),
+            cut: Box::pin(cut.clone().cancelled_owned()),
             _closed: closed.clone().drop_guard(),
+        };
+        let watched = async {
+            if let Some(patience) = patience {
+                patience.watch().await;
+                debug!(remote = %ends.remote, "a gRPC connection takes none of its answers");
+                cut.cancel();
+            }
+            std::future::pending::<()>().await;
         };
         // The stream of connections must not end before this one does: its end
         // would ask the connection to finish.
@@ -164,7 +186,7 @@ impl ConnectionHandler for Grpc {
             keepalive_timeout,
             call_timeout,
             users,
-            intake,
+            intake: _,
         } = self.config.clone();
         let mut server = Server::builder();
         if let Some(within) = call_timeout {
@@ -188,8 +210,11 @@ impl ConnectionHandler for Grpc {
             })
             .layer(IntakeLayer::new(intake))
             .add_routes(self.routes.clone())
-            .serve_with_incoming_shutdown(connections, ended)
-            .await;
+            .serve_with_incoming_shutdown(connections, ended);
+        let served = tokio::select! {
+            served = served => served,
+            () = watched => Ok(()),
+        };
         if let Err(error) = served {
             debug!(%error, remote = %ends.remote, "serve gRPC connection");
         }
@@ -201,10 +226,13 @@ impl ConnectionHandler for Grpc {
     }
 }
 
-/// A connection that says when it was dropped.
+/// A connection that says when it was dropped and how writing to it goes, and that can be
+/// cut off.
 struct Connection<S> {
     stream: S,
     ends: Ends,
+    patience: Option<Patience>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _closed: DropGuard,
 }
 
@@ -216,12 +244,31 @@ impl<S> Connected for Connection<S> {
     }
 }
 
+impl<S> Connection<S> {
+    /// Fails once the connection was cut off. The transport reads or writes at any time, and
+    /// is woken by either.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
+        if let Some(patience) = &self.patience {
+            patience.wrote(&result);
+        }
+        result
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -232,7 +279,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        self.check(context)?;
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -240,7 +289,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        self.check(context)?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -248,7 +299,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.wrote(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

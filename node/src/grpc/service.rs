@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use cairn_core::kv::request::{ReadLevel, RequestError};
+use cairn_core::kv::request::{ReadLevel, RequestError, WriteOp};
 use cairn_core::record::ClusterMap;
 use cairn_proto::Malformed;
 use cairn_proto::kv::{Consistency, KvError, ReadRequest};
@@ -14,9 +14,11 @@ use cairn_proto::pb::kv::v1::kv_server;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::answers::{Answers, Sent};
 use super::authenticate::caller_of;
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 use super::pipeline::Pipeline;
+use crate::budget::Room;
 use crate::partition::{LocalState, Reading};
 use crate::users::{Caller, Permissions, Users};
 
@@ -125,7 +127,16 @@ impl<B: KvBackend> KvServer<B> {
         A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed>,
     {
         let caller = caller_of(request.extensions());
+        let answers = Answers::of(request.extensions());
         let LeveledWrite { request, level } = self.admit(request.into_inner(), &caller)?;
+        let room = match &request.op {
+            // A write cannot be made again for want of room for what it answers.
+            WriteOp::Set {
+                return_previous: true,
+                ..
+            } => answers.room(self.limits.value_bytes_max).await,
+            _ => Room::default(),
+        };
         let mut writes = self.backend.writes();
         writes.submit(0, request, level);
         writes.flush();
@@ -134,7 +145,7 @@ impl<B: KvBackend> KvServer<B> {
             .pop()
             .map_or(Err(RequestError::Unknown), |(_, result)| result);
         let reply = result.map_err(|e| self.refusal(e))?;
-        Ok(Response::new(A::try_from(reply).map_err(KvError::from)?))
+        Ok(Sent::with(A::try_from(reply).map_err(KvError::from)?, room))
     }
 }
 
@@ -202,13 +213,12 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::GetReply>, Status> {
         let caller = caller_of(request.extensions());
+        let answers = Answers::of(request.extensions());
         let request = self.admit_read(request.into_inner(), &caller)?;
-        let result = match self.start_read(&request) {
-            StartedRead::Done(result) => result,
-            StartedRead::Waiting(read) => read.await,
-        };
+        let started = self.start_read(&request);
+        let (result, room) = answers.read(self.clone(), request, started).await;
         let reading = result.map_err(|e| self.refusal(e))?;
-        Ok(Response::new(get_reply(reading)))
+        Ok(Sent::with(get_reply(reading), room))
     }
 
     async fn delete(
@@ -237,9 +247,11 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         request: Request<Streaming<pb::Calls>>,
     ) -> Result<Response<Pipeline<B>>, Status> {
         let caller = caller_of(request.extensions());
+        let answers = Answers::of(request.extensions());
         Ok(Response::new(Pipeline::new(
             self.clone(),
             caller,
+            answers,
             request.into_inner(),
             self.shutdown.clone(),
         )))
@@ -250,6 +262,8 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WriteKind {
     Put,
+    /// One that answers with the value that it replaced.
+    PutForPrevious,
     Delete,
     Increment,
     Batch,
@@ -261,7 +275,7 @@ impl<B: KvBackend> KvServer<B> {
         use pb::answer::Reply;
         let reply = match result {
             Ok(reply) => match kind {
-                WriteKind::Put => reply.try_into().map(Reply::Put),
+                WriteKind::Put | WriteKind::PutForPrevious => reply.try_into().map(Reply::Put),
                 WriteKind::Delete => reply.try_into().map(Reply::Delete),
                 WriteKind::Increment => reply.try_into().map(Reply::Increment),
                 WriteKind::Batch => reply.try_into().map(Reply::Batch),

@@ -285,6 +285,7 @@ impl Cell {
             head,
             write_blocked_by_disk,
             pushing_back: _,
+            ack_needs_lease: _,
             primary,
         } = *standing;
         let words = to_words(&Published {
@@ -439,6 +440,7 @@ mod tests {
             head: Index(number),
             write_blocked_by_disk: false,
             pushing_back: false,
+            ack_needs_lease: false,
             primary: Some(Member {
                 node: NodeId(number),
                 replica: ReplicaId(number),

@@ -338,7 +338,7 @@ impl Engine {
         let Some(lane) = known.and_then(Option::as_mut).filter(|l| l.is_primary()) else {
             let published = self.shared.board.load(partition);
             let error = self.shared.moved(partition, published.as_ref());
-            self.turn.answer(write.reply, write.bytes, Err(error));
+            self.turn.answer(write.reply, write.place, Err(error));
             return;
         };
         let (core, turn) = (&mut self.core, &mut self.turn);
@@ -408,12 +408,8 @@ impl Engine {
                 self.core.set_timing(timing);
             }
         }
-        for (lane, record) in self.lanes.iter_mut().zip(&map.partitions) {
-            if let Some(lane) = lane {
-                lane.set_window(self.window);
-                let alone = record.config.sets().any(|s| s.write_quorum() == 1);
-                lane.set_ack_needs_lease(alone);
-            }
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.set_window(self.window);
         }
     }
 
@@ -611,12 +607,11 @@ impl Engine {
             self.links.peers.send(to, messages);
         }
         if !self.turn.answers.is_empty() {
-            let answers = self.turn.answers.len();
             for (reply, result) in self.turn.answers.drain(..) {
                 reply.answer(result, &mut self.wakers);
             }
-            let bytes = std::mem::take(&mut self.turn.answered_bytes);
-            self.shared.admission.release(answers, bytes);
+            let freed = std::mem::take(&mut self.turn.freed);
+            self.shared.admission.release(freed);
             self.wakers.drain(..).for_each(Waker::wake);
         }
         for lookup in std::mem::take(&mut self.turn.lookups) {

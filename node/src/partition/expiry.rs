@@ -13,11 +13,15 @@
 //! entry's row is read, or the number is lowered after it was taken.
 //!
 //! # What it costs
-//! At most [`ROWS_PER_SECOND`] rows in a second, [`AT_ONCE`] partitions at a time. A
-//! row is looked at once: it leaves with the key, or because the key no longer needs
-//! it. The key's value is read, though not kept: the store has no other way to tell
+//! At most [`ROWS_PER_SECOND`] rows in a second, read from [`READS_AT_ONCE`] indexes at a
+//! time. A row is looked at once: it leaves with the key, or because the key no longer
+//! needs it. The key's value is read, though not kept: the store has no other way to tell
 //! whether it expires.
+//!
+//! No partition waits for another: one without a quorum waits alone, for its lease, and
+//! holds nothing meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +29,13 @@ use bytes::Bytes;
 use cairn_core::ids::{Micros, PartitionId};
 use cairn_core::kv::request::{RequestError, WriteLevel, WriteReply};
 use cairn_core::kv::{DueKey, ExpiryRow};
-use futures::StreamExt;
+use cairn_core::replication::Generation;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use super::admission::Place;
 use super::board::{Cell, NEVER, Published};
 use super::clock;
 use super::inbox::{Input, Submission, Work};
@@ -38,8 +46,8 @@ use crate::store::{Due, DueBounds};
 
 /// How often the numbers are looked at.
 const EVERY: Duration = Duration::from_millis(250);
-/// How many partitions are swept at a time.
-const AT_ONCE: usize = 4;
+/// How many indexes are read at a time: each keeps a thread busy.
+const READS_AT_ONCE: usize = 4;
 /// The most rows that are looked at in a second: as many as writes could bring, and
 /// a burst of keys that expire together leaves room for clients.
 const ROWS_PER_SECOND: u64 = 50_000;
@@ -64,24 +72,30 @@ enum Unswept {
 
 /// Sweeps for as long as it is polled.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let throttle = Throttle::new(ROWS_PER_SECOND);
+    let sweeper = Sweeper {
+        shared,
+        throttle: Throttle::new(ROWS_PER_SECOND),
+        reading: Semaphore::new(READS_AT_ONCE),
+    };
     let mut rounds = interval(EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweeps = FuturesUnordered::new();
+    // One sweep at a time of each: whoever takes the number away is alone with the index.
+    let mut swept = BTreeSet::new();
     loop {
-        rounds.tick().await;
-        let now = clock::wall_ms() / 1000;
-        let due: Vec<PartitionId> = shared
-            .board
-            .cells()
-            .filter(|(_, cell)| cell.next_expiry() <= now && serving(cell).is_some())
-            .map(|(partition, _)| partition)
-            .collect();
-        let sweeps = due
-            .into_iter()
-            .map(|partition| sweep(&shared, &throttle, partition, now));
-        futures::stream::iter(sweeps)
-            .for_each_concurrent(AT_ONCE, |sweep| sweep)
-            .await;
+        tokio::select! {
+            _ = rounds.tick() => {
+                let now = clock::wall_ms() / 1000;
+                for partition in sweeper.due(now) {
+                    if swept.insert(partition) {
+                        sweeps.push(sweeper.sweep(partition, now).map(move |()| partition));
+                    }
+                }
+            }
+            Some(partition) = sweeps.next() => {
+                swept.remove(&partition);
+            }
+        }
     }
 }
 
@@ -91,60 +105,94 @@ fn serving(cell: &Cell) -> Option<Published> {
     cell.load().filter(|published| published.serving)
 }
 
-/// Sweeps one partition of what is due by the second `through`.
-async fn sweep(shared: &Arc<Shared>, throttle: &Throttle, partition: PartitionId, through: u64) {
-    let Some(cell) = shared.board.cell(partition) else {
-        return;
-    };
-    let taken = cell.take_next_expiry();
-    match sweep_cell(shared, throttle, partition, cell, taken, through).await {
-        Ok(next) => cell.expires(next.map_or(NEVER, |row| row.second)),
-        Err(error) => {
-            tracing::debug!(%partition, %error, "a sweep for expired keys ended early");
-            cell.expires(taken);
-        }
-    }
+struct Sweeper {
+    shared: Arc<Shared>,
+    throttle: Throttle,
+    reading: Semaphore,
 }
 
-/// Returns the first row that is left.
-async fn sweep_cell(
-    shared: &Arc<Shared>,
-    throttle: &Throttle,
-    partition: PartitionId,
-    cell: &Cell,
-    first: u64,
-    through: u64,
-) -> Result<Option<ExpiryRow>, Unswept> {
-    let published = applied_to_head(cell, Instant::now() + shared.config.request_timeout).await?;
-    let mut from = ExpiryRow {
-        second: first,
-        key: Bytes::new(),
-    };
-    loop {
-        let reader = shared.reader(partition)?;
-        let generation = published.generation;
+impl Sweeper {
+    /// The partitions that this node serves where something is due by the second `now`.
+    fn due(&self, now: u64) -> impl Iterator<Item = PartitionId> {
+        let cells = self.shared.board.cells();
+        cells
+            .filter(move |(_, cell)| cell.next_expiry() <= now && serving(cell).is_some())
+            .map(|(partition, _)| partition)
+    }
+
+    /// Sweeps one partition of what is due by the second `through`.
+    async fn sweep(&self, partition: PartitionId, through: u64) {
+        let Some(cell) = self.shared.board.cell(partition) else {
+            return;
+        };
+        let taken = cell.take_next_expiry();
+        match self.sweep_cell(partition, cell, taken, through).await {
+            Ok(next) => cell.expires(next.map_or(NEVER, |row| row.second)),
+            Err(error) => {
+                tracing::debug!(%partition, %error, "a sweep for expired keys ended early");
+                cell.expires(taken);
+            }
+        }
+    }
+
+    /// Returns the first row that is left.
+    async fn sweep_cell(
+        &self,
+        partition: PartitionId,
+        cell: &Cell,
+        first: u64,
+        through: u64,
+    ) -> Result<Option<ExpiryRow>, Unswept> {
+        let shared = &self.shared;
+        let deadline = Instant::now() + shared.config.request_timeout;
+        // Without the lease there may be no quorum: what were written then would hold its
+        // place among the writes that wait, and clients' writes would find none.
+        shared
+            .may_read(partition, cell, &mut None, deadline)
+            .await?;
+        let published = applied_to_head(cell, deadline).await?;
+        let mut from = ExpiryRow {
+            second: first,
+            key: Bytes::new(),
+        };
+        loop {
+            let Due { rows, next } = self
+                .read(partition, published.generation, from, through)
+                .await?;
+            if rows.is_empty() {
+                return Ok(next);
+            }
+            self.throttle.pass(rows.len()).await;
+            let due = rows.into_iter().map(DueKey::from).collect();
+            shared.expire(partition, due).await?;
+            // What was due by the clock of this sweep may not have been by the engine's.
+            if clock::wall_ms() / 1000 < through {
+                return Err(Unswept::ClockBack);
+            }
+            match next {
+                Some(row) if row.second <= through => from = row,
+                next => return Ok(next),
+            }
+        }
+    }
+
+    /// Reads of the index what one entry deletes.
+    async fn read(
+        &self,
+        partition: PartitionId,
+        generation: Generation,
+        from: ExpiryRow,
+        through: u64,
+    ) -> Result<Due, Unswept> {
+        // Never closed.
+        let _reading = self.reading.acquire().await;
+        let reader = self.shared.reader(partition)?;
         let read = tokio::task::spawn_blocking(move || {
             reader.due_blocking(generation, &from, through, PER_ENTRY)
         });
         // The reader ends by a panic only where the process is about to.
-        let Due { rows, next } = read
-            .await
-            .map_err(|_| Unswept::Behind)?
-            .map_err(|error| shared.unreadable(partition, &error.into()))?;
-        if rows.is_empty() {
-            return Ok(next);
-        }
-        throttle.pass(rows.len()).await;
-        let due = rows.into_iter().map(DueKey::from).collect();
-        shared.expire(partition, due).await?;
-        // What was due by the clock of this sweep may not have been by the engine's.
-        if clock::wall_ms() / 1000 < through {
-            return Err(Unswept::ClockBack);
-        }
-        match next {
-            Some(row) if row.second <= through => from = row,
-            next => return Ok(next),
-        }
+        let read = read.await.map_err(|_| Unswept::Behind)?;
+        Ok(read.map_err(|error| self.shared.unreadable(partition, &error.into()))?)
     }
 }
 
@@ -176,13 +224,16 @@ impl Shared {
     ) -> Result<WriteReply, RequestError> {
         let mut queue = ReplyQueue::with_capacity(1);
         let bytes = due.iter().map(|due| due.key.len() + 64).sum();
-        self.admission.admit(bytes)?;
+        let place = Place {
+            level: WriteLevel::Quorum,
+            bytes,
+        };
+        self.admission.admit(place)?;
         self.inbox.push(Input::Submit(Submission {
             partition,
             work: Work::Expire(due),
             reply: queue.reply_to(0),
-            level: WriteLevel::Quorum,
-            bytes,
+            place,
             arrived: Micros(0),
         }));
         match queue.take(1).await.pop() {

@@ -17,6 +17,7 @@ use cairn_core::slots;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::admission::Place;
 use super::board::Published;
 use super::inbox::{Input, Submission, Work};
 use super::reply::{ReplyQueue, ReplyTo, WriteResult};
@@ -265,14 +266,16 @@ impl Handle {
         request: WriteRequest,
         reply: ReplyTo,
     ) -> Result<Submission, (ReplyTo, RequestError)> {
-        let bytes = request.op.weight();
-        match self.shared.admission.admit(bytes) {
+        let place = Place {
+            level,
+            bytes: request.op.weight(),
+        };
+        match self.shared.admission.admit(place) {
             Ok(()) => Ok(Submission {
                 partition,
                 work: Work::Write(request),
                 reply,
-                level,
-                bytes,
+                place,
                 arrived: Micros(0),
             }),
             Err(error) => Err((reply, error)),

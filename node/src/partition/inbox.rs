@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
-use cairn_core::kv::request::{WriteLevel, WriteRequest};
+use cairn_core::kv::request::WriteRequest;
 use cairn_core::kv::{DueKey, Table, VersionedValue};
 use cairn_core::replication::{
     Committed, CommittedError, Event, PartitionMeta, PeerMessage, ProofLevel,
@@ -18,6 +18,7 @@ use cairn_core::replication::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::admission::Place;
 use super::reply::ReplyTo;
 use crate::store::Applied;
 
@@ -27,10 +28,8 @@ pub(super) struct Submission {
     pub(super) partition: PartitionId,
     pub(super) work: Work,
     pub(super) reply: ReplyTo,
-    /// When it is acknowledged.
-    pub(super) level: WriteLevel,
-    /// What it counts for against the node's bound, given back when it is answered.
-    pub(super) bytes: usize,
+    /// What it holds of the node's bounds until it is answered.
+    pub(super) place: Place,
     /// When the engine saw it first; zero before.
     pub(super) arrived: Micros,
 }

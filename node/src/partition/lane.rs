@@ -20,6 +20,7 @@ use cairn_core::kv::request::{RequestError, WriteLevel, WriteOutcome, WriteReply
 use cairn_core::kv::{Evaluation, Evaluator, VersionedValue};
 use cairn_core::replication::{Effect, Generation, NodeCore, ProposeError, Standing};
 
+use super::admission::{ALL_SHARE, Freed, Place};
 use super::board::NEVER;
 use super::inbox::{Found, LoadedTable, Submission, Work};
 use super::park::Park;
@@ -50,7 +51,7 @@ pub(super) struct Turn {
     pub(super) waiting_max: usize,
     pub(super) effects: Vec<Effect>,
     pub(super) answers: Vec<(ReplyTo, WriteResult)>,
-    pub(super) answered_bytes: usize,
+    pub(super) freed: Freed,
     pub(super) lookups: Vec<Lookup>,
     pub(super) table_loads: Vec<TableLoad>,
     /// How often a write was held for a replica that catches up.
@@ -90,7 +91,7 @@ impl Turn {
             waiting_max,
             effects: Vec::new(),
             answers: Vec::new(),
-            answered_bytes: 0,
+            freed: Freed::default(),
             lookups: Vec::new(),
             table_loads: Vec::new(),
             pushed_back: 0,
@@ -99,13 +100,13 @@ impl Turn {
         }
     }
 
-    pub(super) fn answer(&mut self, reply: ReplyTo, bytes: usize, result: WriteResult) {
-        self.answered_bytes += bytes;
+    pub(super) fn answer(&mut self, reply: ReplyTo, place: Place, result: WriteResult) {
+        self.freed.add(place);
         self.answers.push((reply, result));
     }
 
     fn refuse(&mut self, write: Submission, error: RequestError) {
-        self.answer(write.reply, write.bytes, Err(error));
+        self.answer(write.reply, write.place, Err(error));
     }
 }
 
@@ -121,10 +122,9 @@ struct Waiting {
     index: Index,
     arrived: Micros,
     reply: ReplyTo,
-    bytes: usize,
+    place: Place,
     answer: WriteReply,
     kind: WaitingKind,
-    level: WriteLevel,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,7 +148,7 @@ impl Waiting {
 
     /// Whether every member must have flushed what it waits for: a refusal wrote nothing.
     fn is_for_all(&self) -> bool {
-        self.level == WriteLevel::All && self.kind != WaitingKind::Refusal
+        self.place.level == WriteLevel::All && self.kind != WaitingKind::Refusal
     }
 }
 
@@ -247,6 +247,14 @@ impl Lane {
             + self.incomplete.len()
     }
 
+    /// Whether another write may wait here. Those that have committed, and wait for
+    /// members that may be away, take no place from those that need not wait for them.
+    fn has_place(&self, level: WriteLevel, max: usize) -> bool {
+        let incomplete = self.incomplete.len();
+        self.unanswered() - incomplete < max
+            && (level == WriteLevel::Quorum || incomplete < max / ALL_SHARE)
+    }
+
     /// The applied index of a generation of the state.
     pub(super) fn set_applied(&mut self, generation: Generation, index: Index) {
         if generation == self.generation {
@@ -267,10 +275,6 @@ impl Lane {
             self.generation = generation;
             self.applied = applied;
         }
-    }
-
-    pub(super) fn set_ack_needs_lease(&mut self, needs: bool) {
-        self.ack_needs_lease = needs;
     }
 
     pub(super) fn set_window(&mut self, window: u32) {
@@ -296,6 +300,7 @@ impl Lane {
         self.epoch = standing.epoch;
         self.serving = standing.serving;
         self.pushes_back = standing.pushing_back;
+        self.ack_needs_lease = standing.ack_needs_lease;
         self.lease_until = standing.lease_until;
         self.head = Position {
             epoch: standing.epoch,
@@ -377,7 +382,7 @@ impl Lane {
         let incomplete = std::mem::take(&mut self.incomplete);
         for waiting in incomplete.into_iter().chain(leaseless).chain(waiting) {
             let error = waiting.given_up(moved.clone());
-            turn.answer(waiting.reply, waiting.bytes, Err(error));
+            turn.answer(waiting.reply, waiting.place, Err(error));
         }
         let tableless = std::mem::take(&mut self.tableless);
         for write in self.park.drain().into_iter().chain(tableless) {
@@ -395,7 +400,7 @@ impl Lane {
         window: u32,
         write: Submission,
     ) {
-        if turn.overloaded || self.unanswered() >= turn.waiting_max {
+        if turn.overloaded || !self.has_place(write.place.level, turn.waiting_max) {
             turn.refuse(write, RequestError::Overloaded);
             return;
         }
@@ -638,10 +643,10 @@ impl Lane {
                 );
             }
             Evaluation::Duplicate { outcome, position }
-                if position.index <= self.commit && write.level == WriteLevel::Quorum =>
+                if position.index <= self.commit && write.place.level == WriteLevel::Quorum =>
             {
                 let answer = WriteReply { outcome, position };
-                turn.answer(write.reply, write.bytes, Ok(answer));
+                turn.answer(write.reply, write.place, Ok(answer));
             }
             Evaluation::Duplicate { outcome, position } => {
                 turn.touched.push(self.partition);
@@ -674,10 +679,9 @@ impl Lane {
             index: self.head.index.max(position.index),
             arrived: write.arrived,
             reply: write.reply,
-            bytes: write.bytes,
+            place: write.place,
             answer: WriteReply { outcome, position },
             kind,
-            level: write.level,
         };
         if waiting.is_for_all() {
             core.want_everywhere(turn.now, self.partition, waiting.index, &mut turn.effects);
@@ -719,7 +723,7 @@ impl Lane {
             && waiting.index <= self.everywhere
         {
             if let Some(waiting) = self.incomplete.pop_front() {
-                turn.answer(waiting.reply, waiting.bytes, Ok(waiting.answer));
+                turn.answer(waiting.reply, waiting.place, Ok(waiting.answer));
             }
         }
         longest
@@ -730,7 +734,7 @@ impl Lane {
         if waiting.is_for_all() && waiting.index > self.everywhere {
             self.incomplete.push_back(waiting);
         } else {
-            turn.answer(waiting.reply, waiting.bytes, Ok(waiting.answer));
+            turn.answer(waiting.reply, waiting.place, Ok(waiting.answer));
         }
     }
 
@@ -744,7 +748,7 @@ impl Lane {
                     break;
                 };
                 let error = waiting.given_up(not_ready.clone());
-                turn.answer(waiting.reply, waiting.bytes, Err(error));
+                turn.answer(waiting.reply, waiting.place, Err(error));
             }
         }
         let slowed = self.serving && self.pushes_back;

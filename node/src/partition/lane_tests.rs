@@ -216,14 +216,17 @@ impl Rig {
     }
 
     fn submit(&mut self, op: WriteOp, sequenced: Option<Sequenced>) -> u64 {
+        self.submit_at(WriteLevel::Quorum, op, sequenced)
+    }
+
+    fn submit_at(&mut self, level: WriteLevel, op: WriteOp, sequenced: Option<Sequenced>) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
         let write = Submission {
             partition: PARTITION,
             work: Work::Write(WriteRequest { op, sequenced }),
             reply: self.queue.reply_to(token),
-            level: WriteLevel::Quorum,
-            bytes: 1,
+            place: Place { level, bytes: 1 },
             arrived: self.turn.now,
         };
         self.lane
@@ -426,12 +429,29 @@ fn a_refusal_needs_the_lease() {
     );
 }
 
+/// A replica that is new here, primary of two of which one copy is enough.
+fn one_of_two() -> Rig {
+    let mut rig = Rig::idle();
+    let mut two = PartitionRecord::clone(&record(1, 1, ME));
+    two.config.current.members.push(Member {
+        node: NodeId(2),
+        replica: ReplicaId(2),
+    });
+    rig.step(Event::Record {
+        record: Arc::new(two),
+    });
+    rig.flush();
+    assert!(rig.lane.serves());
+    rig
+}
+
 #[test]
 fn where_one_copy_is_enough_an_acknowledgement_needs_the_lease() {
-    let mut rig = Rig::serving();
-    rig.lane.set_ack_needs_lease(true);
+    let mut rig = one_of_two();
+    rig.lane.lease_until = Micros(u64::MAX);
     let token = rig.submit(set("k", "v"), None);
-    rig.lane.lease_until = Micros(0);
+    // The other one grants nothing.
+    assert_eq!(rig.lane.lease_until, Micros(0));
     rig.lane.committed(Index(u64::MAX));
     rig.settle();
     assert!(rig.answers().is_empty());
@@ -617,6 +637,39 @@ fn too_many_waiting_writes_are_refused() {
         rig.answers(),
         BTreeMap::from([(third, Err(RequestError::Overloaded))])
     );
+}
+
+#[test]
+fn writes_that_wait_for_a_member_that_is_away_keep_no_other_out() {
+    let mut rig = one_of_two();
+    rig.turn.waiting_max = 4;
+    for name in ["a", "b", "c"] {
+        rig.lane.lease_until = Micros(u64::MAX);
+        rig.submit_at(WriteLevel::All, set(name, "v"), None);
+    }
+    // They have committed with one copy, and the other member has none.
+    rig.lane.committed(Index(u64::MAX));
+    rig.lane.lease_until = Micros(u64::MAX);
+    rig.settle();
+    assert_eq!(rig.lane.incomplete.len(), 3);
+    let more = rig.submit_at(WriteLevel::All, set("d", "v"), None);
+    assert_eq!(
+        rig.answers(),
+        BTreeMap::from([(more, Err(RequestError::Overloaded))])
+    );
+    for name in ["e", "f", "g", "h"] {
+        rig.lane.lease_until = Micros(u64::MAX);
+        rig.submit(set(name, "v"), None);
+    }
+    assert!(rig.answers().is_empty(), "four places are free for them");
+    rig.lane.lease_until = Micros(u64::MAX);
+    let fifth = rig.submit(set("i", "v"), None);
+    let refused = Some(Err(RequestError::Overloaded));
+    assert_eq!(rig.answers().remove(&fifth), refused);
+    // Who is back lets them all go.
+    rig.lane.everywhere(Index(u64::MAX));
+    rig.settle();
+    assert!(rig.lane.incomplete.is_empty());
 }
 
 #[test]

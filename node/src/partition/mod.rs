@@ -9,12 +9,14 @@
 //!
 //! - [`Handle`]: writes, strong reads, events; for the protocols, the peers, the agent.
 //! - `start`: how it starts and stops. `links`: what it hands things to.
-//! - `engine`: the thread. `lane`, `park`: the writes of one partition.
+//! - `engine`: the thread. `lane`, `park`: the writes of one partition. `admission`: how
+//!   many may wait.
 //! - `board`: what is published of each partition; `read`, `levels`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `inbox`, `reply`: the ways in and out.
 
+mod admission;
 mod board;
 mod clock;
 mod config;

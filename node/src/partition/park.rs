@@ -196,6 +196,7 @@ impl Park {
 
 #[cfg(test)]
 mod tests {
+    use crate::partition::admission::Place;
     use cairn_core::ids::{Micros, PartitionId};
     use cairn_core::kv::DueKey;
     use cairn_core::kv::request::WriteLevel;
@@ -216,8 +217,10 @@ mod tests {
                     .collect(),
             ),
             reply: ReplyQueue::default().reply_to(0),
-            level: WriteLevel::Quorum,
-            bytes: 0,
+            place: Place {
+                level: WriteLevel::Quorum,
+                bytes: 0,
+            },
             arrived: Micros(0),
         }
     }

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cairn_core::ids::{PartitionId, ReplicaId};
-use cairn_core::kv::request::RequestError;
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::Event;
 use cairn_storage::wal::LogReader;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+use super::admission::Admission;
 use super::board::Board;
 use super::config::EngineConfig;
 use super::figures::ReadFigures;
@@ -141,50 +141,6 @@ impl Watches {
             from_memory: read("memory"),
             from_disk: read("disk"),
         }
-    }
-}
-
-/// Bounds what waits on this node.
-#[derive(Debug)]
-pub(super) struct Admission {
-    writes: AtomicUsize,
-    bytes: AtomicUsize,
-    writes_max: usize,
-    bytes_max: usize,
-}
-
-impl Admission {
-    fn new(writes_max: usize, bytes_max: usize) -> Self {
-        Self {
-            writes: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            writes_max,
-            bytes_max,
-        }
-    }
-
-    /// Counts a write in, unless too much waits already. The bounds are soft by as
-    /// many writes as are admitted at the same instant.
-    pub(super) fn admit(&self, bytes: usize) -> Result<(), RequestError> {
-        if self.writes.load(Ordering::Relaxed) >= self.writes_max
-            || self.bytes.load(Ordering::Relaxed) >= self.bytes_max
-        {
-            return Err(RequestError::Overloaded);
-        }
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Counts writes out.
-    pub(super) fn release(&self, writes: usize, bytes: usize) {
-        self.writes.fetch_sub(writes, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// How many writes wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.writes.load(Ordering::Relaxed)
     }
 }
 

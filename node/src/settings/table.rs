@@ -486,7 +486,7 @@ pub const SETTINGS: &[Setting] = &[
         Bounds,
         "64MiB",
         "bytes",
-        "The most bytes of writes that wait for their commit; more are refused as overloaded.",
+        "The most bytes of writes that wait for their commit, half of them at most of writes of level `all`; more are refused as overloaded.",
     ),
     row(
         "CAIRN_LOG_MEMORY_BYTES",

@@ -11,7 +11,7 @@
 //!
 //! A user with `anonymous = true` has no secret: it is who speaks without a credential.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::permissions::{Keys, Permissions, Role};
-use super::secret;
+use super::secret::{self, Cost};
 
 /// The most that the file may have, in bytes.
 pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -30,6 +30,9 @@ pub(super) const NAME_BYTES_MAX: usize = 128;
 /// The most passwords, and the most tokens, of one user: one, and others while it is
 /// replaced.
 const SECRETS_MAX: usize = 8;
+/// At how many costs the passwords of a file may be hashed: one, and others while users move
+/// on to it.
+const COSTS_MAX: usize = 4;
 /// The most prefixes of one user.
 const PREFIXES_MAX: usize = 256;
 /// The longest prefix, in bytes.
@@ -52,6 +55,11 @@ pub(super) enum FileError {
     /// There are too many, or none.
     #[error("it has {0} users, from 1 to {USERS_MAX} are taken")]
     Count(usize),
+    /// Each password that is tried is hashed at each of them.
+    #[error(
+        "its passwords are hashed at {0} different costs (m, t and p), and {COSTS_MAX} are the most"
+    )]
+    Costs(usize),
 }
 
 #[derive(Deserialize)]
@@ -83,6 +91,8 @@ pub(super) struct User {
     pub(super) name: String,
     pub(super) permissions: Permissions,
     pub(super) passwords: Vec<String>,
+    /// By password.
+    costs: Vec<Cost>,
     pub(super) tokens: Vec<[u8; 32]>,
     pub(super) anonymous: bool,
     /// By password: its tag, once it was found right.
@@ -104,9 +114,17 @@ pub(super) struct Table {
     pub(super) by_name: HashMap<String, Arc<User>>,
     pub(super) by_token: HashMap<[u8; 32], Arc<User>>,
     pub(super) anonymous: Option<Arc<User>>,
-    /// How many hashes a password is held against, whoever's it is said to be, so that
-    /// the time tells nothing of whether there is such a user.
-    pub(super) checks: usize,
+    /// What a password is held against that is said to be of nobody: of each cost in the
+    /// file as many as the user with the most of that cost has.
+    decoys: Vec<(Cost, String)>,
+}
+
+/// A hash that a password is held against.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Attempt {
+    pub(super) hash: String,
+    /// Its place among the user's passwords; `None` for a decoy.
+    pub(super) own: Option<usize>,
 }
 
 impl Table {
@@ -122,7 +140,7 @@ impl Table {
             by_name: HashMap::with_capacity(count),
             by_token: HashMap::new(),
             anonymous: None,
-            checks: 1,
+            decoys: Vec::new(),
         };
         for entry in document.user {
             let name = entry.name.clone();
@@ -130,7 +148,54 @@ impl Table {
                 .add(entry)
                 .map_err(|reason| FileError::User { user: name, reason })?;
         }
+        table.set_decoys()?;
         Ok(table)
+    }
+
+    fn set_decoys(&mut self) -> Result<(), FileError> {
+        let mut most: BTreeMap<Cost, usize> = BTreeMap::new();
+        for user in self.by_name.values() {
+            let mut own: BTreeMap<Cost, usize> = BTreeMap::new();
+            for cost in &user.costs {
+                *own.entry(*cost).or_default() += 1;
+            }
+            for (cost, count) in own {
+                let most = most.entry(cost).or_default();
+                *most = count.max(*most);
+            }
+        }
+        if most.len() > COSTS_MAX {
+            return Err(FileError::Costs(most.len()));
+        }
+        if most.is_empty() {
+            most.insert(Cost::OWN, 1);
+        }
+        self.decoys = most
+            .into_iter()
+            .flat_map(|(cost, count)| std::iter::repeat_n((cost, cost.decoy()), count))
+            .collect();
+        Ok(())
+    }
+
+    /// What a password is held against that is said to be of this user, or of a name that
+    /// is nobody's. The costs are the same whoever it is, so that the time tells nothing of
+    /// whether there is such a user.
+    pub(super) fn attempts(&self, user: Option<&User>) -> Vec<Attempt> {
+        let mut own: Vec<(usize, Cost)> = user.map_or_else(Vec::new, |user| {
+            user.costs.iter().copied().enumerate().collect()
+        });
+        self.decoys
+            .iter()
+            .map(|(cost, decoy)| {
+                let found = own.iter().position(|(_, other)| other == cost);
+                let found = found.map(|at| own.swap_remove(at).0);
+                let real = found.and_then(|at| user?.passwords.get(at));
+                Attempt {
+                    hash: real.unwrap_or(decoy).clone(),
+                    own: found,
+                }
+            })
+            .collect()
     }
 
     fn add(&mut self, entry: Entry) -> Result<(), String> {
@@ -160,10 +225,14 @@ impl Table {
                 "it has neither passwords nor tokens, so that nobody could log in".to_owned()
             });
         }
-        for (at, password) in passwords.iter().enumerate() {
-            secret::check_password_hash(password)
-                .map_err(|reason| format!("passwords[{at}]: {reason}"))?;
-        }
+        let costs = passwords
+            .iter()
+            .enumerate()
+            .map(|(at, line)| {
+                secret::check_password_hash(line)
+                    .map_err(|reason| format!("passwords[{at}]: {reason}"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         let tokens = tokens
             .iter()
             .enumerate()
@@ -178,11 +247,11 @@ impl Table {
             },
             verified: Mutex::new(vec![None; passwords.len()]),
             passwords,
+            costs,
             tokens,
             anonymous,
             name,
         });
-        self.checks = self.checks.max(user.passwords.len());
         for token in &user.tokens {
             if self.by_token.insert(*token, Arc::clone(&user)).is_some() {
                 return Err("a token of it is in the file twice".to_owned());
@@ -318,6 +387,65 @@ mod tests {
             assert!(said.contains(words), "{text}\n{said}");
             assert!(!said.contains("hunter2"), "{said}");
         }
+    }
+
+    fn hashed(memory: u32, passes: u32) -> String {
+        format!(
+            "\"$argon2id$v=19$m={memory},t={passes},p=1$c29tZXNhbHRzb21lc2FsdA$MDEyMzQ1Njc4OWFiY2RlZg\""
+        )
+    }
+
+    #[test]
+    fn a_login_costs_the_same_whoever_it_says_it_is() {
+        let with = |name: &str, passwords: &[String]| {
+            user(&format!("passwords = [{}]", passwords.join(", "))).replace("\"a\"", name)
+        };
+        let (cheap, usual, dear) = (hashed(64, 1), hashed(19_456, 2), hashed(65_536, 8));
+        let text = with("\"cheap\"", &[cheap.clone(), cheap.clone()])
+            + &with("\"dear\"", std::slice::from_ref(&dear))
+            + &with("\"both\"", &[dear, usual, cheap])
+            + &user(&format!("tokens = [\"{TOKEN}\"]"));
+        let table = Table::parse(&text).expect("a good file");
+        let costs = |user: Option<&User>| {
+            let mut costs: Vec<Cost> = table
+                .attempts(user)
+                .iter()
+                .map(|attempt| secret::check_password_hash(&attempt.hash).expect("a hash"))
+                .collect();
+            costs.sort_unstable();
+            costs
+        };
+        let nobody = costs(None);
+        assert_eq!(nobody.len(), 4);
+        for user in table.by_name.values() {
+            assert_eq!(costs(Some(user)), nobody, "{}", user.name);
+            assert!(nobody.last() >= user.costs.iter().max());
+            // Each of its passwords is tried, once.
+            let attempts = table.attempts(Some(user));
+            let mut own: Vec<_> = attempts.iter().filter_map(|attempt| attempt.own).collect();
+            own.sort_unstable();
+            assert_eq!(own, (0..user.passwords.len()).collect::<Vec<_>>());
+            for attempt in attempts {
+                if let Some(at) = attempt.own {
+                    assert_eq!(attempt.hash, user.passwords[at]);
+                }
+            }
+        }
+        // Without any password there is one to try all the same.
+        let table = Table::parse(&user(&format!("tokens = [\"{TOKEN}\"]"))).expect("good");
+        let only = table.attempts(None);
+        assert_eq!(only.len(), 1);
+        assert_eq!(secret::check_password_hash(&only[0].hash), Ok(Cost::OWN));
+    }
+
+    #[test]
+    fn a_file_of_too_many_costs_is_refused() {
+        let with = |costs: u32| {
+            let hashes: Vec<String> = (1..=costs).map(|passes| hashed(64, passes)).collect();
+            user(&format!("passwords = [{}]", hashes.join(", ")))
+        };
+        Table::parse(&with(4)).expect("a good file");
+        assert!(wrong(&with(5)).contains("at 5 different costs"));
     }
 
     #[test]

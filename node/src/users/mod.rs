@@ -9,8 +9,8 @@
 //!
 //! Invariants:
 //! - Where the file cannot be read any more, what was read before stays in force.
-//! - A wrong password takes as long for a name that exists as for one that does not, and
-//!   is answered with the same words.
+//! - A wrong password takes as long for a name that exists as for one that does not,
+//!   whatever the hashes in the file cost, and is answered with the same words.
 //! - No secret is kept in memory, logged, or shown by `Debug`.
 
 mod attempts;
@@ -35,7 +35,7 @@ use ring::hmac;
 use subtle::ConstantTimeEq;
 
 use self::attempts::{Attempts, Failure};
-use self::file::{FILE_BYTES_MAX, NAME_BYTES_MAX, Table, Tag, User};
+use self::file::{Attempt, FILE_BYTES_MAX, NAME_BYTES_MAX, Table, Tag, User};
 use crate::reload;
 use crate::tasks::Servers;
 
@@ -67,9 +67,6 @@ pub enum UsersError {
         /// What is wrong.
         reason: String,
     },
-    /// The machine has no room to hash a password.
-    #[error("hash a password: {0}")]
-    Hash(#[from] SecretError),
 }
 
 /// A credential that does not let its bearer in. What is wrong with it is not said.
@@ -96,8 +93,6 @@ struct Shared {
     attempts: Arc<Attempts>,
     /// For the tags of passwords that were found right.
     key: hmac::Key,
-    /// What a password is held against that is said to be of nobody.
-    decoy: String,
 }
 
 impl fmt::Debug for Shared {
@@ -160,7 +155,6 @@ impl Users {
                     generation: AtomicU64::new(0),
                     attempts: Arc::new(Attempts::new()),
                     key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-                    decoy: secret::decoy()?,
                 }))
             })
             .transpose()?;
@@ -220,11 +214,10 @@ impl Users {
         let (shared, secret) = (Arc::clone(shared), secret.to_vec());
         Checking::Waiting(Box::pin(async move {
             let turn = shared.attempts.turn(from).await;
-            let checks = table.checks;
             let slow = Arc::clone(&shared);
             let hashed = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
-                let proof = slow.try_passwords(user.as_deref(), &secret, checks);
+                let proof = slow.try_passwords(&table, user.as_deref(), &secret);
                 (user, proof)
             });
             let (user, proof) = hashed.await.unwrap_or((None, None));
@@ -395,18 +388,12 @@ impl Shared {
         Some(Proof::Password(user.passwords[at].as_str().into()))
     }
 
-    /// Hashes a password as often as the user with the most passwords would need.
-    fn try_passwords(&self, user: Option<&User>, secret: &[u8], checks: usize) -> Option<Proof> {
-        let own = user.map_or(&[][..], |user| &user.passwords);
+    /// Holds a password against all that [`Table::attempts`] names, whichever is right.
+    fn try_passwords(&self, table: &Table, user: Option<&User>, secret: &[u8]) -> Option<Proof> {
         let mut right = None;
-        for at in 0..checks.max(own.len()) {
-            match own.get(at) {
-                Some(hash) if secret::verify_password(secret, hash) => right = Some(at),
-                Some(_) => {}
-                None => drop(std::hint::black_box(secret::verify_password(
-                    secret,
-                    &self.decoy,
-                ))),
+        for Attempt { hash, own } in table.attempts(user) {
+            if std::hint::black_box(secret::verify_password(secret, &hash)) && own.is_some() {
+                right = own;
             }
         }
         let (user, at) = (user?, right?);

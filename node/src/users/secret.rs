@@ -138,8 +138,38 @@ pub(super) fn parse_token_hash(line: &str) -> Result<[u8; 32], String> {
     parse().ok_or_else(|| format!("a token's hash is {TOKEN_HASH} and 64 hexadecimal digits"))
 }
 
-/// Whether a line is a password's hash that costs no more than a login may.
-pub(super) fn check_password_hash(line: &str) -> Result<(), String> {
+/// What holding a password against a hash costs, by the parameters of the hash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Cost {
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+}
+
+impl Cost {
+    /// Of the hashes that are made here.
+    pub(super) const OWN: Self = Self {
+        memory_kib: MEMORY_KIB,
+        passes: PASSES,
+        lanes: 1,
+    };
+
+    /// A hash of this cost that no password is known for: holding one against it takes as
+    /// long as against a real one.
+    pub(super) fn decoy(self) -> String {
+        let Self {
+            memory_kib,
+            passes,
+            lanes,
+        } = self;
+        // 16 and 32 bytes of zeros, as a salt and a hash have.
+        let (salt, hash) = ("A".repeat(22), "A".repeat(43));
+        format!("$argon2id$v=19$m={memory_kib},t={passes},p={lanes}${salt}${hash}")
+    }
+}
+
+/// What a line costs, which is a password's hash that costs no more than a login may.
+pub(super) fn check_password_hash(line: &str) -> Result<Cost, String> {
     let hash = PasswordHash::new(line).map_err(|error| format!("it is no PHC string: {error}"))?;
     if hash.algorithm != argon2::ARGON2ID_IDENT {
         return Err(format!(
@@ -159,21 +189,17 @@ pub(super) fn check_password_hash(line: &str) -> Result<(), String> {
     if hash.hash.is_none() || hash.salt.is_none() {
         return Err("it has no salt or no hash".to_owned());
     }
-    Ok(())
+    Ok(Cost {
+        memory_kib: params.m_cost(),
+        passes: params.t_cost(),
+        lanes: params.p_cost(),
+    })
 }
 
 /// Whether a password is the one of a hash that was checked. Slow.
 pub(super) fn verify_password(password: &[u8], line: &str) -> bool {
     PasswordHash::new(line)
         .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
-}
-
-/// A hash that no password is known for: checking one against it takes as long as
-/// against a real one.
-pub(super) fn decoy() -> Result<String, SecretError> {
-    let mut nobody_knows = [0; 32];
-    rand::rng().fill_bytes(&mut nobody_knows);
-    hash_with(&nobody_knows, MEMORY_KIB, PASSES)
 }
 
 #[cfg(test)]
@@ -212,6 +238,21 @@ mod tests {
         }
         let other = line.replace("argon2id", "argon2i");
         assert!(check_password_hash(&other).is_err());
+    }
+
+    #[test]
+    fn a_decoy_costs_what_it_should_and_is_nobodys() {
+        for (memory, passes) in [(64, 1), (MEMORY_KIB, PASSES)] {
+            let line = hash_with(b"password", memory, passes).expect("hashed");
+            let cost = check_password_hash(&line).expect("its own form");
+            assert_eq!(cost == Cost::OWN, memory == MEMORY_KIB);
+            let decoy = cost.decoy();
+            assert_eq!(check_password_hash(&decoy), Ok(cost));
+            // It is hashed to the end, and not found to be malformed before.
+            let hash = PasswordHash::new(&decoy).expect("well formed");
+            let verified = Argon2::default().verify_password(b"password", &hash);
+            assert_eq!(verified, Err(argon2::password_hash::Error::Password));
+        }
     }
 
     #[test]

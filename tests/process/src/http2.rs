@@ -1,5 +1,5 @@
 //! As much of HTTP/2 as it takes to misuse gRPC: calls that are never sent to their end,
-//! calls that are reset at once, floods of frames. A proper client would not do it.
+//! calls whose answers are never taken, calls that are reset at once, floods of frames. A proper client would not do it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
@@ -77,12 +77,24 @@ impl Http2 {
     /// # Errors
     /// Where nobody answers.
     pub fn open(address: &str) -> Result<Self> {
+        Self::open_with(address, &settings())
+    }
+
+    /// The same, and takes nothing of any answer: the windows of its calls are closed.
+    ///
+    /// # Errors
+    /// Where nobody answers.
+    pub fn open_closed(address: &str) -> Result<Self> {
+        Self::open_with(address, &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]))
+    }
+
+    fn open_with(address: &str, settings: &[u8]) -> Result<Self> {
         let mut stream = TcpStream::connect(address).context("connect")?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE))?;
         stream.set_read_timeout(Some(LOOK))?;
         stream.write_all(PREFACE)?;
-        stream.write_all(&settings())?;
+        stream.write_all(settings)?;
         Ok(Self {
             stream,
             input: Vec::new(),
@@ -164,6 +176,12 @@ impl Http2 {
             self.took(kind, flags, stream, &payload)?;
         }
         Ok(!self.gone)
+    }
+
+    /// Whether the server has closed the connection, or said that it will.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// Whether the server has answered or reset a call.

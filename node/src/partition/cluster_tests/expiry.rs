@@ -147,3 +147,33 @@ async fn a_later_expiry_counts_and_its_key_lives_on() {
     assert_eq!(primary.expired_keys(), 1);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_without_a_quorum_delays_no_other() {
+    // Who waits for a quorum here waits for as long as this test.
+    let cluster = TestCluster::start_tuned(64 << 20, 0, |config| {
+        config.request_timeout = PATIENCE * 10;
+    })
+    .await;
+    // Both have the same primary.
+    let (stuck, healthy) = (PartitionId(0), PartitionId(3));
+    let primary = cluster.primary(stuck);
+    assert_eq!(primary.node(), cluster.primary(healthy).node());
+    let first = key_in(stuck, 1);
+    primary
+        .write(expiring(&first, 2000))
+        .await
+        .expect("written");
+    cluster.network.lock().unsent.insert(stuck);
+    for (name, after_ms) in [(1, 2000), (2, 3500)] {
+        let write = expiring(&key_in(healthy, name), after_ms);
+        primary.write(write).await.expect("written");
+    }
+    settled(&cluster, healthy, &[]).await;
+    let node = &cluster.nodes[&primary.node()];
+    assert_eq!(stored(node, stuck).0, [key(&first)]);
+    // It is not forgotten.
+    cluster.network.lock().unsent.clear();
+    settled(&cluster, stuck, &[]).await;
+    cluster.stop().await;
+}

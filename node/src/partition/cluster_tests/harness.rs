@@ -38,6 +38,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Network {
     pub(super) handles: BTreeMap<NodeId, Handle>,
     pub(super) cut: HashSet<(NodeId, NodeId)>,
+    /// Partitions whose entries reach nobody: they have no quorum.
+    pub(super) unsent: HashSet<PartitionId>,
 }
 
 #[derive(Clone)]
@@ -55,7 +57,14 @@ impl Way {
 }
 
 impl PeerLink for Way {
-    fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
+    fn send(&self, to: NodeId, mut messages: Vec<PeerMessage>) {
+        {
+            let network = self.network.lock();
+            messages.retain(|message| match message {
+                PeerMessage::Append(append) => !network.unsent.contains(&append.partition),
+                _ => true,
+            });
+        }
         if let Some(handle) = self.to(to) {
             drop(handle.deliver(self.own, messages));
         }
@@ -125,6 +134,8 @@ pub(super) struct TestCluster {
     pub(super) map: ClusterMap,
     pub(super) log_bytes: usize,
     pub(super) kept_bytes: u64,
+    /// Changes the bounds of each engine before it starts.
+    pub(super) tune: fn(&mut EngineConfig),
     pub(super) rounds: u64,
     /// Where each partition is served, for clients that follow.
     pub(super) routes: Routes,
@@ -164,11 +175,16 @@ impl TestCluster {
 
     /// With a bound for the logs in memory.
     pub(super) async fn start_with(log_bytes: usize) -> Self {
-        Self::start_keeping(log_bytes, 0).await
+        Self::start_tuned(log_bytes, 0, |_| {}).await
     }
 
-    /// With so much of the log on disk kept that no replica needs, besides.
-    pub(super) async fn start_keeping(log_bytes: usize, kept_bytes: u64) -> Self {
+    /// With so much of the log on disk kept that no replica needs, besides, and other
+    /// bounds of the engines.
+    pub(super) async fn start_tuned(
+        log_bytes: usize,
+        kept_bytes: u64,
+        tune: fn(&mut EngineConfig),
+    ) -> Self {
         let settings = settings();
         let partitions = (0..settings.partitions)
             .map(|id| {
@@ -205,6 +221,7 @@ impl TestCluster {
             map,
             log_bytes,
             kept_bytes,
+            tune,
             rounds: 0,
             routes: Routes::default(),
         };
@@ -239,6 +256,7 @@ impl TestCluster {
         };
         let mut config = EngineConfig::new(node, rand::random(), timing);
         config.request_timeout = Duration::from_secs(2);
+        (self.tune)(&mut config);
         let shared_map = Arc::new(ArcSwap::from_pointee(ClusterMap::default()));
         let prepared = Prepared::new(config, shared_map);
         let handle = prepared.handle();

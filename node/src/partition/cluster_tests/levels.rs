@@ -218,17 +218,24 @@ async fn a_key_past_its_time_is_left_to_the_primary() {
     cluster.stop().await;
 }
 
+/// Starts a write of that level and waits for its answer.
+fn write_at(
+    primary: &Handle,
+    request: WriteRequest,
+    level: WriteLevel,
+) -> impl Future<Output = WriteResult> + use<> {
+    let mut queue = ReplyQueue::with_capacity(1);
+    let mut batch = WriteBatch::default();
+    primary.batch_write_at(&mut batch, level, request, queue.reply_to(0));
+    primary.submit_batch(&mut batch);
+    async move { queue.take(1).await.pop().expect("an answer").1 }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_of_level_all_is_acknowledged_once_the_last_member_has_flushed_it() {
     let cluster = TestCluster::start().await;
     let (primary, name) = (cluster.primary(P), key_in(P, 6));
-    let write = |value: &str, level| {
-        let mut queue = ReplyQueue::with_capacity(1);
-        let mut batch = WriteBatch::default();
-        primary.batch_write_at(&mut batch, level, set(&name, value), queue.reply_to(0));
-        primary.submit_batch(&mut batch);
-        async move { queue.take(1).await.pop().expect("an answer").1 }
-    };
+    let write = |value: &str, level| write_at(&primary, set(&name, value), level);
     write("one", WriteLevel::All)
         .await
         .expect("all three are there");
@@ -249,5 +256,46 @@ async fn a_write_of_level_all_is_acknowledged_once_the_last_member_has_flushed_i
         .await
         .expect("in time")
         .expect("the third one is back");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_for_a_member_that_is_away_leave_room_for_those_that_need_not() {
+    // They wait for as long as this test, unless the member comes back.
+    let cluster = TestCluster::start_tuned(64 << 20, 0, |config| {
+        config.request_timeout = PATIENCE * 10;
+        config.pending_writes_max = 8;
+    })
+    .await;
+    let (primary, name) = (cluster.primary(P), key_in(P, 7));
+    cut(&cluster, followers(&cluster)[0]);
+    let mut waiting = Vec::new();
+    let mut refused = 0;
+    for number in 0..8 {
+        let write = set(&name, &format!("{number}"));
+        let mut write = Box::pin(write_at(&primary, write, WriteLevel::All));
+        match write.as_mut().now_or_never() {
+            None => waiting.push(write),
+            Some(answer) => {
+                assert_eq!(answer, Err(RequestError::Overloaded));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((waiting.len(), refused), (4, 4));
+    for number in 0..20 {
+        let write = write_at(
+            &primary,
+            set(&name, &format!("q{number}")),
+            WriteLevel::Quorum,
+        );
+        let written = timeout(PATIENCE, write).await.expect("in time");
+        written.expect("two are enough");
+    }
+    cluster.network.lock().cut.clear();
+    for write in waiting {
+        let written = timeout(PATIENCE, write).await.expect("in time");
+        written.expect("the third one is back");
+    }
     cluster.stop().await;
 }

@@ -57,7 +57,7 @@ fn segments(cluster: &TestCluster, node: NodeId) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_goes_on_from_the_log_on_disk_after_a_restart_of_every_node_too() {
-    let mut cluster = TestCluster::start_keeping(LOG_BYTES, 64 << 20).await;
+    let mut cluster = TestCluster::start_tuned(LOG_BYTES, 64 << 20, |_| {}).await;
     let partition = PartitionId(0);
     let primary = cluster.primary(partition);
     let (mine, other) = (key_in(partition, 1), key_in(partition, 2));

@@ -19,6 +19,7 @@ const ROOM: u64 = 64 * MIB;
 /// What else may come and go in a node that is busy: caches, allocator, log.
 const SLACK: u64 = 96 * MIB;
 const PUT: &str = "/cairn.kv.v1.Kv/Put";
+const GET: &str = "/cairn.kv.v1.Kv/Get";
 const PIPELINE: &str = "/cairn.kv.v1.Kv/Pipeline";
 
 /// One node, a neighbour's connection to it, and what it held before it was attacked.
@@ -113,6 +114,56 @@ fn message(announced: u32, bytes: usize) -> Vec<u8> {
     message
 }
 
+/// A field of protobuf that holds bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2];
+    let mut length = bytes.len();
+    while length > 0x7f {
+        field.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    field.push(length as u8);
+    field.extend_from_slice(bytes);
+    field
+}
+
+/// A whole gRPC message.
+fn whole(bytes: &[u8]) -> Vec<u8> {
+    let mut message = message(bytes.len() as u32, 0);
+    message.extend_from_slice(bytes);
+    message
+}
+
+/// A message of a pipeline with so many calls of one kind: 2 is a put, 3 a get.
+fn calls(kind: u8, count: u8, request: &[u8]) -> Vec<u8> {
+    let call = |id: u8| [vec![1 << 3, id], field(kind, request)].concat();
+    let all: Vec<u8> = (1..=count).flat_map(|id| field(1, &call(id))).collect();
+    whole(&all)
+}
+
+/// Sends all of `bytes` on a call.
+fn send(connection: &mut Http2, call: u32, bytes: &[u8]) -> Result<()> {
+    let mut at = 0;
+    waiting::until("the node to take a call", BOUND, || {
+        at += connection.data(call, &bytes[at..])?;
+        if at < bytes.len() {
+            connection.look()?;
+        }
+        Ok((at == bytes.len()).then_some(()))
+    })
+}
+
+/// Waits until the node closed every one of them, looked at all the while.
+fn all_closed(connections: &mut [Http2]) -> Result<()> {
+    waiting::until("connections that take nothing to be closed", BOUND, || {
+        for connection in &mut *connections {
+            connection.look()?;
+        }
+        let closed = connections.iter().all(Http2::is_gone);
+        Ok(closed.then_some(()))
+    })
+}
+
 /// Sends `bytes` on every call of every connection for as long as the node takes any.
 fn push(attackers: &mut [(Http2, Vec<(u32, usize)>)], bytes: &[u8]) -> Result<u64> {
     let mut total = 0;
@@ -180,6 +231,66 @@ fn messages_that_are_never_sent_to_their_end_hold_a_bounded_amount_of_memory() -
         .block_on(call)
         .context("the room is lost")??;
     ensure!(reply == Reply::Simple("OK".to_owned()), "{reply:?}");
+    target.cluster.check_running()
+}
+
+#[test]
+fn a_client_that_takes_no_answers_keeps_no_room_from_others() -> Result<()> {
+    let mut target = Target::start()?;
+    let put = [field(1, b"unread"), field(2, b"v")].concat();
+    // The put is answered while the second message is on its way: from then on nothing
+    // moves on the call unless the client takes the answer.
+    let mut bytes = calls(2, 1, &put);
+    bytes.extend_from_slice(&message(20 << 20, 100 << 10));
+    let mut attackers = Vec::new();
+    for _ in 0..3 {
+        let mut connection = Http2::open_closed(&target.grpc())?;
+        connection.look()?;
+        for _ in 0..2 {
+            let call = connection.call(PIPELINE)?;
+            send(&mut connection, call, &bytes)?;
+        }
+        attackers.push(connection);
+    }
+    target.neighbour_is_served()?;
+    all_closed(&mut attackers)?;
+    // All the room was theirs, and is not any more.
+    let long = vec![b'x'; 8 << 20];
+    let words: [&[u8]; 3] = [b"SET", b"long", &long];
+    let call = async { tokio::time::timeout(BOUND, target.neighbour.call(&words)).await };
+    let reply = target
+        .runtime
+        .block_on(call)
+        .context("the room is lost")??;
+    ensure!(reply == Reply::Simple("OK".to_owned()), "{reply:?}");
+    target.cluster.check_running()
+}
+
+#[test]
+fn answers_that_nobody_takes_hold_a_bounded_amount_of_memory() -> Result<()> {
+    let mut target = Target::start()?;
+    // Longer than the cache of values: each read brings a copy of its own.
+    let value = vec![b'x'; 12 << 20];
+    let words: [&[u8]; 3] = [b"SET", b"large", &value];
+    target.runtime.block_on(target.neighbour.call(&words))?;
+    let before = target.memory("VmHWM:")?;
+    let get = field(1, b"large");
+    let mut connection = Http2::open_closed(&target.grpc())?;
+    connection.look()?;
+    for _ in 0..30 {
+        let call = connection.call(GET)?;
+        send(&mut connection, call, &whole(&get))?;
+    }
+    for _ in 0..10 {
+        let call = connection.call(PIPELINE)?;
+        send(&mut connection, call, &calls(3, 16, &get))?;
+    }
+    target.neighbour_is_served()?;
+    all_closed(std::slice::from_mut(&mut connection))?;
+    // Without a bound it would be two GiB of them. An answer is encoded beside the value
+    // that it is made from, and so are those that are read at a time.
+    target.holds_at_most(before, 3 * 48 * MIB, "answers that nobody takes")?;
+    target.neighbour_is_served()?;
     target.cluster.check_running()
 }
 
