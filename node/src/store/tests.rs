@@ -42,6 +42,7 @@ fn config() -> StorageConfig {
         wal: WalConfig {
             segment_bytes: 64 << 10,
             total_bytes: 1 << 20,
+            kept_bytes: 0,
             ..WalConfig::default()
         },
         reserve_bytes: 0,
