@@ -428,13 +428,6 @@ impl Watch {
                         self.close_if_unused(address);
                         self.rest();
                     }
-                    WatchEnd::Slow(position) => {
-                        debug!(%partition, address, "read too slowly");
-                        part.received = position.or(part.received);
-                        part.leave();
-                        self.close_if_unused(address);
-                        self.rest();
-                    }
                 }
             }
         }

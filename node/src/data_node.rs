@@ -580,7 +580,7 @@ fn serve_clients(
         ..KvLimits::default()
     };
     let kv = KvServer::new(handle.clone(), limits, clients.token());
-    let keyspace = KeyspaceServer::new(handle.clone(), settings.stall_timeout, clients.token());
+    let keyspace = KeyspaceServer::new(handle.clone(), clients.token());
     let topology = TopologyServer::new(feed, clients.token());
     let mut routes = Routes::builder();
     routes

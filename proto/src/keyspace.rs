@@ -276,9 +276,6 @@ pub enum WatchEnd {
     Compacted,
     /// As for any other request.
     Refused(KvError),
-    /// What was told was not read for too long: the watch may go on from that position;
-    /// `None`: it had not begun.
-    Slow(Option<Position>),
 }
 
 /// What a watch tells.
@@ -331,9 +328,6 @@ impl From<WatchUpdate> for pb::WatchReply {
                 why: Some(match why {
                     WatchEnd::Compacted => pb::watch_end::Why::Compacted(pb::Compacted {}),
                     WatchEnd::Refused(error) => pb::watch_end::Why::Refused(error.into()),
-                    WatchEnd::Slow(position) => pb::watch_end::Why::Slow(pb::Slow {
-                        position: position.map(Into::into),
-                    }),
                 }),
             }),
         };
@@ -373,10 +367,6 @@ impl TryFrom<pb::WatchReply> for WatchUpdate {
                     pb::watch_end::Why::Refused(error) => WatchEnd::Refused(
                         KvError::try_from(error).map_err(|e| e.within("end.refused"))?,
                     ),
-                    pb::watch_end::Why::Slow(pb::Slow { position: at }) => {
-                        let at = at.map(|at| position(Some(at), "end.slow.position"));
-                        WatchEnd::Slow(at.transpose()?)
-                    }
                 },
             },
         })

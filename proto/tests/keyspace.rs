@@ -67,12 +67,6 @@ fn update() -> impl Strategy<Value = WatchUpdate> {
             partition,
             why: WatchEnd::Refused(KvError::NotReady { partition }),
         }),
-        (partition(), option::of(position())).prop_map(|(partition, position)| {
-            WatchUpdate::End {
-                partition,
-                why: WatchEnd::Slow(position),
-            }
-        }),
     ]
 }
 

@@ -44,10 +44,74 @@ impl SpaceWatch {
     }
 }
 
+/// Says whether log that nobody needs may stay on the disk. It goes long before writes are
+/// refused, and comes back only where it fits in again whole.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepWatch {
+    floor_bytes: u64,
+    kept_bytes: u64,
+    keeping: bool,
+}
+
+impl KeepWatch {
+    /// For `kept_bytes` of log in segments of `segment_bytes`, on a disk of which
+    /// `reserve_bytes` are kept free of data.
+    #[must_use]
+    pub fn new(reserve_bytes: u64, segment_bytes: u64, kept_bytes: u64) -> Self {
+        // Data is taken again a quarter above the reserve, and the log grows by the segment
+        // that is written and the next one.
+        let floor_bytes = reserve_bytes
+            .saturating_add(reserve_bytes / 4)
+            .saturating_add(segment_bytes.saturating_mul(2));
+        Self {
+            floor_bytes,
+            // The oldest segment goes once the others are as much.
+            kept_bytes: kept_bytes.saturating_add(segment_bytes),
+            keeping: true,
+        }
+    }
+
+    /// Takes what is free now; says whether log may be kept.
+    pub fn observe(&mut self, free_bytes: u64) -> bool {
+        let needed = if self.keeping { 0 } else { self.kept_bytes };
+        self.keeping = free_bytes >= self.floor_bytes.saturating_add(needed);
+        self.keeping
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::DiskRoom::{Ample, Reserve, Spent};
     use super::*;
+
+    #[test]
+    fn log_that_nobody_needs_goes_before_writes_are_refused_and_is_not_the_cause_of_that() {
+        let (reserve, segment, kept) = (256, 16, 128);
+        // Whatever is free without it, at any step of its growing and going.
+        for free_without in 0..1000 {
+            let mut space = SpaceWatch::new(reserve);
+            let mut keep = KeepWatch::new(reserve, segment, kept);
+            let (mut log, mut changes, mut before) = (0, 0, true);
+            for _ in 0..100 {
+                let free = u64::saturating_sub(free_without, log);
+                let keeping = keep.observe(free);
+                changes += u32::from(keeping != before);
+                before = keeping;
+                log = if keeping {
+                    (log + segment).min(kept + segment)
+                } else {
+                    0
+                };
+                space.observe(free);
+                let room = SpaceWatch::new(reserve).observe(free_without);
+                assert!(
+                    space.room == room || free_without < reserve * 5 / 4,
+                    "{free_without}"
+                );
+            }
+            assert!(changes <= 2, "{free_without}: {changes} changes");
+        }
+    }
 
     #[test]
     fn the_first_look_is_always_told() {

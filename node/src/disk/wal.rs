@@ -28,7 +28,7 @@ pub struct WalConfig {
     /// The size of the whole log past which replicas that lag no longer hold
     /// segments back; what the store does not durably hold always does.
     pub total_bytes: u64,
-    /// What nobody needs stays while the closed segments take no more than this: watchers
+    /// So much of the log stays that nobody needs, and less than one segment more: watchers
     /// may want it.
     pub kept_bytes: u64,
     /// The most bytes of entries that recovery keeps in memory although the store

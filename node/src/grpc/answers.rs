@@ -79,6 +79,11 @@ impl Answers {
         self.budget.take(bytes).await
     }
 
+    /// Room, if there is some now.
+    pub(super) fn room_now(&self, bytes: usize) -> Option<Room> {
+        self.budget.try_take(bytes)
+    }
+
     /// The room that what was read takes, if there is that much.
     pub(super) fn room_for(&self, result: &ReadResult) -> Option<Room> {
         match weight(result) {
@@ -194,6 +199,12 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// Leaves its turn, since nobody asks for it any more: those behind it go on.
+    pub(super) fn rest(&mut self) {
+        self.waiting = None;
+        self.wanted = 0;
     }
 
     /// Counts bytes that an answer may come to have, once there is room for them.

@@ -28,7 +28,7 @@ use super::serve::IntakeConfig;
 use crate::budget::{Budget, Room};
 
 /// A message of at most so many bytes needs no room.
-const FREE_BYTES: usize = 64 << 10;
+pub(super) const FREE_BYTES: usize = 64 << 10;
 /// What stands before each message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;
 
@@ -99,6 +99,7 @@ where
         };
         let call = bounds.patience.call();
         request.extensions_mut().insert(bounds.answers.clone());
+        request.extensions_mut().insert(Arc::clone(&call));
         let metered = Arc::clone(&call);
         let request = request.map(|body| Body::new(Metered::new(body, bounds, metered)));
         let answered = self.inner.call(request).map_ok(move |mut response| {
@@ -174,6 +175,16 @@ pub(super) struct Held {
     _shared: Room,
 }
 
+#[cfg(test)]
+impl Held {
+    pub(super) fn of(room: Room) -> Self {
+        Self {
+            _connection: room,
+            _shared: Room::default(),
+        }
+    }
+}
+
 /// A request's body.
 struct Metered {
     inner: Body,
@@ -190,7 +201,7 @@ struct Metered {
 impl Drop for Metered {
     fn drop(&mut self) {
         self.waiting = None;
-        self.call.message_ends();
+        self.call.body_is_gone();
     }
 }
 

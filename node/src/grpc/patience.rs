@@ -30,6 +30,9 @@ use super::intake::Held;
 /// What the transport is given of an answer at a time: for as much of each call it may
 /// wait for the client without a look from here.
 const PIECE_BYTES: usize = 64 << 10;
+/// How many times its time a message may take that holds room, where the server itself did
+/// not read it, busy with an answer that the client takes slowly.
+const UNREAD_TIMES: u32 = 5;
 /// How often a connection is looked at within its time-out.
 const LOOKS: u32 = 8;
 
@@ -150,16 +153,22 @@ pub(super) struct Call {
 #[derive(Debug, Default)]
 struct Incoming {
     held: Option<Held>,
-    /// When it has to be whole.
+    /// When it was begun, or got room, and when it has to be whole.
+    begun: Option<Instant>,
     until: Option<Instant>,
     late: bool,
     waker: Option<Waker>,
+    /// What messages before it hold that are whole and not dealt with.
+    kept: Option<Vec<Held>>,
+    /// Until when the oldest of them is to be.
+    deal_until: Option<Instant>,
 }
 
 impl Incoming {
     /// Whether it is late by now. What it held is given back at once.
     fn is_late(&mut self, now: Instant) -> bool {
-        if self.until.is_some_and(|until| until <= now) {
+        let over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        if over(self.until) || over(self.deal_until) {
             *self = Self {
                 late: true,
                 waker: self.waker.take(),
@@ -168,6 +177,19 @@ impl Incoming {
             self.wake();
         }
         self.late
+    }
+
+    /// The client took some of the answer, during which nobody reads what it sends: that
+    /// time is not the message's. One that holds room has a few times its time in all.
+    fn was_unread(&mut self, now: Instant, timeout: Duration) {
+        if let (Some(begun), Some(_)) = (self.begun, self.until) {
+            let longest = begun + timeout * UNREAD_TIMES;
+            let until = now + timeout;
+            self.until = Some(match self.held {
+                Some(_) => until.min(longest),
+                None => until,
+            });
+        }
     }
 
     fn wake(&mut self) {
@@ -180,7 +202,10 @@ impl Incoming {
 impl Call {
     /// A message was begun, or got room: from now on it has its time.
     pub(super) fn message_begins(&self) {
-        self.incoming.lock().until = Some(Instant::now() + self.patience.shared.timeout);
+        let now = Instant::now();
+        let mut incoming = self.incoming.lock();
+        incoming.begun = Some(now);
+        incoming.until = Some(now + self.patience.shared.timeout);
     }
 
     /// The message got room.
@@ -191,11 +216,41 @@ impl Call {
         incoming.wake();
     }
 
-    /// The message is whole, or its body is gone: it holds nothing.
+    /// The message is whole: it holds nothing, unless it is kept.
     pub(super) fn message_ends(&self) {
+        let longest = self.patience.shared.timeout * UNREAD_TIMES;
         let mut incoming = self.incoming.lock();
-        incoming.held = None;
         incoming.until = None;
+        if let Some(held) = incoming.held.take()
+            && let Some(kept) = &mut incoming.kept
+        {
+            kept.push(held);
+            incoming.deal_until.get_or_insert(Instant::now() + longest);
+        }
+    }
+
+    /// The body is gone, with what it came to.
+    pub(super) fn body_is_gone(&self) {
+        let mut incoming = self.incoming.lock();
+        incoming.until = None;
+        incoming.held = None;
+        incoming.kept = None;
+        incoming.deal_until = None;
+    }
+
+    /// From now on messages hold what they hold until [`Self::dealt_with`], since whoever
+    /// reads them deals with a part of one at a time.
+    pub(super) fn keep(&self) {
+        self.incoming.lock().kept.get_or_insert_default();
+    }
+
+    /// Nothing of the messages before is left.
+    pub(super) fn dealt_with(&self) {
+        let mut incoming = self.incoming.lock();
+        if let Some(kept) = &mut incoming.kept {
+            kept.clear();
+        }
+        incoming.deal_until = None;
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -294,7 +349,9 @@ impl HttpBody for Answer {
         let out = &mut *outgoing;
         if out.since.take().is_some() {
             // What was given before this is on its way.
-            *self.call.patience.shared.taken.lock() = Instant::now();
+            let (now, shared) = (Instant::now(), &self.call.patience.shared);
+            *shared.taken.lock() = now;
+            self.call.incoming.lock().was_unread(now, shared.timeout);
         }
         if !out.rest.is_empty() {
             return Poll::Ready(Some(Ok(out.piece())));
@@ -405,6 +462,47 @@ mod tests {
         assert!(!patience.look(given + TIMEOUT));
         let ended = next(&mut stuck).await.expect("a status").expect("no error");
         assert!(ended.is_trailers());
+    }
+
+    #[tokio::test]
+    async fn a_message_is_not_late_for_the_time_in_which_the_client_takes_an_answer() {
+        let patience = Patience::new(TIMEOUT);
+        let call = patience.call();
+        let mut body = call.answer(long(1 << 20), None);
+        length(&mut body).await;
+        call.message_begins();
+        let begun = Instant::now();
+        call.incoming.lock().was_unread(begun + TIMEOUT, TIMEOUT);
+        assert!(!call.incoming.lock().is_late(begun + TIMEOUT * 3 / 2));
+        assert!(call.incoming.lock().is_late(begun + TIMEOUT * 5 / 2));
+
+        // One that holds room has its bounds: an answer can be taken for ever.
+        let room = crate::budget::Budget::new(1 << 20);
+        let call = patience.call();
+        call.grant(Held::of(room.take(1 << 20).await));
+        let begun = Instant::now();
+        for times in 1..UNREAD_TIMES * 2 {
+            let mut incoming = call.incoming.lock();
+            incoming.was_unread(begun + TIMEOUT * times, TIMEOUT);
+            let late = incoming.is_late(begun + TIMEOUT * times + TIMEOUT / 2);
+            assert_eq!(late, times > UNREAD_TIMES, "after {times}");
+        }
+        assert_eq!(room.free_bytes(), 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn what_a_message_holds_is_kept_until_it_is_dealt_with_where_that_is_asked_for() {
+        let patience = Patience::new(TIMEOUT);
+        let room = crate::budget::Budget::new(1 << 20);
+        let call = patience.call();
+        for kept in [false, true] {
+            call.grant(Held::of(room.take(1 << 20).await));
+            call.message_ends();
+            assert_eq!(room.free_bytes() == 0, kept);
+            call.keep();
+        }
+        call.dealt_with();
+        assert_eq!(room.free_bytes(), 1 << 20);
     }
 
     #[tokio::test]

@@ -9,7 +9,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cairn_core::kv::request::RequestError;
 use cairn_proto::Malformed;
@@ -19,6 +21,7 @@ use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
+use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
@@ -26,6 +29,7 @@ use tonic::{Status, Streaming};
 use super::answers::{Answers, Ledger};
 use super::authenticate::status_of;
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue};
+use super::patience::Call;
 use super::service::{KvServer, WriteKind};
 use crate::budget::Room;
 use crate::users::{Caller, Denied};
@@ -34,6 +38,9 @@ use crate::users::{Caller, Denied};
 const ANSWERS_BYTES: usize = 1 << 20;
 /// The most reads of one pipeline that wait at a time.
 const WAITING_READS_MAX: usize = 256;
+/// How long calls wait for room for what they may answer before they are refused: what they
+/// hold meanwhile nobody else can have.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// The ids of calls stay below this, so that the kind of a write fits beside its id.
 const ID_MAX: u64 = 1 << ID_BITS;
 const ID_BITS: u32 = u64::BITS - KIND_BITS;
@@ -47,6 +54,10 @@ pub struct Pipeline<B: KvBackend> {
     calls: Streaming<pb::Calls>,
     /// Read, and not started yet.
     unstarted: VecDeque<pb::Call>,
+    /// Ends the wait of the first of them for room.
+    until_refused: Option<Pin<Box<Sleep>>>,
+    /// Holds what `unstarted` came to.
+    intake: Option<Arc<Call>>,
     writes: B::Writes,
     writes_waiting: usize,
     reads: FuturesUnordered<WithId>,
@@ -77,16 +88,21 @@ impl<B: KvBackend> Pipeline<B> {
     pub(super) fn new(
         server: KvServer<B>,
         caller: Caller,
-        answers: Answers,
+        (answers, intake): (Answers, Option<Arc<Call>>),
         calls: Streaming<pb::Calls>,
         shutdown: CancellationToken,
     ) -> Self {
+        if let Some(intake) = &intake {
+            intake.keep();
+        }
         Self {
             writes: server.backend.writes(),
             server,
             caller,
             calls,
             unstarted: VecDeque::new(),
+            until_refused: None,
+            intake,
             writes_waiting: 0,
             reads: FuturesUnordered::new(),
             ready: VecDeque::new(),
@@ -210,6 +226,12 @@ impl<B: KvBackend> Pipeline<B> {
 
     /// Reads and starts calls while there is room for what they need.
     fn poll_calls(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
+        if let Some(until) = &mut self.until_refused
+            && until.as_mut().poll(context).is_ready()
+        {
+            self.until_refused = None;
+            self.refuse_unstarted();
+        }
         while self.has_room() && self.ledger.poll_covered(context) {
             self.caller.refresh();
             if !self.caller.is_let_in() {
@@ -218,10 +240,19 @@ impl<B: KvBackend> Pipeline<B> {
             if let Some(call) = self.unstarted.pop_front() {
                 if !self.ledger.poll_reserve(self.reserve_for(&call), context) {
                     self.unstarted.push_front(call);
+                    let wait = || Box::pin(tokio::time::sleep(ROOM_PATIENCE));
+                    let until = self.until_refused.get_or_insert_with(wait);
+                    if until.as_mut().poll(context).is_ready() {
+                        context.waker().wake_by_ref();
+                    }
                     break;
                 }
+                self.until_refused = None;
                 self.start(call);
                 continue;
+            }
+            if let Some(intake) = &self.intake {
+                intake.dealt_with();
             }
             if self.closed {
                 break;
@@ -243,6 +274,14 @@ impl<B: KvBackend> Pipeline<B> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses the calls that were read, for want of room: nothing was done about them.
+    fn refuse_unstarted(&mut self) {
+        self.ledger.rest();
+        for call in std::mem::take(&mut self.unstarted) {
+            self.refuse(call.id, KvError::Overloaded);
+        }
     }
 
     /// Collects what was answered.
@@ -312,6 +351,8 @@ impl<B: KvBackend> Stream for Pipeline<B> {
             }
             this.poll_answers(context);
             if let Some(answers) = this.take() {
+                // Until that is taken, nobody asks for the room that it waits for.
+                this.ledger.rest();
                 return Poll::Ready(Some(Ok(answers)));
             }
             if this.writes_waiting == 0 && this.reads.is_empty() && this.unstarted.is_empty() {

@@ -11,12 +11,15 @@ use cairn_proto::levels::{LeveledWrite, ReplicaState};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use cairn_proto::pb::kv::v1::kv_server;
+use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answers::{Answers, Sent};
 use super::authenticate::caller_of;
 use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
+use super::intake::FREE_BYTES;
+use super::patience::Call;
 use super::pipeline::Pipeline;
 use crate::budget::Room;
 use crate::partition::{LocalState, Reading};
@@ -124,17 +127,23 @@ impl<B: KvBackend> KvServer<B> {
     async fn write<R, A>(&self, request: Request<R>) -> Result<Response<A>, Status>
     where
         LeveledWrite: TryFrom<R, Error = Malformed>,
-        A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed>,
+        A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed> + Message,
     {
         let caller = caller_of(request.extensions());
         let answers = Answers::of(request.extensions());
         let LeveledWrite { request, level } = self.admit(request.into_inner(), &caller)?;
-        let room = match &request.op {
-            // A write cannot be made again for want of room for what it answers.
+        let mut room = match &request.op {
+            // A write cannot be made again for want of room for what it answers. One that
+            // holds much itself, which nobody counts by now, does not wait for it.
             WriteOp::Set {
                 return_previous: true,
+                value,
                 ..
-            } => answers.room(self.limits.value_bytes_max).await,
+            } => match answers.room_now(self.limits.value_bytes_max) {
+                Some(room) => room,
+                None if value.len() > FREE_BYTES => return Err(KvError::Overloaded.into()),
+                None => answers.room(self.limits.value_bytes_max).await,
+            },
             _ => Room::default(),
         };
         let mut writes = self.backend.writes();
@@ -145,7 +154,9 @@ impl<B: KvBackend> KvServer<B> {
             .pop()
             .map_or(Err(RequestError::Unknown), |(_, result)| result);
         let reply = result.map_err(|e| self.refusal(e))?;
-        Ok(Sent::with(A::try_from(reply).map_err(KvError::from)?, room))
+        let answer = A::try_from(reply).map_err(KvError::from)?;
+        room.shrink_to(answer.encoded_len());
+        Ok(Sent::with(answer, room))
     }
 }
 
@@ -248,10 +259,11 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
     ) -> Result<Response<Pipeline<B>>, Status> {
         let caller = caller_of(request.extensions());
         let answers = Answers::of(request.extensions());
+        let intake = request.extensions().get::<Arc<Call>>().cloned();
         Ok(Response::new(Pipeline::new(
             self.clone(),
             caller,
-            answers,
+            (answers, intake),
             request.into_inner(),
             self.shutdown.clone(),
         )))

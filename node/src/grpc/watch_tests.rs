@@ -38,12 +38,11 @@ fn position(index: u64) -> Position {
 }
 
 /// Something happens in one partition every millisecond; the other is refused until it
-/// is told to be slow, which it is once, and then it is as the first.
+/// relents, and then it is as the first.
 #[derive(Clone, Default)]
 struct Refusing {
     asked: Arc<AtomicU64>,
     relenting: Arc<AtomicBool>,
-    slow: Arc<AtomicBool>,
 }
 
 fn event(partition: PartitionId, index: u64) -> WatchUpdate {
@@ -84,15 +83,11 @@ impl keyspace_server::Keyspace for Refusing {
                 continue;
             }
             self.asked.fetch_add(1, Ordering::Relaxed);
-            let why = if !self.relenting.load(Ordering::Relaxed) {
-                WatchEnd::Refused(KvError::NotReady { partition })
-            } else if !self.slow.swap(true, Ordering::Relaxed) {
-                first.push(event(partition, after + 1));
-                WatchEnd::Slow(Some(position(after + 1)))
-            } else {
+            if self.relenting.load(Ordering::Relaxed) {
                 going.push((partition, after));
                 continue;
-            };
+            }
+            let why = WatchEnd::Refused(KvError::NotReady { partition });
             first.push(WatchUpdate::End { partition, why });
         }
         let later = stream::unfold(going, |mut going| async move {
@@ -181,12 +176,11 @@ async fn a_partition_that_is_refused_is_asked_for_less_and_less_while_others_are
     let asked = node.asked.load(Ordering::Relaxed);
     assert!((1..=40).contains(&asked), "asked {asked} times");
 
-    // Once it is not refused, the watch has it, and goes on after it was called slow.
+    // Once it is not refused, the watch has it.
     node.relenting.store(true, Ordering::Relaxed);
     let mut of_it = 0;
     while of_it < 10 {
         of_it += next().await;
     }
-    assert!(node.slow.load(Ordering::Relaxed));
     shutdown.cancel();
 }

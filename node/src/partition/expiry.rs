@@ -156,6 +156,8 @@ impl Sweeper {
             key: Bytes::new(),
         };
         loop {
+            // Few sweeps hold what they read while they wait for their turn. Never closed.
+            let reading = self.reading.acquire().await;
             let Due { rows, next } = self
                 .read(partition, published.generation, from, through)
                 .await?;
@@ -163,6 +165,7 @@ impl Sweeper {
                 return Ok(next);
             }
             self.throttle.pass(rows.len()).await;
+            drop(reading);
             let due = rows.into_iter().map(DueKey::from).collect();
             shared.expire(partition, due).await?;
             // What was due by the clock of this sweep may not have been by the engine's.
@@ -184,8 +187,6 @@ impl Sweeper {
         from: ExpiryRow,
         through: u64,
     ) -> Result<Due, Unswept> {
-        // Never closed.
-        let _reading = self.reading.acquire().await;
         let reader = self.shared.reader(partition)?;
         let read = tokio::task::spawn_blocking(move || {
             reader.due_blocking(generation, &from, through, PER_ENTRY)

@@ -20,6 +20,7 @@ use cairn_core::ids::{Index, PartitionId, Position};
 use cairn_core::kv::request::RequestError;
 use cairn_core::kv::watch::{KeyEvent, KeyFilter, events};
 use cairn_core::replication::{Committed, CommittedError, Line};
+use cairn_storage::wal::WalError;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -75,6 +76,24 @@ struct Part {
     /// `None`: it begins with what commits from now on, and has not begun.
     position: Option<Position>,
     told: Option<Position>,
+}
+
+/// Why there is no batch for a watcher.
+enum Untold {
+    /// The node is not primary, or not surely: it may be, a moment later.
+    NotPrimary,
+    Ended(Ended),
+}
+
+impl From<CommittedError> for Untold {
+    fn from(error: CommittedError) -> Self {
+        match error {
+            CommittedError::NotPrimary => Self::NotPrimary,
+            CommittedError::Compacted | CommittedError::BeforeMemory(_) => {
+                Self::Ended(Ended::Compacted)
+            }
+        }
+    }
 }
 
 /// What is known of a partition that somebody waits for.
@@ -167,14 +186,6 @@ impl Watcher {
         }
     }
 
-    /// How far the watch has come in each partition that it goes on in; `None` where it
-    /// has not begun.
-    #[must_use]
-    pub fn progress(&self) -> Vec<(PartitionId, Option<Position>)> {
-        let parts = self.parts.iter();
-        parts.map(|(id, part)| (*id, part.position)).collect()
-    }
-
     /// How far the partitions have come that moved since they were told.
     fn positions(&mut self) -> Step {
         let moved = self.parts.iter_mut().filter_map(|(partition, part)| {
@@ -197,10 +208,8 @@ impl Watcher {
         let after = self.parts.get(&partition)?.position;
         let committed = match self.shared.committed(partition, after).await {
             Ok(committed) => committed,
-            Err(CommittedError::Compacted | CommittedError::BeforeMemory(_)) => {
-                return self.end(partition, Ended::Compacted);
-            }
-            Err(CommittedError::NotPrimary) => {
+            Err(Untold::Ended(why)) => return self.end(partition, why),
+            Err(Untold::NotPrimary) => {
                 // How it stands is published by the end of the engine's turn.
                 self.waiting
                     .push(self.news(partition, after.map(|at| at.index)));
@@ -280,34 +289,40 @@ impl Shared {
         &self,
         partition: PartitionId,
         after: Option<Position>,
-    ) -> Result<Committed, CommittedError> {
-        let cell = self.board.cell(partition);
-        let first = cell.and_then(|cell| Some((cell, cell.load()?)));
-        let (cell, first) = first
-            .filter(|(_, first)| first.leads(clock::boottime()))
-            .ok_or(CommittedError::NotPrimary)?;
-        let (reply, committed) = oneshot::channel();
-        self.inbox.push(Input::Committed {
-            partition,
-            after,
-            bytes: BATCH_BYTES,
-            reply,
-        });
-        let answer = committed.await.unwrap_or(Err(CommittedError::NotPrimary));
-        let committed = match (answer, after) {
-            (Err(CommittedError::BeforeMemory(line)), Some(after)) => {
-                self.committed_on_disk(partition, after, line).await?
+    ) -> Result<Committed, Untold> {
+        let mut may_read_disk = None;
+        loop {
+            let cell = self.board.cell(partition);
+            let first = cell.and_then(|cell| Some((cell, cell.load()?)));
+            let (cell, first) = first
+                .filter(|(_, first)| first.leads(clock::boottime()))
+                .ok_or(Untold::NotPrimary)?;
+            let (reply, committed) = oneshot::channel();
+            self.inbox.push(Input::Committed {
+                partition,
+                after,
+                bytes: BATCH_BYTES,
+                reply,
+            });
+            let answer = committed.await.unwrap_or(Err(CommittedError::NotPrimary));
+            let (committed, source) = match (answer, after, may_read_disk.take()) {
+                (Err(CommittedError::BeforeMemory(line)), Some(after), Some(permit)) => {
+                    let read = self.committed_on_disk(partition, after, line, permit);
+                    (read.await?, &self.watches.from_disk)
+                }
+                (Err(CommittedError::BeforeMemory(_)), Some(_), None) => {
+                    // Its turn may be long in coming: the lease is looked at after that.
+                    let permit = Arc::clone(&self.watches.reading_disk).acquire_owned().await;
+                    may_read_disk = Some(permit.map_err(|_| Untold::NotPrimary)?);
+                    continue;
+                }
+                (answer, ..) => (answer?, &self.watches.from_memory),
+            };
+            if !self.still_leads(cell, &first) {
+                return Err(Untold::NotPrimary);
             }
-            (answer, _) => {
-                let committed = answer?;
-                self.watches.from_memory.increment(1);
-                committed
-            }
-        };
-        if self.still_leads(cell, &first) {
-            Ok(committed)
-        } else {
-            Err(CommittedError::NotPrimary)
+            source.increment(1);
+            return Ok(committed);
         }
     }
 
@@ -317,11 +332,9 @@ impl Shared {
         partition: PartitionId,
         after: Position,
         line: Line,
-    ) -> Result<Committed, CommittedError> {
-        let permit = Arc::clone(&self.watches.reading_disk).acquire_owned().await;
-        let (Ok(permit), Some(log)) = (permit, self.log.load_full()) else {
-            return Err(CommittedError::NotPrimary);
-        };
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Committed, Untold> {
+        let log = self.log.load_full().ok_or(Untold::NotPrimary)?;
         let read = spawn_blocking(move || {
             // Whoever asked may have gone: the thread works on and keeps its place.
             let _permit = permit;
@@ -330,14 +343,17 @@ impl Shared {
         let entries = match read.await {
             Ok(Ok(entries)) => entries,
             Ok(Err(error)) => {
-                // What is on the disk does not get better by asking again.
                 tracing::warn!(%partition, %error, "a watcher cannot be given what it missed");
-                return Err(CommittedError::Compacted);
+                let why = match error {
+                    // Too many open files, say: it may be asked again.
+                    WalError::Io { .. } => Ended::Refused(RequestError::NotReady { partition }),
+                    _ => Ended::Compacted,
+                };
+                return Err(Untold::Ended(why));
             }
             // It panicked, and has printed why, or the node stops.
-            Err(_) => return Err(CommittedError::NotPrimary),
+            Err(_) => return Err(Untold::NotPrimary),
         };
-        self.watches.from_disk.increment(1);
         let last = entries.last().ok_or(CommittedError::Compacted)?.position;
         Ok(Committed {
             entries,

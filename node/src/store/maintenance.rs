@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::opening::remove_set_aside;
 use super::{Applied, FjallStore};
-use crate::disk::{DirectoryDisk, SpaceWatch, WalHandle, fatal};
+use crate::disk::{DirectoryDisk, KeepWatch, SpaceWatch, WalHandle, fatal};
 
 /// How often free space is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -75,7 +75,7 @@ impl MaintenanceHandle {
         store: FjallStore,
         place: Place,
         wal: WalHandle,
-        watch: SpaceWatch,
+        (watch, keep): (SpaceWatch, KeepWatch),
         disk_room: Box<dyn FnMut(DiskRoom) + Send>,
     ) -> std::io::Result<()> {
         let worker = Worker {
@@ -84,6 +84,8 @@ impl MaintenanceHandle {
             dropping: None,
             wal,
             watch,
+            keep,
+            keeping: true,
             disk_room,
             shared: Arc::clone(&self.shared),
             persist_after: self.persist_after,
@@ -139,6 +141,9 @@ struct Worker {
     dropping: Option<Dropping>,
     wal: WalHandle,
     watch: SpaceWatch,
+    keep: KeepWatch,
+    /// As the log was told last.
+    keeping: bool,
     disk_room: Box<dyn FnMut(DiskRoom) + Send>,
     shared: Arc<Shared>,
     persist_after: PersistAfter,
@@ -194,6 +199,10 @@ impl Worker {
             }
         };
         self.free.set(free as f64);
+        let keeping = self.keep.observe(free);
+        if std::mem::replace(&mut self.keeping, keeping) != keeping {
+            self.wal.set_keeping(keeping);
+        }
         if let Some(room) = self.watch.observe(free) {
             match room {
                 DiskRoom::Ample => tracing::info!(free, "the disk has room for data"),
@@ -211,7 +220,6 @@ impl Worker {
                     Err(error) => tracing::warn!(%error, "could not remove a damaged store"),
                 }
             }
-            self.wal.set_keeping(room == DiskRoom::Ample);
             (self.disk_room)(room);
         }
     }

@@ -19,7 +19,9 @@ use super::maintenance::{MaintenanceHandle, PersistAfter, Place};
 use super::opening::open_store;
 use super::snapshot::Room;
 use super::{ApplyHandle, FjallStore, StateReader};
-use crate::disk::{DataDirectory, DirectoryDisk, DirectoryError, SpaceWatch, WalConfig, WalHandle};
+use crate::disk::{
+    DataDirectory, DirectoryDisk, DirectoryError, KeepWatch, SpaceWatch, WalConfig, WalHandle,
+};
 
 /// Sizes and periods of a node's storage.
 #[derive(Clone, Debug)]
@@ -251,6 +253,8 @@ impl NodeStorage {
             Err(error) => tracing::error!(%error, "cannot look for what nobody uses"),
         }
         let room = Room::new(disk.clone(), config.reserve_bytes);
+        let (segment, kept) = (config.wal.segment_bytes, config.wal.kept_bytes);
+        let keep = KeepWatch::new(config.reserve_bytes, segment, kept);
         maintenance
             .start(
                 store.clone(),
@@ -259,7 +263,7 @@ impl NodeStorage {
                     state: directory.state_path(),
                 },
                 wal.clone(),
-                SpaceWatch::new(config.reserve_bytes),
+                (SpaceWatch::new(config.reserve_bytes), keep),
                 disk_room,
             )
             .map_err(StorageError::io("start the maintenance thread"))?;

@@ -63,8 +63,8 @@ pub struct WalOptions {
     /// The size of the whole log past which replicas that lag no longer hold
     /// segments back; what the store does not durably hold always does.
     pub total_bytes: u64,
-    /// What may go stays while the closed segments take no more than this: for those who
-    /// read the log back.
+    /// So much of the closed segments stays, and less than one segment more, though it
+    /// might go: for those who read the log back.
     pub kept_bytes: u64,
     /// Where a batch is closed and the next begun.
     pub batch_bytes: usize,

@@ -1,19 +1,12 @@
-//! Watches that are behind what the log in memory holds, or that nobody reads.
+//! Watches that are behind what the log in memory holds.
 
 use std::path::PathBuf;
 
 use cairn_core::ids::Position;
 use cairn_core::kv::watch::KeyFilter;
-use cairn_proto::keyspace::{WatchEnd, WatchQuery, WatchUpdate};
-use cairn_proto::pb::kv::v1::keyspace_server::Keyspace as _;
-use futures::StreamExt;
-use tokio_util::sync::CancellationToken;
-use tonic::Request;
 
 use super::keyspace::{HEARTBEAT, collect, delete, step, told};
 use super::*;
-use crate::grpc::KeyspaceServer;
-use crate::users::Users;
 
 /// What the logs of a node may take in memory where they are to be cut soon.
 const LOG_BYTES: usize = 32 << 10;
@@ -136,70 +129,5 @@ async fn a_watcher_that_does_not_read_is_told_when_the_disk_does_not_hold_what_i
     };
     assert_eq!(ended, Ended::Compacted);
     assert!(events < written, "it was told all {events}");
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_nobody_reads_is_given_up_and_says_from_where_it_may_go_on() {
-    let cluster = TestCluster::start().await;
-    let partition = PartitionId(0);
-    let primary = cluster.primary(partition);
-    let name = key_in(partition, 1);
-    let at_once = Duration::from_millis(50);
-    let server = KeyspaceServer::new(primary.clone(), at_once, CancellationToken::new());
-    let ask = |from: Option<Position>| {
-        let query = WatchQuery {
-            filter: KeyFilter::Key(key(&name)),
-            from: vec![(partition, from)],
-            heartbeat: Duration::from_secs(60),
-        };
-        let mut request = Request::new(query.into());
-        request.extensions_mut().insert(Users::open().stranger());
-        request
-    };
-    let places = || primary.shared.watches.places.available_permits();
-    let all_places = places();
-    let opened = server.watch(ask(None)).await.expect("it is let in");
-    let mut updates = opened.into_inner();
-    let update = |reply: Option<Result<_, tonic::Status>>| {
-        let reply = reply.expect("it goes on").expect("no error");
-        WatchUpdate::try_from(reply).expect("it is sound")
-    };
-    let WatchUpdate::Positions(begun) = update(updates.next().await) else {
-        panic!("it says where it begins");
-    };
-    assert_eq!(places(), all_places - 1);
-    let free = async {
-        while places() < all_places {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, free).await.expect("it is given up");
-    primary.write(set(&name, "missed")).await.expect("written");
-    let WatchUpdate::End {
-        partition: ended,
-        why: WatchEnd::Slow(from),
-    } = update(updates.next().await)
-    else {
-        panic!("it says that it was given up");
-    };
-    assert_eq!((ended, from), (partition, Some(begun[0].1)));
-    assert!(updates.next().await.is_none(), "that was the last");
-
-    // And one that is waited for is not, however long nothing happens.
-    let opened = server.watch(ask(from)).await.expect("it is let in");
-    let mut updates = opened.into_inner();
-    let WatchUpdate::Events { events, .. } = update(updates.next().await) else {
-        panic!("it goes on");
-    };
-    assert_eq!(told(&events), [(name.clone(), Some("missed".to_owned()))]);
-    let waiting = tokio::spawn(async move { (updates.next().await, updates) });
-    tokio::time::sleep(at_once * 4).await;
-    primary.write(set(&name, "later")).await.expect("written");
-    let (reply, _updates) = waiting.await.expect("it is told");
-    let WatchUpdate::Events { events, .. } = update(reply) else {
-        panic!("it went on");
-    };
-    assert_eq!(told(&events), [(name, Some("later".to_owned()))]);
     cluster.stop().await;
 }

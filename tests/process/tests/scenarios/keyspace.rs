@@ -228,7 +228,7 @@ fn a_token_that_only_the_disks_hold_is_good_after_every_node_was_restarted() -> 
         runtime.block_on(async {
             for key in filling.iter().chain(&filling) {
                 let (key, value) = (key.clone(), value.clone());
-                writer.put_with(key, value, options.clone()).await?;
+                writer.put_with(key, value, options).await?;
             }
             Ok(())
         })
