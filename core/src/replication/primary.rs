@@ -23,6 +23,7 @@ use super::replica::{Part, Pending, Replica};
 use crate::cluster::report::{FollowerStatus, Role, Wish};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, Position, ReplicaId};
 use crate::record::{Member, ReplicaSet};
+use crate::seeded::{Bug, is_seeded};
 
 /// The most bytes of entries in one append.
 const APPEND_BYTES: usize = 512 * 1024;
@@ -74,6 +75,7 @@ impl Leadership {
     fn flushed(&self, me: Member, own: Index) -> impl Fn(&Member) -> Index {
         move |member| match self.followers.get(&member.replica) {
             _ if *member == me => own,
+            Some(progress) if progress.retries > 3 && is_seeded(Bug::AckBeforeShrink) => own,
             Some(progress) => progress.matched,
             None => Index::ZERO,
         }
@@ -117,7 +119,7 @@ impl Replica {
         self.part = Part::Primary(Box::new(Leadership {
             epoch,
             barrier,
-            serving: false,
+            serving: is_seeded(Bug::SkipBarrier),
             followers,
             acknowledged,
             everywhere_wanted,
@@ -294,7 +296,8 @@ impl Replica {
         match reply.outcome {
             // An answer to the process before this one, which led the same epoch: it may
             // speak of entries that were lost, at indexes that others have by now.
-            AppendOutcome::Matched { .. } if reply.session != ctx.session => {}
+            AppendOutcome::Matched { .. }
+                if reply.session != ctx.session && !is_seeded(Bug::TakeAnotherProcessAck) => {}
             AppendOutcome::Matched { index } if index <= head => {
                 progress.matched_to(index, ctx.now);
                 if voter && !leadership.stuck && leadership.handover.is_none() {
@@ -366,9 +369,10 @@ impl Replica {
             return;
         };
         let reached = quorum::written(&self.record.config, leadership.flushed(me, own));
-        if reached >= leadership.barrier && reached > self.commit {
+        let inherited = reached >= leadership.barrier;
+        if (inherited || is_seeded(Bug::CountOlderEpoch)) && reached > self.commit {
             self.commit = reached;
-            if !leadership.serving {
+            if inherited && !leadership.serving {
                 leadership.serving = true;
                 ctx.standing_changed(self.partition);
             }
@@ -410,7 +414,10 @@ impl Replica {
     pub(super) fn release_answers(&mut self, ctx: &mut Context<'_>) {
         let alone = |s: &ReplicaSet| s.write_quorum() == 1 && s.len() > 1;
         let needs_lease = self.record.config.sets().any(alone);
-        if needs_lease && self.lease_until(ctx.holdings) <= ctx.now {
+        if needs_lease
+            && self.lease_until(ctx.holdings) <= ctx.now
+            && !is_seeded(Bug::AckWithoutLease)
+        {
             return;
         }
         let commit = self.commit;

@@ -17,6 +17,7 @@ use super::quorum;
 use super::replica::{Part, Replica};
 use crate::ids::{Micros, NodeId, ReplicaId};
 use crate::record::Member;
+use crate::seeded::{Bug, is_seeded};
 
 /// What a suspended primary has learnt.
 #[derive(Debug, Default)]
@@ -103,11 +104,16 @@ impl Replica {
         };
         let others = self.record.config.voters();
         let all_others = others.iter().all(|m| *m == self.me || has_confirmed(m));
-        if quorum::confirmed(&self.record.config, has_confirmed)
-            && (all_others || !self.dropped_tail)
-        {
+        let confirmed = quorum::confirmed(&self.record.config, has_confirmed)
+            && (all_others || !self.dropped_tail);
+        if confirmed || is_seeded(Bug::ResumeUnconfirmed) {
             let epoch = self.promised;
             self.rise(ctx, epoch);
+            if is_seeded(Bug::SkipBarrierAfterRestart)
+                && let Part::Primary(leadership) = &mut self.part
+            {
+                leadership.serving = true;
+            }
         }
     }
 }

@@ -6,10 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(seeded_bugs)]
+pub mod bugs;
+pub mod contents;
 pub mod coordinators;
 pub mod invariants;
 pub mod node;
 pub mod shipped;
 pub mod world;
 
-pub use world::{Coverage, Failure, Planted, run, run_planted};
+pub use world::{Coverage, Failure, Planted, run, run_planted, run_untraced};

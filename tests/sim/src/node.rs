@@ -67,6 +67,15 @@ impl Node {
         }
     }
 
+    /// An empty disk takes the place of the one that there was.
+    pub fn replace_disk(&mut self) {
+        self.disk = MemDisk::new();
+        self.store = MemStore::new();
+        self.wal = None;
+        self.waiting.clear();
+        self.writing.clear();
+    }
+
     /// The node's clock.
     pub fn clock(&self, now: Micros) -> Micros {
         let (seconds, rest) = (now.0 / 1_000_000, now.0 % 1_000_000);
@@ -103,6 +112,12 @@ impl Node {
             return Err(format!(
                 "{}: damage after a mere power loss: {:?}",
                 self.id, recovery.damage
+            ));
+        }
+        if let Some(damaged) = recovery.partitions.iter().find(|found| found.corrupt) {
+            return Err(format!(
+                "{}: {} counts as damaged after a mere crash",
+                self.id, damaged.meta.partition
             ));
         }
         self.segments = self.segments.max(wal.segments());

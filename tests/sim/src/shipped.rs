@@ -23,7 +23,8 @@ pub struct Shipped {
     /// Whether there is a leader.
     pub leading: bool,
     raft_index: u64,
-    term: u64,
+    /// Counts leaders.
+    pub term: u64,
 }
 
 fn registration(seat: u64, identity: u64) -> NodeRegistration {
@@ -85,6 +86,14 @@ impl Shipped {
         self.apply(Command::RegisterNode(registration(seat, identity)))
     }
 
+    /// An empty disk claims the identity that the one before it had (rule 12).
+    pub fn register_again(&mut self, seat: u64, identity: u64) -> Response {
+        self.apply(Command::RegisterNode(NodeRegistration {
+            incarnation: format!("another incarnation-{identity}"),
+            ..registration(seat, identity)
+        }))
+    }
+
     fn apply(&mut self, command: Command) -> Response {
         self.raft_index += 1;
         let mut state = (*self.state).clone();
@@ -140,9 +149,7 @@ impl Shipped {
         command: Command,
         heard: bool,
     ) -> Vec<Output> {
-        let response = self.apply(command);
-        let state = self.state.clone();
-        let mut outputs = self.step(now, Input::Applied { state });
+        let (mut outputs, response) = self.applied(now, command);
         let outcome = if heard {
             ProposalOutcome::Applied(response)
         } else {
@@ -150,6 +157,17 @@ impl Shipped {
         };
         outputs.extend(self.step(now, Input::Proposal { id, outcome }));
         outputs
+    }
+
+    /// A proposal commits whose proposer has given up waiting for it.
+    pub fn commit_unheard(&mut self, now: Micros, command: Command) -> Vec<Output> {
+        self.applied(now, command).0
+    }
+
+    fn applied(&mut self, now: Micros, command: Command) -> (Vec<Output>, Response) {
+        let response = self.apply(command);
+        let state = self.state.clone();
+        (self.step(now, Input::Applied { state }), response)
     }
 
     /// A proposal is lost for good.

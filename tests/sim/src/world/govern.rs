@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use cairn_core::cluster::command::Command;
+use cairn_core::cluster::command::{Command, Response};
 use cairn_core::cluster::report::{Heartbeat, Order};
-use cairn_core::cluster::supervisor::{Input, Output, ProposalId, SupervisorEvent};
+use cairn_core::cluster::supervisor::{
+    Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
+};
 use cairn_core::ids::{Epoch, MapVersion, NodeId};
 use cairn_core::record::PartitionRecord;
 use rand::rngs::StdRng;
@@ -107,15 +109,40 @@ impl World {
         let now = self.now;
         let lost = !self.healing && self.rng.random_bool(0.05);
         let heard = self.healing || self.rng.random_bool(0.95);
-        self.say(|| format!("raft: {command:?} lost {lost} heard {heard}"));
+        let late = !self.healing && self.rng.random_bool(0.05);
+        let after = self.rng.random_range(50_000..800_000);
+        self.say(|| format!("raft: {command:?} lost {lost} heard {heard} late {late}"));
         let Brain::Shipped(shipped) = &mut self.brain else {
             return;
         };
         let outputs = if lost {
             shipped.fail(now, id)
+        } else if late {
+            let term = shipped.term;
+            let outcome = ProposalOutcome::Unknown;
+            let outputs = shipped.step(now, Input::Proposal { id, outcome });
+            self.at(after, Happening::Late(term, command));
+            self.coverage.count("late commit");
+            outputs
         } else {
             shipped.commit(now, id, command, heard)
         };
+        self.publish();
+        self.outputs(outputs);
+    }
+
+    /// What the leader of that term proposed commits, long after it gave up waiting for it.
+    pub(super) fn commit_late(&mut self, term: u64, command: Command) {
+        let now = self.now;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return;
+        };
+        if !shipped.leading || shipped.term != term {
+            // The next leader does not have it.
+            return;
+        }
+        let outputs = shipped.commit_unheard(now, command.clone());
+        self.say(|| format!("raft: late {command:?}"));
         self.publish();
         self.outputs(outputs);
     }
@@ -201,10 +228,16 @@ impl World {
             return;
         }
         self.nodes[n].core = None;
+        let seat = self.seats[&old.0];
+        if let Response::Registered { .. } = shipped.register_again(seat, old.0) {
+            // It is taken for the one that it was.
+            self.nodes[n].replace_disk();
+            self.at(20_000, Happening::Start(old));
+            return;
+        }
         self.retired.push(old.0);
         self.coverage.count("disk wiped");
         let identity = self.nodes.len() as u64 + 1;
-        let seat = self.seats[&old.0];
         self.seats.insert(identity, seat);
         let mut rng = StdRng::seed_from_u64(self.rng.random());
         self.nodes.push(Node::new(NodeId(identity), &mut rng));
