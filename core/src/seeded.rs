@@ -104,7 +104,7 @@ bugs! {
     CorruptReplicaCounts "corrupt-replica-counts", rule 12:
         "A replica that found damage calls itself whole when it is inspected.";
     HeadWithoutSnapshot "head-without-snapshot", rule 13:
-        "A replica whose log holds nothing past its snapshot reports no head.";
+        "A log that holds nothing past its snapshot counts as empty.";
     KeepTailUnderSnapshot "keep-tail-under-snapshot", rule 13:
         "A log that does not hold a snapshot's last entry is kept under it on the disk.";
     ResumeUnconfirmed "resume-unconfirmed", rule 14:

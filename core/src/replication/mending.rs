@@ -17,7 +17,6 @@ use super::event::Effect;
 use super::message::{FetchRange, PeerMessage, Range};
 use super::replica::{Pending, Replica};
 use crate::ids::{Epoch, Mark, Micros, NodeId, ReplicaId};
-use crate::seeded::{Bug, is_seeded};
 
 /// The most bytes of entries in one answer.
 const RANGE_BYTES: usize = 512 * 1024;
@@ -218,9 +217,6 @@ impl Replica {
 
     /// The last index of the log, missing entries counted: what an inspection is told.
     pub(super) fn inspected_head(&self) -> Mark {
-        if is_seeded(Bug::HeadWithoutSnapshot) && self.log.bytes() == 0 {
-            return Mark::ZERO;
-        }
         self.mending
             .as_ref()
             .map_or(self.durable, |mending| mending.head())

@@ -12,6 +12,8 @@ use cairn_core::cluster::supervisor::{
 };
 use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::{Addresses, PartitionRecord};
+use rand::Rng;
+use rand::rngs::StdRng;
 
 /// A leader and the state behind it.
 #[derive(Debug)]
@@ -22,9 +24,27 @@ pub struct Shipped {
     pub supervisor: Supervisor,
     /// Whether there is a leader.
     pub leading: bool,
+    options: SupervisorOptions,
     raft_index: u64,
     /// Counts leaders.
     pub term: u64,
+}
+
+/// Timings of a supervisor that is in more or less of a hurry than those of production:
+/// nothing that must hold rests on them.
+pub fn restless(rng: &mut StdRng) -> SupervisorOptions {
+    let usual = SupervisorOptions::default();
+    let hurry = [1, 4, 12][rng.random_range(0..3)];
+    let sooner = |time: Micros| Micros(time.0 / hurry);
+    SupervisorOptions {
+        gather: sooner(usual.gather),
+        ask_after: sooner(usual.ask_after),
+        serve_timeout: sooner(usual.serve_timeout),
+        shrink_after: sooner(usual.shrink_after),
+        repair_after: sooner(usual.repair_after),
+        cut_off_after: sooner(usual.cut_off_after),
+        ..usual
+    }
 }
 
 fn registration(seat: u64, identity: u64) -> NodeRegistration {
@@ -52,7 +72,13 @@ impl Shipped {
     ///
     /// # Errors
     /// Where the state machine refuses what it must take.
-    pub fn new(nodes: u64, replicas: u64, write_quorum: u8, lease_ms: u64) -> Result<Self, String> {
+    pub fn new(
+        nodes: u64,
+        replicas: u64,
+        write_quorum: u8,
+        lease_ms: u64,
+        options: SupervisorOptions,
+    ) -> Result<Self, String> {
         let resolved = SettingsRequest {
             replication_factor: Some(replicas as u8),
             write_quorum: Some(write_quorum),
@@ -66,8 +92,9 @@ impl Shipped {
         let settings = resolved.settings;
         let mut shipped = Self {
             state: Arc::default(),
-            supervisor: Supervisor::new(SupervisorOptions::default()),
+            supervisor: Supervisor::new(options),
             leading: false,
+            options,
             raft_index: 0,
             term: 0,
         };
@@ -108,7 +135,7 @@ impl Shipped {
     /// A leader takes office.
     pub fn lead(&mut self, now: Micros) -> Vec<Output> {
         self.leading = true;
-        self.supervisor = Supervisor::new(SupervisorOptions::default());
+        self.supervisor = Supervisor::new(self.options);
         let state = self.state.clone();
         self.term += 1;
         let term = self.term;

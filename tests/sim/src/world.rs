@@ -25,10 +25,12 @@ use crate::contents::Contents;
 use crate::coordinators::Coordinators;
 use crate::invariants::Ledger;
 use crate::node::Node;
-use crate::shipped::Shipped;
+use crate::shipped::{self, Shipped};
 
 const PARTITION: PartitionId = PartitionId(0);
 const TICK: Micros = Micros::from_millis(10);
+/// The coordinators, among those who are cut off from each other.
+const COORDINATORS: u64 = 0;
 
 /// What took place in a run: each must be above zero over a set of seeds.
 ///
@@ -195,7 +197,11 @@ impl World {
         let nodes = replicas + rng.random_range(0..=2u64);
         // W=1 may lose writes by rule 9: it has a ledger of its own, later.
         let write_quorum = rng.random_range(2..=replicas) as u8;
-        let lease = Micros::from_millis(rng.random_range(100..400));
+        let lease = Micros::from_millis(if rng.random_bool(0.3) {
+            rng.random_range(400..2_000)
+        } else {
+            rng.random_range(100..400)
+        });
         let timing = Timing {
             lease,
             lease_longest: lease,
@@ -217,7 +223,8 @@ impl World {
             Brain::StandIn(Box::new(Coordinators::new(replicas, write_quorum)))
         } else {
             let lease_ms = lease.0 / 1000;
-            let shipped = Shipped::new(nodes, replicas, write_quorum, lease_ms);
+            let options = shipped::restless(&mut rng);
+            let shipped = Shipped::new(nodes, replicas, write_quorum, lease_ms, options);
             Brain::Shipped(Box::new(shipped.expect("legal settings")))
         };
         let seats = (1..=nodes).map(|n| (n, n)).collect();
@@ -352,6 +359,7 @@ impl World {
         self.at(0, Happening::Tick(id, session));
         if let Some(record) = self.record()
             && now >= self.coordinators_away_until
+            && !self.is_cut(COORDINATORS, id.0)
         {
             self.at(2_000, Happening::Record(id, record));
         }
@@ -376,7 +384,8 @@ impl World {
             Happening::Tick(id, session) => {
                 if self.alive(id, session) {
                     self.at(TICK.0, Happening::Tick(id, session));
-                    let away = self.now < self.coordinators_away_until;
+                    let away =
+                        self.now < self.coordinators_away_until || self.is_cut(id.0, COORDINATORS);
                     self.step(id, Event::Coordinators { reachable: !away })?;
                     self.step(id, Event::Tick)?;
                     if self.rng.random_bool(0.2) && !away {
@@ -504,6 +513,11 @@ impl World {
         &mut self.nodes[(id.0 - 1) as usize]
     }
 
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        let until = self.cut.get(&(from, to));
+        until.is_some_and(|until| *until > self.now)
+    }
+
     fn alive(&self, id: NodeId, session: u64) -> bool {
         let node = &self.nodes[(id.0 - 1) as usize];
         node.core.is_some() && node.session == session
@@ -558,7 +572,8 @@ impl World {
                     self.pending.remove(&(id.0, session));
                 }
                 Effect::Report(report) => {
-                    if self.now >= self.coordinators_away_until {
+                    if self.now >= self.coordinators_away_until && !self.is_cut(id.0, COORDINATORS)
+                    {
                         let after = self.rng.random_range(200..5_000);
                         self.at(after, Happening::Report(id, report));
                     }
@@ -620,11 +635,7 @@ impl World {
 
     fn send(&mut self, from: NodeId, to: NodeId, mut message: PeerMessage) {
         self.tamper(&mut message);
-        let cut = self
-            .cut
-            .get(&(from.0, to.0))
-            .is_some_and(|until| *until > self.now);
-        if cut {
+        if self.is_cut(from.0, to.0) {
             return;
         }
         let faulty = !self.healing;
@@ -668,7 +679,9 @@ impl World {
     }
 
     fn client(&mut self) -> Result<(), String> {
-        let after = self.rng.random_range(500..8_000);
+        // Peace is there to see that there is service: few writes will do.
+        let pause = if self.healing { 5 } else { 1 };
+        let after = self.rng.random_range(500 * pause..8_000 * pause);
         self.at(after, Happening::Client);
         let now = self.now;
         for n in 0..self.nodes.len() {
@@ -754,8 +767,9 @@ impl World {
                 let one_way = self.rng.random_bool(0.4);
                 self.coverage
                     .count(if one_way { "one-way cut" } else { "partition" });
-                for other in 1..=self.nodes.len() as u64 {
-                    if other != id.0 && self.rng.random_bool(0.7) {
+                for other in COORDINATORS..=self.nodes.len() as u64 {
+                    let likely = if other == COORDINATORS { 0.4 } else { 0.7 };
+                    if other != id.0 && self.rng.random_bool(likely) {
                         self.cut.insert((id.0, other), until);
                         if !one_way {
                             self.cut.insert((other, id.0), until);

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use cairn_core::cluster::command::{Command, Response};
 use cairn_core::cluster::report::{Heartbeat, Order};
 use cairn_core::cluster::supervisor::{
-    Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
+    AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
 };
 use cairn_core::ids::{Epoch, MapVersion, NodeId};
 use cairn_core::record::PartitionRecord;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Brain, Happening, PARTITION, World};
+use super::{Brain, COORDINATORS, Happening, PARTITION, World};
 use crate::coordinators::{Act, Doing};
 use crate::node::Node;
 
@@ -21,6 +21,9 @@ impl World {
     /// A heartbeat, as the agent sends it.
     pub(super) fn beat(&mut self, id: NodeId, session: u64) {
         let now = self.now;
+        if self.is_cut(id.0, COORDINATORS) {
+            return;
+        }
         let (known, sequence) = self.beats.get(&id.0).copied().unwrap_or((0, 0));
         let sequence = if known == session { sequence + 1 } else { 1 };
         self.beats.insert(id.0, (session, sequence));
@@ -65,7 +68,8 @@ impl World {
         let Some(record) = self.record() else { return };
         self.say(|| format!("record {record:?}"));
         for n in 1..=self.nodes.len() as u64 {
-            if self.healing || self.rng.random_bool(0.9) {
+            let heard = self.healing || self.rng.random_bool(0.9);
+            if heard && !self.is_cut(COORDINATORS, n) {
                 let after = self.rng.random_range(200..20_000);
                 self.at(after, Happening::Record(NodeId(n), record.clone()));
             }
@@ -73,7 +77,8 @@ impl World {
     }
 
     pub(super) fn order(&mut self, node: NodeId, order: Order) {
-        if self.healing || self.rng.random_bool(0.9) {
+        let heard = self.healing || self.rng.random_bool(0.9);
+        if heard && !self.is_cut(COORDINATORS, node.0) {
             let after = self.rng.random_range(200..5_000);
             self.at(after, Happening::Order(node, order));
         }
@@ -161,7 +166,16 @@ impl World {
         let stand_in = match &mut self.brain {
             Brain::StandIn(stand_in) => stand_in,
             Brain::Shipped(shipped) => {
-                let outputs = shipped.tick(now);
+                let mut outputs = shipped.tick(now);
+                if !self.healing && self.rng.random_bool(0.01) {
+                    outputs.extend(shipped.step(
+                        now,
+                        Input::Admin(AdminRequest::Promote {
+                            partition: PARTITION,
+                        }),
+                    ));
+                    self.coverage.count("promotion by request");
+                }
                 self.outputs(outputs);
                 return Ok(());
             }
