@@ -84,8 +84,9 @@ impl Store for MemStore {
                 damaged: false,
             });
         }
-        inner.unpersisted.clear();
-        inner.persisted = inner.map.clone();
+        for batch in std::mem::take(&mut inner.unpersisted) {
+            apply(&mut inner.persisted, &batch);
+        }
         Ok(())
     }
 

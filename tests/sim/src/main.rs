@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cairn_sim::plan::Mask;
+use cairn_sim::world::faults_of;
 use cairn_sim::{Failure, Options, Tally, run, run_with, shrink};
 use clap::Parser;
 
@@ -55,38 +56,39 @@ fn replay(seed: u64, without: &Mask) -> String {
 }
 
 fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
-    let mut options = Options {
-        without: arguments.without.clone(),
-        trace: arguments.trace && !arguments.shrink,
-        planted: None,
+    let mut without = arguments.without.clone();
+    let (result, trace) = if arguments.trace && !arguments.shrink {
+        cairn_sim::trace(seed, without.clone())
+    } else {
+        let options = Options {
+            without: without.clone(),
+            ..Options::default()
+        };
+        (run_with(seed, &options), String::new())
     };
-    let failure = match run_with(seed, &options) {
+    print!("{trace}");
+    let failure = match result {
         Ok(run) => {
             let mut tally = Tally::default();
             tally.add(&run);
             println!("{tally}");
             return Ok(());
         }
+        Err(failure) if arguments.shrink => {
+            let (more, failure) = shrink::shrink(failure, &without);
+            without = more;
+            failure
+        }
         Err(failure) => failure,
     };
-    if !arguments.shrink {
-        eprint!("{}", failure.trace);
-        anyhow::bail!(
-            "seed {seed}: {}\nreplay: {}\nshrink: add --shrink",
-            failure.what,
-            replay(seed, &options.without)
-        );
-    }
-    let (without, failure) = shrink::shrink(failure, &options);
-    options.without = without;
-    let left: Vec<u32> = cairn_sim::world::faults_of(seed)
+    let left: Vec<u32> = faults_of(seed)
         .into_iter()
-        .filter(|number| !options.without.contains(number))
+        .filter(|number| !without.contains(number))
         .collect();
     anyhow::bail!(
-        "seed {seed}: {}\nfaults left: {left:?}\nreplay: {}",
+        "seed {seed}: {}\nfaults: {left:?}\nreplay: {}\n(--shrink finds fewer faults)",
         failure.what,
-        replay(seed, &options.without)
+        replay(seed, &without)
     )
 }
 

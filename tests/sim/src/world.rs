@@ -156,25 +156,40 @@ pub fn run_planted(seed: u64, planted: Option<Planted>) -> Result<Coverage, Box<
 /// # Errors
 /// The first broken invariant.
 pub fn run_with(seed: u64, options: &Options) -> Result<Coverage, Box<Failure>> {
+    play(seed, options).0
+}
+
+/// Runs one seed and tells its last steps, whatever came of it.
+#[must_use]
+pub fn trace(seed: u64, without: Mask) -> (Result<Coverage, Box<Failure>>, String) {
+    let options = Options {
+        without,
+        trace: true,
+        planted: None,
+    };
+    play(seed, &options)
+}
+
+fn play(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String) {
     let mut world = World::new(seed, options);
     // A panic is the core's own assertion: an invariant like the others.
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play(seed)));
-    let what = match played {
-        Ok(Ok(())) => return Ok(world.coverage),
-        Ok(Err(what)) => what,
+    let result = match played {
+        Ok(Ok(())) => Ok(std::mem::take(&mut world.coverage)),
+        Ok(Err(what)) => Err(what),
         Err(panic) => {
             let words = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied());
-            format!("assertion: {}", words.unwrap_or("a panic without words"))
+            Err(format!(
+                "assertion: {}",
+                words.unwrap_or("a panic without words")
+            ))
         }
     };
-    Err(Box::new(Failure {
-        seed,
-        what,
-        trace: world.tail(),
-    }))
+    let result = result.map_err(|what| Box::new(Failure { seed, what }));
+    (result, world.tail())
 }
 
 /// The numbers of everything that may be left out of a run, see [`Options::without`].
@@ -197,7 +212,13 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let replicas = rng.random_range(2..=5u64);
         let nodes = replicas + rng.random_range(0..=2u64);
-        let write_quorum = rng.random_range(2..=replicas) as u8;
+        let stand_in = seed.is_multiple_of(2);
+        // Stand-ins know no way to lose a write.
+        let lossy = !stand_in && rng.random_bool(0.15);
+        let write_quorum = match lossy {
+            true => 1,
+            false => rng.random_range(2..=replicas) as u8,
+        };
         let lease = Micros::from_millis(rng.random_range(100..400));
         let timing = Timing {
             lease,
@@ -216,7 +237,7 @@ impl World {
             },
             push_back: Micros::from_millis(1_000),
         };
-        let brain = if seed.is_multiple_of(2) {
+        let brain = if stand_in {
             Brain::StandIn(Box::new(Coordinators::new(replicas, write_quorum)))
         } else {
             let lease_ms = lease.0 / 1000;
@@ -228,6 +249,8 @@ impl World {
             .map(|n| Node::new(NodeId(n), &mut rng))
             .collect();
         let clients = clients::Clients::new(&mut rng);
+        let mut invariants = Invariants::default();
+        invariants.losses.allowed = lossy;
         Self {
             options: options.clone(),
             rng,
@@ -246,7 +269,7 @@ impl World {
             named: Epoch::ZERO,
             cut: BTreeMap::new(),
             slow: BTreeMap::new(),
-            invariants: Invariants::default(),
+            invariants,
             edges: BTreeMap::new(),
             clients,
             coverage: Coverage::default(),
@@ -329,6 +352,9 @@ impl World {
             }
         }
         self.coverage.add(SIMULATED, end.0 - START.0);
+        if self.invariants.losses.allowed {
+            self.coverage.count("W is 1");
+        }
         self.invariants.liveness.check(end)?;
         let undecided = self.invariants.history.judge()?;
         self.coverage

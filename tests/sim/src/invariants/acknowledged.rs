@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_core::ids::{Epoch, Index, Mark, NodeId, PartitionId};
+use cairn_core::ids::{Epoch, Index, Mark, NodeId, PartitionId, ReplicaId};
 use cairn_core::record::Configuration;
 use cairn_core::replication::{DurableRecord, NodeCore, RecoveredPartition, Standing};
 
@@ -12,7 +12,8 @@ use super::{Check, broken};
 const FLUSHED: &str = "acknowledged means flushed on W (rule 7)";
 const KEPT: &str = "acknowledged writes are in newer epochs' logs (rule 3)";
 
-/// What the disk of one node holds durably of the log.
+/// What the disk of its node holds durably of a replica's log. One that was deleted since
+/// did hold it.
 #[derive(Debug, Default)]
 struct Flushed {
     base: Mark,
@@ -27,7 +28,6 @@ impl Flushed {
 
     fn take(&mut self, record: &DurableRecord) {
         match record {
-            DurableRecord::Create { .. } | DurableRecord::Delete { .. } => *self = Self::default(),
             DurableRecord::Entry { entry, .. } => {
                 self.entries.insert(entry.position.index, entry.mark());
             }
@@ -42,7 +42,9 @@ impl Flushed {
                     self.entries.clear();
                 }
             }
-            DurableRecord::Corrupt { .. }
+            DurableRecord::Create { .. }
+            | DurableRecord::Delete { .. }
+            | DurableRecord::Corrupt { .. }
             | DurableRecord::Promise { .. }
             | DurableRecord::Configure { .. } => {}
         }
@@ -53,7 +55,10 @@ impl Flushed {
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     newest: Option<Mark>,
-    disks: BTreeMap<NodeId, Flushed>,
+    count: BTreeMap<Index, u64>,
+    replicas: BTreeMap<ReplicaId, Flushed>,
+    /// Whose log the disk of a node holds.
+    living: BTreeMap<NodeId, ReplicaId>,
     configurations: BTreeMap<Epoch, Configuration>,
 }
 
@@ -72,21 +77,31 @@ impl Acknowledged {
 
     /// A node has flushed records.
     pub fn flushed(&mut self, node: NodeId, records: &[DurableRecord]) {
-        let disk = self.disks.entry(node).or_default();
         for record in records {
-            disk.take(record);
+            if let DurableRecord::Create { replica, .. } = record {
+                self.living.insert(node, *replica);
+            }
+            if let Some(replica) = self.living.get(&node) {
+                self.replicas.entry(*replica).or_default().take(record);
+            }
         }
     }
 
     /// A process starts from what its disk holds, all of which is flushed by then.
     pub fn recovered(&mut self, node: NodeId, found: Option<&RecoveredPartition>) {
-        let mut disk = Flushed::default();
-        if let Some(found) = found {
-            disk.base = found.meta.base.max_by_index(found.applied);
-            let entries = found.entries.iter().map(|e| (e.position.index, e.mark()));
-            disk.entries = entries.collect();
+        let Some((found, replica)) = found.and_then(|f| Some((f, f.meta.replica?))) else {
+            return;
+        };
+        let entries = found.entries.iter().map(|e| (e.position.index, e.mark()));
+        let flushed = Flushed {
+            base: found.meta.base.max_by_index(found.applied),
+            entries: entries.collect(),
+        };
+        self.living.insert(node, replica);
+        // What was damaged since was flushed all the same.
+        if !found.corrupt {
+            self.replicas.insert(replica, flushed);
         }
-        self.disks.insert(node, disk);
     }
 
     /// A primary acknowledges a write.
@@ -104,11 +119,8 @@ impl Acknowledged {
             return Ok(());
         };
         for set in configuration.sets() {
-            let holding = set
-                .members
-                .iter()
-                .filter(|member| self.disks.get(&member.node).is_some_and(|d| d.holds(mark)));
-            let holding = holding.count();
+            let holds = |replica| self.replicas.get(&replica).is_some_and(|f| f.holds(mark));
+            let holding = set.members.iter().filter(|m| holds(m.replica)).count();
             if holding < set.write_quorum() {
                 return Err(broken(
                     FLUSHED,
@@ -153,8 +165,12 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// A promotion lost what was past an index (rule 9).
-    pub fn cut(&mut self, to: Option<Mark>) {
-        self.newest = to;
+    /// A promotion lost what was past an index (rule 9). How many acknowledged writes.
+    pub fn cut(&mut self, to: Index, newest: Option<Mark>) -> u64 {
+        let lost = self.count.split_off(&to.next());
+        if !lost.is_empty() {
+            self.newest = newest;
+        }
+        lost.values().sum()
     }
 }

@@ -28,6 +28,8 @@ const NOBODY: u32 = u32::MAX;
 pub struct History {
     keys: BTreeMap<Bytes, Vec<KeyOperation>>,
     observed: Index,
+    /// Acknowledged writes were lost: values have no order that explains them.
+    lost: bool,
 }
 
 /// A write that has begun on some keys.
@@ -62,6 +64,7 @@ impl History {
     /// A promotion lost what was past an index (rule 9).
     pub fn cut(&mut self, to: Index) {
         self.observed = self.observed.min(to);
+        self.lost = true;
     }
 
     /// A read of a key returned.
@@ -125,6 +128,9 @@ impl History {
     /// The first key without an order.
     pub fn judge(&mut self) -> Result<u64, String> {
         let mut undecided = 0;
+        if self.lost {
+            return Ok(0);
+        }
         for (key, operations) in &mut self.keys {
             operations.retain(|op| op.op != NOTHING || op.returned.is_some());
             let history = BTreeMap::from([(key.clone(), std::mem::take(operations))]);

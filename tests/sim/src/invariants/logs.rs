@@ -77,8 +77,38 @@ impl Logs {
         Ok(())
     }
 
-    /// Forgets everything past an index: a promotion lost it (rule 9).
+    /// The last index up to which a log holds what the line does.
+    #[must_use]
+    pub fn shared_with(
+        &self,
+        core: &NodeCore,
+        partition: PartitionId,
+        standing: &Standing,
+    ) -> Index {
+        let Some((&newest, _)) = self.line.last_key_value() else {
+            return Index::ZERO;
+        };
+        let mut shared = newest.min(standing.head);
+        while shared > Index::ZERO {
+            let before = Index(shared.0 - 1);
+            let log = core.log_after(partition, before);
+            match log.first() {
+                Some(entry) if entry.position.index == shared => {
+                    if self.at(shared).is_none_or(|mark| mark == entry.mark()) {
+                        break;
+                    }
+                }
+                // Below what is in memory everything was applied.
+                _ => break,
+            }
+            shared = before;
+        }
+        shared
+    }
+
+    /// Forgets everything past an index, which a promotion lost (rule 9).
     pub fn cut(&mut self, to: Index) {
         self.line.split_off(&to.next());
+        self.seen.clear();
     }
 }

@@ -8,6 +8,7 @@ pub mod history;
 pub mod leases;
 pub mod liveness;
 pub mod logs;
+pub mod loss;
 pub mod monotone;
 pub mod primary;
 pub mod state;
@@ -44,6 +45,8 @@ pub struct Invariants {
     pub history: history::History,
     /// Rule 6.
     pub monotone: monotone::Monotone,
+    /// Rule 9.
+    pub losses: loss::Losses,
     /// Rules 14, 15.
     pub liveness: liveness::Liveness,
 }
@@ -70,15 +73,26 @@ impl Invariants {
             return Ok(());
         };
         self.epochs.check(id, node.session, &standing)?;
-        self.logs
-            .check((id, node.session), core, partition, &standing)?;
+        let begins = standing.serving && self.primary.serves(id, &standing)?;
+        if self.losses.allowed {
+            self.reconcile(id, core, partition, &standing)?;
+        } else if begins {
+            self.acknowledged.serves(id, core, partition, &standing)?;
+        }
+        if self.trusts(&standing) {
+            let who = (id, node.session);
+            self.logs.check(who, core, partition, &standing)?;
+        }
         if standing.serving {
-            if self.primary.serves(id, &standing)? {
-                self.acknowledged.serves(id, core, partition, &standing)?;
-            }
             leases::check(nodes, id, partition, now)?;
         }
         Ok(())
+    }
+
+    /// Whether what a node holds to be committed is: where writes may be lost, a replica
+    /// may still hold what was.
+    fn trusts(&self, standing: &Standing) -> bool {
+        !self.losses.allowed || self.losses.is_newest(standing)
     }
 
     /// A node has flushed records.
@@ -117,6 +131,9 @@ impl Invariants {
         entries: &[LogEntry],
     ) -> Check {
         commit::applies(node, standing, entries)?;
+        if !self.trusts(standing) {
+            return Ok(());
+        }
         for entry in entries {
             self.logs.claim(node, entry.mark())?;
         }
@@ -128,7 +145,7 @@ impl Invariants {
     /// # Errors
     /// Where it is another state than elsewhere.
     pub fn holds(&mut self, node: NodeId, mark: Mark, digest: Digest) -> Check {
-        if mark.index() > Index::ZERO {
+        if mark.index() > Index::ZERO && !self.losses.allowed {
             self.logs.claim(node, mark)?;
         }
         self.states.check(node, mark, digest)
@@ -139,6 +156,15 @@ impl Invariants {
     /// # Errors
     /// Where it may not.
     pub fn acknowledge(&mut self, node: NodeId, standing: &Standing, mark: Mark) -> Check {
+        if !self.trusts(standing) {
+            return Err(broken(
+                "where W is 1 a write is acknowledged under the lease (rule 7)",
+                format!(
+                    "{node} acknowledged {mark:?} in {}, a newer primary's time",
+                    standing.epoch
+                ),
+            ));
+        }
         self.logs.claim(node, mark)?;
         self.acknowledged.acknowledge(node, standing, mark)
     }

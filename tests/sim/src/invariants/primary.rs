@@ -34,14 +34,6 @@ impl OnePrimary {
         }
     }
 
-    /// The newest epoch that was served in.
-    #[must_use]
-    pub fn newest(&self) -> Epoch {
-        self.serving
-            .last_key_value()
-            .map_or(Epoch::ZERO, |(e, _)| *e)
-    }
-
     /// A node has flushed an entry.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ pub struct States {
     applier: Applier,
     digests: Digests,
     applied: Index,
+    /// A promotion lost entries that the reference holds: from then on the first replica
+    /// at an index is the reference.
+    forked: bool,
     at: BTreeMap<Index, (Mark, Digest)>,
     names: BTreeMap<(u128, u64), Position>,
 }
@@ -43,6 +46,9 @@ impl States {
             }
             self.applied = entry.position.index;
             self.name(entry)?;
+            if self.forked {
+                continue;
+            }
             let failed = |error| broken(EQUAL, format!("{}: {error}", entry.position));
             self.applier
                 .stage(
@@ -83,23 +89,31 @@ impl States {
         Ok(())
     }
 
-    /// Where a sequenced write was applied, as far as it was.
-    #[must_use]
-    pub fn position_of(&self, name: (u128, u64)) -> Option<Position> {
-        self.names.get(&name).copied()
-    }
-
     /// A replica's state holds that mark.
     ///
     /// # Errors
     /// Where it differs from the reference.
-    pub fn check(&self, node: NodeId, mark: Mark, digest: Digest) -> Check {
+    pub fn check(&mut self, node: NodeId, mark: Mark, digest: Digest) -> Check {
         match self.at.get(&mark.index()) {
+            // After a loss some replica may still hold the other line.
+            Some(&(known, _)) if self.forked && known != mark => Ok(()),
             Some(&(known, state)) if (known, state) != (mark, digest) => Err(broken(
                 EQUAL,
                 format!("the state of {node} at {mark:?} is another than that of {known:?}"),
             )),
+            None if self.forked => {
+                self.at.insert(mark.index(), (mark, digest));
+                Ok(())
+            }
             _ => Ok(()),
         }
+    }
+
+    /// A promotion lost what was past an index (rule 9).
+    pub fn cut(&mut self, to: Index) {
+        self.forked = true;
+        self.applied = self.applied.min(to);
+        self.at.split_off(&to.next());
+        self.names.retain(|_, position| position.index <= to);
     }
 }

@@ -30,6 +30,13 @@ impl World {
     pub(super) fn carry_out(&mut self, id: NodeId, effects: Vec<Effect>) -> Result<(), String> {
         self.invariants
             .stepped(&self.nodes, id, PARTITION, self.now)?;
+        if let Some(cut) = self.invariants.losses.cut.take() {
+            self.say(|| format!("-- writes past {cut} are lost"));
+            self.coverage.count("acknowledged writes lost where W is 1");
+            for read in self.reads.values_mut() {
+                read.lower(cut);
+            }
+        }
         for effect in effects {
             match effect {
                 Effect::Append(record) => {

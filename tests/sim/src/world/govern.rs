@@ -114,6 +114,9 @@ impl World {
         self.invariants
             .acknowledged
             .configured(record.epoch, &record.config);
+        if let Brain::Shipped(shipped) = &self.brain {
+            self.invariants.losses.told = shipped.state.loss(PARTITION).promotions;
+        }
         if record.primary.is_some() && record.epoch > self.named {
             self.named = record.epoch;
             leases::named(&self.nodes, &record, self.now)?;

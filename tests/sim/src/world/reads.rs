@@ -92,6 +92,13 @@ enum Came {
     Read(Looked),
 }
 
+impl Read {
+    /// What was past an index is lost (rule 9).
+    pub(super) fn lower(&mut self, to: Index) {
+        self.floor = self.floor.min(to);
+    }
+}
+
 impl World {
     /// A read of some level begins on some node.
     pub(super) fn begin_read(&mut self) -> Result<(), String> {
