@@ -83,13 +83,15 @@ mod hunter {
     }
 
     fn replay(bug: Option<Bug>, seed: u64) -> ExitCode {
-        match cairn_sim::bugs::replay(bug, seed) {
+        let (result, trace) = cairn_sim::bugs::replay(bug, seed);
+        print!("{trace}");
+        match result {
             Ok(_) => {
                 println!("seed {seed} breaks no invariant");
                 ExitCode::SUCCESS
             }
             Err(failure) => {
-                println!("{}seed {seed}: {}", failure.trace, failure.what);
+                println!("seed {seed}: {}", failure.what);
                 ExitCode::FAILURE
             }
         }

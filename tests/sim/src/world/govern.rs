@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use cairn_core::cluster::command::{Command, Response};
-use cairn_core::cluster::report::{Heartbeat, Order};
+use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::supervisor::{
     AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
 };
@@ -15,7 +15,9 @@ use rand::{Rng, SeedableRng};
 
 use super::{Brain, COORDINATORS, Happening, PARTITION, World};
 use crate::coordinators::{Act, Doing};
+use crate::invariants::leases;
 use crate::node::Node;
+use crate::plan::Noise;
 
 impl World {
     /// A heartbeat, as the agent sends it.
@@ -39,7 +41,7 @@ impl World {
             .map(NodeId)
             .collect();
         let node = self.node(id);
-        let clock = node.clock(now);
+        let (clock, disk_full) = (node.clock(now), node.full_until > now);
         let Some(core) = &mut node.core else { return };
         let partitions = core.statuses(clock, true);
         let beat = Heartbeat {
@@ -49,12 +51,57 @@ impl World {
             map_version: MapVersion(0),
             unreachable,
             silent_client_ports: Vec::new(),
-            disk_full: false,
+            disk_full,
             draining: false,
             full: true,
             partitions,
         };
         self.at(1_000, Happening::Heartbeat(beat));
+    }
+
+    /// The coordinators take a report.
+    pub(super) fn report(&mut self, from: NodeId, report: ReplicaReport) -> Result<(), String> {
+        self.say(|| format!("report {report:?}"));
+        if let Brain::StandIn(stand_in) = &mut self.brain {
+            stand_in.report(self.now, report);
+            return Ok(());
+        }
+        self.supervise(Input::Report { from, report })
+    }
+
+    /// The coordinators take a heartbeat.
+    pub(super) fn heartbeat(&mut self, beat: Heartbeat) -> Result<(), String> {
+        if let Brain::StandIn(stand_in) = &mut self.brain {
+            for status in beat.partitions {
+                stand_in.status(beat.node, status);
+            }
+            return Ok(());
+        }
+        if beat.sequence == 1 {
+            self.supervise(Input::StreamOpened { node: beat.node })?;
+        }
+        self.supervise(Input::Heartbeat(beat))
+    }
+
+    /// The shipped supervisor takes an input.
+    pub(super) fn supervise(&mut self, input: Input) -> Result<(), String> {
+        let now = self.now;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return Ok(());
+        };
+        let outputs = shipped.step(now, input);
+        self.outputs(outputs)
+    }
+
+    /// Another leader takes office.
+    pub(super) fn elected(&mut self) -> Result<(), String> {
+        let now = self.now;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return Ok(());
+        };
+        let outputs = shipped.lead(now);
+        self.beats.clear();
+        self.outputs(outputs)
     }
 
     pub(super) fn record(&self) -> Option<Arc<PartitionRecord>> {
@@ -64,28 +111,48 @@ impl World {
         }
     }
 
-    pub(super) fn publish(&mut self) {
-        let Some(record) = self.record() else { return };
+    /// What the coordinators decided is held against what must hold.
+    pub(super) fn observe_record(&mut self) -> Result<(), String> {
+        let Some(record) = self.record() else {
+            return Ok(());
+        };
+        self.invariants
+            .acknowledged
+            .configured(record.epoch, &record.config);
+        if let Brain::Shipped(shipped) = &self.brain {
+            self.invariants.losses.told = shipped.state.loss(PARTITION).promotions;
+        }
+        if record.primary.is_some() && record.epoch > self.named {
+            self.named = record.epoch;
+            leases::named(&self.nodes, &record, self.now)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish(&mut self) -> Result<(), String> {
+        self.observe_record()?;
+        let Some(record) = self.record() else {
+            return Ok(());
+        };
         self.say(|| format!("record {record:?}"));
         for n in 1..=self.nodes.len() as u64 {
-            let heard = self.healing || self.rng.random_bool(0.9);
-            if heard && !self.is_cut(COORDINATORS, n) {
+            if !self.noise(Noise::Unheard, 0.1) && !self.is_cut(COORDINATORS, n) {
                 let after = self.rng.random_range(200..20_000);
                 self.at(after, Happening::Record(NodeId(n), record.clone()));
             }
         }
+        Ok(())
     }
 
-    pub(super) fn order(&mut self, node: NodeId, order: Order) {
-        let heard = self.healing || self.rng.random_bool(0.9);
-        if heard && !self.is_cut(COORDINATORS, node.0) {
+    fn order(&mut self, node: NodeId, order: Order) {
+        if !self.noise(Noise::Unheard, 0.1) && !self.is_cut(COORDINATORS, node.0) {
             let after = self.rng.random_range(200..5_000);
             self.at(after, Happening::Order(node, order));
         }
     }
 
     /// Carries out what the shipped supervisor wants.
-    pub(super) fn outputs(&mut self, outputs: Vec<Output>) {
+    pub(super) fn outputs(&mut self, outputs: Vec<Output>) -> Result<(), String> {
         for output in outputs {
             match output {
                 Output::Propose { id, command } => {
@@ -107,18 +174,19 @@ impl World {
                 }
             }
         }
+        Ok(())
     }
 
     /// The Raft log takes a proposal, or loses it.
-    pub(super) fn decide(&mut self, id: ProposalId, command: Command) {
+    pub(super) fn decide(&mut self, id: ProposalId, command: Command) -> Result<(), String> {
         let now = self.now;
-        let lost = !self.healing && self.rng.random_bool(0.05);
-        let heard = self.healing || self.rng.random_bool(0.95);
-        let late = !self.healing && self.rng.random_bool(0.05);
+        let lost = self.noise(Noise::Proposals, 0.05);
+        let heard = !self.noise(Noise::Proposals, 0.05);
+        let late = self.noise(Noise::Proposals, 0.05);
         let after = self.rng.random_range(50_000..800_000);
         self.say(|| format!("raft: {command:?} lost {lost} heard {heard} late {late}"));
         let Brain::Shipped(shipped) = &mut self.brain else {
-            return;
+            return Ok(());
         };
         let outputs = if lost {
             shipped.fail(now, id)
@@ -132,24 +200,24 @@ impl World {
         } else {
             shipped.commit(now, id, command, heard)
         };
-        self.publish();
-        self.outputs(outputs);
+        self.publish()?;
+        self.outputs(outputs)
     }
 
     /// What the leader of that term proposed commits, long after it gave up waiting for it.
-    pub(super) fn commit_late(&mut self, term: u64, command: Command) {
+    pub(super) fn commit_late(&mut self, term: u64, command: Command) -> Result<(), String> {
         let now = self.now;
+        self.say(|| format!("raft: late {command:?}"));
         let Brain::Shipped(shipped) = &mut self.brain else {
-            return;
+            return Ok(());
         };
         if !shipped.leading || shipped.term != term {
             // The next leader does not have it.
-            return;
+            return Ok(());
         }
-        let outputs = shipped.commit_unheard(now, command.clone());
-        self.say(|| format!("raft: late {command:?}"));
-        self.publish();
-        self.outputs(outputs);
+        let outputs = shipped.commit_unheard(now, command);
+        self.publish()?;
+        self.outputs(outputs)
     }
 
     pub(super) fn coordinate(&mut self) -> Result<(), String> {
@@ -161,22 +229,18 @@ impl World {
         let nodes = self.nodes.len() as u64;
         let served = self.serving();
         if self.rng.random_bool(0.05) {
-            self.publish();
+            self.publish()?;
         }
         let stand_in = match &mut self.brain {
             Brain::StandIn(stand_in) => stand_in,
             Brain::Shipped(shipped) => {
-                let mut outputs = shipped.tick(now);
+                let outputs = shipped.tick(now);
+                self.outputs(outputs)?;
                 if !self.healing && self.rng.random_bool(0.01) {
-                    outputs.extend(shipped.step(
-                        now,
-                        Input::Admin(AdminRequest::Promote {
-                            partition: PARTITION,
-                        }),
-                    ));
                     self.coverage.count("promotion by request");
+                    let partition = PARTITION;
+                    self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
                 }
-                self.outputs(outputs);
                 return Ok(());
             }
         };
@@ -193,7 +257,7 @@ impl World {
         }
         for act in acts {
             match act {
-                Act::Publish => self.publish(),
+                Act::Publish => self.publish()?,
                 Act::Fence(node, epoch, round) => {
                     self.order(
                         node,
@@ -209,7 +273,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn serving(&self) -> bool {
+    fn serving(&self) -> bool {
         let epoch = self.record().map_or(Epoch::ZERO, |r| r.epoch);
         self.nodes
             .iter()
@@ -220,37 +284,21 @@ impl World {
             })
     }
 
-    /// A disk is lost; an empty one takes its place under the same name.
-    pub(super) fn wipe(&mut self, n: usize) {
-        let old = self.nodes[n].id;
+    /// A disk is gone; an empty one takes its place under the same name.
+    pub(super) fn replace(&mut self, old: NodeId) -> Result<(), String> {
         let Brain::Shipped(shipped) = &mut self.brain else {
-            return;
+            return Ok(());
         };
-        let Some(record) = shipped.record() else {
-            return;
-        };
-        // One at a time: a wipe takes a copy away, which no protocol gives back.
-        let whole = record.config.joint.is_none() && record.config.learners.is_empty();
-        let there = record
-            .config
-            .voters()
-            .iter()
-            .all(|m| !self.retired.contains(&m.node.0));
-        let spare = record.config.current.write_quorum() < record.config.current.len()
-            || record.config.on_node(old).is_none();
-        if !self.retired.is_empty() || !whole || !there || !spare {
-            return;
-        }
-        self.nodes[n].core = None;
+        self.nodes[(old.0 - 1) as usize].core = None;
+        self.edges.remove(&old);
         let seat = self.seats[&old.0];
         if let Response::Registered { .. } = shipped.register_again(seat, old.0) {
             // It is taken for the one that it was.
-            self.nodes[n].replace_disk();
+            self.node(old).replace_disk();
             self.at(20_000, Happening::Start(old));
-            return;
+            return Ok(());
         }
-        self.retired.push(old.0);
-        self.coverage.count("disk wiped");
+        self.retired.insert(old.0);
         let identity = self.nodes.len() as u64 + 1;
         self.seats.insert(identity, seat);
         let mut rng = StdRng::seed_from_u64(self.rng.random());
@@ -259,7 +307,9 @@ impl World {
         let state = shipped.state.clone();
         let outputs = shipped.step(self.now, Input::Applied { state });
         self.say(|| format!("{old} lost its disk; {response:?} takes its name"));
-        self.outputs(outputs);
+        self.observe_record()?;
+        self.outputs(outputs)?;
         self.at(20_000, Happening::Start(NodeId(identity)));
+        Ok(())
     }
 }

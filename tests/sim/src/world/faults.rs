@@ -1,0 +1,242 @@
+//! What goes wrong, and the end of it.
+
+use cairn_core::ids::{Micros, NodeId};
+use cairn_core::replication::{DiskRoom, Event};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{Brain, COORDINATORS, Happening, World};
+use crate::plan::{Fault, Kind};
+
+impl World {
+    /// A fault strikes.
+    pub(super) fn fault(&mut self, fault: Fault) -> Result<(), String> {
+        let mut rng = StdRng::seed_from_u64(fault.seed);
+        let n = rng.random_range(0..self.nodes.len());
+        let id = self.nodes[n].id;
+        if self.healing || self.retired.contains(&id.0) {
+            return Ok(());
+        }
+        let number = fault.number;
+        self.say(|| format!("-- fault {number}: {:?}", fault.kind));
+        let rng = &mut rng;
+        match fault.kind {
+            Kind::Crash => self.crash(id, false, rng),
+            Kind::PowerLoss => self.crash(id, true, rng),
+            Kind::Pause => {
+                let until = self.lasting(rng, 1_000..1_000_000);
+                self.nodes[n].paused_until = until;
+                self.say(|| format!("{id} is paused until {until:?}"));
+                self.coverage.count("pause");
+            }
+            Kind::Isolate => self.isolate(id, false, rng),
+            Kind::OneWay => self.isolate(id, true, rng),
+            Kind::PartialPartition => {
+                let until = self.lasting(rng, 10_000..1_500_000);
+                for (a, b) in self.pairs() {
+                    if rng.random_bool(0.3) {
+                        self.cut.insert((a, b), until);
+                        self.cut.insert((b, a), until);
+                    }
+                }
+                let cut: Vec<_> = self.cut.keys().copied().collect();
+                self.say(|| format!("cut until {until:?}: {cut:?}"));
+                self.coverage.count("partial partition");
+            }
+            Kind::SlowLinks => {
+                let until = self.lasting(rng, 100_000..2_000_000);
+                for (a, b) in self.pairs() {
+                    if rng.random_bool(0.4) {
+                        let extra = rng.random_range(2_000..80_000);
+                        self.slow.insert((a, b), (until, extra));
+                        self.slow.insert((b, a), (until, extra));
+                    }
+                }
+                let slow = self.slow.clone();
+                self.say(|| format!("slow links: {slow:?}"));
+                self.coverage.count("slow links");
+            }
+            Kind::SlowDisk => {
+                let until = self.lasting(rng, 100_000..2_000_000);
+                self.nodes[n].slow_until = until;
+                self.say(|| format!("the disk of {id} is slow until {until:?}"));
+                self.coverage.count("slow disk");
+            }
+            Kind::FailedFlush => {
+                if self.nodes[n].core.is_some() {
+                    self.nodes[n].fail_flush();
+                    self.say(|| format!("the next flush of {id} fails"));
+                }
+            }
+            Kind::FullDisk => return self.fill_disk(id, rng),
+            Kind::FlippedBit => return self.flip_bit(id, rng),
+            Kind::Wipe => {
+                if self.may_lose_copy(id) {
+                    self.copy_lost = true;
+                    self.coverage.count("disk wiped");
+                    return self.replace(id);
+                }
+            }
+            Kind::Coordinators => self.lose_coordinators(rng),
+        }
+        Ok(())
+    }
+
+    fn lasting(&self, rng: &mut StdRng, micros: std::ops::Range<u64>) -> Micros {
+        self.now.plus(Micros(rng.random_range(micros)))
+    }
+
+    /// Every pair of nodes, once.
+    fn pairs(&self) -> Vec<(u64, u64)> {
+        let count = self.nodes.len() as u64;
+        (1..=count)
+            .flat_map(|a| (a + 1..=count).map(move |b| (a, b)))
+            .collect()
+    }
+
+    fn crash(&mut self, id: NodeId, power_loss: bool, rng: &mut StdRng) {
+        if self.node(id).core.is_none() {
+            return;
+        }
+        self.coverage
+            .count(if power_loss { "power loss" } else { "crash" });
+        self.end_process(id, power_loss, rng);
+        let after = rng.random_range(1_000..800_000);
+        self.at(after, Happening::Start(id));
+    }
+
+    fn end_process(&mut self, id: NodeId, power_loss: bool, rng: &mut StdRng) {
+        self.node(id).crash(rng, power_loss);
+        self.edges.remove(&id);
+        self.say(|| format!("{id} ends, power loss {power_loss}"));
+        let session = self.node(id).session;
+        self.at(5_000, Happening::StreamClosed(id, session));
+    }
+
+    /// A flush failed: the process must not go on (rule 12).
+    pub(super) fn flush_failed(&mut self, id: NodeId) -> Result<(), String> {
+        self.coverage.count("failed flush");
+        let mut rng = StdRng::seed_from_u64(self.rng.random());
+        let power_loss = rng.random_bool(0.3);
+        self.end_process(id, power_loss, &mut rng);
+        let after = rng.random_range(1_000..800_000);
+        self.at(after, Happening::Start(id));
+        Ok(())
+    }
+
+    fn isolate(&mut self, id: NodeId, one_way: bool, rng: &mut StdRng) {
+        let until = self.lasting(rng, 10_000..1_500_000);
+        self.coverage
+            .count(if one_way { "one-way cut" } else { "partition" });
+        let deaf = rng.random_bool(0.5);
+        for other in COORDINATORS..=self.nodes.len() as u64 {
+            let likely = if other == COORDINATORS { 0.4 } else { 0.7 };
+            if other == id.0 || !rng.random_bool(likely) {
+                continue;
+            }
+            if !one_way || !deaf {
+                self.cut.insert((id.0, other), until);
+            }
+            if !one_way || deaf {
+                self.cut.insert((other, id.0), until);
+            }
+        }
+        self.say(|| format!("{id} is cut off until {until:?}, one way {one_way}"));
+    }
+
+    fn fill_disk(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
+        if self.node(id).core.is_none() {
+            return Ok(());
+        }
+        let until = self.lasting(rng, 100_000..2_000_000);
+        let room = if rng.random_bool(0.3) {
+            DiskRoom::Spent
+        } else {
+            DiskRoom::Reserve
+        };
+        self.node(id).full_until = until;
+        self.say(|| format!("the disk of {id} is full until {until:?}"));
+        self.coverage.count("full disk");
+        let session = self.node(id).session;
+        let after = until.0 - self.now.0;
+        self.at(after, Happening::Room(id, session, DiskRoom::Ample));
+        self.step(id, Event::DiskRoom { room })
+    }
+
+    /// A bit flips in the log of a process that ended, after what it wrote was confirmed
+    /// to be flushed: what is not can be told from a torn tail by nobody.
+    fn flip_bit(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
+        if self.node(id).core.is_none() || !self.may_lose_copy(id) {
+            return Ok(());
+        }
+        if self.node(id).idle()?.is_none() {
+            return self.flush_failed(id);
+        }
+        // Nothing is under way: a batch that is torn now would hide what is confirmed.
+        self.node(id).writing.clear();
+        self.end_process(id, false, rng);
+        if let Some((name, bit)) = self.node(id).flip_bit(rng) {
+            self.copy_lost = true;
+            self.say(|| format!("bit {bit} of {name} of {id} flips"));
+            self.coverage.count("flipped bit");
+        }
+        let after = rng.random_range(1_000..800_000);
+        self.at(after, Happening::Start(id));
+        Ok(())
+    }
+
+    /// Whether the cluster has a copy to spare on that node, and nobody is lost already:
+    /// no protocol gives back more.
+    fn may_lose_copy(&self, id: NodeId) -> bool {
+        let Brain::Shipped(shipped) = &self.brain else {
+            return false;
+        };
+        let Some(record) = shipped.record() else {
+            return false;
+        };
+        let config = &record.config;
+        let whole = config.joint.is_none() && config.learners.is_empty() && !record.degraded;
+        let spare =
+            config.current.write_quorum() < config.current.len() || config.on_node(id).is_none();
+        !self.copy_lost && whole && spare
+    }
+
+    fn lose_coordinators(&mut self, rng: &mut StdRng) {
+        let until = self.lasting(rng, 50_000..1_500_000);
+        let all = rng.random_bool(0.5);
+        if let Brain::Shipped(shipped) = &mut self.brain {
+            // Another leader will have heard nothing yet.
+            shipped.resign();
+            let after = until.0 - self.now.0;
+            self.at(after, Happening::Elected);
+            self.coverage.count("election");
+            if !all {
+                return;
+            }
+        }
+        self.coordinators_away_until = until;
+        self.say(|| "the coordinators are away".into());
+        self.coverage.count("coordinators away");
+    }
+
+    /// Every fault ends.
+    pub(super) fn heal(&mut self) -> Result<(), String> {
+        self.healing = true;
+        self.cut.clear();
+        self.slow.clear();
+        self.coordinators_away_until = Micros(0);
+        self.say(|| "-- healing".into());
+        for n in 0..self.nodes.len() {
+            self.nodes[n].paused_until = Micros(0);
+            self.nodes[n].slow_until = Micros(0);
+            let id = self.nodes[n].id;
+            if self.nodes[n].full_until > self.now {
+                self.nodes[n].full_until = Micros(0);
+                let room = DiskRoom::Ample;
+                self.step(id, Event::DiskRoom { room })?;
+            }
+            self.start(id)?;
+        }
+        Ok(())
+    }
+}
