@@ -97,8 +97,6 @@ bugs! {
         "While joint, an entry commits on W members of the old set alone.";
     LeaseOfOneSet "lease-of-one-set", rule 11:
         "While joint, a lease is held of the old set alone.";
-    ForgetDeletedEpoch "forget-deleted-epoch", rule 11:
-        "A replica that is deleted leaves no promise behind.";
     EmptyDiskKeepsIdentity "empty-disk-keeps-identity", rule 12:
         "A node with an empty disk is admitted under the identity that it had before.";
     CorruptReplicaCounts "corrupt-replica-counts", rule 12:
@@ -107,10 +105,6 @@ bugs! {
         "A log that holds nothing past its snapshot counts as empty.";
     KeepTailUnderSnapshot "keep-tail-under-snapshot", rule 13:
         "A log that does not hold a snapshot's last entry is kept under it on the disk.";
-    ResumeUnconfirmed "resume-unconfirmed", rule 14:
-        "A restarted primary goes on without asking the others.";
-    TakeAnotherProcessAck "take-another-process-ack", rule 14:
-        "An acknowledgement counts although it answers the process before this one.";
     RenewPastFence "renew-past-fence", rule 16:
         "A fenced replica goes on renewing the old primary's lease.";
     ApplyMarkApart "apply-mark-apart", rule 17:

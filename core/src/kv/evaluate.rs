@@ -267,7 +267,7 @@ impl Evaluator {
                     continue;
                 }
             };
-            if looked.lapsed && !is_seeded(Bug::ExpireWithoutEntry) {
+            if looked.lapsed {
                 writes.insert(key.clone(), None);
             }
             // A row that the value needs stays, or leaves with the value.
@@ -386,7 +386,7 @@ impl<'a, B: Bases> View<'a, B> {
             .map(|(version, value)| Current { version, value });
         Ok(Looked {
             live,
-            lapsed,
+            lapsed: lapsed && !is_seeded(Bug::ExpireWithoutEntry),
             expires_at,
         })
     }

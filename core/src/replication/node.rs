@@ -19,7 +19,6 @@ use super::replica::{Part, Replica};
 use crate::cluster::report::{Order, PartitionStatus};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, Position, ReplicaId};
 use crate::record::{Member, PartitionRecord};
-use crate::seeded::{Bug, is_seeded};
 
 /// The timings and bounds of replication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -700,9 +699,7 @@ impl NodeCore {
                 return;
             }
             replica.remove(&mut ctx);
-            if !is_seeded(Bug::ForgetDeletedEpoch) {
-                seat.promised = seat.promised.max(replica.promised);
-            }
+            seat.promised = seat.promised.max(replica.promised);
             seat.deleted_at = Some(record.order());
             ctx.grants.fence(now, partition);
             ctx.append(DurableRecord::Configure {

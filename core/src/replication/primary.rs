@@ -296,8 +296,7 @@ impl Replica {
         match reply.outcome {
             // An answer to the process before this one, which led the same epoch: it may
             // speak of entries that were lost, at indexes that others have by now.
-            AppendOutcome::Matched { .. }
-                if reply.session != ctx.session && !is_seeded(Bug::TakeAnotherProcessAck) => {}
+            AppendOutcome::Matched { .. } if reply.session != ctx.session => {}
             AppendOutcome::Matched { index } if index <= head => {
                 progress.matched_to(index, ctx.now);
                 if voter && !leadership.stuck && leadership.handover.is_none() {

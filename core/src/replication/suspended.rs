@@ -104,9 +104,9 @@ impl Replica {
         };
         let others = self.record.config.voters();
         let all_others = others.iter().all(|m| *m == self.me || has_confirmed(m));
-        let confirmed = quorum::confirmed(&self.record.config, has_confirmed)
-            && (all_others || !self.dropped_tail);
-        if confirmed || is_seeded(Bug::ResumeUnconfirmed) {
+        if quorum::confirmed(&self.record.config, has_confirmed)
+            && (all_others || !self.dropped_tail)
+        {
             let epoch = self.promised;
             self.rise(ctx, epoch);
             if is_seeded(Bug::SkipBarrierAfterRestart)

@@ -19,7 +19,7 @@ mod hunter {
     use std::time::Duration;
 
     use cairn_core::seeded::Bug;
-    use cairn_sim::bugs::{Budget, Outcome, hunt, line, waits_for};
+    use cairn_sim::bugs::{Budget, Outcome, hunt, line, passed_over};
     use clap::Parser;
 
     /// How much is told of what an invariant said.
@@ -31,6 +31,9 @@ mod hunter {
         /// These bugs alone, by name.
         #[arg(long = "bug")]
         bugs: Vec<String>,
+        /// Only the bugs that few seeds are enough to find.
+        #[arg(long)]
+        quick: bool,
         /// How many seeds to play with each at most.
         #[arg(long, default_value_t = 2_000)]
         seeds: u64,
@@ -60,10 +63,13 @@ mod hunter {
         }
         if bugs.is_empty() {
             bugs = Bug::ALL.to_vec();
-            bugs.retain(|bug| waits_for(*bug).is_none());
-            for (bug, reason) in cairn_sim::bugs::WAITING {
-                println!("{} WAITING: {reason}", bug.name());
-            }
+            bugs.retain(|bug| {
+                let passed_over = passed_over(*bug, arguments.quick);
+                if let Some(line) = &passed_over {
+                    println!("{line}");
+                }
+                passed_over.is_none()
+            });
         }
         let budget = Budget {
             first: arguments

@@ -12,8 +12,14 @@ impl World {
     /// A fault strikes.
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), String> {
         let mut rng = StdRng::seed_from_u64(fault.seed);
-        let n = rng.random_range(0..self.nodes.len());
-        let id = self.nodes[n].id;
+        let any = self.nodes[rng.random_range(0..self.nodes.len())].id;
+        let primary = self.record().and_then(|record| record.primary);
+        // What strikes the primary hurts most.
+        let id = match primary {
+            Some(primary) if rng.random_bool(0.3) => primary.node,
+            _ => any,
+        };
+        let n = (id.0 - 1) as usize;
         if self.healing || self.retired.contains(&id.0) {
             return Ok(());
         }
@@ -86,10 +92,10 @@ impl World {
         self.now.plus(Micros(rng.random_range(micros)))
     }
 
-    /// Every pair of nodes, once.
+    /// Every pair of those who talk to each other, once.
     fn pairs(&self) -> Vec<(u64, u64)> {
         let count = self.nodes.len() as u64;
-        (1..=count)
+        (COORDINATORS..=count)
             .flat_map(|a| (a + 1..=count).map(move |b| (a, b)))
             .collect()
     }
@@ -129,8 +135,8 @@ impl World {
         self.coverage
             .count(if one_way { "one-way cut" } else { "partition" });
         let deaf = rng.random_bool(0.5);
+        let likely = if rng.random_bool(0.4) { 0.95 } else { 0.6 };
         for other in COORDINATORS..=self.nodes.len() as u64 {
-            let likely = if other == COORDINATORS { 0.4 } else { 0.7 };
             if other == id.0 || !rng.random_bool(likely) {
                 continue;
             }
