@@ -105,7 +105,6 @@ fn play(bug: Option<Bug>, number: u64) -> Result<Coverage, Box<Failure>> {
 }
 
 /// The same, with a trace.
-#[must_use]
 pub fn replay(bug: Option<Bug>, number: u64) -> (Result<Coverage, Box<Failure>>, String) {
     seed(bug);
     let played = trace(number, BTreeSet::new());
