@@ -213,7 +213,11 @@ pub fn hunt(bugs: &[Bug], budget: Budget) -> Outcome {
                     let next = locked().next();
                     let Some((bug, number)) = next else { return };
                     let began = Instant::now();
-                    let result = play(bug, number);
+                    let mut result = play(bug, number);
+                    if bug.is_some() && result.is_err() && play(None, number).is_err() {
+                        // The seed is broken without the bug, which it therefore shows not.
+                        result = Ok(Coverage::default());
+                    }
                     locked().take(bug, number, began.elapsed(), result);
                 }
             });
