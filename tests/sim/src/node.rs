@@ -39,6 +39,10 @@ pub struct Node {
     pub slow_until: Micros,
     /// Until when the disk is full but for its reserve.
     pub full_until: Micros,
+    /// Until when it wants to hand over what it leads.
+    pub draining_until: Micros,
+    /// The timings as its disk knows them: what it starts with.
+    pub timing: Timing,
     /// Bits of its log were flipped: what it holds may be damaged.
     pub damaged: bool,
     /// What it holds of the partition counts as absent.
@@ -87,7 +91,7 @@ fn problem<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> String
 
 impl Node {
     /// A node with an empty disk.
-    pub fn new(id: NodeId, rng: &mut StdRng) -> Self {
+    pub fn new(id: NodeId, timing: Timing, rng: &mut StdRng) -> Self {
         Self {
             id,
             core: None,
@@ -96,6 +100,8 @@ impl Node {
             paused_until: Micros(0),
             slow_until: Micros(0),
             full_until: Micros(0),
+            draining_until: Micros(0),
+            timing,
             damaged: false,
             corrupt: false,
             flush_fails: false,
@@ -127,12 +133,7 @@ impl Node {
     ///
     /// # Errors
     /// Where recovery refuses a disk that only lost power.
-    pub fn start(
-        &mut self,
-        now: Micros,
-        timing: Timing,
-        rng: &mut StdRng,
-    ) -> Result<Started, String> {
+    pub fn start(&mut self, now: Micros, rng: &mut StdRng) -> Result<Started, String> {
         self.session += 1;
         let identity = LogIdentity {
             cluster: "simulated".into(),
@@ -175,7 +176,7 @@ impl Node {
         self.core = Some(NodeCore::new(
             self.id,
             session,
-            timing,
+            self.timing,
             recovery.next_generation.max(1),
             recovery.partitions,
             self.clock(now),
