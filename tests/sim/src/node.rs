@@ -18,9 +18,10 @@ use cairn_storage::state::{self, Applier, Kind};
 use cairn_storage::store::{Store, StoreChange};
 use cairn_storage::wal::{Wal, WalError, WalOptions};
 
-use crate::digest::{Digest, Digests};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::digest::{Digest, Digests};
 
 /// A node, running or not.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Node {
     /// What it holds of the partition counts as absent.
     pub corrupt: bool,
     flush_fails: bool,
+    /// It ends while it writes the next time; whether its power goes too.
+    pub ends_writing: Option<bool>,
     /// Local time = true time * rate / 1e6 + offset.
     rate: u64,
     offset: u64,
@@ -82,6 +85,9 @@ pub enum Started {
 /// By how many milliseconds the calendars of nodes differ at most.
 pub const CALENDARS_MS: u64 = 40;
 
+/// How far back in the log a bit is likeliest to flip.
+const NEWEST_BYTES: u64 = 24 << 10;
+
 /// Keys without their generation, and values.
 pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -105,6 +111,7 @@ impl Node {
             damaged: false,
             corrupt: false,
             flush_fails: false,
+            ends_writing: None,
             calendar: rng.random_range(0..=CALENDARS_MS),
             rate: rng.random_range(990_000..=1_010_000),
             offset: rng.random_range(0..1_000_000_000),
@@ -191,6 +198,7 @@ impl Node {
     pub fn crash(&mut self, rng: &mut StdRng, power_loss: bool) {
         self.core = None;
         self.flush_fails = false;
+        self.ends_writing = None;
         self.waiting.clear();
         let writing = std::mem::take(&mut self.writing);
         if let Some(mut wal) = self.wal.take()
@@ -244,11 +252,21 @@ impl Node {
         let mut names = self.disk.list().ok()?;
         names.retain(|name| name.starts_with("segment-"));
         names.sort();
-        let name = names.get(rng.random_range(0..names.len().max(1)))?.clone();
-        let contents = self.disk.contents(&name)?;
+        // What is newest is what the store does not durably hold, so that it is needed.
+        let newest = rng.random_bool(0.7);
+        let name = match newest {
+            true => names.last()?,
+            false => names.get(rng.random_range(0..names.len().max(1)))?,
+        };
+        let contents = self.disk.contents(name)?;
         // What was never written says nothing of a disk.
-        let written = contents.iter().rposition(|byte| *byte != 0)? + 1;
-        let bit = rng.random_range(0..written as u64 * 8);
+        let written = contents.iter().rposition(|byte| *byte != 0)? as u64 + 1;
+        let from = match newest {
+            true => written.saturating_sub(NEWEST_BYTES),
+            false => 0,
+        };
+        let bit = rng.random_range(from * 8..written * 8);
+        let name = name.clone();
         self.disk.flip_bit(&name, bit);
         self.damaged = true;
         Some((name, bit))

@@ -104,13 +104,26 @@ impl World {
             .collect()
     }
 
+    /// A process ends, half the time in the midst of its next write.
     fn crash(&mut self, id: NodeId, power_loss: bool, rng: &mut StdRng) {
         if self.node(id).core.is_none() {
             return;
         }
         self.coverage
             .count(if power_loss { "power loss" } else { "crash" });
+        if rng.random_bool(0.5) {
+            self.node(id).ends_writing = Some(power_loss);
+            return;
+        }
         self.end_process(id, power_loss, rng);
+        let after = rng.random_range(1_000..800_000);
+        self.at(after, Happening::Start(id));
+    }
+
+    /// A process ends, for what the world and no fault draws, and comes back.
+    pub(super) fn end_and_restart(&mut self, id: NodeId, power_loss: bool) {
+        let mut rng = StdRng::seed_from_u64(self.rng.random());
+        self.end_process(id, power_loss, &mut rng);
         let after = rng.random_range(1_000..800_000);
         self.at(after, Happening::Start(id));
     }
@@ -126,11 +139,8 @@ impl World {
     /// A flush failed: the process must not go on (rule 12).
     pub(super) fn flush_failed(&mut self, id: NodeId) -> Result<(), String> {
         self.coverage.count("failed flush");
-        let mut rng = StdRng::seed_from_u64(self.rng.random());
-        let power_loss = rng.random_bool(0.3);
-        self.end_process(id, power_loss, &mut rng);
-        let after = rng.random_range(1_000..800_000);
-        self.at(after, Happening::Start(id));
+        let power_loss = self.rng.random_bool(0.3);
+        self.end_and_restart(id, power_loss);
         Ok(())
     }
 
@@ -213,10 +223,7 @@ impl World {
     /// A node that drained ends, and comes back.
     pub(super) fn stop(&mut self, id: NodeId, session: u64) -> Result<(), String> {
         if self.alive(id, session) {
-            let mut rng = StdRng::seed_from_u64(self.rng.random());
-            self.end_process(id, false, &mut rng);
-            let after = rng.random_range(1_000..800_000);
-            self.at(after, Happening::Start(id));
+            self.end_and_restart(id, false);
         }
         Ok(())
     }
@@ -320,6 +327,7 @@ impl World {
             self.nodes[n].paused_until = Micros(0);
             self.nodes[n].slow_until = Micros(0);
             self.nodes[n].draining_until = Micros(0);
+            self.nodes[n].ends_writing = None;
             let id = self.nodes[n].id;
             if self.nodes[n].full_until > self.now {
                 self.nodes[n].full_until = Micros(0);
