@@ -205,7 +205,12 @@ impl Node {
             && !writing.is_empty()
         {
             // Some of the batch had been written when the process ended.
-            self.disk.fail_after(rng.random_range(0..4));
+            // Written and not flushed, which is what may be torn, as often as not.
+            let changes = match rng.random_bool(0.5) {
+                true => 1,
+                false => rng.random_range(0..4),
+            };
+            self.disk.fail_after(changes);
             let _ = wal.append(&writing);
         }
         if power_loss {

@@ -166,7 +166,9 @@ pub fn run_with(seed: u64, options: &Options) -> Result<Coverage, Box<Failure>> 
 }
 
 /// Runs one seed and tells its last steps, whatever came of it.
-#[must_use]
+///
+/// # Errors
+/// The first broken invariant.
 pub fn trace(seed: u64, without: Mask) -> (Result<Coverage, Box<Failure>>, String) {
     let options = Options {
         without,
