@@ -172,6 +172,6 @@ mod tests {
             }
             any
         };
-        assert!(!ANY);
+        const { assert!(!ANY) };
     }
 }

@@ -294,8 +294,7 @@ fn appended(effects: &[Effect]) -> Option<Mark> {
     })
 }
 
-/// The value of a key in a state, where it is still one: its number, its version, when it
-/// expires.
+/// The number that a stored value spells.
 #[must_use]
 pub fn number(stored: &VersionedValue) -> Option<i64> {
     std::str::from_utf8(&stored.value.data).ok()?.parse().ok()

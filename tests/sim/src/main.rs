@@ -57,13 +57,13 @@ fn replay(seed: u64, without: &Mask) -> String {
 
 fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
     let mut without = arguments.without.clone();
+    let options = Options {
+        without: without.clone(),
+        ..Options::default()
+    };
     let (result, trace) = if arguments.trace && !arguments.shrink {
         cairn_sim::trace(seed, without.clone())
     } else {
-        let options = Options {
-            without: without.clone(),
-            ..Options::default()
-        };
         (run_with(seed, &options), String::new())
     };
     print!("{trace}");
@@ -75,7 +75,7 @@ fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
             return Ok(());
         }
         Err(failure) if arguments.shrink => {
-            let (more, failure) = shrink::shrink(failure, &without);
+            let (more, failure) = shrink::shrink(failure, &options);
             without = more;
             failure
         }

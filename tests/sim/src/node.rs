@@ -18,9 +18,10 @@ use cairn_storage::state::{self, Applier, Kind};
 use cairn_storage::store::{Store, StoreChange};
 use cairn_storage::wal::{Wal, WalError, WalOptions};
 
-use crate::digest::{Digest, Digests};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::digest::{Digest, Digests};
 
 /// A node, running or not.
 #[derive(Debug)]
@@ -39,11 +40,17 @@ pub struct Node {
     pub slow_until: Micros,
     /// Until when the disk is full but for its reserve.
     pub full_until: Micros,
+    /// Until when it wants to hand over what it leads.
+    pub draining_until: Micros,
+    /// The timings as its disk knows them: what it starts with.
+    pub timing: Timing,
     /// Bits of its log were flipped: what it holds may be damaged.
     pub damaged: bool,
     /// What it holds of the partition counts as absent.
     pub corrupt: bool,
     flush_fails: bool,
+    /// It ends while it writes the next time; whether its power goes too.
+    pub ends_writing: Option<bool>,
     /// Local time = true time * rate / 1e6 + offset.
     rate: u64,
     offset: u64,
@@ -78,6 +85,9 @@ pub enum Started {
 /// By how many milliseconds the calendars of nodes differ at most.
 pub const CALENDARS_MS: u64 = 40;
 
+/// How far back in the log a bit is likeliest to flip.
+const NEWEST_BYTES: u64 = 24 << 10;
+
 /// Keys without their generation, and values.
 pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -87,7 +97,7 @@ fn problem<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> String
 
 impl Node {
     /// A node with an empty disk.
-    pub fn new(id: NodeId, rng: &mut StdRng) -> Self {
+    pub fn new(id: NodeId, timing: Timing, rng: &mut StdRng) -> Self {
         Self {
             id,
             core: None,
@@ -96,9 +106,12 @@ impl Node {
             paused_until: Micros(0),
             slow_until: Micros(0),
             full_until: Micros(0),
+            draining_until: Micros(0),
+            timing,
             damaged: false,
             corrupt: false,
             flush_fails: false,
+            ends_writing: None,
             calendar: rng.random_range(0..=CALENDARS_MS),
             rate: rng.random_range(990_000..=1_010_000),
             offset: rng.random_range(0..1_000_000_000),
@@ -136,12 +149,7 @@ impl Node {
     ///
     /// # Errors
     /// Where recovery refuses a disk that only lost power.
-    pub fn start(
-        &mut self,
-        now: Micros,
-        timing: Timing,
-        rng: &mut StdRng,
-    ) -> Result<Started, String> {
+    pub fn start(&mut self, now: Micros, rng: &mut StdRng) -> Result<Started, String> {
         self.session += 1;
         let identity = LogIdentity {
             cluster: "simulated".into(),
@@ -191,7 +199,7 @@ impl Node {
         self.core = Some(NodeCore::new(
             self.id,
             session,
-            timing,
+            self.timing,
             recovery.next_generation.max(1),
             recovery.partitions,
             self.clock(now),
@@ -206,13 +214,19 @@ impl Node {
     pub fn crash(&mut self, rng: &mut StdRng, power_loss: bool) {
         self.core = None;
         self.flush_fails = false;
+        self.ends_writing = None;
         self.waiting.clear();
         let writing = std::mem::take(&mut self.writing);
         if let Some(mut wal) = self.wal.take()
             && !writing.is_empty()
         {
             // Some of the batch had been written when the process ended.
-            self.disk.fail_after(rng.random_range(0..4));
+            // Written and not flushed, which is what may be torn, as often as not.
+            let changes = match rng.random_bool(0.5) {
+                true => 1,
+                false => rng.random_range(0..4),
+            };
+            self.disk.fail_after(changes);
             let _ = wal.append(&writing);
         }
         if power_loss {
@@ -259,11 +273,21 @@ impl Node {
         let mut names = self.disk.list().ok()?;
         names.retain(|name| name.starts_with("segment-"));
         names.sort();
-        let name = names.get(rng.random_range(0..names.len().max(1)))?.clone();
-        let contents = self.disk.contents(&name)?;
+        // What is newest is what the store does not durably hold, so that it is needed.
+        let newest = rng.random_bool(0.7);
+        let name = match newest {
+            true => names.last()?,
+            false => names.get(rng.random_range(0..names.len().max(1)))?,
+        };
+        let contents = self.disk.contents(name)?;
         // What was never written says nothing of a disk.
-        let written = contents.iter().rposition(|byte| *byte != 0)? + 1;
-        let bit = rng.random_range(0..written as u64 * 8);
+        let written = contents.iter().rposition(|byte| *byte != 0)? as u64 + 1;
+        let from = match newest {
+            true => written.saturating_sub(NEWEST_BYTES),
+            false => 0,
+        };
+        let bit = rng.random_range(from * 8..written * 8);
+        let name = name.clone();
         self.disk.flip_bit(&name, bit);
         self.damaged = true;
         Some((name, bit))

@@ -59,11 +59,17 @@ pub enum Kind {
     FlippedBit,
     /// A disk is lost, and an empty one takes its place.
     Wipe,
+    /// A replica is found to be damaged while its node runs.
+    FoundDamage,
+    /// A node wants to hand over all it leads, and is then started anew.
+    Drain,
+    /// The cluster is given another lease.
+    Lease,
     /// The coordinators' leader is gone, or all of them.
     Coordinators,
 }
 
-const KINDS: [(Kind, u32); 13] = [
+const KINDS: [(Kind, u32); 16] = [
     (Kind::Crash, 5),
     (Kind::PowerLoss, 5),
     (Kind::Pause, 5),
@@ -76,6 +82,9 @@ const KINDS: [(Kind, u32); 13] = [
     (Kind::FullDisk, 2),
     (Kind::FlippedBit, 2),
     (Kind::Wipe, 2),
+    (Kind::FoundDamage, 1),
+    (Kind::Drain, 2),
+    (Kind::Lease, 2),
     (Kind::Coordinators, 3),
 ];
 

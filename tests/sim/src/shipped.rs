@@ -121,6 +121,18 @@ impl Shipped {
         }))
     }
 
+    /// An admin gives the cluster another lease.
+    pub fn change_lease(&mut self, now: Micros, lease_ms: u64) -> Vec<Output> {
+        let Some(settings) = self.state.settings() else {
+            return Vec::new();
+        };
+        let mut settings = (**settings).clone();
+        settings.lease_ms = lease_ms;
+        self.apply(Command::ChangeSettings { settings });
+        let state = self.state.clone();
+        self.step(now, Input::Applied { state })
+    }
+
     fn apply(&mut self, command: Command) -> Response {
         self.raft_index += 1;
         let mut state = (*self.state).clone();

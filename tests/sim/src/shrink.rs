@@ -7,9 +7,9 @@ use crate::world::{Options, faults_of, run_with};
 /// The faults that may be left out of a failing run, so that few are left, and how the
 /// run fails then.
 #[must_use]
-pub fn shrink(failure: Box<Failure>, left_out: &Mask) -> (Mask, Box<Failure>) {
+pub fn shrink(failure: Box<Failure>, options: &Options) -> (Mask, Box<Failure>) {
     let mut smallest = failure;
-    let mut without = left_out.clone();
+    let mut without = options.without.clone();
     let seed = smallest.seed;
     let mut size = faults_of(seed).len();
     while size > 0 {
@@ -20,7 +20,7 @@ pub fn shrink(failure: Box<Failure>, left_out: &Mask) -> (Mask, Box<Failure>) {
         for some in left.chunks(size) {
             let tried = Options {
                 without: without.iter().chain(some).copied().collect(),
-                ..Options::default()
+                ..options.clone()
             };
             match run_with(seed, &tried) {
                 Err(failure) if failure.invariant() == smallest.invariant() => {

@@ -79,6 +79,12 @@ enum Happening {
     Coordinators,
     Fault(Fault),
     Room(NodeId, u64, DiskRoom),
+    /// A node that drained ends.
+    Stop(NodeId, u64),
+    /// A node hears of the cluster's lease.
+    Lease(NodeId, Micros),
+    /// Its disk knows of the longest one.
+    LeaseSaved(NodeId, u64, Micros),
     Start(NodeId),
 }
 
@@ -254,7 +260,7 @@ impl World {
         };
         let seats = (1..=nodes).map(|n| (n, n)).collect();
         let nodes = (1..=nodes)
-            .map(|n| Node::new(NodeId(n), &mut rng))
+            .map(|n| Node::new(NodeId(n), timing, &mut rng))
             .collect();
         let clients = clients::Clients::new(&mut rng);
         let mut invariants = Invariants::default();
@@ -374,9 +380,9 @@ impl World {
         if self.node(id).core.is_some() || self.retired.contains(&id.0) {
             return Ok(());
         }
-        let (now, timing) = (self.now, self.timing);
+        let now = self.now;
         let mut rng = StdRng::seed_from_u64(self.rng.random());
-        match self.node(id).start(now, timing, &mut rng)? {
+        match self.node(id).start(now, &mut rng)? {
             Started::Unusable(why) => {
                 self.say(|| format!("{id} cannot start: {why}"));
                 self.coverage.count("log that cannot be read");
@@ -423,6 +429,8 @@ impl World {
             && !self.is_cut(COORDINATORS, id.0)
         {
             self.at(2_000, Happening::Record(id, record));
+            let lease = self.timing.lease;
+            self.at(2_000, Happening::Lease(id, lease));
         }
         for other in 1..=self.nodes.len() as u64 {
             if other != id.0 {
@@ -485,6 +493,9 @@ impl World {
                 }
                 Ok(())
             }
+            Happening::Stop(id, session) => self.stop(id, session),
+            Happening::Lease(id, lease) => self.hear_of_lease(id, lease),
+            Happening::LeaseSaved(id, session, longest) => self.lease_saved(id, session, longest),
             Happening::Start(id) => self.start(id),
         }
     }
@@ -537,6 +548,8 @@ impl Happening {
             | Self::Fetched { node: id, .. }
             | Self::Request(id, _)
             | Self::Room(id, ..)
+            | Self::Lease(id, _)
+            | Self::LeaseSaved(id, ..)
             | Self::Look(id, _)
             | Self::Deliver { to: id, .. } => Some(*id),
             _ => None,

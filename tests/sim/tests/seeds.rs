@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cairn_sim::{Options, Planted, Tally, run, run_planted, run_with};
+use cairn_sim::{Options, Planted, Tally, run, run_planted, run_with, shrink};
 
 /// How many fixed seeds `make test` runs, and how many fresh ones. More: `make sim`.
 const FIXED: u64 = 120;
@@ -70,6 +70,24 @@ fn a_run_is_a_function_of_its_seed() {
 
 /// In how many seeds a planted mistake is to show.
 const PLANTED_SEEDS: u64 = 60;
+
+#[test]
+fn a_failing_run_is_shrunk_to_fewer_faults() {
+    let planted = Some(Planted::AskedBefore);
+    let options = Options {
+        planted,
+        ..Options::default()
+    };
+    let failing = (0..PLANTED_SEEDS).find_map(|seed| run_with(seed, &options).err());
+    let failure = failing.expect("a mistake that is found");
+    let (seed, invariant) = (failure.seed, failure.invariant().to_owned());
+    let (without, smaller) = shrink::shrink(failure, &options);
+    assert!(!without.is_empty(), "seed {seed} needs every fault");
+    assert_eq!(smaller.invariant(), invariant);
+    let again = Options { without, ..options };
+    let again = run_with(seed, &again).expect_err("it fails with the mask too");
+    assert_eq!(again.what, smaller.what);
+}
 
 #[test]
 fn mistakes_in_reads_are_found() {

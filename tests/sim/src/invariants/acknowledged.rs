@@ -55,6 +55,7 @@ impl Flushed {
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     newest: Option<Mark>,
+    /// How many writes by the index of their entry.
     count: BTreeMap<Index, u64>,
     replicas: BTreeMap<ReplicaId, Flushed>,
     /// Whose log the disk of a node holds.
@@ -115,6 +116,7 @@ impl Acknowledged {
         {
             self.newest = Some(mark);
         }
+        *self.count.entry(mark.index()).or_default() += 1;
         let Some(configuration) = self.configurations.get(&standing.epoch) else {
             return Ok(());
         };

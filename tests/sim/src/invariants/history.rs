@@ -61,6 +61,12 @@ impl History {
         Ok(())
     }
 
+    /// Whether a strong read saw more than what is up to an index.
+    #[must_use]
+    pub fn saw_past(&self, index: Index) -> bool {
+        self.observed > index
+    }
+
     /// A promotion lost what was past an index (rule 9).
     pub fn cut(&mut self, to: Index) {
         self.observed = self.observed.min(to);

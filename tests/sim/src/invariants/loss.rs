@@ -17,8 +17,6 @@ pub struct Losses {
     pub told: u64,
     /// How many of them did, as far as seen.
     seen: u64,
-    /// How many acknowledged writes are lost.
-    pub writes: u64,
     /// Up to where the last loss left everything.
     pub cut: Option<Index>,
     /// The newest epoch whose primary has committed something in it.
@@ -68,11 +66,11 @@ impl Invariants {
         let lost = self.acknowledged.cut(shared, last);
         self.logs.cut(shared);
         self.states.cut(shared);
-        if lost == 0 {
+        // What a strong read saw is as good as acknowledged.
+        if lost == 0 && !self.history.saw_past(shared) {
             return Ok(());
         }
         self.history.cut(shared);
-        self.losses.writes += lost;
         self.losses.cut = Some(shared);
         self.losses.seen += 1;
         if self.losses.seen > self.losses.told {

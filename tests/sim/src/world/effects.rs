@@ -181,6 +181,11 @@ impl World {
         if !self.alive(id, session) {
             return Ok(());
         }
+        if let Some(power_loss) = self.node(id).ends_writing {
+            self.coverage.count("ends while it writes");
+            self.end_and_restart(id, power_loss);
+            return Ok(());
+        }
         let Some((number, records)) = self.node(id).flush()? else {
             return self.flush_failed(id);
         };

@@ -1,11 +1,11 @@
 //! What goes wrong, and the end of it.
 
 use cairn_core::ids::{Micros, NodeId};
-use cairn_core::replication::{DiskRoom, Event};
+use cairn_core::replication::{DiskRoom, Event, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Brain, COORDINATORS, Happening, World};
+use super::{Brain, COORDINATORS, Happening, PARTITION, World};
 use crate::plan::{Fault, Kind};
 
 impl World {
@@ -83,6 +83,16 @@ impl World {
                     return self.replace(id);
                 }
             }
+            Kind::FoundDamage => return self.find_damage(id),
+            Kind::Drain => {
+                let until = self.lasting(rng, 200_000..1_500_000);
+                self.nodes[n].draining_until = until;
+                self.say(|| format!("{id} drains until {until:?}"));
+                self.coverage.count("drained");
+                let session = self.nodes[n].session;
+                self.at(until.0 - self.now.0, Happening::Stop(id, session));
+            }
+            Kind::Lease => return self.change_lease(rng),
             Kind::Coordinators => self.lose_coordinators(rng),
         }
         Ok(())
@@ -100,13 +110,26 @@ impl World {
             .collect()
     }
 
+    /// A process ends, half the time in the midst of its next write.
     fn crash(&mut self, id: NodeId, power_loss: bool, rng: &mut StdRng) {
         if self.node(id).core.is_none() {
             return;
         }
         self.coverage
             .count(if power_loss { "power loss" } else { "crash" });
+        if rng.random_bool(0.5) {
+            self.node(id).ends_writing = Some(power_loss);
+            return;
+        }
         self.end_process(id, power_loss, rng);
+        let after = rng.random_range(1_000..800_000);
+        self.at(after, Happening::Start(id));
+    }
+
+    /// A process ends, for what the world and no fault draws, and comes back.
+    pub(super) fn end_and_restart(&mut self, id: NodeId, power_loss: bool) {
+        let mut rng = StdRng::seed_from_u64(self.rng.random());
+        self.end_process(id, power_loss, &mut rng);
         let after = rng.random_range(1_000..800_000);
         self.at(after, Happening::Start(id));
     }
@@ -122,11 +145,8 @@ impl World {
     /// A flush failed: the process must not go on (rule 12).
     pub(super) fn flush_failed(&mut self, id: NodeId) -> Result<(), String> {
         self.coverage.count("failed flush");
-        let mut rng = StdRng::seed_from_u64(self.rng.random());
-        let power_loss = rng.random_bool(0.3);
-        self.end_process(id, power_loss, &mut rng);
-        let after = rng.random_range(1_000..800_000);
-        self.at(after, Happening::Start(id));
+        let power_loss = self.rng.random_bool(0.3);
+        self.end_and_restart(id, power_loss);
         Ok(())
     }
 
@@ -191,6 +211,84 @@ impl World {
         Ok(())
     }
 
+    /// What a running node reads of its replica is damaged.
+    fn find_damage(&mut self, id: NodeId) -> Result<(), String> {
+        let core = self.node(id).core.as_ref();
+        let holds = core.is_some_and(|core| core.standing(PARTITION).is_some());
+        if !holds || !self.may_lose_copy(id) {
+            return Ok(());
+        }
+        self.copy_lost = true;
+        self.node(id).damaged = true;
+        self.node(id).corrupt = true;
+        self.say(|| format!("{id} finds its replica damaged"));
+        self.coverage.count("damage found");
+        let partitions = vec![PARTITION];
+        self.step(id, Event::Corrupt { partitions })
+    }
+
+    /// A node that drained ends, and comes back.
+    pub(super) fn stop(&mut self, id: NodeId, session: u64) -> Result<(), String> {
+        if self.alive(id, session) {
+            self.end_and_restart(id, false);
+        }
+        Ok(())
+    }
+
+    /// The cluster is given another lease, of which the nodes hear one by one.
+    fn change_lease(&mut self, rng: &mut StdRng) -> Result<(), String> {
+        let lease_ms = rng.random_range(50..600);
+        let lease = Micros::from_millis(lease_ms);
+        self.timing.lease = lease;
+        // A node that joins later is told with the map what those before it knew.
+        self.timing.lease_longest = self.timing.lease_longest.max(lease);
+        self.say(|| format!("the lease becomes {lease:?}"));
+        self.coverage.count("lease changed");
+        for n in 1..=self.nodes.len() as u64 {
+            let after = rng.random_range(200..300_000);
+            self.at(after, Happening::Lease(NodeId(n), lease));
+        }
+        let now = self.now;
+        if let Brain::Shipped(shipped) = &mut self.brain {
+            let outputs = shipped.change_lease(now, lease_ms);
+            self.publish()?;
+            self.outputs(outputs)?;
+        }
+        Ok(())
+    }
+
+    /// A node asks for that lease from now on, and has its disk know of the longest.
+    pub(super) fn hear_of_lease(&mut self, id: NodeId, lease: Micros) -> Result<(), String> {
+        let after = self.rng.random_range(1_000..100_000);
+        let node = self.node(id);
+        let Some(core) = &mut node.core else {
+            return Ok(());
+        };
+        let longest = core.timing().lease_longest.max(lease);
+        core.set_timing(Timing {
+            lease,
+            lease_longest: longest,
+            ..*core.timing()
+        });
+        let session = node.session;
+        self.at(after, Happening::LeaseSaved(id, session, longest));
+        Ok(())
+    }
+
+    pub(super) fn lease_saved(
+        &mut self,
+        id: NodeId,
+        session: u64,
+        longest: Micros,
+    ) -> Result<(), String> {
+        if !self.alive(id, session) {
+            return Ok(());
+        }
+        let timing = &mut self.node(id).timing;
+        timing.lease_longest = timing.lease_longest.max(longest);
+        self.step(id, Event::LeaseKept { longest })
+    }
+
     /// Whether the cluster has a copy to spare on that node, and nobody is lost already:
     /// no protocol gives back more.
     fn may_lose_copy(&self, id: NodeId) -> bool {
@@ -235,6 +333,8 @@ impl World {
         for n in 0..self.nodes.len() {
             self.nodes[n].paused_until = Micros(0);
             self.nodes[n].slow_until = Micros(0);
+            self.nodes[n].draining_until = Micros(0);
+            self.nodes[n].ends_writing = None;
             let id = self.nodes[n].id;
             if self.nodes[n].full_until > self.now {
                 self.nodes[n].full_until = Micros(0);

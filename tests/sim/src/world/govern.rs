@@ -42,6 +42,7 @@ impl World {
             .collect();
         let node = self.node(id);
         let (clock, disk_full) = (node.clock(now), node.full_until > now);
+        let draining = node.draining_until > now;
         let Some(core) = &mut node.core else { return };
         let partitions = core.statuses(clock, true);
         let beat = Heartbeat {
@@ -52,7 +53,7 @@ impl World {
             unreachable,
             silent_client_ports: Vec::new(),
             disk_full,
-            draining: false,
+            draining,
             full: true,
             partitions,
         };
@@ -302,7 +303,8 @@ impl World {
         let identity = self.nodes.len() as u64 + 1;
         self.seats.insert(identity, seat);
         let mut rng = StdRng::seed_from_u64(self.rng.random());
-        self.nodes.push(Node::new(NodeId(identity), &mut rng));
+        let node = Node::new(NodeId(identity), self.timing, &mut rng);
+        self.nodes.push(node);
         let response = shipped.register(seat, identity);
         let state = shipped.state.clone();
         let outputs = shipped.step(self.now, Input::Applied { state });
