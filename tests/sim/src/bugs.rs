@@ -4,13 +4,13 @@
 //! The seeds go round by round: each round plays one seed without a bug, which must be
 //! clean, and with each bug that was not found yet.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cairn_core::seeded::{Bug, seed};
 
-use crate::{Coverage, Failure, run, trace};
+use crate::{Coverage, Failure, Options, run, trace};
 
 /// Bugs that the simulated world cannot show yet, and what it lacks for that.
 pub const WAITING: &[(Bug, &str)] = &[];
@@ -106,7 +106,7 @@ fn play(bug: Option<Bug>, number: u64) -> Result<Coverage, Box<Failure>> {
 /// The same, with a trace.
 pub fn replay(bug: Option<Bug>, number: u64) -> (Result<Coverage, Box<Failure>>, String) {
     seed(bug);
-    let played = trace(number, BTreeSet::new());
+    let played = trace(number, &Options::default());
     seed(None);
     played
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cairn_sim::plan::Mask;
 use cairn_sim::world::faults_of;
-use cairn_sim::{Failure, Options, Tally, run, run_with, shrink};
+use cairn_sim::{Failure, Options, Tally, run_with, shrink};
 use clap::Parser;
 
 /// Tries the replication protocol under seeded faults.
@@ -31,6 +31,9 @@ struct Arguments {
     /// Leave these faults out, as in `3,7-12`.
     #[arg(long, value_parser = shrink::parse, default_value = "")]
     without: Mask,
+    /// Let W be 1 in every run, so that writes may be lost.
+    #[arg(long)]
+    lossy: bool,
     /// Print the end of the trace.
     #[arg(long)]
     trace: bool,
@@ -47,8 +50,11 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn replay(seed: u64, without: &Mask) -> String {
+fn replay(seed: u64, lossy: bool, without: &Mask) -> String {
     let mut command = format!("cargo run --profile sim -p cairn-sim -- --seed {seed} --trace");
+    if lossy {
+        command += " --lossy";
+    }
     if !without.is_empty() {
         command += &format!(" --without {}", shrink::spell(without));
     }
@@ -59,10 +65,11 @@ fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
     let mut without = arguments.without.clone();
     let options = Options {
         without: without.clone(),
+        lossy: arguments.lossy,
         ..Options::default()
     };
     let (result, trace) = if arguments.trace && !arguments.shrink {
-        cairn_sim::trace(seed, without.clone())
+        cairn_sim::trace(seed, &options)
     } else {
         (run_with(seed, &options), String::new())
     };
@@ -88,7 +95,7 @@ fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::bail!(
         "seed {seed}: {}\nfaults: {left:?}\nreplay: {}\n(--shrink finds fewer faults)",
         failure.what,
-        replay(seed, &without)
+        replay(seed, arguments.lossy, &without)
     )
 }
 
@@ -108,6 +115,11 @@ fn many(arguments: &Arguments) -> anyhow::Result<()> {
         Some(end) => Instant::now() < end,
         None => seed < first + arguments.seeds,
     };
+    let options = Options {
+        without: arguments.without.clone(),
+        lossy: arguments.lossy,
+        ..Options::default()
+    };
     let work = || {
         let mut mine = Tally::default();
         while !stop.load(Ordering::Relaxed) {
@@ -115,7 +127,7 @@ fn many(arguments: &Arguments) -> anyhow::Result<()> {
             if !more(seed) {
                 break;
             }
-            match run(seed) {
+            match run_with(seed, &options) {
                 Ok(run) => mine.add(&run),
                 Err(broken) => {
                     stop.store(true, Ordering::Relaxed);
@@ -143,7 +155,7 @@ fn many(arguments: &Arguments) -> anyhow::Result<()> {
             "seed {}: {}\nreplay: {}",
             failure.seed,
             failure.what,
-            replay(failure.seed, &Mask::new())
+            replay(failure.seed, arguments.lossy, &arguments.without)
         );
     }
     // A few runs need not try everything.

@@ -105,6 +105,8 @@ pub struct Options {
     pub trace: bool,
     /// A mistake that is made on purpose.
     pub planted: Option<Planted>,
+    /// Whether W is 1, which few seeds draw.
+    pub lossy: bool,
 }
 
 struct World {
@@ -170,11 +172,10 @@ pub fn run_with(seed: u64, options: &Options) -> Result<Coverage, Box<Failure>> 
 }
 
 /// Runs one seed and tells its last steps, whatever came of it.
-pub fn trace(seed: u64, without: Mask) -> (Result<Coverage, Box<Failure>>, String) {
+pub fn trace(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String) {
     let options = Options {
-        without,
         trace: true,
-        planted: None,
+        ..options.clone()
     };
     play(seed, &options)
 }
@@ -221,9 +222,9 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let replicas = rng.random_range(2..=5u64);
         let nodes = replicas + rng.random_range(0..=2u64);
-        let stand_in = seed.is_multiple_of(2);
         // Stand-ins know no way to lose a write.
-        let lossy = !stand_in && rng.random_bool(0.15);
+        let stand_in = seed.is_multiple_of(2) && !options.lossy;
+        let lossy = !stand_in && (rng.random_bool(0.15) || options.lossy);
         let write_quorum = match lossy {
             true => 1,
             false => rng.random_range(2..=replicas) as u8,

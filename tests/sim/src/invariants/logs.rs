@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_core::ids::{Index, Mark, NodeId, PartitionId};
+use cairn_core::ids::{Index, Mark, NodeId, PartitionId, Position};
 use cairn_core::replication::{Generation, NodeCore, Standing};
 
 use super::{Check, broken};
@@ -77,7 +77,9 @@ impl Logs {
         Ok(())
     }
 
-    /// The last index up to which a log holds what the line does.
+    /// The last index up to which a primary's log holds what the line does. An epoch and an
+    /// index are one entry, so that the lineage tells, where the log itself is on the disk
+    /// alone too.
     #[must_use]
     pub fn shared_with(
         &self,
@@ -85,30 +87,41 @@ impl Logs {
         partition: PartitionId,
         standing: &Standing,
     ) -> Index {
-        let Some((&newest, _)) = self.line.last_key_value() else {
-            return Index::ZERO;
+        let head = Mark {
+            position: Position {
+                epoch: standing.epoch,
+                index: standing.head,
+            },
+            chain: 0,
         };
-        let mut shared = newest.min(standing.head);
-        while shared > Index::ZERO {
-            let before = Index(shared.0 - 1);
-            let log = core.log_after(partition, before);
-            match log.first() {
-                Some(entry) if entry.position.index == shared => {
-                    if self.at(shared).is_none_or(|mark| mark == entry.mark()) {
-                        break;
-                    }
-                }
-                // Below what is in memory everything was applied.
-                _ => break,
-            }
-            shared = before;
-        }
-        shared
+        let lineage = core.lineage_up_to(partition, head);
+        let holds = |mark: Mark| {
+            let last = lineage.iter().find(|last| last.index() >= mark.index());
+            last.is_some_and(|last| last.epoch() == mark.epoch())
+        };
+        let held = self.line.range(..=standing.head).rev();
+        held.map(|(_, (mark, _))| *mark)
+            .find(|mark| holds(*mark))
+            .map_or(Index::ZERO, |mark| mark.index())
     }
 
-    /// Forgets everything past an index, which a promotion lost (rule 9).
-    pub fn cut(&mut self, to: Index) {
+    /// Forgets everything past an index, which a promotion lost (rule 9). What the new
+    /// primary committed of its own log in its place is the line from now on: an older
+    /// primary may have come back with what it had not replicated.
+    pub fn cut(
+        &mut self,
+        to: Index,
+        node: NodeId,
+        core: &NodeCore,
+        partition: PartitionId,
+        standing: &Standing,
+    ) {
         self.line.split_off(&to.next());
         self.seen.clear();
+        let log = core.log_after(partition, to).into_iter();
+        for entry in log.take_while(|entry| entry.position.index <= standing.commit) {
+            let mark = entry.mark();
+            self.line.insert(mark.index(), (mark, node));
+        }
     }
 }

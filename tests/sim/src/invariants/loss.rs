@@ -64,7 +64,7 @@ impl Invariants {
             return Ok(());
         }
         let lost = self.acknowledged.cut(shared, last);
-        self.logs.cut(shared);
+        self.logs.cut(shared, node, core, partition, standing);
         self.states.cut(shared);
         // What a strong read saw is as good as acknowledged.
         if lost == 0 && !self.history.saw_past(shared) {

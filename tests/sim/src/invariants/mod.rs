@@ -148,7 +148,8 @@ impl Invariants {
         if mark.index() > Index::ZERO && !self.losses.allowed {
             self.logs.claim(node, mark)?;
         }
-        self.states.check(node, mark, digest)
+        self.states
+            .check(node, mark, digest, self.losses.allowed)
     }
 
     /// A primary acknowledges a write.
@@ -176,6 +177,8 @@ impl Invariants {
     pub fn repeated(&mut self, node: NodeId, position: Position) -> Check {
         match self.logs.at(position.index) {
             Some(mark) if mark.position == position => Ok(()),
+            // What a primary that came back has no longer in memory is not in the line.
+            None if self.losses.allowed => Ok(()),
             other => Err(broken(
                 "a retry is answered by what committed (rule 8)",
                 format!("{node} answered for {position}, and {other:?} was committed there"),

@@ -192,7 +192,7 @@ impl World {
     /// A bit flips in the log of a process that ended, after what it wrote was confirmed
     /// to be flushed: what is not can be told from a torn tail by nobody.
     fn flip_bit(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
-        if self.node(id).core.is_none() || !self.may_lose_copy(id) {
+        if self.node(id).core.is_none() || !self.may_damage_copy(id) {
             return Ok(());
         }
         if self.node(id).idle()?.is_none() {
@@ -215,7 +215,7 @@ impl World {
     fn find_damage(&mut self, id: NodeId) -> Result<(), String> {
         let core = self.node(id).core.as_ref();
         let holds = core.is_some_and(|core| core.standing(PARTITION).is_some());
-        if !holds || !self.may_lose_copy(id) {
+        if !holds || !self.may_damage_copy(id) {
             return Ok(());
         }
         self.copy_lost = true;
@@ -287,6 +287,12 @@ impl World {
         let timing = &mut self.node(id).timing;
         timing.lease_longest = timing.lease_longest.max(longest);
         self.step(id, Event::LeaseKept { longest })
+    }
+
+    /// Whether a copy may be damaged there. Where W is 1 nobody else need have what is
+    /// broken, and a person has to name a survivor (rule 12).
+    fn may_damage_copy(&self, id: NodeId) -> bool {
+        !self.invariants.losses.allowed && self.may_lose_copy(id)
     }
 
     /// Whether the cluster has a copy to spare on that node, and nobody is lost already:
