@@ -849,15 +849,12 @@ impl Replica {
         ctx.standing_changed(self.partition);
     }
 
-    /// The replica leaves this node.
-    pub(super) fn remove(&mut self, ctx: &mut Context<'_>) {
+    /// The replica leaves this node. Returns the prefix of its state.
+    pub(super) fn remove(&mut self, ctx: &mut Context<'_>) -> Generation {
         self.depose(ctx);
         self.void_proofs(ctx);
-        ctx.effects.push(Effect::DropGeneration {
-            partition: self.partition,
-            generation: self.generation,
-        });
         ctx.standing_changed(self.partition);
+        self.generation
     }
 
     /// How the replica stands, for a heartbeat.

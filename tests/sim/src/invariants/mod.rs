@@ -148,8 +148,7 @@ impl Invariants {
         if mark.index() > Index::ZERO && !self.losses.allowed {
             self.logs.claim(node, mark)?;
         }
-        self.states
-            .check(node, mark, digest, self.losses.allowed)
+        self.states.check(node, mark, digest, self.losses.allowed)
     }
 
     /// A primary acknowledges a write.
