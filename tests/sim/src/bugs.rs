@@ -26,6 +26,7 @@ pub const RARE: &[Bug] = &[
     Bug::CommitPastMatched,
     Bug::CountLeaseFromReceipt,
     Bug::ForgetGrantsOnRestart,
+    Bug::NameBeforeLeasesEnd,
     Bug::QuorumReadOfTwoEpochs,
     Bug::ExpireWithoutEntry,
     Bug::AckWithoutLease,

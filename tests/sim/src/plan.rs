@@ -67,9 +67,11 @@ pub enum Kind {
     Lease,
     /// The coordinators' leader is gone, or all of them.
     Coordinators,
+    /// Clients reach the primary, and hardly anybody else does, while another is wanted.
+    Siege,
 }
 
-const KINDS: [(Kind, u32); 16] = [
+const KINDS: [(Kind, u32); 17] = [
     (Kind::Crash, 5),
     (Kind::PowerLoss, 5),
     (Kind::Pause, 5),
@@ -86,6 +88,7 @@ const KINDS: [(Kind, u32); 16] = [
     (Kind::Drain, 2),
     (Kind::Lease, 2),
     (Kind::Coordinators, 3),
+    (Kind::Siege, 4),
 ];
 
 /// One fault.

@@ -1,5 +1,6 @@
 //! What goes wrong, and the end of it.
 
+use cairn_core::cluster::supervisor::{AdminRequest, Input};
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::replication::{DiskRoom, Event, Timing};
 use rand::rngs::StdRng;
@@ -94,6 +95,7 @@ impl World {
             }
             Kind::Lease => return self.change_lease(rng),
             Kind::Coordinators => self.lose_coordinators(rng),
+            Kind::Siege => return self.besiege(primary.map_or(id, |primary| primary.node), rng),
         }
         Ok(())
     }
@@ -168,6 +170,34 @@ impl World {
             }
         }
         self.say(|| format!("{id} is cut off until {until:?}, one way {one_way}"));
+    }
+
+    /// A primary is cut off from most, is slow to reach for the others, and is to be
+    /// followed by another: what it may still answer is told by leases alone.
+    fn besiege(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
+        let until = self.lasting(rng, 50_000..1_500_000);
+        for other in COORDINATORS..=self.nodes.len() as u64 {
+            if other == id.0 {
+                continue;
+            }
+            for pair in [(id.0, other), (other, id.0)] {
+                match rng.random_range(0..10) {
+                    0..5 => {
+                        self.cut.insert(pair, until);
+                    }
+                    5..9 => {
+                        let extra = rng.random_range(2_000..150_000);
+                        self.slow.insert(pair, (until, extra));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.say(|| format!("{id} is besieged until {until:?}"));
+        self.coverage.count("primary besieged");
+        self.supervise(Input::Admin(AdminRequest::Promote {
+            partition: PARTITION,
+        }))
     }
 
     fn fill_disk(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
