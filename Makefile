@@ -1,7 +1,7 @@
 # What people and CI call. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fmt lint docs unit process-tests fuzz bench clean
+.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,16 @@ unit: ## unit and property tests
 
 process-tests: ## kill, stop, wipe and corrupt real processes
 	ci/run-tests tools "client libraries" build "process tests" clients
+
+SECONDS ?= 600
+
+sim: ## run the simulator on fresh seeds, on all cores, for SECONDS (600)
+	cargo run --profile sim --locked -p cairn-sim -- --seconds $(SECONDS)
+
+SEEDS ?= 5000
+
+seeded-bugs: ## see that the simulator finds bugs that are put in, with SEEDS (5000) for each
+	ci/seeded-bugs --seeds $(SEEDS)
 
 FUZZ_SECONDS ?= 60
 

@@ -192,6 +192,31 @@ class Tools(unittest.TestCase):
         self.assertEqual(done.returncode, 1, done.stdout)
 
 
+class SeededBugs(unittest.TestCase):
+    REFUSAL = "what is shipped cannot carry them"
+
+    def errors(self, source: str, *flags: str) -> str:
+        """What the compiler says of a crate by itself, without what it depends on."""
+        command = ["rustc", "--edition=2024", "--crate-type=lib", "--emit=metadata", "-o", os.devnull]
+        done = subprocess.run(
+            [*command, *flags, str(HERE.parent / source)], stderr=subprocess.PIPE, text=True
+        )
+        return done.stderr
+
+    def test_what_is_shipped_does_not_compile_with_them(self):
+        for source in ("node/src/lib.rs", "cli/src/main.rs"):
+            self.assertIn(self.REFUSAL, self.errors(source, "--cfg=seeded_bugs"), source)
+            self.assertNotIn(self.REFUSAL, self.errors(source), source)
+
+    def test_nothing_but_their_own_script_asks_for_them(self):
+        asking = {
+            path.relative_to(HERE.parent).as_posix()
+            for path in tree.tracked()
+            if "cfg seeded_bugs" in path.read_text(errors="replace") and path.suffix not in (".md", ".rs")
+        }
+        self.assertEqual(asking, {"ci/seeded-bugs", "ci/test_scripts.py"})
+
+
 class Tree(unittest.TestCase):
     def test_every_rule_of_the_design_is_explained(self):
         self.assertEqual(tree.rules(), set(range(1, 20)))

@@ -4,6 +4,9 @@
 //! install. With `CAIRN_ROLE` set and a command given (`kubectl exec ... cairn
 //! status`), the command wins: a node takes flags alone.
 
+#[cfg(seeded_bugs)]
+compile_error!("seeded bugs are for the simulator: what is shipped cannot carry them");
+
 mod args;
 mod bench;
 mod config;

@@ -6,6 +6,7 @@
 //! - [`cluster`]: what the coordinators decide: ring, placement, the state machine
 //!   behind their Raft log, failure detection, promotion.
 //! - [`slots`], [`ids`], [`record`]: the words that all of them share.
+//! - [`seeded`]: mistakes for the simulator to find, which no shipped build can have.
 //!
 //! Nothing here does I/O or reads the time: `clippy.toml` forbids it.
 
@@ -16,4 +17,5 @@ pub mod ids;
 pub mod kv;
 pub mod record;
 pub mod replication;
+pub mod seeded;
 pub mod slots;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
 use crate::kv::request::ReadLevel;
+use crate::seeded::{Bug, is_seeded};
 
 /// One replica and where it lives.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ impl ReplicaSet {
     /// N-W+1: how many replicas meet every set of W (rule 2).
     #[must_use]
     pub fn inspection_quorum(&self) -> usize {
+        if is_seeded(Bug::InspectMajority) {
+            return self.len() / 2 + 1;
+        }
         self.len() + 1 - self.write_quorum().min(self.len())
     }
 

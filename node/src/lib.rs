@@ -1,5 +1,8 @@
 //! The processes of Cairn, as a library: data nodes and coordinators.
 
+#[cfg(seeded_bugs)]
+compile_error!("seeded bugs are for the simulator: what is shipped cannot carry them");
+
 pub mod agent;
 pub mod budget;
 pub mod coordinator;

@@ -21,6 +21,7 @@ use cairn_core::ids::{Index, Mark, PartitionId};
 use cairn_core::kv::body::encode_stored;
 use cairn_core::kv::{DecodeError as BodyError, EntryBody, ExpiryRow};
 use cairn_core::replication::{EntryKind, Generation, LogEntry};
+use cairn_core::seeded::{Bug, is_seeded};
 
 use crate::format::DecodeError;
 use crate::format::key_count::{KeyCount, decode_key_count, encode_key_count};
@@ -541,6 +542,7 @@ impl Applier {
     ) -> Result<(), ApplyError> {
         self.settle();
         self.count(store, observer);
+        let data = self.changes.len();
         for generation in &self.staged {
             let Some(progress) = self.progress.get_mut(generation) else {
                 continue;
@@ -564,6 +566,9 @@ impl Applier {
             return Ok(());
         }
         observer.before(&self.changes);
+        if is_seeded(Bug::ApplyMarkApart) {
+            store.write(&self.changes.split_off(data))?;
+        }
         store.write(&self.changes)?;
         observer.after(&self.changes);
         self.changes.clear();

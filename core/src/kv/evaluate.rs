@@ -31,6 +31,7 @@ use super::table::{Judgement, Table};
 use super::wire::DecodeError;
 use crate::ids::{Index, Position};
 use crate::replication::{EntryKind, LogEntry};
+use crate::seeded::{Bug, is_seeded};
 
 /// Gives values of the store, as far as the caller has them at hand.
 pub trait Bases {
@@ -141,6 +142,9 @@ impl Evaluator {
     /// # Errors
     /// Where a body cannot be decoded.
     pub fn set_table(&mut self, mut table: Table, log: &[LogEntry]) -> Result<(), DecodeError> {
+        if is_seeded(Bug::ForgetTableOnPromotion) {
+            table = Table::new();
+        }
         for entry in log {
             if entry.kind == EntryKind::Write {
                 let body = EntryBody::decode(entry.body.clone())?;
@@ -382,7 +386,7 @@ impl<'a, B: Bases> View<'a, B> {
             .map(|(version, value)| Current { version, value });
         Ok(Looked {
             live,
-            lapsed,
+            lapsed: lapsed && !is_seeded(Bug::ExpireWithoutEntry),
             expires_at,
         })
     }

@@ -23,6 +23,7 @@ use super::body::{
 use super::request::{Sequenced, WriteOutcome};
 use super::wire::DecodeError;
 use crate::ids::{Index, Position};
+use crate::seeded::{Bug, is_seeded};
 
 /// How many bytes of records a partition remembers at most, whatever its window:
 /// answers that carry a previous value can be long.
@@ -136,7 +137,7 @@ impl Table {
                 position: *position,
             };
         }
-        if self.forgotten > write.known {
+        if self.forgotten > write.known && !is_seeded(Bug::JudgeForgottenAsNew) {
             Judgement::Unjudged
         } else {
             Judgement::New

@@ -6,8 +6,14 @@ use super::event::Effect;
 use super::replica::{Part, Pending, Replica};
 use crate::cluster::report::{Order, ReplicaReport};
 use crate::ids::Epoch;
+use crate::seeded::{Bug, is_seeded};
 
 impl Replica {
+    /// Whether nothing of that epoch is accepted or acknowledged any more.
+    pub(super) fn is_fenced_off(&self, epoch: Epoch) -> bool {
+        epoch < self.promised && !is_seeded(Bug::AckPastFence)
+    }
+
     /// Takes an order of the coordinators.
     pub(super) fn order(&mut self, ctx: &mut Context<'_>, order: &Order) {
         match *order {
@@ -56,7 +62,7 @@ impl Replica {
             promised: self.flushed_promise,
             head: self.inspected_head().position,
             commit: self.commit,
-            whole: !self.corrupt,
+            whole: !self.corrupt || is_seeded(Bug::CorruptReplicaCounts),
             head_intact: self.mending.is_some(),
             lease_current,
             lease_remaining: ctx.grants.remaining(self.partition, ctx.now),

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::message::{LeaseRenew, LeaseReply};
 use super::node::Timing;
 use crate::ids::{Epoch, Index, Micros, NodeId, PartitionId};
+use crate::seeded::{Bug, is_seeded};
 
 /// How many rounds may be unanswered before the oldest is forgotten.
 const ROUNDS_MAX: usize = 16;
@@ -258,10 +259,15 @@ impl Holdings {
             // The span of that very round: a lease that was made longer since does not
             // lengthen what was granted before.
             let granted = reply.span.min(span);
+            let counted_from = if is_seeded(Bug::CountLeaseFromReceipt) {
+                now
+            } else {
+                sent
+            };
             held.granted_sent = Some(sent);
             held.granted_version = version;
             held.granted_span = granted;
-            held.granted_until = sent.plus(granted).minus(timing.margin(granted));
+            held.granted_until = counted_from.plus(granted).minus(timing.margin(granted));
         }
         true
     }
@@ -277,6 +283,9 @@ impl Holdings {
                     && !known.excluded
                     && known.since <= held.granted_version =>
             {
+                if is_seeded(Bug::ServeAfterLease) {
+                    return Micros(u64::MAX);
+                }
                 held.granted_until
             }
             _ => Micros(0),
@@ -360,7 +369,11 @@ impl Grants {
     /// is `longest`.
     pub(super) fn new(now: Micros, longest: Micros) -> Self {
         Self {
-            boot_until: now.plus(longest),
+            boot_until: if is_seeded(Bug::ForgetGrantsOnRestart) {
+                now
+            } else {
+                now.plus(longest)
+            },
             longest,
             ..Self::default()
         }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::entry::LogEntry;
 use crate::ids::{Epoch, Index, Mark};
+use crate::seeded::{Bug, is_seeded};
 
 /// How many epochs a lineage remembers. A replica that shares none of them with
 /// its primary gets a snapshot.
@@ -57,7 +58,11 @@ impl Log {
 
     /// The last entry, or the base.
     pub(super) fn head(&self) -> Mark {
-        self.entries.back().map_or(self.base, LogEntry::mark)
+        match self.entries.back() {
+            Some(entry) => entry.mark(),
+            None if is_seeded(Bug::HeadWithoutSnapshot) => Mark::ZERO,
+            None => self.base,
+        }
     }
 
     /// The last mark of each epoch, oldest first.

@@ -2,7 +2,7 @@
 
 mod reads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -136,6 +136,10 @@ struct Seat {
     /// What a deleted replica, or a promise without one, leaves behind.
     promised: Epoch,
     deleted_at: Option<(Epoch, u64)>,
+    /// The state of deleted replicas, and the number of the record that deletes each: until
+    /// that is flushed a restart finds the replica again, which without its state would
+    /// pass for a damaged one.
+    dropping: VecDeque<(u64, Generation)>,
 }
 
 /// How often logs are trimmed and reclaimable indexes told.
@@ -171,6 +175,7 @@ impl NodeCore {
                         replica,
                         promised: seat.1,
                         deleted_at: seat.2,
+                        dropping: VecDeque::new(),
                     },
                 )
             })
@@ -548,8 +553,24 @@ impl NodeCore {
         woken.sort_unstable();
         woken.dedup();
         for partition in woken {
+            self.drop_deleted(partition, number, effects);
             self.with(now, effects, partition, |replica, ctx| {
                 replica.on_flushed(ctx, number)
+            });
+        }
+    }
+
+    fn drop_deleted(&mut self, partition: PartitionId, flushed: u64, effects: &mut Vec<Effect>) {
+        let Some(seat) = self.seats.get_mut(&partition) else {
+            return;
+        };
+        while let Some(&(number, generation)) = seat.dropping.front()
+            && number <= flushed
+        {
+            seat.dropping.pop_front();
+            effects.push(Effect::DropGeneration {
+                partition,
+                generation,
             });
         }
     }
@@ -701,17 +722,18 @@ impl NodeCore {
                 replica.validate();
                 return;
             }
-            replica.remove(&mut ctx);
+            let generation = replica.remove(&mut ctx);
             seat.promised = seat.promised.max(replica.promised);
             seat.deleted_at = Some(record.order());
             ctx.grants.fence(now, partition);
             ctx.append(DurableRecord::Configure {
                 record: record.clone(),
             });
-            ctx.append(DurableRecord::Delete {
+            let number = ctx.append(DurableRecord::Delete {
                 partition,
                 order: record.order(),
             });
+            seat.dropping.push_back((number, generation));
             seat.replica = None;
         } else if seat.deleted_at.is_some_and(|at| record.order() <= at) {
             return;

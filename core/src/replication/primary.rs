@@ -23,6 +23,7 @@ use super::replica::{Part, Pending, Replica};
 use crate::cluster::report::{FollowerStatus, Role, Wish};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, Position, ReplicaId};
 use crate::record::{Member, ReplicaSet};
+use crate::seeded::{Bug, is_seeded};
 
 /// The most bytes of entries in one append.
 const APPEND_BYTES: usize = 512 * 1024;
@@ -74,6 +75,7 @@ impl Leadership {
     fn flushed(&self, me: Member, own: Index) -> impl Fn(&Member) -> Index {
         move |member| match self.followers.get(&member.replica) {
             _ if *member == me => own,
+            Some(progress) if progress.retries > 3 && is_seeded(Bug::AckBeforeShrink) => own,
             Some(progress) => progress.matched,
             None => Index::ZERO,
         }
@@ -117,7 +119,7 @@ impl Replica {
         self.part = Part::Primary(Box::new(Leadership {
             epoch,
             barrier,
-            serving: false,
+            serving: is_seeded(Bug::SkipBarrier),
             followers,
             acknowledged,
             everywhere_wanted,
@@ -366,9 +368,10 @@ impl Replica {
             return;
         };
         let reached = quorum::written(&self.record.config, leadership.flushed(me, own));
-        if reached >= leadership.barrier && reached > self.commit {
+        let inherited = reached >= leadership.barrier;
+        if (inherited || is_seeded(Bug::CountOlderEpoch)) && reached > self.commit {
             self.commit = reached;
-            if !leadership.serving {
+            if inherited && !leadership.serving {
                 leadership.serving = true;
                 ctx.standing_changed(self.partition);
             }
@@ -408,7 +411,10 @@ impl Replica {
     /// Lets the edge answer for what has committed; with W=1 only under the lease
     /// (rule 7).
     pub(super) fn release_answers(&mut self, ctx: &mut Context<'_>) {
-        if self.ack_needs_lease() && self.lease_until(ctx.holdings) <= ctx.now {
+        if self.ack_needs_lease()
+            && self.lease_until(ctx.holdings) <= ctx.now
+            && !is_seeded(Bug::AckWithoutLease)
+        {
             return;
         }
         let commit = self.commit;

@@ -27,6 +27,7 @@ use super::quorum;
 use super::replica::{Part, Pending, Replica};
 use crate::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position, ReplicaId};
 use crate::record::Member;
+use crate::seeded::{Bug, is_seeded};
 
 /// How many proofs of one replica may wait for its log to match. Past it the newest of
 /// them covers what comes after.
@@ -422,7 +423,12 @@ impl Replica {
             let elsewhere = Proof::Elsewhere(self.record.primary);
             return self.end_round(ctx, level, Some(elsewhere));
         };
-        let (before, index) = (round.before, stand.commit.index);
+        let commit = if is_seeded(Bug::ReplicaReadByOwnCommit) {
+            self.commit
+        } else {
+            stand.commit.index
+        };
+        let (before, index) = (round.before, commit);
         let matching = &mut self.proving.matching;
         let full = matching.len() >= MATCHING_MAX;
         match matching.back_mut() {
@@ -480,11 +486,13 @@ impl Replica {
         let epoch = round.epoch;
         let everyone = round.answers.len() == round.members.len();
         let stands: Vec<Stand> = round.answers.values().flatten().copied().collect();
-        if stands.iter().any(|stand| stand.epoch > epoch) {
+        let of_one_epoch =
+            |stand: &Stand| stand.epoch == epoch || is_seeded(Bug::QuorumReadOfTwoEpochs);
+        if stands.iter().any(|s| s.epoch > epoch && !of_one_epoch(s)) {
             // There is a newer configuration, in which others may have acknowledged.
             return self.end_round(ctx, level, Some(Proof::NotNow));
         }
-        let counted = || stands.iter().filter(|s| s.epoch == epoch).chain([&own]);
+        let counted = || stands.iter().filter(|s| of_one_epoch(s)).chain([&own]);
         let head_of = |member: &Member| {
             let stand = counted().find(|s| s.replica == member.replica);
             stand.map(|s| s.head)

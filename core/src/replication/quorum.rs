@@ -2,6 +2,7 @@
 
 use crate::ids::Position;
 use crate::record::{Configuration, Member, ReplicaSet};
+use crate::seeded::{Bug, is_seeded};
 
 /// The greatest value that `quorum` members of the set have reached, where
 /// `value` gives what a member has reached.
@@ -26,13 +27,19 @@ fn reached<T: Copy + Ord + Default>(
     }
 }
 
+/// The sets in which a quorum counts: all that are in force, or, with that bug in, the
+/// old one alone.
+fn sets_but_for(config: &Configuration, bug: Bug) -> impl Iterator<Item = &ReplicaSet> {
+    let sets = if is_seeded(bug) { 1 } else { 2 };
+    config.sets().take(sets)
+}
+
 /// What W members of each set have reached (commit index).
 pub(super) fn written<T: Copy + Ord + Default>(
     config: &Configuration,
     value: impl Fn(&Member) -> T,
 ) -> T {
-    config
-        .sets()
+    sets_but_for(config, Bug::CommitInOneSet)
         .map(|set| reached(set, set.write_quorum(), &value))
         .min()
         .unwrap_or_default()
@@ -43,8 +50,7 @@ pub(super) fn leased<T: Copy + Ord + Default>(
     config: &Configuration,
     value: impl Fn(&Member) -> T,
 ) -> T {
-    config
-        .sets()
+    sets_but_for(config, Bug::LeaseOfOneSet)
         .map(|set| reached(set, set.lease_quorum(), &value))
         .min()
         .unwrap_or_default()

@@ -23,6 +23,7 @@ use super::suspended::Suspension;
 use crate::cluster::report::{PartitionStatus, Role, Wish};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use crate::record::{Member, PartitionRecord};
+use crate::seeded::{Bug, is_seeded};
 
 /// How many entries may be on their way to the store.
 const APPLY_WINDOW: u64 = 16_384;
@@ -271,7 +272,9 @@ impl Replica {
         self.matched = Index::ZERO;
         self.followed = None;
         self.confirmed = None;
-        ctx.grants.fence(ctx.now, self.partition);
+        if !is_seeded(Bug::RenewPastFence) {
+            ctx.grants.fence(ctx.now, self.partition);
+        }
         ctx.standing_changed(self.partition);
         self.append_promise(ctx, epoch)
     }
@@ -281,6 +284,10 @@ impl Replica {
             partition: self.partition,
             epoch,
         });
+        if is_seeded(Bug::ReportBeforePromise) {
+            self.flushed_promise = epoch;
+            return number;
+        }
         self.pending.push_back((number, Pending::Promised(epoch)));
         number
     }
@@ -319,7 +326,7 @@ impl Replica {
             return;
         }
         let session = append.session;
-        if append.epoch < self.promised {
+        if self.is_fenced_off(append.epoch) {
             self.reply(ctx, from, (self.promised, session), AppendOutcome::Refused);
             if self.record.epoch > append.epoch {
                 ctx.send(from, PeerMessage::Record(self.record.clone()));
@@ -341,6 +348,9 @@ impl Replica {
             // What matched another process's log need not match this one's.
             self.followed = Some(session);
             self.matched = Index::ZERO;
+            if is_seeded(Bug::TruncateByCommit) && self.commit < self.log.head().index() {
+                self.cut_before(ctx, self.commit.next());
+            }
         }
         match self.room_for(ctx, &append) {
             Room::Enough => {}
@@ -378,7 +388,12 @@ impl Replica {
             self.pending.push_back((number, Pending::Head(last)));
         }
         self.matched = self.matched.max(last.index());
-        self.learn_commit(ctx, append.commit);
+        let commit = if is_seeded(Bug::ApplyUncommitted) {
+            last.index()
+        } else {
+            append.commit
+        };
+        self.learn_commit(ctx, commit);
         self.settle_proofs(ctx);
         self.acknowledge(ctx, from, to, last.index());
     }
@@ -389,7 +404,8 @@ impl Replica {
         let base = self.log.base();
         let previous = append.previous;
         if previous.index() >= base.index() {
-            return (self.log.mark_at(previous.index()) == Some(previous)).then_some(0);
+            let mine = self.log.mark_at(previous.index())?;
+            return (mine == previous || is_seeded(Bug::MatchByIndex)).then_some(0);
         }
         // The base is in the middle of what was sent: it proves the join.
         let at = append.entries.iter().position(|e| e.mark() == base)?;
@@ -516,7 +532,12 @@ impl Replica {
     /// Learns a commit index of the primary of `promised`: never past what was
     /// matched to it (rule 4).
     pub(super) fn learn_commit(&mut self, ctx: &mut Context<'_>, commit: Index) {
-        let known = commit.min(self.matched);
+        let matched = if is_seeded(Bug::CommitPastMatched) {
+            self.log.head().index()
+        } else {
+            self.matched
+        };
+        let known = commit.min(matched);
         if known > self.commit {
             self.commit = known;
         }
@@ -530,7 +551,8 @@ impl Replica {
         (epoch, session): (Epoch, u64),
         index: Index,
     ) {
-        if self.durable.index() >= index && self.pending.is_empty() {
+        let flushed = self.durable.index() >= index && self.pending.is_empty();
+        if flushed || is_seeded(Bug::AckBeforeFlush) {
             let outcome = AppendOutcome::Matched { index };
             self.reply(ctx, to, (epoch, session), outcome);
             return;
@@ -644,8 +666,7 @@ impl Replica {
                     session,
                     index,
                 } => {
-                    // After a promise nothing older is acknowledged (rule 1).
-                    if epoch == self.promised && !self.corrupt {
+                    if !self.is_fenced_off(epoch) && !self.corrupt {
                         let outcome = AppendOutcome::Matched { index };
                         self.reply(ctx, to, (epoch, session), outcome);
                     }
@@ -722,7 +743,8 @@ impl Replica {
             self.fetching = Some((expected, from));
             return self.drop_generation(ctx, generation);
         }
-        let held = self.log.mark_at(mark.index()) == Some(mark);
+        let held =
+            self.log.mark_at(mark.index()) == Some(mark) || is_seeded(Bug::KeepTailUnderSnapshot);
         // Only after a promotion that lost entries (rule 9) can the snapshot be of
         // another line than what was applied here.
         let same_line = held || self.log.epoch_at(mark.index()) == Some(mark.epoch());
@@ -827,15 +849,12 @@ impl Replica {
         ctx.standing_changed(self.partition);
     }
 
-    /// The replica leaves this node.
-    pub(super) fn remove(&mut self, ctx: &mut Context<'_>) {
+    /// The replica leaves this node. Returns the prefix of its state.
+    pub(super) fn remove(&mut self, ctx: &mut Context<'_>) -> Generation {
         self.depose(ctx);
         self.void_proofs(ctx);
-        ctx.effects.push(Effect::DropGeneration {
-            partition: self.partition,
-            generation: self.generation,
-        });
         ctx.standing_changed(self.partition);
+        self.generation
     }
 
     /// How the replica stands, for a heartbeat.

@@ -17,6 +17,7 @@ use super::quorum;
 use super::replica::{Part, Replica};
 use crate::ids::{Micros, NodeId, ReplicaId};
 use crate::record::Member;
+use crate::seeded::{Bug, is_seeded};
 
 /// What a suspended primary has learnt.
 #[derive(Debug, Default)]
@@ -108,6 +109,11 @@ impl Replica {
         {
             let epoch = self.promised;
             self.rise(ctx, epoch);
+            if is_seeded(Bug::SkipBarrierAfterRestart)
+                && let Part::Primary(leadership) = &mut self.part
+            {
+                leadership.serving = true;
+            }
         }
     }
 }

@@ -673,3 +673,25 @@ fn a_watcher_whose_log_is_no_longer_in_memory_is_told_of_which_line_it_was() {
     let rest = read(log[1].position).expect("it is there");
     assert_eq!(rest.entries[0], log[2]);
 }
+
+#[test]
+fn the_state_of_a_deleted_replica_stays_until_its_deletion_is_flushed() {
+    let log = entries(Mark::ZERO, 1, 3, "x");
+    let mut rig = Rig::recovered(3, record(1, 1, 3, 2, Some(1)), log, 3, false);
+    let drops = |effects: &[Effect]| {
+        let is = |effect: &&Effect| matches!(effect, Effect::DropGeneration { generation, .. } if *generation == Generation(1));
+        effects.iter().filter(is).count()
+    };
+    // A configuration without it.
+    let effects = rig.learn(record(2, 0, 2, 2, Some(1)));
+    assert!(written(&effects, |r| matches!(
+        r,
+        DurableRecord::Delete { .. }
+    )));
+    let before = rig.appended - 1;
+    assert_eq!(drops(&effects), 0);
+    let effects = rig.step(Event::Flushed { number: before });
+    assert_eq!(drops(&effects), 0, "a restart still finds the replica");
+    assert_eq!(drops(&rig.flush()), 1);
+    assert_eq!(drops(&rig.flush()), 0);
+}

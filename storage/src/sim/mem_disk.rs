@@ -153,6 +153,15 @@ impl MemDisk {
         self.inner().syncs
     }
 
+    /// Ends the process that uses the disk: files that it opened are dead. What it wrote
+    /// is read on, flushed or not, until the power goes.
+    pub fn end_process(&self) {
+        let mut inner = self.inner();
+        inner.life += 1;
+        inner.fail_sync = false;
+        inner.changes_left = None;
+    }
+
     /// Cuts the power. Of what was not flushed each sector reaches the disk, or does
     /// not, or does so in part, as `choose(n)` (below `n`) decides, or the whole block
     /// around it is left as nonsense, what was flushed of it included; of the changes
@@ -327,7 +336,7 @@ impl MemFile {
         let mut inner = self.disk.inner();
         if inner.life != self.life {
             return Err(io::Error::other(
-                "the power was lost since the file was opened",
+                "the process that opened the file has ended",
             ));
         }
         act(&mut inner, self.inode)
@@ -390,7 +399,13 @@ impl DiskFile for MemFile {
             inner.spend()?;
             let before = inner.inode(id)?.cached.len() as u64;
             inner.grow(length.saturating_sub(before))?;
-            inner.inode(id)?.cached.resize(length as usize, 0);
+            let inode = inner.inode(id)?;
+            inode.cached.resize(length as usize, 0);
+            if length < before {
+                // What is cut and comes back as zeroes is not what the disk has there.
+                let cut = length as usize / SECTOR_BYTES..(before as usize).div_ceil(SECTOR_BYTES);
+                inode.dirty.extend(cut);
+            }
             Ok(())
         })
     }
@@ -414,8 +429,15 @@ impl DiskFile for MemFile {
                 inode.dirty.clear();
                 return Err(io::Error::other("the flush failed"));
             }
-            inode.durable = inode.cached.clone();
-            inode.dirty.clear();
+            let length = inode.cached.len();
+            inode.durable.resize(length, 0);
+            for sector in std::mem::take(&mut inode.dirty) {
+                let start = sector * SECTOR_BYTES;
+                let end = (start + SECTOR_BYTES).min(length);
+                if start < end {
+                    inode.durable[start..end].copy_from_slice(&inode.cached[start..end]);
+                }
+            }
             Ok(())
         })
     }
@@ -440,6 +462,20 @@ mod tests {
             file.write_at(0, b"x").is_err(),
             "the file is of an old life"
         );
+    }
+
+    #[test]
+    fn what_a_process_wrote_outlives_it_but_not_the_power() {
+        let disk = MemDisk::new();
+        let file = disk.create("a").unwrap();
+        file.sync_data().unwrap();
+        disk.sync_directory().unwrap();
+        file.write_at(0, b"written").unwrap();
+        disk.end_process();
+        assert!(file.sync_data().is_err(), "the file is of an old life");
+        assert_eq!(disk.contents("a").unwrap(), b"written");
+        disk.lose_power(&mut |_| 0);
+        assert_ne!(disk.contents("a").unwrap(), b"written");
     }
 
     #[test]

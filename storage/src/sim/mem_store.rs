@@ -84,8 +84,9 @@ impl Store for MemStore {
                 damaged: false,
             });
         }
-        inner.unpersisted.clear();
-        inner.persisted = inner.map.clone();
+        for batch in std::mem::take(&mut inner.unpersisted) {
+            apply(&mut inner.persisted, &batch);
+        }
         Ok(())
     }
 
@@ -95,10 +96,15 @@ impl Store for MemStore {
         to: Option<&[u8]>,
         visit: &mut dyn FnMut(Bytes, Bytes) -> bool,
     ) -> Result<(), StoreError> {
-        let map = self.inner().map.clone();
         let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, value) in map.range::<[u8], _>((Bound::Included(from), upper)) {
-            if !visit(key.clone(), value.clone()) {
+        let rows: Vec<(Bytes, Bytes)> = {
+            let inner = self.inner();
+            let rows = inner.map.range::<[u8], _>((Bound::Included(from), upper));
+            rows.map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
+        };
+        for (key, value) in rows {
+            if !visit(key, value) {
                 break;
             }
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use cairn_core::ids::{Index, PartitionId};
 use cairn_core::replication::{DurableRecord, Generation};
+use cairn_core::seeded::{Bug, is_seeded};
 
 use super::fold::Fold;
 use crate::format::meta::CheckpointRow;
@@ -143,6 +144,7 @@ impl Ledger {
             .get(&row.meta.partition)
             .filter(|(generation, _)| *generation == row.meta.generation)
             .is_some_and(|(_, index)| *index >= last)
+            || is_seeded(Bug::ReclaimBeforeDurable)
     }
 
     /// The length of the oldest closed segment, and the partitions for whose sake it

@@ -12,6 +12,8 @@ use cairn_core::cluster::supervisor::{
 };
 use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::{Addresses, PartitionRecord};
+use rand::Rng;
+use rand::rngs::StdRng;
 
 /// A leader and the state behind it.
 #[derive(Debug)]
@@ -22,8 +24,27 @@ pub struct Shipped {
     pub supervisor: Supervisor,
     /// Whether there is a leader.
     pub leading: bool,
+    options: SupervisorOptions,
     raft_index: u64,
-    term: u64,
+    /// Counts leaders.
+    pub term: u64,
+}
+
+/// Timings of a supervisor that is in more or less of a hurry than those of production:
+/// nothing that must hold rests on them.
+pub fn restless(rng: &mut StdRng) -> SupervisorOptions {
+    let usual = SupervisorOptions::default();
+    let hurry = [1, 4, 12][rng.random_range(0..3)];
+    let sooner = |time: Micros| Micros(time.0 / hurry);
+    SupervisorOptions {
+        gather: sooner(usual.gather),
+        ask_after: sooner(usual.ask_after),
+        serve_timeout: sooner(usual.serve_timeout),
+        shrink_after: sooner(usual.shrink_after),
+        repair_after: sooner(usual.repair_after),
+        cut_off_after: sooner(usual.cut_off_after),
+        ..usual
+    }
 }
 
 fn registration(seat: u64, identity: u64) -> NodeRegistration {
@@ -51,7 +72,13 @@ impl Shipped {
     ///
     /// # Errors
     /// Where the state machine refuses what it must take.
-    pub fn new(nodes: u64, replicas: u64, write_quorum: u8, lease_ms: u64) -> Result<Self, String> {
+    pub fn new(
+        nodes: u64,
+        replicas: u64,
+        write_quorum: u8,
+        lease_ms: u64,
+        options: SupervisorOptions,
+    ) -> Result<Self, String> {
         let resolved = SettingsRequest {
             replication_factor: Some(replicas as u8),
             write_quorum: Some(write_quorum),
@@ -65,8 +92,9 @@ impl Shipped {
         let settings = resolved.settings;
         let mut shipped = Self {
             state: Arc::default(),
-            supervisor: Supervisor::new(SupervisorOptions::default()),
+            supervisor: Supervisor::new(options),
             leading: false,
+            options,
             raft_index: 0,
             term: 0,
         };
@@ -85,6 +113,26 @@ impl Shipped {
         self.apply(Command::RegisterNode(registration(seat, identity)))
     }
 
+    /// An empty disk claims the identity that the one before it had (rule 12).
+    pub fn register_again(&mut self, seat: u64, identity: u64) -> Response {
+        self.apply(Command::RegisterNode(NodeRegistration {
+            incarnation: format!("another incarnation-{identity}"),
+            ..registration(seat, identity)
+        }))
+    }
+
+    /// An admin gives the cluster another lease.
+    pub fn change_lease(&mut self, now: Micros, lease_ms: u64) -> Vec<Output> {
+        let Some(settings) = self.state.settings() else {
+            return Vec::new();
+        };
+        let mut settings = (**settings).clone();
+        settings.lease_ms = lease_ms;
+        self.apply(Command::ChangeSettings { settings });
+        let state = self.state.clone();
+        self.step(now, Input::Applied { state })
+    }
+
     fn apply(&mut self, command: Command) -> Response {
         self.raft_index += 1;
         let mut state = (*self.state).clone();
@@ -99,7 +147,7 @@ impl Shipped {
     /// A leader takes office.
     pub fn lead(&mut self, now: Micros) -> Vec<Output> {
         self.leading = true;
-        self.supervisor = Supervisor::new(SupervisorOptions::default());
+        self.supervisor = Supervisor::new(self.options);
         let state = self.state.clone();
         self.term += 1;
         let term = self.term;
@@ -140,9 +188,7 @@ impl Shipped {
         command: Command,
         heard: bool,
     ) -> Vec<Output> {
-        let response = self.apply(command);
-        let state = self.state.clone();
-        let mut outputs = self.step(now, Input::Applied { state });
+        let (mut outputs, response) = self.applied(now, command);
         let outcome = if heard {
             ProposalOutcome::Applied(response)
         } else {
@@ -150,6 +196,17 @@ impl Shipped {
         };
         outputs.extend(self.step(now, Input::Proposal { id, outcome }));
         outputs
+    }
+
+    /// A proposal commits whose proposer has given up waiting for it.
+    pub fn commit_unheard(&mut self, now: Micros, command: Command) -> Vec<Output> {
+        self.applied(now, command).0
+    }
+
+    fn applied(&mut self, now: Micros, command: Command) -> (Vec<Output>, Response) {
+        let response = self.apply(command);
+        let state = self.state.clone();
+        (self.step(now, Input::Applied { state }), response)
     }
 
     /// A proposal is lost for good.

@@ -1,65 +1,42 @@
-//! The world: a queue of events in simulated time, the faults, the clients.
+//! The world: a queue of events in simulated time, the nodes, the network.
 
+mod clients;
+mod effects;
+mod faults;
 mod govern;
 mod reads;
 
 pub use reads::Planted;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cairn_core::cluster::command::Command;
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::supervisor::{Input, ProposalId};
-use cairn_core::ids::{Index, Mark, Micros, NodeId, PartitionId};
-use cairn_core::kv::{EntryBody, StoredValue};
+use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId};
 use cairn_core::record::PartitionRecord;
-use cairn_core::replication::{Effect, Event, Generation, PeerMessage, ProposeError, Timing};
+use cairn_core::replication::{DiskRoom, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::coordinators::Coordinators;
-use crate::invariants::Ledger;
-use crate::node::Node;
-use crate::shipped::Shipped;
+use crate::edge::{Answer, Caller, Edge, Work};
+use crate::invariants::Invariants;
+use crate::node::{Node, Started};
+use crate::plan::{self, Fault, Mask, Noise};
+use crate::report::{Coverage, Failure, SIMULATED};
+use crate::shipped::{self, Shipped};
 
 const PARTITION: PartitionId = PartitionId(0);
+/// The coordinators, among those who are cut off from each other.
+const COORDINATORS: u64 = 0;
 const TICK: Micros = Micros::from_millis(10);
-
-/// What took place in a run: each must be above zero over a set of seeds.
-///
-/// The second field is a checksum of the whole trace, each line of it.
-#[derive(Clone, Debug, Default)]
-pub struct Coverage(pub BTreeMap<&'static str, u64>, pub u64);
-
-impl Coverage {
-    fn count(&mut self, what: &'static str) {
-        if !what.is_empty() {
-            *self.0.entry(what).or_default() += 1;
-        }
-    }
-
-    /// Adds another run's counts.
-    pub fn merge(&mut self, other: &Self) {
-        for (what, count) in &other.0 {
-            *self.0.entry(what).or_default() += count;
-        }
-    }
-}
-
-/// A broken invariant, with the end of the trace.
-#[derive(Debug)]
-pub struct Failure {
-    /// The seed that shows it.
-    pub seed: u64,
-    /// What broke.
-    pub what: String,
-    /// The last steps.
-    pub trace: String,
-}
+/// For how long there are faults, and for how long there are none after them.
+const FAULTS: Micros = Micros::from_millis(6_000);
+const PEACE: Micros = Micros::from_millis(8_000);
 
 #[derive(Debug)]
 enum Happening {
@@ -77,6 +54,8 @@ enum Happening {
     Heartbeat(Heartbeat),
     StreamClosed(NodeId, u64),
     Proposal(ProposalId, Command),
+    /// Commits although its proposer of that term was told nothing, unless another leads.
+    Late(u64, Command),
     Elected,
     Applied(NodeId, u64, Generation, Index),
     Fetched {
@@ -85,11 +64,27 @@ enum Happening {
         from: NodeId,
         generation: Generation,
     },
-    Client,
+    /// A client begins a write.
+    Client(usize),
+    /// A client's try reaches a node.
+    Request(NodeId, Work),
+    /// An answer reaches a client.
+    Reply(Caller, Answer),
+    /// A client has waited long enough for an answer to a try.
+    Patience(Caller),
+    /// A client tries again.
+    Retry(Caller),
     Read,
     Look(NodeId, u64),
     Coordinators,
-    Fault,
+    Fault(Fault),
+    Room(NodeId, u64, DiskRoom),
+    /// A node that drained ends.
+    Stop(NodeId, u64),
+    /// A node hears of the cluster's lease.
+    Lease(NodeId, Micros),
+    /// Its disk knows of the longest one.
+    LeaseSaved(NodeId, u64, Micros),
     Start(NodeId),
 }
 
@@ -101,7 +96,21 @@ enum Brain {
     Shipped(Box<Shipped>),
 }
 
+/// How a run is to be made, beside its seed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Which faults are left out.
+    pub without: Mask,
+    /// Whether a trace is kept, which takes most of the time.
+    pub trace: bool,
+    /// A mistake that is made on purpose.
+    pub planted: Option<Planted>,
+    /// Whether W is 1, which few seeds draw.
+    pub lossy: bool,
+}
+
 struct World {
+    options: Options,
     rng: StdRng,
     now: Micros,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -111,21 +120,25 @@ struct World {
     timing: Timing,
     brain: Brain,
     beats: BTreeMap<u64, (u64, u64)>,
-    retired: Vec<u64>,
+    /// Nodes that lost their disk for good.
+    retired: BTreeSet<u64>,
     seats: BTreeMap<u64, u64>,
+    /// A copy was lost in this run: no protocol gives back more than one at a time.
+    copy_lost: bool,
     coordinators_away_until: Micros,
+    /// The newest epoch in which a primary was seen to be named.
+    named: Epoch,
     cut: BTreeMap<(u64, u64), Micros>,
-    ledger: Ledger,
-    pending: BTreeMap<(u64, u64), BTreeMap<Index, Mark>>,
+    slow: BTreeMap<(u64, u64), (Micros, u64)>,
+    invariants: Invariants,
+    edges: BTreeMap<NodeId, Edge>,
+    clients: clients::Clients,
     coverage: Coverage,
     trace: Vec<String>,
     healing: bool,
-    last_acknowledged: Micros,
-    written: u64,
-    planted: Option<Planted>,
     reads: BTreeMap<u64, reads::Read>,
     reads_begun: u64,
-    edges: BTreeMap<(u64, u64), reads::Edge>,
+    proofs: BTreeMap<(u64, u64), reads::Proofs>,
 }
 
 /// Runs one seed.
@@ -133,7 +146,7 @@ struct World {
 /// # Errors
 /// The first broken invariant.
 pub fn run(seed: u64) -> Result<Coverage, Box<Failure>> {
-    run_planted(seed, None)
+    run_with(seed, &Options::default())
 }
 
 /// Runs one seed with a mistake in it.
@@ -141,39 +154,86 @@ pub fn run(seed: u64) -> Result<Coverage, Box<Failure>> {
 /// # Errors
 /// The first broken invariant.
 pub fn run_planted(seed: u64, planted: Option<Planted>) -> Result<Coverage, Box<Failure>> {
-    let mut world = World::new(seed);
-    world.planted = planted;
-    // A panic is the core's own assertion: an invariant like the others.
-    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play()));
-    match played {
-        Ok(Ok(())) => Ok(world.coverage),
-        Ok(Err(what)) => Err(Box::new(Failure {
-            seed,
-            what,
-            trace: world.tail(),
-        })),
-        Err(panic) => {
-            let what = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .unwrap_or_else(|| "a panic without words".into());
-            Err(Box::new(Failure {
-                seed,
-                what,
-                trace: world.tail(),
-            }))
-        }
-    }
+    run_with(
+        seed,
+        &Options {
+            planted,
+            ..Options::default()
+        },
+    )
 }
 
+/// Runs one seed.
+///
+/// # Errors
+/// The first broken invariant.
+pub fn run_with(seed: u64, options: &Options) -> Result<Coverage, Box<Failure>> {
+    play(seed, options).0
+}
+
+/// Runs one seed and tells its last steps, whatever came of it.
+pub fn trace(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String) {
+    let options = Options {
+        trace: true,
+        ..options.clone()
+    };
+    play(seed, &options)
+}
+
+fn play(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String) {
+    let mut world = World::new(seed, options);
+    // A panic is the core's own assertion: an invariant like the others.
+    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play(seed)));
+    let result = match played {
+        Ok(Ok(())) => Ok(std::mem::take(&mut world.coverage)),
+        Ok(Err(what)) => Err(what),
+        Err(panic) => {
+            let words = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!(
+                "assertion: {}",
+                words.unwrap_or("a panic without words")
+            ))
+        }
+    };
+    let result = result.map_err(|what| Box::new(Failure { seed, what }));
+    (result, world.tail())
+}
+
+/// The numbers of everything that may be left out of a run, see [`Options::without`].
+#[must_use]
+pub fn faults_of(seed: u64) -> Vec<u32> {
+    plan::numbers(&plan_of(seed))
+}
+
+fn plan_of(seed: u64) -> Vec<Fault> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x0070_6c61_6e00);
+    let begin = START.plus(Micros::from_millis(200));
+    plan::draw(&mut rng, begin, START.plus(FAULTS))
+}
+
+/// When a run begins.
+const START: Micros = Micros(1_000_000);
+
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, options: &Options) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let replicas = rng.random_range(2..=5u64);
         let nodes = replicas + rng.random_range(0..=2u64);
-        // W=1 may lose writes by rule 9: it has a ledger of its own, later.
-        let write_quorum = rng.random_range(2..=replicas) as u8;
-        let lease = Micros::from_millis(rng.random_range(100..400));
+        // Stand-ins know no way to lose a write.
+        let stand_in = seed.is_multiple_of(2) && !options.lossy;
+        let lossy = !stand_in && (rng.random_bool(0.15) || options.lossy);
+        let write_quorum = match lossy {
+            true => 1,
+            false => rng.random_range(2..=replicas) as u8,
+        };
+        let lease = Micros::from_millis(if rng.random_bool(0.3) {
+            rng.random_range(400..2_000)
+        } else {
+            rng.random_range(100..400)
+        });
         let timing = Timing {
             lease,
             lease_longest: lease,
@@ -191,20 +251,25 @@ impl World {
             },
             push_back: Micros::from_millis(1_000),
         };
-        let brain = if seed.is_multiple_of(2) {
+        let brain = if stand_in {
             Brain::StandIn(Box::new(Coordinators::new(replicas, write_quorum)))
         } else {
             let lease_ms = lease.0 / 1000;
-            let shipped = Shipped::new(nodes, replicas, write_quorum, lease_ms);
+            let options = shipped::restless(&mut rng);
+            let shipped = Shipped::new(nodes, replicas, write_quorum, lease_ms, options);
             Brain::Shipped(Box::new(shipped.expect("legal settings")))
         };
         let seats = (1..=nodes).map(|n| (n, n)).collect();
         let nodes = (1..=nodes)
-            .map(|n| Node::new(NodeId(n), &mut rng))
+            .map(|n| Node::new(NodeId(n), timing, &mut rng))
             .collect();
+        let clients = clients::Clients::new(&mut rng);
+        let mut invariants = Invariants::default();
+        invariants.losses.allowed = lossy;
         Self {
+            options: options.clone(),
             rng,
-            now: Micros(1_000_000),
+            now: START,
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             sequence: 0,
@@ -212,21 +277,22 @@ impl World {
             timing,
             brain,
             beats: BTreeMap::new(),
-            retired: Vec::new(),
+            retired: BTreeSet::new(),
             seats,
+            copy_lost: false,
             coordinators_away_until: Micros(0),
+            named: Epoch::ZERO,
             cut: BTreeMap::new(),
-            ledger: Ledger::default(),
-            pending: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            invariants,
+            edges: BTreeMap::new(),
+            clients,
             coverage: Coverage::default(),
             trace: Vec::new(),
             healing: false,
-            last_acknowledged: Micros(0),
-            written: 0,
-            planted: None,
             reads: BTreeMap::new(),
             reads_begun: 0,
-            edges: BTreeMap::new(),
+            proofs: BTreeMap::new(),
         }
     }
 
@@ -238,10 +304,13 @@ impl World {
     }
 
     fn say(&mut self, text: impl FnOnce() -> String) {
+        if !self.options.trace {
+            return;
+        }
         if self.trace.len() > 20_000 {
             self.trace.drain(..10_000);
         }
-        let line = format!("{:>9.3} {}", (self.now.0 as f64 - 1e6) / 1000.0, text());
+        let line = format!("{:>9.3} {}", millis(self.now), text());
         // FNV-1a: any difference between two runs of a seed shows.
         for byte in line.bytes() {
             self.coverage.1 = (self.coverage.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -258,20 +327,33 @@ impl World {
         text
     }
 
-    fn play(&mut self) -> Result<(), String> {
+    /// Whether something goes wrong that does so all the time, with that probability.
+    fn noise(&mut self, noise: Noise, probability: f64) -> bool {
+        let strikes = self.rng.random_bool(probability);
+        strikes && !self.healing && !self.options.without.contains(&(noise as u32))
+    }
+
+    fn play(&mut self, seed: u64) -> Result<(), String> {
+        self.observe_record()?;
         if let Brain::Shipped(shipped) = &mut self.brain {
             let outputs = shipped.lead(self.now);
-            self.outputs(outputs);
+            self.outputs(outputs)?;
         }
         for node in 1..=self.nodes.len() as u64 {
             self.start(NodeId(node))?;
         }
-        self.at(1_000, Happening::Client);
+        for client in 0..self.clients.count() {
+            self.at(1_000, Happening::Client(client));
+        }
         self.at(1_500, Happening::Read);
         self.at(1_000, Happening::Coordinators);
-        self.at(200_000, Happening::Fault);
-        let faults_end = self.now.plus(Micros::from_millis(6_000));
-        let end = faults_end.plus(Micros::from_millis(8_000));
+        for fault in plan_of(seed) {
+            if !self.options.without.contains(&fault.number) {
+                self.at(fault.at.0 - self.now.0, Happening::Fault(fault));
+            }
+        }
+        let faults_end = START.plus(FAULTS);
+        let end = faults_end.plus(PEACE);
         while let Some(Reverse((at, sequence))) = self.queue.pop() {
             if at > end.0 {
                 break;
@@ -284,48 +366,72 @@ impl World {
                 self.happen(happening)?;
             }
         }
-        if self.last_acknowledged < end.minus(Micros::from_millis(1_500)) {
-            return Err(format!(
-                "not live: the last write was acknowledged at {:.1} ms of {:.1}",
-                (self.last_acknowledged.0 as f64 - 1e6) / 1000.0,
-                (end.0 as f64 - 1e6) / 1000.0
-            ));
+        self.coverage.add(SIMULATED, end.0 - START.0);
+        if self.invariants.losses.allowed {
+            self.coverage.count("W is 1");
         }
-        Ok(())
-    }
-
-    fn heal(&mut self) -> Result<(), String> {
-        self.healing = true;
-        self.cut.clear();
-        self.coordinators_away_until = Micros(0);
-        self.say(|| "-- healing".into());
-        for n in 0..self.nodes.len() {
-            self.nodes[n].paused_until = Micros(0);
-            let id = self.nodes[n].id;
-            if self.nodes[n].core.is_none() && !self.retired.contains(&id.0) {
-                self.start(id)?;
-            }
-        }
+        self.invariants.liveness.check(end)?;
+        let undecided = self.invariants.history.judge()?;
+        self.coverage
+            .add("history that the search cannot decide", undecided);
         Ok(())
     }
 
     fn start(&mut self, id: NodeId) -> Result<(), String> {
-        let n = (id.0 - 1) as usize;
-        if self.nodes[n].core.is_some() || self.retired.contains(&id.0) {
+        if self.node(id).core.is_some() || self.retired.contains(&id.0) {
             return Ok(());
         }
-        let (now, timing) = (self.now, self.timing);
+        let now = self.now;
         let mut rng = StdRng::seed_from_u64(self.rng.random());
-        if self.nodes[n].start(now, timing, &mut rng)? {
-            self.coverage.count("tail dropped");
+        match self.node(id).start(now, &mut rng)? {
+            Started::Unusable(why) => {
+                self.say(|| format!("{id} cannot start: {why}"));
+                self.coverage.count("log that cannot be read");
+                return self.replace(id);
+            }
+            Started::Running {
+                dropped_tail,
+                recovered,
+            } => {
+                if dropped_tail {
+                    self.coverage.count("tail dropped");
+                }
+                let found = recovered.iter().find(|f| f.meta.partition == PARTITION);
+                if found.is_some_and(|found| found.corrupt) {
+                    self.coverage.count("damage found");
+                }
+                self.node(id).corrupt = found.is_some_and(|found| found.corrupt);
+                self.invariants.recovered(id, found)?;
+                if let Some(found) = found.filter(|found| !found.corrupt) {
+                    let generation = found.meta.generation;
+                    let (mark, digest) = self.node(id).state(generation)?;
+                    self.invariants.holds(id, mark, digest)?;
+                }
+            }
         }
-        let session = self.nodes[n].session;
+        let session = self.node(id).session;
         self.say(|| format!("{id} starts, session {session}"));
         self.at(0, Happening::Tick(id, session));
+        if self.node(id).full_until > now {
+            let until = self.node(id).full_until;
+            self.step(
+                id,
+                Event::DiskRoom {
+                    room: DiskRoom::Reserve,
+                },
+            )?;
+            self.at(
+                until.0 - now.0,
+                Happening::Room(id, session, DiskRoom::Ample),
+            );
+        }
         if let Some(record) = self.record()
             && now >= self.coordinators_away_until
+            && !self.is_cut(COORDINATORS, id.0)
         {
             self.at(2_000, Happening::Record(id, record));
+            let lease = self.timing.lease;
+            self.at(2_000, Happening::Lease(id, lease));
         }
         for other in 1..=self.nodes.len() as u64 {
             if other != id.0 {
@@ -337,7 +443,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
         if let Some(id) = happening.node() {
-            let until = self.nodes[(id.0 - 1) as usize].paused_until;
+            let until = self.node(id).paused_until;
             if until > self.now {
                 let after = until.0 - self.now.0;
                 self.at(after, happening);
@@ -345,113 +451,27 @@ impl World {
             }
         }
         match happening {
-            Happening::Tick(id, session) => {
-                if self.alive(id, session) {
-                    self.at(TICK.0, Happening::Tick(id, session));
-                    let away = self.now < self.coordinators_away_until;
-                    self.step(id, Event::Coordinators { reachable: !away })?;
-                    self.step(id, Event::Tick)?;
-                    if self.rng.random_bool(0.2) && !away {
-                        self.beat(id, session);
-                    }
-                }
-                Ok(())
-            }
-            Happening::Flushed(id, session) => {
-                if !self.alive(id, session) {
-                    return Ok(());
-                }
-                let number = self.node(id).flush()?;
-                self.step(id, Event::Flushed { number })?;
-                self.flush(id);
-                if self.rng.random_bool(0.02) && self.node(id).idle()? {
-                    self.coverage.count("segment reclaimed");
-                }
-                Ok(())
-            }
-            Happening::Probed(id, session) => {
-                if !self.alive(id, session) {
-                    return Ok(());
-                }
-                let number = self.node(id).probe()?;
-                self.coverage.count("log probed");
-                self.step(id, Event::Flushed { number })
-            }
+            Happening::Tick(id, session) => self.tick(id, session),
+            Happening::Flushed(id, session) => self.flushed(id, session),
+            Happening::Probed(id, session) => self.probed(id, session),
             Happening::Deliver { from, to, message } => {
                 self.step(to, Event::Peer { from, message })
             }
             Happening::Record(id, record) => self.step(id, Event::Record { record }),
             Happening::Order(id, order) => self.step(id, Event::Order { order }),
-            Happening::Report(from, report) => {
-                self.say(|| format!("report {report:?}"));
-                let now = self.now;
-                match &mut self.brain {
-                    Brain::StandIn(stand_in) => stand_in.report(now, report),
-                    Brain::Shipped(shipped) => {
-                        let outputs = shipped.step(now, Input::Report { from, report });
-                        self.outputs(outputs);
-                    }
-                }
-                Ok(())
-            }
-            Happening::Heartbeat(beat) => {
-                let now = self.now;
-                match &mut self.brain {
-                    Brain::StandIn(stand_in) => {
-                        for status in beat.partitions {
-                            stand_in.status(beat.node, status);
-                        }
-                    }
-                    Brain::Shipped(shipped) => {
-                        let mut outputs = Vec::new();
-                        if beat.sequence == 1 {
-                            outputs = shipped.step(now, Input::StreamOpened { node: beat.node });
-                        }
-                        outputs.extend(shipped.step(now, Input::Heartbeat(beat)));
-                        self.outputs(outputs);
-                    }
-                }
-                Ok(())
-            }
+            Happening::Report(from, report) => self.report(from, report),
+            Happening::Heartbeat(beat) => self.heartbeat(beat),
             Happening::StreamClosed(id, session) => {
                 if self.alive(id, session) {
                     return Ok(());
                 }
-                let now = self.now;
-                if let Brain::Shipped(shipped) = &mut self.brain {
-                    let outputs = shipped.step(now, Input::StreamClosed { node: id });
-                    self.outputs(outputs);
-                }
-                Ok(())
+                self.supervise(Input::StreamClosed { node: id })
             }
-            Happening::Proposal(id, command) => {
-                self.decide(id, command);
-                Ok(())
-            }
-            Happening::Elected => {
-                let now = self.now;
-                if let Brain::Shipped(shipped) = &mut self.brain {
-                    let outputs = shipped.lead(now);
-                    self.beats.clear();
-                    self.outputs(outputs);
-                }
-                Ok(())
-            }
+            Happening::Proposal(id, command) => self.decide(id, command),
+            Happening::Late(term, command) => self.commit_late(term, command),
+            Happening::Elected => self.elected(),
             Happening::Applied(id, session, generation, index) => {
-                if !self.alive(id, session) {
-                    return Ok(());
-                }
-                if self.rng.random_bool(0.1) {
-                    self.node(id).persist(PARTITION)?;
-                }
-                self.step(
-                    id,
-                    Event::Applied {
-                        partition: PARTITION,
-                        generation,
-                        index,
-                    },
-                )
+                self.applied(id, session, generation, index)
             }
             Happening::Fetched {
                 node,
@@ -459,350 +479,62 @@ impl World {
                 from,
                 generation,
             } => self.fetched(node, session, from, generation),
-            Happening::Client => self.client(),
+            Happening::Client(client) => self.client(client),
+            Happening::Request(id, work) => self.request(id, work),
+            Happening::Reply(caller, answer) => self.reply(caller, answer),
+            Happening::Patience(caller) => self.out_of_patience(caller),
+            Happening::Retry(caller) => self.retry(caller),
             Happening::Read => self.begin_read(),
             Happening::Look(_, number) => self.look(number),
             Happening::Coordinators => self.coordinate(),
-            Happening::Fault => self.fault(),
+            Happening::Fault(fault) => self.fault(fault),
+            Happening::Room(id, session, room) => {
+                if self.alive(id, session) {
+                    self.step(id, Event::DiskRoom { room })?;
+                }
+                Ok(())
+            }
+            Happening::Stop(id, session) => self.stop(id, session),
+            Happening::Lease(id, lease) => self.hear_of_lease(id, lease),
+            Happening::LeaseSaved(id, session, longest) => self.lease_saved(id, session, longest),
             Happening::Start(id) => self.start(id),
         }
+    }
+
+    fn tick(&mut self, id: NodeId, session: u64) -> Result<(), String> {
+        if !self.alive(id, session) {
+            return Ok(());
+        }
+        self.at(TICK.0, Happening::Tick(id, session));
+        let away = self.now < self.coordinators_away_until || self.is_cut(id.0, COORDINATORS);
+        self.step(id, Event::Coordinators { reachable: !away })?;
+        self.step(id, Event::Tick)?;
+        if self.rng.random_bool(0.2) && !away {
+            self.beat(id, session);
+        }
+        if self.rng.random_bool(0.03) {
+            self.expire_due(id)?;
+        }
+        Ok(())
     }
 
     fn node(&mut self, id: NodeId) -> &mut Node {
         &mut self.nodes[(id.0 - 1) as usize]
     }
 
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        let until = self.cut.get(&(from, to));
+        until.is_some_and(|until| *until > self.now)
+    }
+
     fn alive(&self, id: NodeId, session: u64) -> bool {
         let node = &self.nodes[(id.0 - 1) as usize];
         node.core.is_some() && node.session == session
     }
-
-    fn step(&mut self, id: NodeId, event: Event) -> Result<(), String> {
-        let mut effects = Vec::new();
-        let now = self.now;
-        let quiet = matches!(event, Event::Tick | Event::Coordinators { .. });
-        let node = self.node(id);
-        let clock = node.clock(now);
-        let Some(core) = &mut node.core else {
-            return Ok(());
-        };
-        let told = (!quiet).then(|| format!("{id} <- {event:?}"));
-        core.step(clock, event, &mut effects);
-        if let Some(told) = told {
-            self.say(|| told);
-        }
-        self.carry_out(id, effects)
-    }
-
-    fn carry_out(&mut self, id: NodeId, effects: Vec<Effect>) -> Result<(), String> {
-        for effect in effects {
-            match effect {
-                Effect::Append(record) => {
-                    self.say(|| format!("    {id} wal {record:?}"));
-                    self.node(id).waiting.push(record);
-                }
-                Effect::Send { to, message } => self.send(id, to, message),
-                Effect::Apply {
-                    generation,
-                    entries,
-                    ..
-                } => {
-                    for entry in &entries {
-                        self.ledger.applied(id, entry.mark())?;
-                    }
-                    let node = self.node(id);
-                    let session = node.session;
-                    let index = node.apply(PARTITION, generation, &entries)?;
-                    let after = self.rng.random_range(50..3_000);
-                    self.at(after, Happening::Applied(id, session, generation, index));
-                }
-                Effect::Committed { index, .. } => self.committed(id, index)?,
-                Effect::Deposed { epoch, .. } => {
-                    self.say(|| format!("    {id} deposed of {epoch}"));
-                    self.coverage.count("deposed");
-                    let session = self.node(id).session;
-                    self.pending.remove(&(id.0, session));
-                }
-                Effect::Report(report) => {
-                    if self.now >= self.coordinators_away_until {
-                        let after = self.rng.random_range(200..5_000);
-                        self.at(after, Happening::Report(id, report));
-                    }
-                }
-                Effect::FetchSnapshot {
-                    from, generation, ..
-                } => {
-                    self.coverage.count("snapshot");
-                    let session = self.node(id).session;
-                    let after = self.rng.random_range(2_000..60_000);
-                    self.at(
-                        after,
-                        Happening::Fetched {
-                            node: id,
-                            session,
-                            from,
-                            generation,
-                        },
-                    );
-                }
-                Effect::DropGeneration { generation, .. } => {
-                    self.node(id).drop_generation(generation)?;
-                }
-                Effect::Reclaimable { index, .. } => self.node(id).reclaimable(PARTITION, index),
-                Effect::ProbeLog => {
-                    let session = self.node(id).session;
-                    let after = self.rng.random_range(100..1_500);
-                    self.at(after, Happening::Probed(id, session));
-                }
-                Effect::Standing { .. } | Effect::Mended { .. } | Effect::Everywhere { .. } => {}
-                Effect::Proved {
-                    level,
-                    before,
-                    proof,
-                    ..
-                } => self.proved(id, level, before, proof),
-            }
-        }
-        self.flush(id);
-        let now = self.now;
-        self.ledger.check(&self.nodes, PARTITION, now)
-    }
-
-    fn flush(&mut self, id: NodeId) {
-        let slow = self.rng.random_bool(0.02);
-        let after = if slow && !self.healing {
-            self.rng.random_range(20_000..400_000)
-        } else {
-            self.rng.random_range(100..1_500)
-        };
-        let node = self.node(id);
-        if node.core.is_none() || !node.writing.is_empty() || node.waiting.is_empty() {
-            return;
-        }
-        node.writing = std::mem::take(&mut node.waiting);
-        let session = node.session;
-        self.at(after, Happening::Flushed(id, session));
-    }
-
-    fn send(&mut self, from: NodeId, to: NodeId, mut message: PeerMessage) {
-        self.tamper(&mut message);
-        let cut = self
-            .cut
-            .get(&(from.0, to.0))
-            .is_some_and(|until| *until > self.now);
-        if cut {
-            return;
-        }
-        let faulty = !self.healing;
-        if faulty && self.rng.random_bool(0.01) {
-            self.coverage.count("drop");
-            return;
-        }
-        let mut after = self.rng.random_range(50..800);
-        if faulty && self.rng.random_bool(0.02) {
-            after += self.rng.random_range(1_000..200_000);
-            self.coverage.count("delay");
-        }
-        if faulty && self.rng.random_bool(0.01) {
-            self.coverage.count("duplicate");
-            let late = after + self.rng.random_range(100..50_000);
-            self.at(
-                late,
-                Happening::Deliver {
-                    from,
-                    to,
-                    message: message.clone(),
-                },
-            );
-        }
-        self.at(after, Happening::Deliver { from, to, message });
-    }
-
-    fn committed(&mut self, id: NodeId, index: Index) -> Result<(), String> {
-        let session = self.node(id).session;
-        let Some(pending) = self.pending.get_mut(&(id.0, session)) else {
-            return Ok(());
-        };
-        let later = pending.split_off(&index.next());
-        let done = std::mem::replace(pending, later);
-        for (_, mark) in done {
-            self.ledger.acknowledge(mark)?;
-            self.coverage.count("write acknowledged");
-            self.last_acknowledged = self.now;
-        }
-        Ok(())
-    }
-
-    fn client(&mut self) -> Result<(), String> {
-        let after = self.rng.random_range(500..8_000);
-        self.at(after, Happening::Client);
-        let now = self.now;
-        for n in 0..self.nodes.len() {
-            if self.nodes[n].paused_until > now {
-                continue;
-            }
-            let id = self.nodes[n].id;
-            let clock = self.nodes[n].clock(now);
-            self.written += 1;
-            let body = body(self.written);
-            let mut effects = Vec::new();
-            let node = &mut self.nodes[n];
-            let Some(core) = &mut node.core else { continue };
-            let position = match core.propose(clock, PARTITION, body, &mut effects) {
-                Ok(position) => position,
-                Err(refusal) => {
-                    match refusal {
-                        ProposeError::PushedBack => self.coverage.count("write pushed back"),
-                        ProposeError::Overloaded => {
-                            self.coverage.count("write refused, overloaded")
-                        }
-                        ProposeError::NotPrimary | ProposeError::DiskFull => {}
-                    }
-                    continue;
-                }
-            };
-            let mark = effects.iter().find_map(|e| match e {
-                Effect::Append(cairn_core::replication::DurableRecord::Entry { entry, .. }) => {
-                    Some(entry.mark())
-                }
-                _ => None,
-            });
-            let session = node.session;
-            if let Some(mark) = mark {
-                self.pending
-                    .entry((id.0, session))
-                    .or_default()
-                    .insert(position.index, mark);
-            }
-            self.carry_out(id, effects)?;
-        }
-        Ok(())
-    }
-
-    fn fault(&mut self) -> Result<(), String> {
-        if self.healing {
-            return Ok(());
-        }
-        let after = self.rng.random_range(10_000..300_000);
-        self.at(after, Happening::Fault);
-        let n = self.rng.random_range(0..self.nodes.len());
-        let id = self.nodes[n].id;
-        if self.retired.contains(&id.0) {
-            return Ok(());
-        }
-        match self.rng.random_range(0..11) {
-            0..=3 => {
-                let power_loss = self.rng.random_bool(0.5);
-                if self.nodes[n].core.is_some() {
-                    let mut rng = StdRng::seed_from_u64(self.rng.random());
-                    self.nodes[n].crash(&mut rng, power_loss);
-                    self.say(|| format!("{id} crashes, power loss {power_loss}"));
-                    self.coverage
-                        .count(if power_loss { "power loss" } else { "crash" });
-                    let session = self.nodes[n].session;
-                    self.at(5_000, Happening::StreamClosed(id, session));
-                    let after = self.rng.random_range(1_000..800_000);
-                    self.at(after, Happening::Start(id));
-                }
-            }
-            4 | 5 => {
-                let until = self
-                    .now
-                    .plus(Micros(self.rng.random_range(1_000..1_000_000)));
-                self.nodes[n].paused_until = until;
-                self.say(|| format!("{id} is paused until {until:?}"));
-                self.coverage.count("pause");
-            }
-            6..=8 => {
-                let until = self
-                    .now
-                    .plus(Micros(self.rng.random_range(10_000..1_500_000)));
-                let one_way = self.rng.random_bool(0.4);
-                self.coverage
-                    .count(if one_way { "one-way cut" } else { "partition" });
-                for other in 1..=self.nodes.len() as u64 {
-                    if other != id.0 && self.rng.random_bool(0.7) {
-                        self.cut.insert((id.0, other), until);
-                        if !one_way {
-                            self.cut.insert((other, id.0), until);
-                        }
-                    }
-                }
-                self.say(|| format!("{id} is cut off until {until:?}, one way {one_way}"));
-            }
-            9 => self.wipe(n),
-            _ => {
-                if let Brain::Shipped(shipped) = &mut self.brain {
-                    // An election: another leader, who has heard nothing yet.
-                    shipped.resign();
-                    let after = self.rng.random_range(50_000..900_000);
-                    self.at(after, Happening::Elected);
-                    self.coverage.count("election");
-                    return Ok(());
-                }
-                self.coordinators_away_until = self
-                    .now
-                    .plus(Micros(self.rng.random_range(100_000..1_500_000)));
-                self.say(|| "the coordinators are away".into());
-                self.coverage.count("coordinators away");
-            }
-        }
-        Ok(())
-    }
-
-    fn fetched(
-        &mut self,
-        id: NodeId,
-        session: u64,
-        from: NodeId,
-        generation: Generation,
-    ) -> Result<(), String> {
-        if !self.alive(id, session) {
-            return Ok(());
-        }
-        let source = &self.nodes[(from.0 - 1) as usize];
-        let copy = source.core.as_ref().and_then(|core| {
-            let standing = core.standing(PARTITION)?;
-            let (mark, rows) = source.snapshot(standing.generation).ok()?;
-            Some((mark, core.lineage_up_to(PARTITION, mark), rows))
-        });
-        match copy {
-            Some((mark, lineage, rows)) if mark.index() > Index::ZERO => {
-                self.node(id).install(generation, mark, &lineage, rows)?;
-                self.coverage.count("snapshot installed");
-                let partition = PARTITION;
-                let event = Event::SnapshotFetched {
-                    partition,
-                    generation,
-                    mark,
-                    lineage,
-                };
-                self.step(id, event)
-            }
-            _ => self.step(
-                id,
-                Event::SnapshotFailed {
-                    partition: PARTITION,
-                    generation,
-                },
-            ),
-        }
-    }
 }
 
-/// A write of one key, as the engine encodes it.
-fn body(number: u64) -> Bytes {
-    let value = StoredValue {
-        expires_at: None,
-        kind: 0,
-        data: Bytes::from(format!("value {number}")),
-    };
-    let key = Bytes::from(format!("key {}", number % 100));
-    EntryBody {
-        writes: vec![(key, Some(value))],
-        ..EntryBody::default()
-    }
-    .encode()
+fn millis(at: Micros) -> f64 {
+    (at.0 as f64 - START.0 as f64) / 1000.0
 }
 
 impl Happening {
@@ -815,6 +547,10 @@ impl Happening {
             | Self::Order(id, _)
             | Self::Applied(id, ..)
             | Self::Fetched { node: id, .. }
+            | Self::Request(id, _)
+            | Self::Room(id, ..)
+            | Self::Lease(id, _)
+            | Self::LeaseSaved(id, ..)
             | Self::Look(id, _)
             | Self::Deliver { to: id, .. } => Some(*id),
             _ => None,

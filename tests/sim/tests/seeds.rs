@@ -1,75 +1,93 @@
-//! A fixed set of seeds, and that a run is a function of its seed.
+//! Fixed seeds and fresh ones, and that a run is a function of its seed.
 
-use cairn_sim::{Coverage, Planted, run, run_planted};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many seeds `make test` runs. More: `cargo run -p cairn-sim -- --seeds 5000`.
-const SEEDS: u64 = 120;
+use cairn_sim::{Options, Planted, Tally, run, run_planted, run_with, shrink};
 
-/// What must have taken place in some seed, else the simulator does not try it.
-const MUST_HAPPEN: &[&str] = &[
-    "added a learner",
-    "any read",
-    "coordinators away",
-    "crash",
-    "deposed",
-    "disk wiped",
-    "drop",
-    "duplicate",
-    "election",
-    "entered joint",
-    "joint left by the supervisor",
-    "log probed",
-    "left joint",
-    "one-way cut",
-    "partition",
-    "pause",
-    "power loss",
-    "primary read",
-    "promoted by the supervisor",
-    "promotion",
-    "quorum read",
-    "quorum read without a primary",
-    "read redirected",
-    "replica read",
-    "segment reclaimed",
-    "shrunk",
-    "snapshot installed",
-    "write acknowledged",
-];
+/// How many fixed seeds `make test` runs, and how many fresh ones. More: `make sim`.
+const FIXED: u64 = 120;
+const FRESH: u64 = 120;
+
+/// Runs that many seeds from the first on, on all cores.
+fn run_seeds(first: u64, count: u64) -> Tally {
+    let next = AtomicU64::new(first);
+    let tally = Mutex::new(Tally::default());
+    let work = || {
+        let mut mine = Tally::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                break;
+            }
+            match run(seed) {
+                Ok(run) => mine.add(&run),
+                Err(failure) => panic!(
+                    "seed {seed}: {}\nreplay: cargo run --profile sim -p cairn-sim -- --seed {seed} --trace",
+                    failure.what
+                ),
+            }
+        }
+        tally.lock().expect("the tally").merge(&mine);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    tally.into_inner().expect("the tally")
+}
 
 #[test]
 fn no_seed_breaks_an_invariant() {
-    let mut coverage = Coverage::default();
-    for seed in 0..SEEDS {
-        match run(seed) {
-            Ok(run) => coverage.merge(&run),
-            Err(failure) => panic!(
-                "seed {seed}: {}\nreplay: cargo run -p cairn-sim -- --seed {seed} --trace",
-                failure.what
-            ),
-        }
-    }
-    println!("seeds 0 to {SEEDS}: {:#?}", coverage.0);
-    for what in MUST_HAPPEN {
-        assert!(
-            coverage.0.get(what).is_some_and(|count| *count > 0),
-            "{what:?} never took place"
-        );
-    }
+    let fresh = match std::env::var("CAIRN_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("a number"),
+        Err(_) => u64::from(rand::random::<u32>()) << 24,
+    };
+    println!("seeds 0 to {FIXED}, and {FRESH} from CAIRN_TEST_SEED={fresh} on");
+    let mut tally = run_seeds(0, FIXED);
+    tally.merge(&run_seeds(fresh, FRESH));
+    println!("{tally}");
+    let missing = tally.missing();
+    assert!(missing.is_empty(), "never took place: {missing:?}");
 }
 
 #[test]
 fn a_run_is_a_function_of_its_seed() {
+    let options = Options {
+        trace: true,
+        ..Options::default()
+    };
     for seed in [3, 8, 21] {
-        let first = run(seed).expect("a clean seed");
-        let second = run(seed).expect("a clean seed");
+        let first = run_with(seed, &options).expect("a clean seed");
+        let second = run_with(seed, &options).expect("a clean seed");
         assert_eq!(first.0, second.0);
         assert_eq!(first.1, second.1, "the traces of seed {seed} differ");
+        let untraced = run(seed).expect("a clean seed");
+        assert_eq!(first.0, untraced.0, "seed {seed} differs without a trace");
     }
 }
 
 /// In how many seeds a planted mistake is to show.
 const PLANTED_SEEDS: u64 = 60;
+
+#[test]
+fn a_failing_run_is_shrunk_to_fewer_faults() {
+    let planted = Some(Planted::AskedBefore);
+    let options = Options {
+        planted,
+        ..Options::default()
+    };
+    let failing = (0..PLANTED_SEEDS).find_map(|seed| run_with(seed, &options).err());
+    let failure = failing.expect("a mistake that is found");
+    let (seed, invariant) = (failure.seed, failure.invariant().to_owned());
+    let (without, smaller) = shrink::shrink(failure, &options);
+    assert!(!without.is_empty(), "seed {seed} needs every fault");
+    assert_eq!(smaller.invariant(), invariant);
+    let again = Options { without, ..options };
+    let again = run_with(seed, &again).expect_err("it fails with the mask too");
+    assert_eq!(again.what, smaller.what);
+}
 
 #[test]
 fn mistakes_in_reads_are_found() {

@@ -14,6 +14,7 @@ use super::ClusterState;
 use crate::cluster::command::{Direction, Loss, Refusal, Response};
 use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
 use crate::record::{ClusterSettings, Configuration, Member, PartitionRecord, ReplicaSet};
+use crate::seeded::{Bug, is_seeded};
 use crate::slots;
 
 fn invalid(reason: impl Into<String>) -> Refusal {
@@ -180,7 +181,7 @@ impl ClusterState {
     ) -> Result<Response, Refusal> {
         let settings = self.settings_or_refuse()?;
         let mut record = self.at_epoch(partition, epoch)?;
-        if record.primary.is_some() {
+        if record.primary.is_some() && !is_seeded(Bug::NameTwoPrimaries) {
             return Err(Refusal::HasPrimary { partition });
         }
         if !record.config.voters().contains(&primary) {

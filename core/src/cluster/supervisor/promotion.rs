@@ -19,8 +19,9 @@ use crate::cluster::command::{Command, Direction, Loss};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::report::{Order, ReplicaReport, Role, Wish};
 use crate::cluster::state::promotion_needs;
-use crate::ids::{Micros, NodeId, ReplicaId};
+use crate::ids::{Epoch, Micros, NodeId, Position, ReplicaId};
 use crate::record::{Member, PartitionRecord, ReplicaSet};
+use crate::seeded::{Bug, is_seeded};
 
 /// How many times longer than for anything else the rest is waited for where going
 /// on without them may lose writes.
@@ -453,7 +454,7 @@ impl Supervisor {
             // Members that a person wrote off may have granted what nobody here knows.
             ready_at = ready_at.max(inquiry.since.plus(self.lease_longest()));
         }
-        if now < ready_at {
+        if now < ready_at && !is_seeded(Bug::NameBeforeLeasesEnd) {
             return Promotion::Fencing(inquiry);
         }
         let Some(chosen) = self.choose(record, &inquiry) else {
@@ -544,13 +545,14 @@ impl Supervisor {
         inquiry: &Inquiry,
         except: Option<ReplicaId>,
     ) -> Vec<Tally> {
+        let voters = record.config.voters();
         record
             .config
             .sets()
             .map(|set| Tally {
-                have: set
-                    .members
+                have: voters
                     .iter()
+                    .filter(|m| set.contains(m.replica) || is_seeded(Bug::CountStrangers))
                     .filter(|m| Some(m.replica) != except)
                     .filter(|m| {
                         inquiry
@@ -686,10 +688,17 @@ impl Supervisor {
                 .position(|m| *m == member)
                 .unwrap_or(usize::MAX)
         };
+        let rank = |head: Position| {
+            if is_seeded(Bug::RankByIndex) {
+                (Epoch::ZERO, head.index)
+            } else {
+                (head.epoch, head.index)
+            }
+        };
         // By head first; the rest only settles ties.
         let best = counted.iter().max_by_key(|r| {
             (
-                r.head,
+                rank(r.head),
                 // The others need not ask anyone for what they lack.
                 r.whole,
                 !self.views.detector.is_deaf(r.member.node),

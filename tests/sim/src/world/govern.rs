@@ -3,22 +3,29 @@
 
 use std::sync::Arc;
 
-use cairn_core::cluster::command::Command;
-use cairn_core::cluster::report::{Heartbeat, Order};
-use cairn_core::cluster::supervisor::{Input, Output, ProposalId, SupervisorEvent};
+use cairn_core::cluster::command::{Command, Response};
+use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
+use cairn_core::cluster::supervisor::{
+    AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
+};
 use cairn_core::ids::{Epoch, MapVersion, NodeId};
 use cairn_core::record::PartitionRecord;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Brain, Happening, PARTITION, World};
+use super::{Brain, COORDINATORS, Happening, PARTITION, World};
 use crate::coordinators::{Act, Doing};
+use crate::invariants::leases;
 use crate::node::Node;
+use crate::plan::Noise;
 
 impl World {
     /// A heartbeat, as the agent sends it.
     pub(super) fn beat(&mut self, id: NodeId, session: u64) {
         let now = self.now;
+        if self.is_cut(id.0, COORDINATORS) {
+            return;
+        }
         let (known, sequence) = self.beats.get(&id.0).copied().unwrap_or((0, 0));
         let sequence = if known == session { sequence + 1 } else { 1 };
         self.beats.insert(id.0, (session, sequence));
@@ -34,7 +41,8 @@ impl World {
             .map(NodeId)
             .collect();
         let node = self.node(id);
-        let clock = node.clock(now);
+        let (clock, disk_full) = (node.clock(now), node.full_until > now);
+        let draining = node.draining_until > now;
         let Some(core) = &mut node.core else { return };
         let partitions = core.statuses(clock, true);
         let beat = Heartbeat {
@@ -44,12 +52,57 @@ impl World {
             map_version: MapVersion(0),
             unreachable,
             silent_client_ports: Vec::new(),
-            disk_full: false,
-            draining: false,
+            disk_full,
+            draining,
             full: true,
             partitions,
         };
         self.at(1_000, Happening::Heartbeat(beat));
+    }
+
+    /// The coordinators take a report.
+    pub(super) fn report(&mut self, from: NodeId, report: ReplicaReport) -> Result<(), String> {
+        self.say(|| format!("report {report:?}"));
+        if let Brain::StandIn(stand_in) = &mut self.brain {
+            stand_in.report(self.now, report);
+            return Ok(());
+        }
+        self.supervise(Input::Report { from, report })
+    }
+
+    /// The coordinators take a heartbeat.
+    pub(super) fn heartbeat(&mut self, beat: Heartbeat) -> Result<(), String> {
+        if let Brain::StandIn(stand_in) = &mut self.brain {
+            for status in beat.partitions {
+                stand_in.status(beat.node, status);
+            }
+            return Ok(());
+        }
+        if beat.sequence == 1 {
+            self.supervise(Input::StreamOpened { node: beat.node })?;
+        }
+        self.supervise(Input::Heartbeat(beat))
+    }
+
+    /// The shipped supervisor takes an input.
+    pub(super) fn supervise(&mut self, input: Input) -> Result<(), String> {
+        let now = self.now;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return Ok(());
+        };
+        let outputs = shipped.step(now, input);
+        self.outputs(outputs)
+    }
+
+    /// Another leader takes office.
+    pub(super) fn elected(&mut self) -> Result<(), String> {
+        let now = self.now;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return Ok(());
+        };
+        let outputs = shipped.lead(now);
+        self.beats.clear();
+        self.outputs(outputs)
     }
 
     pub(super) fn record(&self) -> Option<Arc<PartitionRecord>> {
@@ -59,26 +112,48 @@ impl World {
         }
     }
 
-    pub(super) fn publish(&mut self) {
-        let Some(record) = self.record() else { return };
+    /// What the coordinators decided is held against what must hold.
+    pub(super) fn observe_record(&mut self) -> Result<(), String> {
+        let Some(record) = self.record() else {
+            return Ok(());
+        };
+        self.invariants
+            .acknowledged
+            .configured(record.epoch, &record.config);
+        if let Brain::Shipped(shipped) = &self.brain {
+            self.invariants.losses.told = shipped.state.loss(PARTITION).promotions;
+        }
+        if record.primary.is_some() && record.epoch > self.named {
+            self.named = record.epoch;
+            leases::named(&self.nodes, &record, self.now)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish(&mut self) -> Result<(), String> {
+        self.observe_record()?;
+        let Some(record) = self.record() else {
+            return Ok(());
+        };
         self.say(|| format!("record {record:?}"));
         for n in 1..=self.nodes.len() as u64 {
-            if self.healing || self.rng.random_bool(0.9) {
+            if !self.noise(Noise::Unheard, 0.1) && !self.is_cut(COORDINATORS, n) {
                 let after = self.rng.random_range(200..20_000);
                 self.at(after, Happening::Record(NodeId(n), record.clone()));
             }
         }
+        Ok(())
     }
 
-    pub(super) fn order(&mut self, node: NodeId, order: Order) {
-        if self.healing || self.rng.random_bool(0.9) {
+    fn order(&mut self, node: NodeId, order: Order) {
+        if !self.noise(Noise::Unheard, 0.1) && !self.is_cut(COORDINATORS, node.0) {
             let after = self.rng.random_range(200..5_000);
             self.at(after, Happening::Order(node, order));
         }
     }
 
     /// Carries out what the shipped supervisor wants.
-    pub(super) fn outputs(&mut self, outputs: Vec<Output>) {
+    pub(super) fn outputs(&mut self, outputs: Vec<Output>) -> Result<(), String> {
         for output in outputs {
             match output {
                 Output::Propose { id, command } => {
@@ -100,24 +175,50 @@ impl World {
                 }
             }
         }
+        Ok(())
     }
 
     /// The Raft log takes a proposal, or loses it.
-    pub(super) fn decide(&mut self, id: ProposalId, command: Command) {
+    pub(super) fn decide(&mut self, id: ProposalId, command: Command) -> Result<(), String> {
         let now = self.now;
-        let lost = !self.healing && self.rng.random_bool(0.05);
-        let heard = self.healing || self.rng.random_bool(0.95);
-        self.say(|| format!("raft: {command:?} lost {lost} heard {heard}"));
+        let lost = self.noise(Noise::Proposals, 0.05);
+        let heard = !self.noise(Noise::Proposals, 0.05);
+        let late = self.noise(Noise::Proposals, 0.05);
+        let after = self.rng.random_range(50_000..800_000);
+        self.say(|| format!("raft: {command:?} lost {lost} heard {heard} late {late}"));
         let Brain::Shipped(shipped) = &mut self.brain else {
-            return;
+            return Ok(());
         };
         let outputs = if lost {
             shipped.fail(now, id)
+        } else if late {
+            let term = shipped.term;
+            let outcome = ProposalOutcome::Unknown;
+            let outputs = shipped.step(now, Input::Proposal { id, outcome });
+            self.at(after, Happening::Late(term, command));
+            self.coverage.count("late commit");
+            outputs
         } else {
             shipped.commit(now, id, command, heard)
         };
-        self.publish();
-        self.outputs(outputs);
+        self.publish()?;
+        self.outputs(outputs)
+    }
+
+    /// What the leader of that term proposed commits, long after it gave up waiting for it.
+    pub(super) fn commit_late(&mut self, term: u64, command: Command) -> Result<(), String> {
+        let now = self.now;
+        self.say(|| format!("raft: late {command:?}"));
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return Ok(());
+        };
+        if !shipped.leading || shipped.term != term {
+            // The next leader does not have it.
+            return Ok(());
+        }
+        let outputs = shipped.commit_unheard(now, command);
+        self.publish()?;
+        self.outputs(outputs)
     }
 
     pub(super) fn coordinate(&mut self) -> Result<(), String> {
@@ -129,13 +230,18 @@ impl World {
         let nodes = self.nodes.len() as u64;
         let served = self.serving();
         if self.rng.random_bool(0.05) {
-            self.publish();
+            self.publish()?;
         }
         let stand_in = match &mut self.brain {
             Brain::StandIn(stand_in) => stand_in,
             Brain::Shipped(shipped) => {
                 let outputs = shipped.tick(now);
-                self.outputs(outputs);
+                self.outputs(outputs)?;
+                if !self.healing && self.rng.random_bool(0.01) {
+                    self.coverage.count("promotion by request");
+                    let partition = PARTITION;
+                    self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
+                }
                 return Ok(());
             }
         };
@@ -152,7 +258,7 @@ impl World {
         }
         for act in acts {
             match act {
-                Act::Publish => self.publish(),
+                Act::Publish => self.publish()?,
                 Act::Fence(node, epoch, round) => {
                     self.order(
                         node,
@@ -168,7 +274,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn serving(&self) -> bool {
+    fn serving(&self) -> bool {
         let epoch = self.record().map_or(Epoch::ZERO, |r| r.epoch);
         self.nodes
             .iter()
@@ -179,40 +285,33 @@ impl World {
             })
     }
 
-    /// A disk is lost; an empty one takes its place under the same name.
-    pub(super) fn wipe(&mut self, n: usize) {
-        let old = self.nodes[n].id;
+    /// A disk is gone; an empty one takes its place under the same name.
+    pub(super) fn replace(&mut self, old: NodeId) -> Result<(), String> {
         let Brain::Shipped(shipped) = &mut self.brain else {
-            return;
+            return Ok(());
         };
-        let Some(record) = shipped.record() else {
-            return;
-        };
-        // One at a time: a wipe takes a copy away, which no protocol gives back.
-        let whole = record.config.joint.is_none() && record.config.learners.is_empty();
-        let there = record
-            .config
-            .voters()
-            .iter()
-            .all(|m| !self.retired.contains(&m.node.0));
-        let spare = record.config.current.write_quorum() < record.config.current.len()
-            || record.config.on_node(old).is_none();
-        if !self.retired.is_empty() || !whole || !there || !spare {
-            return;
-        }
-        self.nodes[n].core = None;
-        self.retired.push(old.0);
-        self.coverage.count("disk wiped");
-        let identity = self.nodes.len() as u64 + 1;
+        self.nodes[(old.0 - 1) as usize].core = None;
+        self.edges.remove(&old);
         let seat = self.seats[&old.0];
+        if let Response::Registered { .. } = shipped.register_again(seat, old.0) {
+            // It is taken for the one that it was.
+            self.node(old).replace_disk();
+            self.at(20_000, Happening::Start(old));
+            return Ok(());
+        }
+        self.retired.insert(old.0);
+        let identity = self.nodes.len() as u64 + 1;
         self.seats.insert(identity, seat);
         let mut rng = StdRng::seed_from_u64(self.rng.random());
-        self.nodes.push(Node::new(NodeId(identity), &mut rng));
+        let node = Node::new(NodeId(identity), self.timing, &mut rng);
+        self.nodes.push(node);
         let response = shipped.register(seat, identity);
         let state = shipped.state.clone();
         let outputs = shipped.step(self.now, Input::Applied { state });
         self.say(|| format!("{old} lost its disk; {response:?} takes its name"));
-        self.outputs(outputs);
+        self.observe_record()?;
+        self.outputs(outputs)?;
         self.at(20_000, Happening::Start(NodeId(identity)));
+        Ok(())
     }
 }

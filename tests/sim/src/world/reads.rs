@@ -1,14 +1,21 @@
 //! Reads of every level, and whether what they saw is what they promise (rule 6).
 //!
-//! The whole partition is one thing that is read: a read sees its state up to some index.
-//! Strong reads are linearizable exactly where each sees at least what was acknowledged,
-//! and what any strong read saw, before it began.
+//! A read is of one key, and of the whole partition as of some index: both are judged.
 
-use cairn_core::ids::{Epoch, Index, Position};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cairn_core::ids::{Epoch, Index, Micros, NodeId, Position};
 use cairn_core::kv::request::ReadLevel;
-use cairn_core::replication::{Proof, ProofLevel, ProofLook, Unproved};
+use cairn_core::kv::{DueKey, VersionedValue};
+use cairn_core::replication::{
+    Generation, PeerMessage, Proof, ProofLevel, ProofLook, Standing, Unproved,
+};
+use rand::Rng;
 
-use super::*;
+use super::clients::Clients;
+use super::{Happening, PARTITION, World};
+use crate::edge::{Work, number};
 
 /// How long a read waits before it is given up.
 const PATIENCE: Micros = Micros::from_millis(700);
@@ -26,9 +33,14 @@ pub enum Planted {
     EmptyCount,
 }
 
-/// What the edge of one process keeps for its reads.
+/// How many clients read: each sees its own reads in order.
+const READERS: u32 = 3;
+/// The first of them, in histories.
+const FIRST_READER: u32 = 100;
+
+/// What one process keeps for its reads.
 #[derive(Debug, Default)]
-pub(super) struct Edge {
+pub(super) struct Proofs {
     arrived: BTreeMap<ProofLevel, u64>,
     newest: BTreeMap<ProofLevel, (u64, Proof)>,
 }
@@ -39,22 +51,52 @@ pub(super) struct Read {
     node: NodeId,
     session: u64,
     level: ReadLevel,
+    client: u32,
+    key: Bytes,
     number: u64,
     began: Micros,
     /// What it must see at least.
     floor: Index,
+    /// What it must see at least where it is of the level `any`.
+    local_floor: Option<(Generation, Index)>,
     step: Step,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     /// Waits for what allows it to read.
     Begun,
     /// From the primary: what must be applied.
     Covered(Epoch, Index),
     Proved(Proof),
-    /// The state was read, of that generation and up to there.
-    Looked(Generation, Epoch, Index, Option<Proof>),
+    Looked(Looked),
+}
+
+/// The state was read, of that generation and up to there.
+#[derive(Clone, Debug)]
+struct Looked {
+    generation: Generation,
+    epoch: Epoch,
+    seen: Index,
+    proof: Option<Proof>,
+    value: Option<VersionedValue>,
+}
+
+/// What came of a read.
+#[derive(Debug)]
+enum Came {
+    /// Nothing yet.
+    Later,
+    /// It goes elsewhere, or there is nothing to be read here.
+    Elsewhere,
+    Read(Looked),
+}
+
+impl Read {
+    /// What was past an index is lost (rule 9).
+    pub(super) fn lower(&mut self, to: Index) {
+        self.floor = self.floor.min(to);
+    }
 }
 
 impl World {
@@ -69,15 +111,19 @@ impl World {
             return Ok(());
         }
         let session = self.nodes[n].session;
-        let acknowledged = self.ledger.acknowledged.last_key_value();
-        let acknowledged = acknowledged.map_or(Index::ZERO, |(index, _)| *index);
+        let acknowledged = self.invariants.acknowledged.newest();
+        let acknowledged = acknowledged.map_or(Index::ZERO, |mark| mark.index());
+        let client = FIRST_READER + self.rng.random_range(0..READERS);
         let mut read = Read {
             node: id,
             session,
             level,
+            client,
+            key: Clients::any_key(&mut self.rng),
             number: 0,
             began: now,
-            floor: acknowledged.max(self.ledger.observed),
+            floor: self.invariants.history.floor(acknowledged),
+            local_floor: self.invariants.monotone.floor(client, id, session),
             step: Step::Begun,
         };
         let proof_level = match level {
@@ -86,8 +132,8 @@ impl World {
             ReadLevel::Primary | ReadLevel::Any => None,
         };
         if let Some(level) = proof_level {
-            let edge = self.edges.entry((id.0, session)).or_default();
-            let arrived = edge.arrived.entry(level).or_default();
+            let proofs = self.proofs.entry((id.0, session)).or_default();
+            let arrived = proofs.arrived.entry(level).or_default();
             read.number = *arrived;
             *arrived += 1;
             let wanted = Unproved {
@@ -112,8 +158,8 @@ impl World {
     /// What came of a question.
     pub(super) fn proved(&mut self, id: NodeId, level: ProofLevel, before: u64, proof: Proof) {
         let session = self.node(id).session;
-        let edge = self.edges.entry((id.0, session)).or_default();
-        let newest = edge.newest.entry(level).or_insert((before, proof));
+        let proofs = self.proofs.entry((id.0, session)).or_default();
+        let newest = proofs.newest.entry(level).or_insert((before, proof));
         if newest.0 <= before {
             *newest = (before, proof);
         }
@@ -128,38 +174,66 @@ impl World {
         if !self.alive(read.node, read.session) || self.now >= read.began.plus(PATIENCE) {
             return Ok(());
         }
-        let Some(seen) = self.advance(&mut read)? else {
-            let after = self.rng.random_range(50..2_000);
-            let id = read.node;
-            self.reads.insert(number, read);
-            self.at(after, Happening::Look(id, number));
-            return Ok(());
+        let looked = match self.advance(&mut read)? {
+            Came::Read(looked) => looked,
+            Came::Elsewhere => {
+                self.coverage.count("read redirected");
+                return Ok(());
+            }
+            Came::Later => {
+                let after = self.rng.random_range(50..2_000);
+                let id = read.node;
+                self.reads.insert(number, read);
+                self.at(after, Happening::Look(id, number));
+                return Ok(());
+            }
         };
-        let Some(seen) = seen else {
-            // It goes elsewhere, or there is nothing to be read here.
-            self.coverage.count("read redirected");
-            return Ok(());
-        };
-        self.say(|| format!("{} {:?} read saw {seen}", read.node, read.level));
-        self.coverage.count(match read.level {
+        self.seen(&read, looked)
+    }
+
+    /// A read returns to its client.
+    fn seen(&mut self, read: &Read, looked: Looked) -> Result<(), String> {
+        let Looked {
+            seen,
+            generation,
+            value,
+            ..
+        } = looked;
+        let value = value.map(|stored| (number(&stored), stored.version));
+        let (id, level) = (read.node, read.level);
+        self.say(|| {
+            format!(
+                "{id} {level:?} read of {:?} by {} saw {value:?} as of {seen}",
+                read.key, read.client
+            )
+        });
+        self.coverage.count(match level {
             ReadLevel::Primary => "primary read",
             ReadLevel::Quorum if !self.anybody_serves() => "quorum read without a primary",
             ReadLevel::Quorum => "quorum read",
             ReadLevel::Replica => "replica read",
             ReadLevel::Any => "any read",
         });
-        if read.level == ReadLevel::Any {
-            return Ok(());
+        if level == ReadLevel::Any {
+            return self.invariants.monotone.saw(
+                read.client,
+                (id, read.session),
+                (generation, seen),
+                read.local_floor,
+            );
         }
-        if seen < read.floor {
-            return Err(format!(
-                "stale: a {} read on {} saw {seen}, and {} was known before it began",
-                read.level.name(),
-                read.node,
-                read.floor
-            ));
+        if level == ReadLevel::Primary {
+            self.invariants.liveness.read = self.now;
         }
-        self.ledger.observed = self.ledger.observed.max(seen);
+        let history = &mut self.invariants.history;
+        let what = || format!("a {} read on {id}", level.name());
+        history.saw(what, seen, read.floor)?;
+        let times = (read.began.0, self.now.0);
+        let integer = value.and_then(|(integer, _)| integer);
+        history.read(read.client, &read.key, times, integer);
+        if let Some((Some(integer), version)) = value {
+            self.clients.saw(&read.key, integer, version);
+        }
         Ok(())
     }
 
@@ -171,49 +245,73 @@ impl World {
         })
     }
 
-    /// Goes on with a read. `None`: later; `Some(None)`: it is not answered here.
-    fn advance(&mut self, read: &mut Read) -> Result<Option<Option<Index>>, String> {
-        let (now, planted) = (self.now, self.planted);
+    /// Whether a replica's own state may be read, however old: it is whole, still one of
+    /// the partition's, and what it lacked when it was made was installed.
+    fn readable(&self, node: NodeId, standing: &Standing, applied: Index) -> bool {
+        let node = &self.nodes[(node.0 - 1) as usize];
+        let removed = self.record().is_some_and(|record| {
+            let listed = record.config.replicas();
+            record.epoch >= standing.epoch && listed.iter().all(|m| m.replica != standing.replica)
+        });
+        !node.corrupt && !removed && applied > Index::ZERO
+    }
+
+    /// Goes on with a read.
+    fn advance(&mut self, read: &mut Read) -> Result<Came, String> {
+        let (now, planted) = (self.now, self.options.planted);
         let node = &self.nodes[(read.node.0 - 1) as usize];
         let clock = node.clock(now);
         let standing = node.core.as_ref().and_then(|core| core.standing(PARTITION));
         let Some(standing) = standing else {
-            return Ok(Some(None));
+            return Ok(Came::Elsewhere);
         };
         let leads = standing.serving && standing.lease_until > clock;
-        let applied = node.applied(standing.generation)?;
-        match read.step {
+        let generation = standing.generation;
+        let applied = node.applied(generation)?;
+        let look = |epoch, proof| {
+            let value = node.value(generation, &read.key)?;
+            Ok::<_, String>(Step::Looked(Looked {
+                generation,
+                epoch,
+                seen: applied,
+                proof,
+                value,
+            }))
+        };
+        match &read.step {
             Step::Begun => match read.level {
-                ReadLevel::Any => return Ok(Some(Some(applied))),
+                ReadLevel::Any if self.readable(read.node, &standing, applied) => {
+                    read.step = look(standing.epoch, None)?;
+                }
+                ReadLevel::Any => return Ok(Came::Elsewhere),
                 ReadLevel::Primary if leads => {
                     read.step = Step::Covered(standing.epoch, standing.commit);
                 }
-                ReadLevel::Primary => return Ok(Some(None)),
+                ReadLevel::Primary => return Ok(Came::Elsewhere),
                 ReadLevel::Replica | ReadLevel::Quorum => {
                     let level = match read.level {
                         ReadLevel::Replica => ProofLevel::Replica,
                         _ => ProofLevel::Quorum,
                     };
-                    let edge = self.edges.get(&(read.node.0, read.session));
-                    let newest = edge.and_then(|edge| edge.newest.get(&level)).copied();
+                    let proofs = self.proofs.get(&(read.node.0, read.session));
+                    let newest = proofs.and_then(|proofs| proofs.newest.get(&level)).copied();
                     let covers =
                         |before: u64| read.number < before || planted == Some(Planted::AskedBefore);
                     match newest.filter(|(before, _)| covers(*before)) {
                         Some((_, Proof::Applied { epoch, index })) => {
                             read.step = Step::Proved(Proof::Applied { epoch, index });
                         }
-                        Some(_) => return Ok(Some(None)),
+                        Some(_) => return Ok(Came::Elsewhere),
                         None => {}
                     }
                 }
             },
             Step::Covered(epoch, commit) => {
-                if !leads || standing.epoch != epoch {
-                    return Ok(Some(None));
+                if !leads || standing.epoch != *epoch {
+                    return Ok(Came::Elsewhere);
                 }
-                if applied >= commit {
-                    let generation = standing.generation;
-                    read.step = Step::Looked(generation, epoch, applied, None);
+                if applied >= *commit {
+                    read.step = look(*epoch, None)?;
                 }
             }
             Step::Proved(proof) => {
@@ -223,24 +321,48 @@ impl World {
                     applied
                 };
                 match proof.look(standing.epoch, applied_enough) {
-                    ProofLook::Void => return Ok(Some(None)),
+                    ProofLook::Void => return Ok(Came::Elsewhere),
                     ProofLook::Wait => {}
-                    ProofLook::Read => {
-                        let (generation, epoch) = (standing.generation, standing.epoch);
-                        read.step = Step::Looked(generation, epoch, applied, Some(proof));
-                    }
+                    ProofLook::Read => read.step = look(standing.epoch, Some(*proof))?,
                 }
             }
-            Step::Looked(generation, epoch, seen, proof) => {
-                let still = match proof {
-                    Some(_) => standing.epoch == epoch,
-                    None => leads && standing.epoch == epoch,
+            Step::Looked(looked) => {
+                let still = match (read.level, looked.proof) {
+                    (ReadLevel::Any, _) => self.readable(read.node, &standing, applied),
+                    (_, Some(_)) => standing.epoch == looked.epoch,
+                    (_, None) => leads && standing.epoch == looked.epoch,
                 };
-                let same = standing.generation == generation;
-                return Ok(Some((still && same).then_some(seen)));
+                if !still || generation != looked.generation {
+                    return Ok(Came::Elsewhere);
+                }
+                let wall_ms = node.wall_ms(now);
+                let expired = looked.value.as_ref().filter(|v| v.value.expired(wall_ms));
+                if expired.is_some() && read.level == ReadLevel::Any {
+                    return Ok(Came::Elsewhere);
+                }
+                if expired.is_some() {
+                    return self.meets_expired(read);
+                }
+                return Ok(Came::Read(looked.clone()));
             }
         }
-        Ok(None)
+        Ok(Came::Later)
+    }
+
+    /// A strong read meets a value whose time is past: the primary's entry must take it
+    /// away first, and others cannot write one.
+    fn meets_expired(&mut self, read: &mut Read) -> Result<Came, String> {
+        if read.level != ReadLevel::Primary {
+            return Ok(Came::Elsewhere);
+        }
+        self.coverage.count("read of an expired value");
+        let due = DueKey {
+            key: read.key.clone(),
+            row: None,
+        };
+        read.step = Step::Begun;
+        self.request(read.node, Work::Expire(vec![due]))?;
+        Ok(Came::Later)
     }
 
     /// What the mistake that was planted does to a message.
@@ -249,7 +371,7 @@ impl World {
             return;
         };
         for stand in &mut answer.stands {
-            match self.planted {
+            match self.options.planted {
                 Some(Planted::Unleased) => stand.leased = true,
                 Some(Planted::EmptyCount) if !stand.leased => {
                     stand.head = Position::ZERO;

@@ -1,0 +1,146 @@
+//! The faults of a run, all drawn before it begins, each with a number and randomness
+//! of its own: without one of them the others stay what they are, so that a failing
+//! run can be shrunk.
+
+use std::collections::BTreeSet;
+
+use cairn_core::ids::Micros;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+/// What goes wrong all the time, as long as there are faults. Their numbers are those
+/// below the numbers of the plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Noise {
+    /// Messages between nodes are lost.
+    Drop = 0,
+    /// They are late.
+    Delay = 1,
+    /// They come twice.
+    Duplicate = 2,
+    /// Single flushes take long.
+    SlowFlush = 3,
+    /// Proposals to the coordinators' log are lost, or their outcome is not heard.
+    Proposals = 4,
+    /// Records and orders of the coordinators do not arrive.
+    Unheard = 5,
+    /// Requests of clients, or the answers, are lost.
+    Requests = 6,
+}
+
+/// How many kinds of noise there are.
+const NOISES: u32 = 7;
+
+/// What a fault does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A process ends.
+    Crash,
+    /// A machine loses its power.
+    PowerLoss,
+    /// A process stands still.
+    Pause,
+    /// A node is cut off from most others.
+    Isolate,
+    /// Others do not hear a node, or it does not hear them.
+    OneWay,
+    /// Some pairs of nodes do not reach each other.
+    PartialPartition,
+    /// Messages between some pairs are late, all of them.
+    SlowLinks,
+    /// Every flush of a node takes long.
+    SlowDisk,
+    /// A flush fails, which ends the process.
+    FailedFlush,
+    /// A disk is full but for its reserve.
+    FullDisk,
+    /// A bit of the log flips on the disk.
+    FlippedBit,
+    /// A disk is lost, and an empty one takes its place.
+    Wipe,
+    /// A replica is found to be damaged while its node runs.
+    FoundDamage,
+    /// A node wants to hand over all it leads, and is then started anew.
+    Drain,
+    /// The cluster is given another lease.
+    Lease,
+    /// The coordinators' leader is gone, or all of them.
+    Coordinators,
+    /// Clients reach the primary, and hardly anybody else does, while another is wanted.
+    Siege,
+}
+
+const KINDS: [(Kind, u32); 17] = [
+    (Kind::Crash, 5),
+    (Kind::PowerLoss, 5),
+    (Kind::Pause, 5),
+    (Kind::Isolate, 4),
+    (Kind::OneWay, 3),
+    (Kind::PartialPartition, 3),
+    (Kind::SlowLinks, 2),
+    (Kind::SlowDisk, 2),
+    (Kind::FailedFlush, 2),
+    (Kind::FullDisk, 2),
+    (Kind::FlippedBit, 2),
+    (Kind::Wipe, 2),
+    (Kind::FoundDamage, 1),
+    (Kind::Drain, 2),
+    (Kind::Lease, 2),
+    (Kind::Coordinators, 3),
+    (Kind::Siege, 4),
+];
+
+/// One fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Its number.
+    pub number: u32,
+    /// When it strikes.
+    pub at: Micros,
+    /// What it does.
+    pub kind: Kind,
+    /// The seed of everything else about it.
+    pub seed: u64,
+}
+
+/// Which faults are left out of a run.
+pub type Mask = BTreeSet<u32>;
+
+/// Every fault of a run between two times.
+pub fn draw(rng: &mut StdRng, from: Micros, until: Micros) -> Vec<Fault> {
+    // Some runs have more of one kind than of another, and some have none: what needs
+    // several of the same in a row is found in those.
+    let kinds = KINDS.map(|(kind, weight)| (kind, weight * [0, 1, 1, 5][rng.random_range(0..4)]));
+    let total: u32 = kinds.iter().map(|(_, weight)| weight).sum();
+    let mut faults = Vec::new();
+    let mut at = from;
+    for number in NOISES.. {
+        at = at.plus(Micros(rng.random_range(10_000..300_000)));
+        if at >= until {
+            break;
+        }
+        let mut left = rng.random_range(0..total.max(1));
+        let mut kind = Kind::Crash;
+        for (candidate, weight) in kinds {
+            kind = candidate;
+            if left < weight {
+                break;
+            }
+            left -= weight;
+        }
+        faults.push(Fault {
+            number,
+            at,
+            kind,
+            seed: rng.random(),
+        });
+    }
+    faults
+}
+
+/// Every number there is in a run with this plan.
+#[must_use]
+pub fn numbers(plan: &[Fault]) -> Vec<u32> {
+    (0..NOISES).chain(plan.iter().map(|f| f.number)).collect()
+}

@@ -1,0 +1,327 @@
+//! What the nodes want done: the log, the store, the network.
+
+use cairn_core::ids::{Index, NodeId};
+use cairn_core::replication::{DurableRecord, Effect, Event, Generation, PeerMessage};
+use rand::Rng;
+
+use super::{COORDINATORS, Happening, PARTITION, World};
+use crate::edge::{Answer, Caller, Outcome};
+use crate::plan::Noise;
+
+impl World {
+    pub(super) fn step(&mut self, id: NodeId, event: Event) -> Result<(), String> {
+        let mut effects = Vec::new();
+        let now = self.now;
+        let quiet = matches!(event, Event::Tick | Event::Coordinators { .. });
+        let told = self.options.trace && !quiet;
+        let node = self.node(id);
+        let clock = node.clock(now);
+        let Some(core) = &mut node.core else {
+            return Ok(());
+        };
+        let told = told.then(|| format!("{id} <- {event:?}"));
+        core.step(clock, event, &mut effects);
+        if let Some(told) = told {
+            self.say(|| told);
+        }
+        self.carry_out(id, effects)
+    }
+
+    pub(super) fn carry_out(&mut self, id: NodeId, effects: Vec<Effect>) -> Result<(), String> {
+        self.invariants
+            .stepped(&self.nodes, id, PARTITION, self.now)?;
+        if let Some(cut) = self.invariants.losses.cut.take() {
+            self.say(|| format!("-- writes past {cut} are lost"));
+            self.coverage.count("acknowledged writes lost where W is 1");
+            for read in self.reads.values_mut() {
+                read.lower(cut);
+            }
+        }
+        for effect in effects {
+            match effect {
+                Effect::Append(record) => {
+                    self.say(|| format!("    {id} wal {record:?}"));
+                    if matches!(record, DurableRecord::Truncate { .. }) {
+                        self.coverage.count("truncation");
+                    }
+                    self.node(id).waiting.push(record);
+                }
+                Effect::Send { to, message } => self.send(id, to, message),
+                Effect::Apply {
+                    generation,
+                    entries,
+                    ..
+                } => self.apply(id, generation, &entries)?,
+                Effect::Committed { index, .. } => self.committed(id, index)?,
+                Effect::Deposed { epoch, .. } => {
+                    self.say(|| format!("    {id} deposed of {epoch}"));
+                    self.coverage.count("deposed");
+                    if let Some(mut edge) = self.edges.remove(&id) {
+                        self.tell(edge.depose());
+                    }
+                }
+                Effect::Report(report) => {
+                    self.invariants.epochs.reports(id, &report)?;
+                    if self.now >= self.coordinators_away_until && !self.is_cut(id.0, COORDINATORS)
+                    {
+                        let after = self.rng.random_range(200..5_000);
+                        self.at(after, Happening::Report(id, report));
+                    }
+                }
+                Effect::FetchSnapshot {
+                    from, generation, ..
+                } => {
+                    let session = self.node(id).session;
+                    let after = self.rng.random_range(2_000..60_000);
+                    self.at(
+                        after,
+                        Happening::Fetched {
+                            node: id,
+                            session,
+                            from,
+                            generation,
+                        },
+                    );
+                }
+                Effect::DropGeneration { generation, .. } => {
+                    self.node(id).drop_generation(generation)?;
+                }
+                Effect::Reclaimable { index, .. } => self.node(id).reclaimable(PARTITION, index),
+                Effect::ProbeLog => {
+                    let session = self.node(id).session;
+                    let after = self.rng.random_range(100..1_500);
+                    self.at(after, Happening::Probed(id, session));
+                }
+                Effect::Mended { .. } => {
+                    self.coverage.count("log mended");
+                    self.node(id).corrupt = false;
+                }
+                Effect::Standing { .. } | Effect::Everywhere { .. } => {}
+                Effect::Proved {
+                    level,
+                    before,
+                    proof,
+                    ..
+                } => self.proved(id, level, before, proof),
+            }
+        }
+        self.flush(id);
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        id: NodeId,
+        generation: Generation,
+        entries: &[cairn_core::replication::LogEntry],
+    ) -> Result<(), String> {
+        let node = self.node(id);
+        let session = node.session;
+        let standing = node.core.as_ref().and_then(|core| core.standing(PARTITION));
+        if let Some(standing) = standing {
+            self.invariants.applies(id, PARTITION, &standing, entries)?;
+        }
+        let (mark, digest) = self.node(id).apply(PARTITION, generation, entries)?;
+        self.invariants.holds(id, mark, digest)?;
+        let after = self.rng.random_range(50..3_000);
+        let happening = Happening::Applied(id, session, generation, mark.index());
+        self.at(after, happening);
+        Ok(())
+    }
+
+    pub(super) fn applied(
+        &mut self,
+        id: NodeId,
+        session: u64,
+        generation: Generation,
+        index: Index,
+    ) -> Result<(), String> {
+        if !self.alive(id, session) {
+            return Ok(());
+        }
+        if self.rng.random_bool(0.1) {
+            self.node(id).persist(PARTITION)?;
+        }
+        let core = self.node(id).core.as_ref();
+        let standing = core.and_then(|core| core.standing(PARTITION));
+        if standing.is_some_and(|s| s.generation == generation)
+            && let Some(edge) = self.edges.get_mut(&id)
+        {
+            edge.applied(index);
+        }
+        self.step(
+            id,
+            Event::Applied {
+                partition: PARTITION,
+                generation,
+                index,
+            },
+        )
+    }
+
+    fn flush(&mut self, id: NodeId) {
+        let slow = self.noise(Noise::SlowFlush, 0.02);
+        let now = self.now;
+        let node = self.node(id);
+        if node.core.is_none() || !node.writing.is_empty() || node.waiting.is_empty() {
+            return;
+        }
+        let slow = slow || node.slow_until > now;
+        node.writing = std::mem::take(&mut node.waiting);
+        let session = node.session;
+        let after = if slow {
+            self.rng.random_range(20_000..400_000)
+        } else {
+            self.rng.random_range(100..1_500)
+        };
+        self.at(after, Happening::Flushed(id, session));
+    }
+
+    pub(super) fn flushed(&mut self, id: NodeId, session: u64) -> Result<(), String> {
+        if !self.alive(id, session) {
+            return Ok(());
+        }
+        if let Some(power_loss) = self.node(id).ends_writing {
+            self.coverage.count("ends while it writes");
+            self.end_and_restart(id, power_loss);
+            return Ok(());
+        }
+        let Some((number, records)) = self.node(id).flush()? else {
+            return self.flush_failed(id);
+        };
+        self.invariants.flushed(id, &records)?;
+        self.step(id, Event::Flushed { number })?;
+        self.flush(id);
+        if self.rng.random_bool(0.02) {
+            match self.node(id).idle()? {
+                None => return self.flush_failed(id),
+                Some(true) => self.coverage.count("segment reclaimed"),
+                Some(false) => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn probed(&mut self, id: NodeId, session: u64) -> Result<(), String> {
+        if !self.alive(id, session) {
+            return Ok(());
+        }
+        let Some(number) = self.node(id).probe()? else {
+            return self.flush_failed(id);
+        };
+        self.coverage.count("log probed");
+        self.step(id, Event::Flushed { number })
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, mut message: PeerMessage) {
+        self.tamper(&mut message);
+        let (now, pair) = (self.now, (from.0, to.0));
+        if self.cut.get(&pair).is_some_and(|until| *until > now) {
+            return;
+        }
+        if self.noise(Noise::Drop, 0.01) {
+            self.coverage.count("drop");
+            return;
+        }
+        let mut after = self.rng.random_range(50..800);
+        if let Some((until, extra)) = self.slow.get(&pair)
+            && *until > now
+        {
+            after += extra + self.rng.random_range(0..*extra);
+        }
+        if self.noise(Noise::Delay, 0.02) {
+            after += self.rng.random_range(1_000..200_000);
+            self.coverage.count("delay");
+        }
+        if self.noise(Noise::Duplicate, 0.01) {
+            self.coverage.count("duplicate");
+            let late = after + self.rng.random_range(100..50_000);
+            let message = message.clone();
+            self.at(late, Happening::Deliver { from, to, message });
+        }
+        self.at(after, Happening::Deliver { from, to, message });
+    }
+
+    fn committed(&mut self, id: NodeId, index: Index) -> Result<(), String> {
+        let now = self.now;
+        let node = self.node(id);
+        let clock = node.clock(now);
+        let standing = node.core.as_ref().and_then(|core| core.standing(PARTITION));
+        let Some(standing) = standing else {
+            return Ok(());
+        };
+        let edge = self.edges.entry(id).or_default();
+        let outcome = edge.committed(&standing, clock, index);
+        self.conclude(id, outcome)
+    }
+
+    /// Carries out what came of a call to a node's edge.
+    pub(super) fn conclude(&mut self, id: NodeId, outcome: Outcome) -> Result<(), String> {
+        for event in outcome.events {
+            self.coverage.count(event);
+        }
+        let core = self.node(id).core.as_ref();
+        let standing = core.and_then(|core| core.standing(PARTITION));
+        if let Some(standing) = standing {
+            for mark in outcome.acknowledged {
+                self.invariants.acknowledge(id, &standing, mark)?;
+                self.coverage.count("write acknowledged");
+                self.invariants.liveness.written = self.now;
+            }
+        }
+        for position in outcome.repeated {
+            self.invariants.repeated(id, position)?;
+        }
+        self.tell(outcome.answers);
+        self.carry_out(id, outcome.effects)
+    }
+
+    /// Answers leave for clients.
+    pub(super) fn tell(&mut self, answers: Vec<(Caller, Answer)>) {
+        for (caller, answer) in answers {
+            if self.noise(Noise::Requests, 0.01) {
+                continue;
+            }
+            let after = self.rng.random_range(50..800);
+            self.at(after, Happening::Reply(caller, answer));
+        }
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        id: NodeId,
+        session: u64,
+        from: NodeId,
+        generation: Generation,
+    ) -> Result<(), String> {
+        if !self.alive(id, session) {
+            return Ok(());
+        }
+        let source = &self.nodes[(from.0 - 1) as usize];
+        let copy = source.core.as_ref().and_then(|core| {
+            let standing = core.standing(PARTITION)?;
+            let (mark, rows) = source.snapshot(standing.generation).ok()?;
+            Some((mark, core.lineage_up_to(PARTITION, mark), rows))
+        });
+        let partition = PARTITION;
+        let event = match copy {
+            Some((mark, lineage, rows)) if mark.index() > Index::ZERO => {
+                self.node(id).install(generation, mark, &lineage, rows)?;
+                let (mark, digest) = self.node(id).state(generation)?;
+                self.invariants.holds(id, mark, digest)?;
+                self.coverage.count("snapshot installed");
+                Event::SnapshotFetched {
+                    partition,
+                    generation,
+                    mark,
+                    lineage,
+                }
+            }
+            _ => Event::SnapshotFailed {
+                partition,
+                generation,
+            },
+        };
+        self.step(id, event)
+    }
+}
