@@ -19,6 +19,9 @@ pub enum Op {
     SetIf(Option<i64>, i64),
     /// Delete it.
     Delete,
+    /// Nobody's, and without an answer: the time of that value is past, so that it may go
+    /// from now on.
+    Expire(i64),
 }
 
 /// What it answers.
@@ -59,6 +62,7 @@ impl Model for Key {
             }
             Op::SetIf(..) => (*state, Output::Changed(false)),
             Op::Delete => (None, Output::Changed(state.is_some())),
+            Op::Expire(value) => (state.filter(|held| *held != value), Output::Done),
         };
         output
             .is_none_or(|output| *output == answer)

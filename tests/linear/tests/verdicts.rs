@@ -201,7 +201,7 @@ fn correct(
         }
         let output = match op {
             Op::Get => Output::Value(before),
-            Op::Set(_) => Output::Done,
+            Op::Set(_) | Op::Expire(_) => Output::Done,
             Op::Add(_) => Output::Sum(state.unwrap_or(0)),
             Op::SetIf(..) => Output::Changed(*state != before),
             Op::Delete => Output::Changed(before.is_some()),

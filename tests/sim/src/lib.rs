@@ -13,7 +13,6 @@ pub mod coordinators;
 pub mod digest;
 pub mod edge;
 pub mod invariants;
-pub mod model;
 pub mod node;
 pub mod plan;
 pub mod report;

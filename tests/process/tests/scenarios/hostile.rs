@@ -55,6 +55,16 @@ impl Target {
         Ok(target)
     }
 
+    /// There is room for it.
+    fn a_long_message_gets_through(&mut self) -> Result<()> {
+        let long = vec![b'x'; 8 << 20];
+        let words: [&[u8]; 3] = [b"SET", b"long", &long];
+        let call = async { tokio::time::timeout(BOUND, self.neighbour.call(&words)).await };
+        let reply = self.runtime.block_on(call).context("the room is lost")??;
+        ensure!(reply == Reply::Simple("OK".to_owned()), "{reply:?}");
+        Ok(())
+    }
+
     fn neighbour_is_served(&mut self) -> Result<()> {
         for words in [
             &[&b"SET"[..], b"neighbour", b"is well"][..],
@@ -223,14 +233,7 @@ fn messages_that_are_never_sent_to_their_end_hold_a_bounded_amount_of_memory() -
             Ok((open.count() == 0).then_some(()))
         })?;
     }
-    let long = vec![b'x'; 8 << 20];
-    let words: [&[u8]; 3] = [b"SET", b"long", &long];
-    let call = async { tokio::time::timeout(BOUND, target.neighbour.call(&words)).await };
-    let reply = target
-        .runtime
-        .block_on(call)
-        .context("the room is lost")??;
-    ensure!(reply == Reply::Simple("OK".to_owned()), "{reply:?}");
+    target.a_long_message_gets_through()?;
     target.cluster.check_running()
 }
 
@@ -255,14 +258,7 @@ fn a_client_that_takes_no_answers_keeps_no_room_from_others() -> Result<()> {
     target.neighbour_is_served()?;
     all_closed(&mut attackers)?;
     // All the room was theirs, and is not any more.
-    let long = vec![b'x'; 8 << 20];
-    let words: [&[u8]; 3] = [b"SET", b"long", &long];
-    let call = async { tokio::time::timeout(BOUND, target.neighbour.call(&words)).await };
-    let reply = target
-        .runtime
-        .block_on(call)
-        .context("the room is lost")??;
-    ensure!(reply == Reply::Simple("OK".to_owned()), "{reply:?}");
+    target.a_long_message_gets_through()?;
     target.cluster.check_running()
 }
 

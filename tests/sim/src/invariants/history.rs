@@ -12,7 +12,7 @@ use cairn_core::ids::Index;
 use cairn_linear::{Rejected, Verdict, check_keys};
 
 use super::{Check, broken};
-use crate::model::{Key, KeyOperation, Op, Output};
+use cairn_linear::kv::{Key, KeyOperation, Op, Output};
 
 const STALE: &str = "stale (rule 6)";
 const LINEAR: &str = "histories are linearizable (rule 6)";

@@ -15,9 +15,9 @@ use rand::rngs::StdRng;
 use super::{Happening, PARTITION, World};
 use crate::edge::{Answer, Caller, Work};
 use crate::invariants::history::Begun;
-use crate::model::{Op, Output};
 use crate::plan::Noise;
 use crate::report::OPERATIONS;
+use cairn_linear::kv::{Op, Output};
 
 /// How many clients there are. The first one has no sequences, as a Redis client.
 const CLIENTS: usize = 4;
