@@ -55,6 +55,9 @@ impl Flushed {
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     newest: Option<Mark>,
+    /// The newest entry that was acknowledged in an epoch. A primary that wakes up in its old
+    /// epoch need not know what was acknowledged since: it has no lease to tell it under.
+    by_epoch: BTreeMap<Epoch, Mark>,
     /// How many writes by the index of their entry.
     count: BTreeMap<Index, u64>,
     replicas: BTreeMap<ReplicaId, Flushed>,
@@ -116,6 +119,10 @@ impl Acknowledged {
         {
             self.newest = Some(mark);
         }
+        let newest = self.by_epoch.entry(standing.epoch).or_insert(mark);
+        if newest.index() < mark.index() {
+            *newest = mark;
+        }
         *self.count.entry(mark.index()).or_default() += 1;
         let Some(configuration) = self.configurations.get(&standing.epoch) else {
             return Ok(());
@@ -147,7 +154,8 @@ impl Acknowledged {
         partition: PartitionId,
         standing: &Standing,
     ) -> Check {
-        let Some(newest) = self.newest else {
+        let earlier = self.by_epoch.range(..=standing.epoch);
+        let Some(newest) = earlier.map(|(_, mark)| *mark).max_by_key(Mark::index) else {
             return Ok(());
         };
         let before = Index(newest.index().0.saturating_sub(1));
@@ -172,6 +180,10 @@ impl Acknowledged {
         let lost = self.count.split_off(&to.next());
         if !lost.is_empty() {
             self.newest = newest;
+            self.by_epoch.retain(|_, mark| mark.index() <= to);
+            if let Some(newest) = newest {
+                self.by_epoch.entry(newest.epoch()).or_insert(newest);
+            }
         }
         lost.values().sum()
     }
