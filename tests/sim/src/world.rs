@@ -370,7 +370,8 @@ impl World {
         if self.invariants.losses.allowed {
             self.coverage.count("W is 1");
         }
-        self.invariants.liveness.check(end)?;
+        let longest = self.timing.lease_longest;
+        self.invariants.liveness.check(end, longest)?;
         let undecided = self.invariants.history.judge()?;
         self.coverage
             .add("history that the search cannot decide", undecided);

@@ -17,13 +17,15 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// The run is over, long after the last fault.
+    /// The run is over, long after the last fault. A change of the configuration that takes
+    /// its primary out may wait for the longest lease even then.
     ///
     /// # Errors
     /// Where nothing was answered lately.
-    pub fn check(&self, end: Micros) -> Check {
+    pub fn check(&self, end: Micros, lease_longest: Micros) -> Check {
+        let lately = end.minus(Micros::from_millis(1_500).plus(lease_longest));
         for (what, last) in [("write", self.written), ("primary read", self.read)] {
-            if last < end.minus(Micros::from_millis(1_500)) {
+            if last < lately {
                 let millis = |at: Micros| (at.0 as f64 - 1e6) / 1000.0;
                 return Err(broken(
                     NAME,
