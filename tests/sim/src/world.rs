@@ -451,10 +451,15 @@ impl World {
                 return Ok(());
             }
         }
+        if let Some((id, session)) = happening.process()
+            && !self.alive(id, session)
+        {
+            return Ok(());
+        }
         match happening {
             Happening::Tick(id, session) => self.tick(id, session),
-            Happening::Flushed(id, session) => self.flushed(id, session),
-            Happening::Probed(id, session) => self.probed(id, session),
+            Happening::Flushed(id, _) => self.flushed(id),
+            Happening::Probed(id, _) => self.probed(id),
             Happening::Deliver { from, to, message } => {
                 self.step(to, Event::Peer { from, message })
             }
@@ -471,15 +476,13 @@ impl World {
             Happening::Proposal(id, command) => self.decide(id, command),
             Happening::Late(term, command) => self.commit_late(term, command),
             Happening::Elected => self.elected(),
-            Happening::Applied(id, session, generation, index) => {
-                self.applied(id, session, generation, index)
-            }
+            Happening::Applied(id, _, generation, index) => self.applied(id, generation, index),
             Happening::Fetched {
                 node,
-                session,
                 from,
                 generation,
-            } => self.fetched(node, session, from, generation),
+                ..
+            } => self.fetched(node, from, generation),
             Happening::Client(client) => self.client(client),
             Happening::Request(id, work) => self.request(id, work),
             Happening::Reply(caller, answer) => self.reply(caller, answer),
@@ -489,23 +492,18 @@ impl World {
             Happening::Look(_, number) => self.look(number),
             Happening::Coordinators => self.coordinate(),
             Happening::Fault(fault) => self.fault(fault),
-            Happening::Room(id, session, room) => {
-                if self.alive(id, session) {
-                    self.step(id, Event::DiskRoom { room })?;
-                }
+            Happening::Room(id, _, room) => self.step(id, Event::DiskRoom { room }),
+            Happening::Stop(id, _) => {
+                self.stop(id);
                 Ok(())
             }
-            Happening::Stop(id, session) => self.stop(id, session),
             Happening::Lease(id, lease) => self.hear_of_lease(id, lease),
-            Happening::LeaseSaved(id, session, longest) => self.lease_saved(id, session, longest),
+            Happening::LeaseSaved(id, _, longest) => self.lease_saved(id, longest),
             Happening::Start(id) => self.start(id),
         }
     }
 
     fn tick(&mut self, id: NodeId, session: u64) -> Result<(), String> {
-        if !self.alive(id, session) {
-            return Ok(());
-        }
         self.at(TICK.0, Happening::Tick(id, session));
         let away = self.now < self.coordinators_away_until || self.is_cut(id.0, COORDINATORS);
         self.step(id, Event::Coordinators { reachable: !away })?;
@@ -539,6 +537,23 @@ fn millis(at: Micros) -> f64 {
 }
 
 impl Happening {
+    /// The process that it is for, where it is nothing to one that starts later.
+    fn process(&self) -> Option<(NodeId, u64)> {
+        match self {
+            Self::Tick(id, session)
+            | Self::Flushed(id, session)
+            | Self::Probed(id, session)
+            | Self::Applied(id, session, ..)
+            | Self::Fetched {
+                node: id, session, ..
+            }
+            | Self::Room(id, session, _)
+            | Self::Stop(id, session)
+            | Self::LeaseSaved(id, session, _) => Some((*id, *session)),
+            _ => None,
+        }
+    }
+
     fn node(&self) -> Option<NodeId> {
         match self {
             Self::Tick(id, _)

@@ -132,13 +132,9 @@ impl World {
     pub(super) fn applied(
         &mut self,
         id: NodeId,
-        session: u64,
         generation: Generation,
         index: Index,
     ) -> Result<(), String> {
-        if !self.alive(id, session) {
-            return Ok(());
-        }
         if self.rng.random_bool(0.1) {
             self.node(id).persist(PARTITION)?;
         }
@@ -177,10 +173,7 @@ impl World {
         self.at(after, Happening::Flushed(id, session));
     }
 
-    pub(super) fn flushed(&mut self, id: NodeId, session: u64) -> Result<(), String> {
-        if !self.alive(id, session) {
-            return Ok(());
-        }
+    pub(super) fn flushed(&mut self, id: NodeId) -> Result<(), String> {
         if let Some(power_loss) = self.node(id).ends_writing {
             self.coverage.count("ends while it writes");
             self.end_and_restart(id, power_loss);
@@ -202,10 +195,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn probed(&mut self, id: NodeId, session: u64) -> Result<(), String> {
-        if !self.alive(id, session) {
-            return Ok(());
-        }
+    pub(super) fn probed(&mut self, id: NodeId) -> Result<(), String> {
         let Some(number) = self.node(id).probe()? else {
             return self.flush_failed(id);
         };
@@ -290,13 +280,9 @@ impl World {
     pub(super) fn fetched(
         &mut self,
         id: NodeId,
-        session: u64,
         from: NodeId,
         generation: Generation,
     ) -> Result<(), String> {
-        if !self.alive(id, session) {
-            return Ok(());
-        }
         let source = &self.nodes[(from.0 - 1) as usize];
         let copy = source.core.as_ref().and_then(|core| {
             let standing = core.standing(PARTITION)?;

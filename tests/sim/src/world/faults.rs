@@ -258,11 +258,8 @@ impl World {
     }
 
     /// A node that drained ends, and comes back.
-    pub(super) fn stop(&mut self, id: NodeId, session: u64) -> Result<(), String> {
-        if self.alive(id, session) {
-            self.end_and_restart(id, false);
-        }
-        Ok(())
+    pub(super) fn stop(&mut self, id: NodeId) {
+        self.end_and_restart(id, false);
     }
 
     /// The cluster is given another lease, of which the nodes hear one by one.
@@ -305,15 +302,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn lease_saved(
-        &mut self,
-        id: NodeId,
-        session: u64,
-        longest: Micros,
-    ) -> Result<(), String> {
-        if !self.alive(id, session) {
-            return Ok(());
-        }
+    pub(super) fn lease_saved(&mut self, id: NodeId, longest: Micros) -> Result<(), String> {
         let timing = &mut self.node(id).timing;
         timing.lease_longest = timing.lease_longest.max(longest);
         self.step(id, Event::LeaseKept { longest })
