@@ -71,11 +71,12 @@ impl KeepWatch {
         }
     }
 
-    /// Takes what is free now; says whether log may be kept.
-    pub fn observe(&mut self, free_bytes: u64) -> bool {
+    /// Takes what is free now; says whether log may be kept where that is news. At first it
+    /// may.
+    pub fn observe(&mut self, free_bytes: u64) -> Option<bool> {
         let needed = if self.keeping { 0 } else { self.kept_bytes };
-        self.keeping = free_bytes >= self.floor_bytes.saturating_add(needed);
-        self.keeping
+        let now = free_bytes >= self.floor_bytes.saturating_add(needed);
+        (std::mem::replace(&mut self.keeping, now) != now).then_some(now)
     }
 }
 
@@ -91,12 +92,14 @@ mod tests {
         for free_without in 0..1000 {
             let mut space = SpaceWatch::new(reserve);
             let mut keep = KeepWatch::new(reserve, segment, kept);
-            let (mut log, mut changes, mut before) = (0, 0, true);
+            let (mut log, mut changes, mut keeping) = (0, 0, true);
             for _ in 0..100 {
                 let free = u64::saturating_sub(free_without, log);
-                let keeping = keep.observe(free);
-                changes += u32::from(keeping != before);
-                before = keeping;
+                if let Some(news) = keep.observe(free) {
+                    assert_ne!(news, keeping);
+                    keeping = news;
+                    changes += 1;
+                }
                 log = if keeping {
                     (log + segment).min(kept + segment)
                 } else {

@@ -85,7 +85,6 @@ impl MaintenanceHandle {
             wal,
             watch,
             keep,
-            keeping: true,
             disk_room,
             shared: Arc::clone(&self.shared),
             persist_after: self.persist_after,
@@ -142,8 +141,6 @@ struct Worker {
     wal: WalHandle,
     watch: SpaceWatch,
     keep: KeepWatch,
-    /// As the log was told last.
-    keeping: bool,
     disk_room: Box<dyn FnMut(DiskRoom) + Send>,
     shared: Arc<Shared>,
     persist_after: PersistAfter,
@@ -199,8 +196,7 @@ impl Worker {
             }
         };
         self.free.set(free as f64);
-        let keeping = self.keep.observe(free);
-        if std::mem::replace(&mut self.keeping, keeping) != keeping {
+        if let Some(keeping) = self.keep.observe(free) {
             self.wal.set_keeping(keeping);
         }
         if let Some(room) = self.watch.observe(free) {
