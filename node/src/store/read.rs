@@ -205,14 +205,6 @@ impl StateReader {
         self.shared.counts.get(generation)
     }
 
-    /// The last mark that the generation has applied. Blocks.
-    ///
-    /// # Errors
-    /// Where the store cannot be read.
-    pub fn applied(&self, generation: Generation) -> Result<Mark, StorageError> {
-        Ok(state::applied(&self.shared.store, generation)?)
-    }
-
     /// The last mark that the generation has applied, and the rows of the idempotence
     /// table as of it, ascending by index ([`cairn_core::kv::body`] says what they hold).
     /// Blocks.

@@ -422,10 +422,10 @@ fn a_snapshot_travels_into_a_fresh_generation() {
         chunks += 1;
     }
     assert!(chunks > 3);
-    assert_eq!(reader.applied(fresh).unwrap(), Mark::ZERO);
+    assert_eq!(reader.table(fresh).unwrap().applied, Mark::ZERO);
     let (mark, lineage) = (source.mark(), source.lineage().to_vec());
     sink.finish(mark, &lineage).unwrap();
-    assert_eq!(reader.applied(fresh).unwrap(), log[199].mark());
+    assert_eq!(reader.table(fresh).unwrap().applied, log[199].mark());
     let rows = node.rows(fresh, None, 1000);
     assert_eq!(reader.keys(fresh), 50);
     assert_eq!(reader.keys(G), 50);
@@ -503,7 +503,7 @@ fn a_dropped_generation_leaves_nothing_behind() {
         assert!(begun.elapsed() < PATIENCE);
         std::thread::yield_now();
     }
-    assert_eq!(reader.applied(G).unwrap(), Mark::ZERO);
+    assert_eq!(reader.table(G).unwrap().applied, Mark::ZERO);
     node.close();
 }
 
