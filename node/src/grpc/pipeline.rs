@@ -226,12 +226,6 @@ impl<B: KvBackend> Pipeline<B> {
 
     /// Reads and starts calls while there is room for what they need.
     fn poll_calls(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
-        if let Some(until) = &mut self.until_refused
-            && until.as_mut().poll(context).is_ready()
-        {
-            self.until_refused = None;
-            self.refuse_unstarted();
-        }
         while self.has_room() && self.ledger.poll_covered(context) {
             self.caller.refresh();
             if !self.caller.is_let_in() {
@@ -241,10 +235,7 @@ impl<B: KvBackend> Pipeline<B> {
                 if !self.ledger.poll_reserve(self.reserve_for(&call), context) {
                     self.unstarted.push_front(call);
                     let wait = || Box::pin(tokio::time::sleep(ROOM_PATIENCE));
-                    let until = self.until_refused.get_or_insert_with(wait);
-                    if until.as_mut().poll(context).is_ready() {
-                        context.waker().wake_by_ref();
-                    }
+                    self.until_refused.get_or_insert_with(wait);
                     break;
                 }
                 self.until_refused = None;
@@ -272,6 +263,12 @@ impl<B: KvBackend> Pipeline<B> {
                     self.unstarted = calls.into();
                 }
             }
+        }
+        if let Some(until) = &mut self.until_refused
+            && until.as_mut().poll(context).is_ready()
+        {
+            self.until_refused = None;
+            self.refuse_unstarted();
         }
         Ok(())
     }
