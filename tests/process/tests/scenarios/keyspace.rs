@@ -96,14 +96,17 @@ async fn next(watch: &mut Watch) -> Result<KeyEvent> {
     Ok(event.context("an event comes")??)
 }
 
+/// A client each, so that what one caches is nothing to the other.
+async fn writer_and_watcher(cluster: &Cluster) -> Result<(Client, Client)> {
+    Ok((connect(cluster).await?, connect(cluster).await?))
+}
+
 #[test]
 fn a_watch_of_all_partitions_loses_and_repeats_nothing_while_data_nodes_are_killed() -> Result<()> {
     let (_, mut rng) = seed::draw("watch");
     let mut cluster = Cluster::start(spec())?;
     let runtime = runtime()?;
-    let (writer, watcher) = runtime.block_on(async {
-        Ok::<_, anyhow::Error>((connect(&cluster).await?, connect(&cluster).await?))
-    })?;
+    let (writer, watcher) = runtime.block_on(writer_and_watcher(&cluster))?;
     let filter = KeyFilter::Prefix("watched:".into());
     let watching = watcher.watch(filter.clone(), WatchOptions::default());
     let mut watch = runtime.block_on(watching)?;
@@ -202,9 +205,7 @@ fn a_token_that_only_the_disks_hold_is_good_after_every_node_was_restarted() -> 
     .with("CAIRN_WAL_KEEP_BYTES", "256MiB");
     let mut cluster = Cluster::start(spec)?;
     let runtime = runtime()?;
-    let (writer, watcher) = runtime.block_on(async {
-        Ok::<_, anyhow::Error>((connect(&cluster).await?, connect(&cluster).await?))
-    })?;
+    let (writer, watcher) = runtime.block_on(writer_and_watcher(&cluster))?;
     let filter = KeyFilter::Prefix("watched:".into());
     let watching = watcher.watch(filter.clone(), WatchOptions::default());
     let mut watch = runtime.block_on(watching)?;
