@@ -136,6 +136,10 @@ impl World {
             return Ok(());
         };
         self.say(|| format!("record {record:?}"));
+        if record.epoch > self.decided.0 || record.primary != self.decided.1 {
+            self.decided = (record.epoch, record.primary);
+            self.spring_ambush(&record);
+        }
         for n in 1..=self.nodes.len() as u64 {
             if !self.noise(Noise::Unheard, 0.1) && !self.is_cut(COORDINATORS, n) {
                 let after = self.rng.random_range(200..20_000);
