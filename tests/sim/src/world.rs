@@ -171,6 +171,8 @@ struct World {
     ambush: Option<faults::Ambush>,
     /// The newest epoch and primary that were published.
     decided: (Epoch, Option<Member>),
+    /// How restless the shipped coordinators are made.
+    unrest: govern::Unrest,
     invariants: Invariants,
     edges: BTreeMap<NodeId, Edge>,
     clients: clients::Clients,
@@ -265,7 +267,7 @@ impl World {
         let nodes = replicas + rng.random_range(0..=2u64);
         // Stand-ins know no way to lose a write.
         let stand_in = seed.is_multiple_of(2) && !options.lossy;
-        let lossy = !stand_in && (rng.random_bool(0.15) || options.lossy);
+        let lossy = !stand_in && (rng.random_bool(0.25) || options.lossy);
         let write_quorum = match lossy {
             true => 1,
             false => rng.random_range(2..=replicas) as u8,
@@ -305,6 +307,7 @@ impl World {
             .map(|n| Node::new(NodeId(n), timing, &mut rng))
             .collect();
         let clients = clients::Clients::new(&mut rng);
+        let unrest = govern::Unrest::draw(&mut rng);
         let mut invariants = Invariants::default();
         invariants.losses.allowed = lossy;
         Self {
@@ -327,6 +330,7 @@ impl World {
             rotation: None,
             ambush: None,
             decided: (Epoch::ZERO, None),
+            unrest,
             invariants,
             edges: BTreeMap::new(),
             clients,

@@ -43,7 +43,12 @@ impl World {
     }
 
     /// Something strikes a node, or what is around it.
-    pub(super) fn strike(&mut self, kind: Kind, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
+    pub(super) fn strike(
+        &mut self,
+        kind: Kind,
+        id: NodeId,
+        rng: &mut StdRng,
+    ) -> Result<(), String> {
         let n = (id.0 - 1) as usize;
         if self.healing || self.retired.contains(&id.0) {
             return Ok(());
@@ -144,7 +149,9 @@ impl World {
             let voters = record.config.voters();
             let target = match record.primary {
                 Some(primary) if rng.random_bool(0.6) => Some(primary),
-                _ => voters.get(rng.random_range(0..voters.len().max(1))).copied(),
+                _ => voters
+                    .get(rng.random_range(0..voters.len().max(1)))
+                    .copied(),
             };
             let Some(target) = target else { continue };
             let kind = AMBUSHES[rng.random_range(0..AMBUSHES.len())];
