@@ -55,7 +55,13 @@ impl Replica {
         self.pending.extend(later);
     }
 
-    pub(super) fn report(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
+    pub(super) fn report_all(&mut self, ctx: &mut Context<'_>, reports: Vec<(u64, Option<Epoch>)>) {
+        for (round, fence) in reports {
+            self.report(ctx, round, fence);
+        }
+    }
+
+    fn report(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
         let fenced = fence == Some(self.flushed_promise);
         if fenced {
             self.inspected = self.flushed_promise;

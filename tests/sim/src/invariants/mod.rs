@@ -83,7 +83,8 @@ impl Invariants {
     /// Where it claims too much.
     pub fn reports(&mut self, node: NodeId, report: &ReplicaReport) -> Check {
         self.epochs.reports(node, report)?;
-        self.wholeness.reports(node, report)
+        let durable = self.epochs.durable(node);
+        self.wholeness.reports(node, durable, report)
     }
 
     /// A node was stepped.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cairn_core::cluster::report::ReplicaReport;
-use cairn_core::ids::{Index, NodeId, ReplicaId};
+use cairn_core::ids::{Epoch, Index, Mark, NodeId, ReplicaId};
 use cairn_core::replication::{DurableRecord, RecoveredPartition};
 
 use super::{Check, broken};
@@ -13,15 +13,29 @@ const NAME: &str = "who calls itself whole holds what it flushed (rule 12)";
 
 #[derive(Debug, Default)]
 struct Held {
-    /// The last entry that was flushed and not cut off since.
-    flushed: Index,
+    /// The last entry of each epoch that was flushed and not cut off since.
+    flushed: BTreeMap<Epoch, Index>,
     /// Cuts on their way to the disk, oldest first.
     cuts: Vec<Index>,
 }
 
 impl Held {
-    fn least(&self) -> Index {
-        self.cuts.iter().copied().fold(self.flushed, Index::min)
+    fn take(&mut self, mark: Mark) {
+        let last = self.flushed.entry(mark.epoch()).or_default();
+        *last = mark.index().max(*last);
+    }
+
+    fn cut(&mut self, to: Index) {
+        for last in self.flushed.values_mut() {
+            *last = to.min(*last);
+        }
+    }
+
+    /// Up to where its log reaches at least, as far as it was written before an epoch.
+    fn least(&self, before: Epoch) -> Index {
+        let older = self.flushed.range(..before);
+        let last = older.map(|(_, last)| *last).max().unwrap_or_default();
+        self.cuts.iter().copied().fold(last, Index::min)
     }
 }
 
@@ -70,15 +84,15 @@ impl Wholeness {
             };
             match record {
                 DurableRecord::Entry { entry, .. } => {
-                    held.flushed = held.flushed.max(entry.position.index);
+                    held.take(entry.mark());
                 }
                 DurableRecord::Installed { mark, .. } => {
-                    held.flushed = held.flushed.max(mark.index());
+                    held.take(*mark);
                 }
                 _ => {}
             }
             if let Some(to) = cut(record) {
-                held.flushed = held.flushed.min(to);
+                held.cut(to);
                 if !held.cuts.is_empty() {
                     held.cuts.remove(0);
                 }
@@ -89,7 +103,7 @@ impl Wholeness {
     /// A node has mended its log from that of the primary, which is all that counts.
     pub fn mended(&mut self, node: NodeId, head: Index) {
         if let Some(held) = self.held(node) {
-            held.flushed = head;
+            held.cut(head);
         }
     }
 
@@ -104,15 +118,18 @@ impl Wholeness {
         };
         self.living.insert(node, replica);
         let held = self.replicas.entry(replica).or_default();
-        let least = held.least();
+        let least = held.least(Epoch(u64::MAX));
         held.cuts.clear();
         if found.corrupt {
             return Ok(());
         }
-        let base = found.meta.base.max_by_index(found.applied).index();
-        let last = found.entries.last().map(|e| e.position.index);
-        let head = last.map_or(base, |last| last.max(base));
-        held.flushed = head;
+        let base = found.meta.base.max_by_index(found.applied);
+        held.flushed.clear();
+        held.take(base);
+        for entry in &found.entries {
+            held.take(entry.mark());
+        }
+        let head = held.least(Epoch(u64::MAX));
         if head < least {
             return Err(broken(
                 NAME,
@@ -122,16 +139,20 @@ impl Wholeness {
         Ok(())
     }
 
-    /// A node tells the coordinators how it stands.
+    /// A node tells the coordinators how it stands, and has promised `durable`.
     ///
     /// # Errors
     /// Where it calls itself whole and is not.
-    pub fn reports(&self, node: NodeId, report: &ReplicaReport) -> Check {
-        let least = self
-            .replicas
-            .get(&report.member.replica)
-            .map_or(Index::ZERO, Held::least);
-        if report.whole && report.head.index < least {
+    pub fn reports(&self, node: NodeId, durable: Epoch, report: &ReplicaReport) -> Check {
+        if !report.whole || !report.fenced || report.promised < durable {
+            // A newer epoch's primary may have sent it more by now, and nobody will be
+            // named in the older one.
+            return Ok(());
+        }
+        // What the epoch's own primary has written since need not be told of.
+        let held = self.replicas.get(&report.member.replica);
+        let least = held.map_or(Index::ZERO, |held| held.least(report.promised));
+        if report.head.index < least {
             return Err(broken(
                 NAME,
                 format!(
