@@ -190,14 +190,7 @@ impl Journals {
         // What is broken may itself be whole and have a wrong number.
         file.seek(SeekFrom::Start(cut.at + 1))?;
         file.read_to_end(&mut rest)?;
-        for at in 0..rest.len() {
-            if rest[at] == START
-                && let Step::Batch(_) = Walk::new(&rest[at..]).batch()?
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        holds_whole_batch(&rest)
     }
 
     /// Cuts them where they have to be, and makes them durable.
@@ -324,6 +317,18 @@ enum Step {
     Over,
     /// Something else.
     Flaw(&'static str),
+}
+
+/// Whether a whole batch begins anywhere in these bytes.
+fn holds_whole_batch(bytes: &[u8]) -> io::Result<bool> {
+    for at in 0..bytes.len() {
+        if bytes[at] == START
+            && let Step::Batch(_) = Walk::new(&bytes[at..]).batch()?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads a journal batch by batch. It holds no more than its buffer, whatever lengths

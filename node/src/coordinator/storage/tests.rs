@@ -216,7 +216,13 @@ async fn voted(votes: u64) -> TempDir {
         opened.log.save_vote(&Vote::new(term, 7)).await.unwrap();
     }
     close(opened).await;
+    trim_journal(dir.path());
     dir
+}
+
+/// fjall makes a journal longer than what is in it.
+fn trim_journal(dir: &Path) {
+    Journals::read(&dir.join("log")).unwrap().settle().unwrap();
 }
 
 /// Closes a disk as a process does that ends in order.
@@ -364,8 +370,7 @@ async fn write_sample(to: &Path) {
     opened.log.blocking_append([blank(3, 6)]).await.unwrap();
     opened.log.save_committed(Some(id(3, 6))).await.unwrap();
     close(opened).await;
-    // fjall makes the file longer than what is in it.
-    Journals::read(&to.join("log")).unwrap().settle().unwrap();
+    trim_journal(to);
 }
 
 /// Opens a copy of a sample and looks at all that is in it.

@@ -313,3 +313,43 @@ fn a_fresh_journal_and_none_at_all_are_left_alone() {
         3 * PAGE as u64
     );
 }
+
+/// How many whole batches the bytes begin with, where they end, and whether nothing else
+/// follows.
+fn walked(bytes: &[u8]) -> (u64, usize, bool) {
+    let mut walk = Walk::new(bytes);
+    let (mut batches, mut end) = (0, 0);
+    loop {
+        match walk.batch().unwrap() {
+            Step::Batch(_) => {
+                batches += 1;
+                end = walk.at as usize;
+            }
+            Step::Over => return (batches, end, true),
+            Step::Flaw(_) => return (batches, end, false),
+        }
+    }
+}
+
+#[test]
+fn fuzz_store_journals() {
+    let root = tempdir().unwrap();
+    fill(root.path(), 1..=6);
+    let file = journal(root.path(), 0);
+    let end = batch_ends(&file).pop().unwrap() as usize;
+    let whole = fs::read(&file).unwrap()[..end].to_vec();
+    let padded = [&whole[..], &[0; 64]].concat();
+    cairn_fuzz::run(
+        "store_journal",
+        4,
+        vec![whole, padded, vec![0; 64]],
+        |bytes| {
+            let (batches, end, is_over) = walked(bytes);
+            // What is cut behind them stays whole.
+            assert_eq!(walked(&bytes[..end]), (batches, end, true));
+            if !is_over {
+                holds_whole_batch(&bytes[end + 1..]).unwrap();
+            }
+        },
+    );
+}
