@@ -526,6 +526,7 @@ impl Replica {
                 primary,
             },
         ));
+        self.delay_reports(number);
         ctx.standing_changed(self.partition);
     }
 
