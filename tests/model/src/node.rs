@@ -1,0 +1,382 @@
+//! A data node of the model: the shipped core, what it handed to its log, and what of
+//! that is on its disk.
+//!
+//! A node never changes: each step makes another one. What a step does depends on the
+//! node, the time and the input alone, so that it is worked out once and remembered
+//! ([`crate::memory`]), however many states of the cluster it is part of.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use cairn_core::cluster::report::Role;
+use cairn_core::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId};
+use cairn_core::record::PartitionRecord;
+use cairn_core::replication::{
+    DurableRecord, Effect, EntryKind, Event, NodeCore, PeerMessage, RecoveredPartition, Timing,
+};
+use cairn_storage::format::segment_header::LogIdentity;
+use cairn_storage::sim::{MemDisk, MemStore};
+use cairn_storage::wal::{Wal, WalOptions};
+
+use crate::message::{Body, Message};
+
+/// The one partition.
+pub const P: PartitionId = PartitionId(0);
+
+/// The unit of time: what [`crate::world::Action::Advance`] adds.
+pub const UNIT: Micros = Micros::from_millis(100);
+
+/// How long a lease lasts.
+pub const LEASE: Micros = Micros(2 * UNIT.0);
+
+/// The time at which an exploration begins: what a process counts as granted when it
+/// starts for the first time is over by then.
+pub const START: Micros = Micros(10 * LEASE.0);
+
+/// Nothing of what a timer alone would do takes place in the few units that there are:
+/// resending is a step of its own ([`Input::Reconnect`]).
+const NEVER: Micros = Micros::from_millis(1_000_000);
+
+fn timing() -> Timing {
+    Timing {
+        lease: LEASE,
+        lease_longest: LEASE,
+        lease_margin: None,
+        tick: UNIT,
+        resend: NEVER,
+        stuck: NEVER,
+        window_bytes: 1 << 20,
+        log_bytes: 1 << 20,
+        keep_bytes: 1 << 20,
+        unapplied_bytes: 1 << 20,
+        push_back: NEVER,
+    }
+}
+
+/// What a node is told in one step.
+#[derive(Clone, Copy, Debug)]
+pub enum Input {
+    /// A message.
+    Take(&'static Message),
+    /// So many of the records that wait are flushed.
+    Flush(usize),
+    /// The process ends, which loses what was not flushed, and starts again.
+    Restart {
+        /// Recovery found a torn tail.
+        dropped_tail: bool,
+    },
+    /// A client's write.
+    Write(u8),
+    /// The connection to that node is new: what was in flight may be lost.
+    Reconnect(NodeId),
+    /// Time passed.
+    Tick,
+}
+
+impl Input {
+    /// A number for each input, for [`crate::memory`].
+    pub(crate) fn key(&self) -> u64 {
+        match *self {
+            Self::Take(message) => message.print,
+            Self::Flush(records) => 1_000 + records as u64,
+            Self::Restart { dropped_tail } => 2_000 + u64::from(dropped_tail),
+            Self::Write(number) => 3_000 + u64::from(number),
+            Self::Reconnect(peer) => 4_000 + peer.0,
+            Self::Tick => 5_000,
+        }
+    }
+}
+
+/// What the invariants and the coordinators look at.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Its role; `None` where there is no replica.
+    pub role: Option<Role>,
+    /// The promised epoch.
+    pub epoch: Epoch,
+    /// Whether it serves as primary of that epoch.
+    pub serving: bool,
+    /// Until when it holds the lease.
+    pub lease_until: Micros,
+    /// The commit index.
+    pub commit: Index,
+    /// The log in memory: marks, and the number of the write where it is one.
+    pub log: Vec<(Mark, Option<u8>)>,
+    /// The log on the disk.
+    pub durable: Vec<Mark>,
+    /// The newest record that it knows.
+    pub record: Option<std::sync::Arc<PartitionRecord>>,
+    /// It cut its log at some time.
+    pub has_cut: bool,
+    /// The process is not the first.
+    pub restarted: bool,
+}
+
+/// A node at one moment.
+#[derive(Debug)]
+pub struct Node {
+    /// The fingerprint of all of it.
+    pub print: u64,
+    /// Its number.
+    pub id: NodeId,
+    /// What others see.
+    pub view: View,
+    /// How many records wait to be flushed.
+    pub waiting: usize,
+    starts: u64,
+    core: NodeCore,
+    disk: Vec<DurableRecord>,
+    unflushed: VecDeque<DurableRecord>,
+    /// How many records of this process are flushed.
+    flushed: u64,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub struct Stepped {
+    /// The node after it.
+    pub node: Node,
+    /// What it sent.
+    pub sent: Vec<Message>,
+    /// Up to where it acknowledged.
+    pub committed: Option<Index>,
+}
+
+impl Node {
+    /// A node with an empty disk, started before `START`.
+    #[must_use]
+    pub fn new(id: NodeId) -> Self {
+        Self::start(id, 1, Vec::new(), false, START.minus(Micros(2 * LEASE.0)))
+    }
+
+    fn start(
+        id: NodeId,
+        starts: u64,
+        disk: Vec<DurableRecord>,
+        dropped_tail: bool,
+        now: Micros,
+    ) -> Self {
+        let (mut recovered, next_generation) = recover(id, &disk);
+        for partition in &mut recovered {
+            partition.dropped_tail |= dropped_tail;
+        }
+        let session = id.0 * 1_000 + starts;
+        let mut core = NodeCore::new(id, session, timing(), next_generation, recovered, now);
+        // A primary that restarts without coordinators within reach may resume; it
+        // answers their fences all the same.
+        let mut effects = Vec::new();
+        core.step(now, Event::Coordinators { reachable: false }, &mut effects);
+        // What housekeeping the first tick does is out of the way.
+        core.step(now, Event::Tick, &mut effects);
+        let mut node = Self {
+            print: 0,
+            id,
+            view: View::default(),
+            waiting: 0,
+            starts,
+            core,
+            disk,
+            unflushed: VecDeque::new(),
+            flushed: 0,
+        };
+        let mut sent = Vec::new();
+        node.carry_out(now, effects, &mut sent);
+        assert!(node.unflushed.is_empty(), "a start writes nothing");
+        node.seal();
+        node
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// What an assertion of the core said.
+    pub fn step(&self, now: Micros, input: Input) -> Result<Stepped, String> {
+        catch_unwind(AssertUnwindSafe(|| self.stepped(now, input))).map_err(|panic| {
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            said.unwrap_or_else(|| "the core panicked".to_owned())
+        })
+    }
+
+    fn stepped(&self, now: Micros, input: Input) -> Stepped {
+        let mut sent = Vec::new();
+        let mut effects = Vec::new();
+        if let Input::Restart { dropped_tail } = input {
+            let disk = self.disk.clone();
+            let node = Self::start(self.id, self.starts + 1, disk, dropped_tail, now);
+            return Stepped {
+                node,
+                sent,
+                committed: None,
+            };
+        }
+        let mut node = Self {
+            print: 0,
+            id: self.id,
+            view: View::default(),
+            waiting: 0,
+            starts: self.starts,
+            core: self.core.clone(),
+            disk: self.disk.clone(),
+            unflushed: self.unflushed.clone(),
+            flushed: self.flushed,
+        };
+        let core = &mut node.core;
+        match input {
+            Input::Take(message) => {
+                if let Some(event) = message.event() {
+                    core.step(now, event, &mut effects);
+                }
+            }
+            Input::Flush(records) => {
+                node.disk.extend(node.unflushed.drain(..records));
+                node.flushed += records as u64;
+                let number = node.flushed;
+                core.step(now, Event::Flushed { number }, &mut effects);
+            }
+            Input::Write(number) => {
+                // Where it is refused nothing changes, and there is no such step.
+                let body = Bytes::from(vec![b'w', number]);
+                let _ = core.propose(now, P, body, &mut effects);
+            }
+            Input::Reconnect(peer) => {
+                core.step(now, Event::PeerConnected { peer }, &mut effects);
+            }
+            Input::Tick => core.step(now, Event::Tick, &mut effects),
+            Input::Restart { .. } => {}
+        }
+        let committed = node.carry_out(now, effects, &mut sent);
+        node.seal();
+        Stepped {
+            node,
+            sent,
+            committed,
+        }
+    }
+
+    /// Carries out effects. Returns up to where the primary may answer.
+    fn carry_out(
+        &mut self,
+        now: Micros,
+        effects: Vec<Effect>,
+        sent: &mut Vec<Message>,
+    ) -> Option<Index> {
+        let mut committed = None;
+        for effect in effects {
+            match effect {
+                Effect::Append(record) => self.unflushed.push_back(record),
+                // The coordinators have told everyone the same.
+                Effect::Send {
+                    message: PeerMessage::Record(_),
+                    ..
+                } => {}
+                Effect::Send { to, message } => {
+                    let from = self.id;
+                    sent.push(Message::new(Some(to), Body::Peer { from, message }));
+                }
+                Effect::Report(report) => {
+                    sent.push(Message::new(None, Body::Report { report, at: now }));
+                }
+                Effect::Committed { index, .. } => committed = committed.max(Some(index)),
+                // The store has made nothing durable when the process ends, so that all
+                // of it is replayed; no snapshot ever arrives.
+                Effect::Apply { .. }
+                | Effect::FetchSnapshot { .. }
+                | Effect::DropGeneration { .. }
+                | Effect::ProbeLog
+                | Effect::Everywhere { .. }
+                | Effect::Proved { .. }
+                | Effect::Standing { .. }
+                | Effect::Deposed { .. }
+                | Effect::Mended { .. }
+                | Effect::Reclaimable { .. } => {}
+            }
+        }
+        committed
+    }
+
+    fn seal(&mut self) {
+        self.waiting = self.unflushed.len();
+        let told = (&self.core, &self.disk, &self.unflushed);
+        let text = format!("{} {} {told:?}", self.id, self.starts);
+        self.print = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
+        let mut view = View {
+            durable: durable_log(&self.disk),
+            restarted: self.starts > 1,
+            has_cut: self
+                .disk
+                .iter()
+                .chain(&self.unflushed)
+                .any(|r| matches!(r, DurableRecord::Truncate { .. })),
+            ..View::default()
+        };
+        if let Some(standing) = self.core.standing(P) {
+            view.epoch = standing.epoch;
+            view.serving = standing.serving;
+            view.lease_until = standing.lease_until;
+            view.commit = standing.commit;
+            let log = self.core.log_after(P, Index::ZERO);
+            view.log = log
+                .iter()
+                .map(|e| {
+                    let write = (e.kind == EntryKind::Write).then(|| e.body[1]);
+                    (e.mark(), write)
+                })
+                .collect();
+            view.record = self.core.metas().into_iter().find_map(|meta| meta.record);
+            // Telling a status is noted, so that a copy is asked.
+            let mut asked = self.core.clone();
+            view.role = asked.statuses(START, true).first().map(|s| s.role);
+        }
+        self.view = view;
+    }
+
+    /// Whether the log holds a write.
+    #[must_use]
+    pub fn holds(&self, write: u8) -> bool {
+        self.view.log.iter().any(|(_, w)| *w == Some(write))
+    }
+}
+
+/// The marks of the log that these records make.
+fn durable_log(records: &[DurableRecord]) -> Vec<Mark> {
+    let mut log: Vec<Mark> = Vec::new();
+    for record in records {
+        match record {
+            DurableRecord::Entry { entry, .. } => log.push(entry.mark()),
+            DurableRecord::Truncate { to, .. } => log.retain(|m| m.index() <= to.index()),
+            DurableRecord::Create { .. } | DurableRecord::Delete { .. } => log.clear(),
+            _ => {}
+        }
+    }
+    log
+}
+
+/// What the shipped recovery finds in a log of these records, with a store that holds
+/// nothing yet.
+fn recover(id: NodeId, records: &[DurableRecord]) -> (Vec<RecoveredPartition>, u64) {
+    let disk = MemDisk::new();
+    let store = MemStore::new();
+    let open = || {
+        let identity = LogIdentity {
+            cluster: "model".into(),
+            node: u128::from(id.0),
+            incarnation: u128::from(id.0),
+        };
+        let options = WalOptions {
+            segment_bytes: 64 << 10,
+            ..WalOptions::default()
+        };
+        Wal::open(disk.clone(), identity, options, &store, Box::new(|| 7)).expect("a sound log")
+    };
+    if !records.is_empty() {
+        let (mut wal, _) = open();
+        wal.append(records).expect("room in the log");
+        let misplaced = wal.take_misplaced();
+        assert!(misplaced.is_empty(), "{misplaced:?}");
+    }
+    let (_, recovery) = open();
+    assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
+    (recovery.partitions, recovery.next_generation.max(1))
+}
