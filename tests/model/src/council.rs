@@ -117,17 +117,24 @@ impl Council {
             .into_iter()
             .map(|m| Message::new(Some(m.node), Body::Record(record.clone())))
             .collect();
-        if record.primary.is_none() {
-            told.extend(record.config.voters().into_iter().map(|m| {
-                let order = Order::Fence {
-                    partition: P,
-                    epoch: record.epoch,
-                    round: record.epoch.0,
-                };
-                Message::new(Some(m.node), Body::Order(order))
-            }));
-        }
+        let voters = record.config.voters().into_iter();
+        told.extend(voters.filter_map(|m| self.fence(m.node)));
         told
+    }
+
+    /// What is asked of a voter while there is no primary.
+    #[must_use]
+    pub fn fence(&self, node: NodeId) -> Option<Message> {
+        let record = &self.record;
+        let votes = record.config.voters().iter().any(|m| m.node == node);
+        (votes && record.primary.is_none()).then(|| {
+            let order = Order::Fence {
+                partition: P,
+                epoch: record.epoch,
+                round: record.epoch.0,
+            };
+            Message::new(Some(node), Body::Order(order))
+        })
     }
 
     /// Who may be named: each voter that has the highest head of an inspection that

@@ -14,6 +14,12 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     reconnects: u8,
     #[arg(long, default_value_t = 0)]
+    repeats: u8,
+    #[arg(long)]
+    partial: bool,
+    #[arg(long)]
+    all: bool,
+    #[arg(long, default_value_t = 0)]
     time: u8,
     #[arg(long)]
     joint: bool,
@@ -30,6 +36,9 @@ fn main() {
         writes: a.writes,
         crashes: a.crashes,
         reconnects: a.reconnects,
+        repeats: a.repeats,
+        partial_flushes: a.partial,
+        records_to_all: a.all,
         time: a.time,
         joint: a.joint,
         hand_over: a.hand_over,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use cairn_core::cluster::command::Command;
-use cairn_core::ids::{Index, Micros};
+use cairn_core::ids::{Index, Micros, NodeId};
 
 use crate::council::Council;
 use crate::message::Message;
@@ -143,6 +143,15 @@ impl Memory {
         });
         self.commands.insert(key, told);
         told
+    }
+
+    /// The fence that the coordinators ask of a node, where they do.
+    pub(crate) fn fence(
+        &mut self,
+        council: &'static Council,
+        node: NodeId,
+    ) -> Option<&'static Message> {
+        council.fence(node).map(|fence| self.message(fence))
     }
 
     /// How many different nodes there were, and steps of them.

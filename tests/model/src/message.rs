@@ -1,13 +1,14 @@
 //! What is under way between the nodes, and between them and the coordinators.
 //!
-//! A message that was sent stays: it may be taken at any later moment, again and again,
-//! or never. So loss, delay, repetition and reordering need no steps of their own.
+//! A message that was sent may be taken at any later moment, or never: loss, delay and
+//! reordering need no steps of their own. It is gone once it was taken, but for records,
+//! which anybody may be told at any time, and reports, which the coordinators keep.
 
 use std::fmt;
 use std::sync::Arc;
 
 use cairn_core::cluster::report::{Order, ReplicaReport};
-use cairn_core::ids::{Micros, NodeId};
+use cairn_core::ids::{Epoch, Micros, NodeId};
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::message::AppendOutcome;
 use cairn_core::replication::{Event, PeerMessage};
@@ -55,6 +56,52 @@ impl Message {
             print: xxhash_rust::xxh3::xxh3_64(text.as_bytes()) | 1 << 63,
             to,
             body,
+        }
+    }
+
+    /// Whether it stays when it was taken.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        matches!(self.body, Body::Record(_) | Body::Report { .. })
+    }
+
+    /// Whether nothing can come of it any more, where it is for a node that has durably
+    /// promised `promised`, of which nothing takes it back: it is of an older epoch, in which
+    /// that node neither follows nor leads again.
+    #[must_use]
+    pub fn is_void(&self, promised: Epoch) -> bool {
+        match &self.body {
+            Body::Peer { message, .. } => match message {
+                PeerMessage::Append(append) => append.epoch < promised,
+                PeerMessage::AppendReply(reply) => reply.epoch < promised,
+                PeerMessage::Confirm(confirm) => confirm.epoch < promised,
+                PeerMessage::ConfirmReply(reply) => reply.epoch < promised,
+                _ => false,
+            },
+            Body::Order(Order::Fence { epoch, .. } | Order::HandOver { epoch, .. }) => {
+                *epoch < promised
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether `answer` says no more than that another epoch is promised: a primary notes
+    /// that it heard of somebody, which decides nothing here.
+    #[must_use]
+    pub fn is_merely_refused_by(&self, answer: &Self) -> bool {
+        let of = |message: &Self| match &message.body {
+            Body::Peer { message, .. } => match message {
+                PeerMessage::Append(append) => Some((append.epoch, false)),
+                PeerMessage::AppendReply(reply) => {
+                    Some((reply.epoch, reply.outcome == AppendOutcome::Refused))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        match (of(self), of(answer)) {
+            (Some((asked, false)), Some((promised, true))) => promised > asked,
+            _ => false,
         }
     }
 

@@ -10,10 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use cairn_core::cluster::report::Role;
-use cairn_core::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId};
+use cairn_core::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{
-    DurableRecord, Effect, EntryKind, Event, NodeCore, PeerMessage, RecoveredPartition, Timing,
+    DurableRecord, Effect, EntryKind, Event, Generation, NodeCore, PeerMessage,
+    RecoveredPartition, Timing,
 };
 use cairn_storage::format::segment_header::LogIdentity;
 use cairn_storage::sim::{MemDisk, MemStore};
@@ -107,6 +108,8 @@ pub struct View {
     pub durable: Vec<Mark>,
     /// The newest record that it knows.
     pub record: Option<std::sync::Arc<PartitionRecord>>,
+    /// The epoch that it has promised on its disk.
+    pub promised: Epoch,
     /// It cut its log at some time.
     pub has_cut: bool,
     /// The process is not the first.
@@ -247,6 +250,9 @@ impl Node {
             Input::Restart { .. } => {}
         }
         let committed = node.carry_out(now, effects, &mut sent);
+        if let Input::Take(message) = input {
+            sent.retain(|answer| !message.is_merely_refused_by(answer));
+        }
         node.seal();
         Stepped {
             node,
@@ -298,17 +304,13 @@ impl Node {
 
     fn seal(&mut self) {
         self.waiting = self.unflushed.len();
-        let told = (&self.core, &self.disk, &self.unflushed);
-        let text = format!("{} {} {told:?}", self.id, self.starts);
-        self.print = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
+        self.print = xxhash_rust::xxh3::xxh3_64(self.told().as_bytes());
+        let found = Found::of(&self.disk);
         let mut view = View {
-            durable: durable_log(&self.disk),
+            promised: found.promised,
+            has_cut: found.has_cut,
+            durable: found.log,
             restarted: self.starts > 1,
-            has_cut: self
-                .disk
-                .iter()
-                .chain(&self.unflushed)
-                .any(|r| matches!(r, DurableRecord::Truncate { .. })),
             ..View::default()
         };
         if let Some(standing) = self.core.standing(P) {
@@ -332,6 +334,20 @@ impl Node {
         self.view = view;
     }
 
+    /// All that decides what the node will do.
+    ///
+    /// Where nothing waits to be flushed, how many records the process has written matters
+    /// to nobody.
+    fn told(&self) -> String {
+        let mut core = format!("{:?}", self.core);
+        if self.unflushed.is_empty() {
+            let numbers = format!("appended: {0}, flushed: {0},", self.flushed);
+            core = core.replacen(&numbers, "", 1);
+        }
+        let (id, starts, waiting) = (self.id, self.starts, &self.unflushed);
+        format!("{id} {starts} {core} {:?} {waiting:?}", Found::of(&self.disk))
+    }
+
     /// Whether the log holds a write.
     #[must_use]
     pub fn holds(&self, write: u8) -> bool {
@@ -339,18 +355,60 @@ impl Node {
     }
 }
 
-/// The marks of the log that these records make.
-fn durable_log(records: &[DurableRecord]) -> Vec<Mark> {
-    let mut log: Vec<Mark> = Vec::new();
-    for record in records {
-        match record {
-            DurableRecord::Entry { entry, .. } => log.push(entry.mark()),
-            DurableRecord::Truncate { to, .. } => log.retain(|m| m.index() <= to.index()),
-            DurableRecord::Create { .. } | DurableRecord::Delete { .. } => log.clear(),
-            _ => {}
+/// What a log of records comes to: what recovery finds depends on nothing else, which a
+/// test holds.
+#[derive(Debug, Default)]
+struct Found<'a> {
+    log: Vec<Mark>,
+    promised: Epoch,
+    record: Option<&'a PartitionRecord>,
+    replica: Option<(ReplicaId, Generation)>,
+    deleted_at: Option<(Epoch, u64)>,
+    has_cut: bool,
+}
+
+impl<'a> Found<'a> {
+    fn of(records: &'a [DurableRecord]) -> Self {
+        let mut found = Self::default();
+        for record in records {
+            match record {
+                DurableRecord::Entry { entry, .. } => {
+                    found.promise(entry.position.epoch);
+                    found.log.push(entry.mark());
+                }
+                DurableRecord::Truncate { to, .. } => {
+                    found.has_cut = true;
+                    found.log.retain(|m| m.index() <= to.index());
+                }
+                DurableRecord::Promise { epoch, .. } => found.promise(*epoch),
+                DurableRecord::Configure { record } => {
+                    found.promise(record.epoch);
+                    found.record = Some(record);
+                }
+                DurableRecord::Create {
+                    replica,
+                    generation,
+                    ..
+                } => {
+                    found.log.clear();
+                    found.replica = Some((*replica, *generation));
+                }
+                DurableRecord::Delete { order, .. } => {
+                    found.log.clear();
+                    found.replica = None;
+                    found.deleted_at = Some(*order);
+                }
+                DurableRecord::Corrupt { .. } | DurableRecord::Installed { .. } => {
+                    unreachable!("nothing is damaged, and no snapshot arrives")
+                }
+            }
         }
+        found
     }
-    log
+
+    fn promise(&mut self, epoch: Epoch) {
+        self.promised = self.promised.max(epoch);
+    }
 }
 
 /// What the shipped recovery finds in a log of these records, with a store that holds

@@ -6,6 +6,7 @@ use cairn_core::cluster::command::{Command, Direction};
 use cairn_core::cluster::report::Order;
 use cairn_core::ids::{Epoch, Index, Micros, NodeId};
 use cairn_core::record::Member;
+use cairn_core::seeded::Bug;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::Mistake;
@@ -31,6 +32,13 @@ pub struct Scope {
     pub crashes: u8,
     /// How often a primary sends to a node what it has not acknowledged.
     pub reconnects: u8,
+    /// How often a message that was taken stays, to be taken again.
+    pub repeats: u8,
+    /// Whether records reach everyone, and not only who is named in them and who is no
+    /// member any more: a follower hears of an epoch from a fence or from its primary too.
+    pub records_to_all: bool,
+    /// Whether a flush may end between what one step and a later one wrote.
+    pub partial_flushes: bool,
     /// How many units of time pass. None: nobody asks for a lease, nobody waits for one.
     pub time: u8,
     /// A learner stands by to take the place of the third member.
@@ -46,6 +54,9 @@ impl Scope {
         writes: 0,
         crashes: 0,
         reconnects: 0,
+        repeats: 0,
+        records_to_all: false,
+        partial_flushes: false,
         time: 0,
         joint: false,
         hand_over: false,
@@ -57,7 +68,7 @@ impl Scope {
 pub struct State {
     /// The data nodes.
     pub nodes: [&'static Node; NODES],
-    /// What was ever sent, ascending by fingerprint.
+    /// What is under way, ascending by fingerprint.
     pub messages: Box<[&'static Message]>,
     /// The coordinators.
     pub council: &'static Council,
@@ -73,6 +84,7 @@ pub struct State {
     writes: u8,
     crashes: u8,
     reconnects: u8,
+    repeats: u8,
 }
 
 /// What happens next.
@@ -84,6 +96,8 @@ pub enum Action {
         node: usize,
         /// What.
         input: Input,
+        /// The message that it takes comes again.
+        repeated: bool,
     },
     /// A unit of time passes, for everyone.
     Advance,
@@ -102,8 +116,15 @@ pub enum Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Step { node, input } => {
+            Self::Step {
+                node,
+                input,
+                repeated,
+            } => {
                 write!(f, "n{}: ", node + 1)?;
+                if *repeated {
+                    write!(f, "(not for the last time) ")?;
+                }
                 match input {
                     Input::Take(message) => write!(f, "takes {message}"),
                     Input::Flush(records) => write!(f, "flushes {records} records"),
@@ -160,24 +181,41 @@ impl State {
             self.writes,
             self.crashes,
             self.reconnects,
+            self.repeats,
         ]);
         hash.digest()
     }
 
-    fn add(&mut self, sent: &[&'static Message]) -> bool {
-        let known = |m: &&Message| {
-            let at = self.messages.binary_search_by_key(&m.print, |k| k.print);
-            at.is_ok()
-        };
-        if sent.iter().all(known) {
-            return false;
-        }
+    /// What is under way once a message was taken and others were sent. What can do nothing
+    /// any more is left out.
+    fn exchange(
+        &mut self,
+        taken: Option<&'static Message>,
+        sent: &[&'static Message],
+        mistake: Option<Mistake>,
+    ) {
         let mut all = self.messages.to_vec();
+        if let Some(taken) = taken {
+            all.retain(|m| m.print != taken.print);
+        }
         all.extend_from_slice(sent);
+        let obeys = mistake != Some(Mistake::Seeded(Bug::AckPastFence));
+        let record = &self.council.record;
+        let twice = mistake == Some(Mistake::Seeded(Bug::NameTwoPrimaries));
+        let inspects = record.primary.is_none() || twice;
+        all.retain(|m| match (m.to, &m.body) {
+            (Some(to), _) => {
+                let promised = self.nodes[to.0 as usize - 1].view.promised;
+                let late = matches!(m.body, Body::Order(Order::Fence { .. })) && !inspects;
+                !late && !(obeys && m.is_void(promised))
+            }
+            // It is inspected no more.
+            (None, Body::Report { report, .. }) => inspects && report.promised == record.epoch,
+            (None, _) => false,
+        });
         all.sort_unstable_by_key(|m| m.print);
         all.dedup_by_key(|m| m.print);
         self.messages = all.into();
-        true
     }
 }
 
@@ -219,6 +257,7 @@ impl Model {
             writes: 0,
             crashes: 0,
             reconnects: 0,
+            repeats: 0,
         };
         let mut queue: Vec<&'static Message> = told.into_iter().map(|m| memory.message(m)).collect();
         let mut taken = 0;
@@ -270,19 +309,31 @@ impl Model {
     pub fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let scope = &self.scope;
         for message in &state.messages {
-            if let Some(to) = message.to {
+            let Some(to) = message.to else { continue };
+            let again = !message.stays() && state.repeats < scope.repeats;
+            for repeated in [false, true].into_iter().take(1 + usize::from(again)) {
                 actions.push(Action::Step {
                     node: to.0 as usize - 1,
                     input: Input::Take(message),
+                    repeated,
                 });
             }
         }
         for (at, node) in state.nodes.iter().enumerate() {
-            let mut step = |input| actions.push(Action::Step { node: at, input });
+            let mut step = |input| {
+                actions.push(Action::Step {
+                    node: at,
+                    input,
+                    repeated: false,
+                });
+            };
             if node.view.role.is_none() && node.waiting == 0 {
                 continue;
             }
-            (1..=node.waiting).for_each(|records| step(Input::Flush(records)));
+            if node.waiting > 0 {
+                let first = if scope.partial_flushes { 1 } else { node.waiting };
+                (first..=node.waiting).for_each(|records| step(Input::Flush(records)));
+            }
             if state.crashes < scope.crashes {
                 step(Input::Restart { dropped_tail: false });
                 if node.waiting > 0 {
@@ -343,13 +394,17 @@ impl Model {
     }
 
     fn leaves_joint_early(&self) -> bool {
-        self.mistake == Some(Mistake::Seeded(cairn_core::seeded::Bug::LeaveJointEarly))
+        self.mistake == Some(Mistake::Seeded(Bug::LeaveJointEarly))
     }
 
     /// What becomes of a state by an action; `None` where nothing does.
     pub fn next(&self, memory: &mut Memory, state: &State, action: &Action) -> Option<State> {
         match action {
-            Action::Step { node, input } => self.step(memory, state, *node, *input),
+            Action::Step {
+                node,
+                input,
+                repeated,
+            } => self.step(memory, state, *node, *input, *repeated),
             Action::Advance => {
                 let mut next = state.clone();
                 next.now += 1;
@@ -364,7 +419,8 @@ impl Model {
                 let primary = state.council.record.primary.map(|p| p.node);
                 let order = memory.message(Message::new(primary, Body::Order(order)));
                 let mut next = state.clone();
-                next.add(&[order]).then_some(next)
+                next.exchange(None, &[order], self.mistake);
+                Some(next)
             }
             Action::Raise => self.commit(memory, state, state.council.raise()),
             Action::Name(member) => self.commit(memory, state, state.council.name(*member)),
@@ -384,37 +440,43 @@ impl Model {
         state: &State,
         at: usize,
         input: Input,
+        repeated: bool,
     ) -> Option<State> {
         let before = state.nodes[at];
-        let mut next = match memory.step(before, state.time(), input) {
+        let (node, sent, committed) = match memory.step(before, state.time(), input) {
             Outcome::Nothing => return None,
             Outcome::Panicked(said) => {
                 let mut next = state.clone();
                 next.broken = Some(format!("an assertion of the core failed: {said}").into());
                 return Some(next);
             }
-            Outcome::Done { node, sent, committed } => {
-                let known = |m: &&Message| {
-                    let at = state.messages.binary_search_by_key(&m.print, |k| k.print);
-                    at.is_ok()
-                };
-                if node.print == before.print && committed.is_none() && sent.iter().all(known) {
-                    return None;
-                }
-                let mut next = state.clone();
-                next.nodes[at] = node;
-                next.add(sent);
-                if let Some(index) = committed {
-                    self.acknowledge(&mut next, at, *index);
-                }
-                next
-            }
+            Outcome::Done {
+                node,
+                sent,
+                committed,
+            } => (*node, sent, *committed),
         };
+        let taken = match input {
+            Input::Take(message) if !message.stays() && !repeated => Some(message),
+            _ => None,
+        };
+        let mut next = state.clone();
+        next.nodes[at] = node;
+        next.exchange(taken, sent, self.mistake);
         match input {
             Input::Write(_) => next.writes += 1,
-            Input::Restart { .. } => next.crashes += 1,
+            Input::Restart { .. } => {
+                next.crashes += 1;
+                // What the process before was asked may be asked again.
+                let fence = memory.fence(next.council, node.id);
+                next.exchange(None, fence.as_slice(), self.mistake);
+            }
             Input::Reconnect(_) => next.reconnects += 1,
+            Input::Take(_) => next.repeats += u8::from(repeated),
             _ => {}
+        }
+        if let Some(index) = committed {
+            self.acknowledge(&mut next, at, index);
         }
         Some(self.judged(next))
     }
@@ -441,8 +503,20 @@ impl Model {
         let (council, told) = memory.commit(state.council, command)?;
         let mut next = state.clone();
         next.council = council;
-        next.add(told);
+        let told: Vec<_> = told.iter().filter(|m| self.reaches(m)).copied().collect();
+        next.exchange(None, &told, self.mistake);
         Some(self.judged(next))
+    }
+
+    fn reaches(&self, message: &Message) -> bool {
+        let Body::Record(record) = &message.body else {
+            return true;
+        };
+        let needs = |to| {
+            let is_primary = record.primary.is_some_and(|p| p.node == to);
+            is_primary || record.config.on_node(to).is_none()
+        };
+        self.scope.records_to_all || message.to.is_some_and(needs)
     }
 
     fn judged(&self, mut state: State) -> State {
