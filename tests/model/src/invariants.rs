@@ -113,9 +113,10 @@ fn leases(state: &State) -> Option<String> {
 #[must_use]
 pub fn acknowledged(state: &State, by: &Node, mark: Mark) -> Option<String> {
     let record = by.view.record.as_ref()?;
+    // What a newer record removed had it, or what acknowledges could not count on it.
     let has = |member: &Member| {
         let node = state.nodes.iter().find(|n| n.id == member.node);
-        node.is_some_and(|n| n.view.durable.contains(&mark))
+        node.is_some_and(|n| n.view.role.is_none() || n.view.durable.contains(&mark))
     };
     record.config.sets().find_map(|set| {
         let have = set.members.iter().filter(|m| has(m)).count();

@@ -186,7 +186,7 @@ impl Node {
         let mut sent = Vec::new();
         node.carry_out(now, effects, &mut sent);
         assert!(node.unflushed.is_empty(), "a start writes nothing");
-        node.seal();
+        node.seal(now);
         node
     }
 
@@ -253,7 +253,7 @@ impl Node {
         if let Input::Take(message) = input {
             sent.retain(|answer| !message.is_merely_refused_by(answer));
         }
-        node.seal();
+        node.seal(now);
         Stepped {
             node,
             sent,
@@ -302,9 +302,9 @@ impl Node {
         committed
     }
 
-    fn seal(&mut self) {
+    fn seal(&mut self, now: Micros) {
         self.waiting = self.unflushed.len();
-        self.print = xxhash_rust::xxh3::xxh3_64(self.told().as_bytes());
+        self.print = xxhash_rust::xxh3::xxh3_64(self.told(now).as_bytes());
         let found = Found::of(&self.disk);
         let mut view = View {
             promised: found.promised,
@@ -338,8 +338,8 @@ impl Node {
     ///
     /// Where nothing waits to be flushed, how many records the process has written matters
     /// to nobody.
-    fn told(&self) -> String {
-        let mut core = format!("{:?}", self.core);
+    fn told(&self, now: Micros) -> String {
+        let mut core = without_idle_times(&format!("{:?}", self.core), now);
         if self.unflushed.is_empty() {
             let numbers = format!("appended: {0}, flushed: {0},", self.flushed);
             core = core.replacen(&numbers, "", 1);
@@ -353,6 +353,57 @@ impl Node {
     pub fn holds(&self, write: u8) -> bool {
         self.view.log.iter().any(|(_, w)| *w == Some(write))
     }
+}
+
+/// Times by which nothing is decided while no timer but the lease's ends: when something
+/// was last sent, heard or flushed.
+const IDLE: [&str; 10] = [
+    " heard",
+    " awaited_since",
+    " returned",
+    " unmatched_since",
+    " wanted_until",
+    " paced",
+    " last_answer",
+    " since",
+    " next_housekeeping",
+    " full_since",
+];
+
+/// Times of which only matters whether there is one.
+const EXISTENT: [&str; 2] = [" awaiting_since", " asked"];
+
+/// Ends, of which only matters whether they are past, once they are.
+const ENDS: [&str; 3] = [" until", " granted_until", " boot_until"];
+
+/// The description of a core without the times that decide nothing.
+fn without_idle_times(text: &str, now: Micros) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(colon) = rest.find(": ") {
+        let (before, after) = rest.split_at(colon);
+        kept.push_str(before);
+        let is = |names: &[&str]| names.iter().any(|name| before.ends_with(name));
+        let value = &after[2..];
+        let end = value.find([',', ' ']).unwrap_or(value.len());
+        let value = &value[..end];
+        let micros = value.trim_start_matches("Some(").trim_end_matches(')');
+        let micros = micros.strip_suffix("us").and_then(|n| n.parse::<u64>().ok());
+        let idle = match micros {
+            Some(at) => is(&IDLE) || is(&EXISTENT) || is(&ENDS) && at <= now.0,
+            None => is(&IDLE) && value == "None",
+        };
+        if idle {
+            let known = if is(&EXISTENT) { ":at some time" } else { ":" };
+            kept.push_str(known);
+            rest = &after[2 + end..];
+        } else {
+            kept.push_str(": ");
+            rest = &after[2..];
+        }
+    }
+    kept.push_str(rest);
+    kept
 }
 
 /// What a log of records comes to: what recovery finds depends on nothing else, which a

@@ -348,7 +348,8 @@ impl Model {
                 peers.for_each(|peer| step(Input::Reconnect(peer)));
             }
             let resumes = node.view.restarted && !node.view.serving;
-            if scope.time > 0 || (scope.crashes > 0 && resumes) {
+            let renews = scope.time > 0 && node.view.serving;
+            if renews || (scope.crashes > 0 && resumes) {
                 step(Input::Tick);
             }
         }
