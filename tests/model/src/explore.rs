@@ -170,11 +170,12 @@ fn expand(
             actions.clear();
             model.actions(state, &mut actions);
             for (action, what) in actions.iter().enumerate() {
-                let Some(after) = model.next(memory, state, what) else {
+                let Some(mut after) = model.next(memory, state, what) else {
                     continue;
                 };
                 found.steps += 1;
                 if visited.insert(after.print()) {
+                    after.judge();
                     found.seen.look(&after);
                     found.states.push(after);
                     found.origins.push(Origin {
@@ -206,6 +207,7 @@ fn retrace(model: &Model, memory: &mut Memory, levels: &[Vec<Origin>], at: usize
             .next(memory, &state, &actions[action])
             .expect("a step that was gone before");
     }
+    state.judge();
     Counterexample {
         what: state.broken.map(String::from).unwrap_or_default(),
         steps,

@@ -85,6 +85,27 @@ impl Message {
         }
     }
 
+    /// Whether the other one counts as lost once this one is sent: of the rounds of a lease
+    /// the newest is under way on each way.
+    #[must_use]
+    pub fn replaces(&self, other: &Self) -> bool {
+        let round = |message: &Self| match &message.body {
+            Body::Peer { from, message } => match message {
+                PeerMessage::LeaseRenew(renew) => Some((*from, false, renew.round)),
+                PeerMessage::LeaseReply(reply) => Some((*from, true, reply.round)),
+                _ => None,
+            },
+            _ => None,
+        };
+        match (round(self), round(other)) {
+            (Some((from, is_reply, newer)), Some((sender, replied, older))) => {
+                let same_way = self.to == other.to && from == sender && is_reply == replied;
+                same_way && newer > older
+            }
+            _ => false,
+        }
+    }
+
     /// Whether `answer` says no more than that another epoch is promised: a primary notes
     /// that it heard of somebody, which decides nothing here.
     #[must_use]

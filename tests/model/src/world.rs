@@ -163,6 +163,13 @@ impl State {
         START.plus(Micros(UNIT.0 * u64::from(self.now)))
     }
 
+    /// Looks whether everything holds that must.
+    pub fn judge(&mut self) {
+        if self.broken.is_none() {
+            self.broken = invariants::broken(self).map(Into::into);
+        }
+    }
+
     /// The fingerprint of all that is to come.
     #[must_use]
     pub fn print(&self) -> u64 {
@@ -186,36 +193,38 @@ impl State {
         hash.digest()
     }
 
-    /// What is under way once a message was taken and others were sent. What can do nothing
-    /// any more is left out.
-    fn exchange(
-        &mut self,
-        taken: Option<&'static Message>,
-        sent: &[&'static Message],
-        mistake: Option<Mistake>,
-    ) {
-        let mut all = self.messages.to_vec();
-        if let Some(taken) = taken {
-            all.retain(|m| m.print != taken.print);
-        }
-        all.extend_from_slice(sent);
-        let obeys = mistake != Some(Mistake::Seeded(Bug::AckPastFence));
-        let record = &self.council.record;
-        let twice = mistake == Some(Mistake::Seeded(Bug::NameTwoPrimaries));
-        let inspects = record.primary.is_none() || twice;
-        all.retain(|m| match (m.to, &m.body) {
-            (Some(to), _) => {
-                let promised = self.nodes[to.0 as usize - 1].view.promised;
-                let late = matches!(m.body, Body::Order(Order::Fence { .. })) && !inspects;
-                !late && !(obeys && m.is_void(promised))
+    /// What is under way once a message was taken and others were sent.
+    fn exchange(&mut self, taken: Option<&'static Message>, sent: &[&'static Message]) {
+        let mut all: Vec<&'static Message> = Vec::with_capacity(self.messages.len() + sent.len());
+        let stays = |m: &&&'static Message| {
+            taken.is_none_or(|t| t.print != m.print) && !sent.iter().any(|s| s.replaces(m))
+        };
+        all.extend(self.messages.iter().filter(stays));
+        for message in sent {
+            if let Err(at) = all.binary_search_by_key(&message.print, |m| m.print) {
+                all.insert(at, message);
             }
-            // It is inspected no more.
+        }
+        self.messages = all.into();
+    }
+
+    /// Leaves out what can do nothing any more.
+    fn tidy(&mut self, mistake: Option<Mistake>) {
+        let made = |bug| mistake == Some(Mistake::Seeded(bug));
+        let record = &self.council.record;
+        let inspects = record.primary.is_none() || made(Bug::NameTwoPrimaries);
+        let is_open = |m: &&&'static Message| match (m.to, &m.body) {
+            (Some(to), body) => {
+                let late = matches!(body, Body::Order(Order::Fence { .. })) && !inspects;
+                let promised = self.nodes[to.0 as usize - 1].view.promised;
+                !late && (made(Bug::AckPastFence) || !m.is_void(promised))
+            }
             (None, Body::Report { report, .. }) => inspects && report.promised == record.epoch,
             (None, _) => false,
-        });
-        all.sort_unstable_by_key(|m| m.print);
-        all.dedup_by_key(|m| m.print);
-        self.messages = all.into();
+        };
+        if !self.messages.iter().all(|m| is_open(&m)) {
+            self.messages = self.messages.iter().filter(is_open).copied().collect();
+        }
     }
 }
 
@@ -409,7 +418,7 @@ impl Model {
             Action::Advance => {
                 let mut next = state.clone();
                 next.now += 1;
-                Some(self.judged(next))
+                Some(self.settled(next))
             }
             Action::HandOver(to) => {
                 let order = Order::HandOver {
@@ -420,8 +429,8 @@ impl Model {
                 let primary = state.council.record.primary.map(|p| p.node);
                 let order = memory.message(Message::new(primary, Body::Order(order)));
                 let mut next = state.clone();
-                next.exchange(None, &[order], self.mistake);
-                Some(next)
+                next.exchange(None, &[order]);
+                Some(self.settled(next))
             }
             Action::Raise => self.commit(memory, state, state.council.raise()),
             Action::Name(member) => self.commit(memory, state, state.council.name(*member)),
@@ -463,14 +472,14 @@ impl Model {
         };
         let mut next = state.clone();
         next.nodes[at] = node;
-        next.exchange(taken, sent, self.mistake);
+        next.exchange(taken, sent);
         match input {
             Input::Write(_) => next.writes += 1,
             Input::Restart { .. } => {
                 next.crashes += 1;
                 // What the process before was asked may be asked again.
                 let fence = memory.fence(next.council, node.id);
-                next.exchange(None, fence.as_slice(), self.mistake);
+                next.exchange(None, fence.as_slice());
             }
             Input::Reconnect(_) => next.reconnects += 1,
             Input::Take(_) => next.repeats += u8::from(repeated),
@@ -479,7 +488,7 @@ impl Model {
         if let Some(index) = committed {
             self.acknowledge(&mut next, at, index);
         }
-        Some(self.judged(next))
+        Some(self.settled(next))
     }
 
     /// The primary answers for everything up to `index`.
@@ -505,8 +514,8 @@ impl Model {
         let mut next = state.clone();
         next.council = council;
         let told: Vec<_> = told.iter().filter(|m| self.reaches(m)).copied().collect();
-        next.exchange(None, &told, self.mistake);
-        Some(self.judged(next))
+        next.exchange(None, &told);
+        Some(self.settled(next))
     }
 
     fn reaches(&self, message: &Message) -> bool {
@@ -520,14 +529,12 @@ impl Model {
         self.scope.records_to_all || message.to.is_some_and(needs)
     }
 
-    fn judged(&self, mut state: State) -> State {
+    fn settled(&self, mut state: State) -> State {
+        state.tidy(self.mistake);
         if self.scope.joint {
             let serving = state.nodes.iter().filter(|n| n.view.serving);
             let newest = serving.map(|n| n.view.epoch).max().unwrap_or(Epoch::ZERO);
             state.served = state.served.max(newest.0 as u8);
-        }
-        if state.broken.is_none() {
-            state.broken = invariants::broken(&state).map(Into::into);
         }
         state
     }
