@@ -24,6 +24,10 @@ struct Arguments {
     #[arg(long)]
     joint: bool,
     #[arg(long)]
+    back: bool,
+    #[arg(long, default_value_t = 9)]
+    promotions: u8,
+    #[arg(long)]
     hand_over: bool,
     #[arg(long, default_value_t = 20_000_000)]
     most: usize,
@@ -40,7 +44,8 @@ fn main() {
         partial_flushes: a.partial,
         records_to_all: a.all,
         time: a.time,
-        joint: a.joint,
+        joint: a.joint.then_some(if a.back {cairn_model::world::Joint::Backward} else {cairn_model::world::Joint::Forward}),
+        promotions: a.promotions,
         hand_over: a.hand_over,
     };
     let model = Model {

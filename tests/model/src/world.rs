@@ -6,6 +6,7 @@ use cairn_core::cluster::command::{Command, Direction};
 use cairn_core::cluster::report::Order;
 use cairn_core::ids::{Epoch, Index, Micros, NodeId};
 use cairn_core::record::Member;
+use cairn_core::replication::PeerMessage;
 use cairn_core::seeded::Bug;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -26,6 +27,8 @@ pub const WRITES: usize = 2;
 pub struct Scope {
     /// The highest epoch; the first one is 1.
     pub epochs: u64,
+    /// How often an epoch is raised for a promotion.
+    pub promotions: u8,
     /// How many writes are proposed.
     pub writes: u8,
     /// How often a process ends and starts again.
@@ -40,17 +43,29 @@ pub struct Scope {
     /// Whether a flush may end between what one step and a later one wrote.
     pub partial_flushes: bool,
     /// How many units of time pass. None: nobody asks for a lease, nobody waits for one.
+    /// A primary asks one of the others, who with it are W.
     pub time: u8,
-    /// A learner stands by to take the place of the third member.
-    pub joint: bool,
+    /// A learner stands by to take the place of the third member; whether joint may then be
+    /// left for the old set too.
+    pub joint: Option<Joint>,
     /// A primary may be asked to hand over.
     pub hand_over: bool,
+}
+
+/// For which set joint may be left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Joint {
+    /// For the new one.
+    Forward,
+    /// For the old one.
+    Backward,
 }
 
 impl Scope {
     /// Nothing but what is said.
     pub const NONE: Self = Self {
         epochs: 1,
+        promotions: 0,
         writes: 0,
         crashes: 0,
         reconnects: 0,
@@ -58,7 +73,7 @@ impl Scope {
         records_to_all: false,
         partial_flushes: false,
         time: 0,
-        joint: false,
+        joint: None,
         hand_over: false,
     };
 }
@@ -81,6 +96,7 @@ pub struct State {
     pub served: u8,
     /// What no longer holds.
     pub broken: Option<Box<str>>,
+    promotions: u8,
     writes: u8,
     crashes: u8,
     reconnects: u8,
@@ -185,6 +201,7 @@ impl State {
         hash.update(&[
             self.now,
             self.served,
+            self.promotions,
             self.writes,
             self.crashes,
             self.reconnects,
@@ -249,7 +266,7 @@ impl Model {
         let mut council = Council::new(NODES as u64);
         let nodes = [1, 2, 3, 4].map(|n| memory.node(Node::new(NodeId(n))));
         let mut told = council.tell(None);
-        if self.scope.joint {
+        if self.scope.joint.is_some() {
             let next = council.commit(council.add_learner(NodeId(NODES as u64)));
             let next = next.expect("a learner is added");
             told.extend(next.tell(Some(&council)));
@@ -263,6 +280,7 @@ impl Model {
             acked: [0; WRITES],
             served: 0,
             broken: None,
+            promotions: 0,
             writes: 0,
             crashes: 0,
             reconnects: 0,
@@ -384,19 +402,20 @@ impl Model {
         if record.epoch.0 >= scope.epochs {
             return;
         }
-        if record.primary.is_some() {
+        if record.primary.is_some() && state.promotions < scope.promotions {
             actions.push(Action::Raise);
         }
-        if !scope.joint {
-            return;
-        }
+        let Some(joint) = scope.joint else { return };
         if record.config.joint.is_none() {
             if !record.config.learners.is_empty() && record.primary.is_some() {
                 actions.push(Action::EnterJoint);
             }
             return;
         }
-        actions.push(Action::LeaveJoint(Direction::Backward));
+        if joint == Joint::Backward {
+            actions.push(Action::LeaveJoint(Direction::Backward));
+            return;
+        }
         let reported = u64::from(state.served) == record.epoch.0;
         if record.primary.is_some() && (reported || self.leaves_joint_early()) {
             actions.push(Action::LeaveJoint(Direction::Forward));
@@ -432,7 +451,11 @@ impl Model {
                 next.exchange(None, &[order]);
                 Some(self.settled(next))
             }
-            Action::Raise => self.commit(memory, state, state.council.raise()),
+            Action::Raise => {
+                let mut next = self.commit(memory, state, state.council.raise())?;
+                next.promotions += 1;
+                Some(next)
+            }
             Action::Name(member) => self.commit(memory, state, state.council.name(*member)),
             Action::EnterJoint => {
                 let command = state.council.enter_joint()?;
@@ -472,7 +495,12 @@ impl Model {
         };
         let mut next = state.clone();
         next.nodes[at] = node;
-        next.exchange(taken, sent);
+        if sent.iter().all(|m| self.reaches(m)) {
+            next.exchange(taken, sent);
+        } else {
+            let sent: Vec<_> = sent.iter().filter(|m| self.reaches(m)).copied().collect();
+            next.exchange(taken, &sent);
+        }
         match input {
             Input::Write(_) => next.writes += 1,
             Input::Restart { .. } => {
@@ -519,8 +547,13 @@ impl Model {
     }
 
     fn reaches(&self, message: &Message) -> bool {
-        let Body::Record(record) = &message.body else {
-            return true;
+        let record = match &message.body {
+            Body::Record(record) => record,
+            Body::Peer {
+                from,
+                message: PeerMessage::LeaseRenew(_),
+            } => return message.to == Some(NodeId(from.0 % 3 + 1)),
+            _ => return true,
         };
         let needs = |to| {
             let is_primary = record.primary.is_some_and(|p| p.node == to);
@@ -531,7 +564,7 @@ impl Model {
 
     fn settled(&self, mut state: State) -> State {
         state.tidy(self.mistake);
-        if self.scope.joint {
+        if self.scope.joint.is_some() {
             let serving = state.nodes.iter().filter(|n| n.view.serving);
             let newest = serving.map(|n| n.view.epoch).max().unwrap_or(Epoch::ZERO);
             state.served = state.served.max(newest.0 as u8);
