@@ -4,7 +4,8 @@
 //! A state is known again by a fingerprint of 64 bits: among ten million states two that
 //! are taken for one are met once in four hundred thousand explorations.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -214,8 +215,12 @@ fn retrace(model: &Model, memory: &mut Memory, levels: &[Vec<Origin>], at: usize
     }
 }
 
-/// What was seen, by name, for those who print it.
-#[must_use]
-pub fn table(seen: &Seen) -> BTreeMap<&'static str, u64> {
-    seen.counts().collect()
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        for step in &self.steps {
+            write!(f, "\n    {step}")?;
+        }
+        Ok(())
+    }
 }

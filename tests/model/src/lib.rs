@@ -9,6 +9,7 @@
 //! `docs/testing.md` tells what is covered, how large each exploration is, and what is
 //! left out.
 
+pub mod configurations;
 pub mod council;
 pub mod coverage;
 pub mod explore;
@@ -28,4 +29,24 @@ pub enum Mistake {
     /// One of `core/src/seeded.rs`. Those of the supervisor are made by the model's own
     /// coordinators, in any build; the others need a build with `--cfg seeded_bugs`.
     Seeded(Bug),
+}
+
+impl Mistake {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InspectOneFewer => "inspect-one-fewer",
+            Self::Seeded(bug) => bug.name(),
+        }
+    }
+
+    /// What is done wrong.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::InspectOneFewer => "One replica fewer is inspected than N-W+1.",
+            Self::Seeded(bug) => bug.sentence(),
+        }
+    }
 }

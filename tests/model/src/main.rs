@@ -1,69 +1,145 @@
-//! Explores.
-use cairn_model::explore::{explore, table};
-use cairn_model::world::{Model, Scope};
+//! Explores every configuration to its end: `cairn-model`, `cairn-model --quick`,
+//! `cairn-model promotion leases`, `cairn-model --mistakes`.
+
+use std::process::ExitCode;
+
+use cairn_model::configurations::{CONFIGURATIONS, Configuration, Trial, trials};
+use cairn_model::explore::{Explored, explore};
+use cairn_model::world::Model;
 use clap::Parser;
 
+/// Tries every order of events of one small partition.
 #[derive(Debug, Parser)]
 struct Arguments {
-    #[arg(long, default_value_t = 2)]
-    epochs: u64,
-    #[arg(long, default_value_t = 1)]
-    writes: u8,
-    #[arg(long, default_value_t = 0)]
-    crashes: u8,
-    #[arg(long, default_value_t = 0)]
-    reconnects: u8,
-    #[arg(long, default_value_t = 0)]
-    repeats: u8,
+    /// These configurations alone, or, with --mistakes, these mistakes.
+    names: Vec<String>,
+    /// Only the configurations that take seconds.
     #[arg(long)]
-    partial: bool,
+    quick: bool,
+    /// Make mistakes on purpose, one at a time, and show how each breaks something.
+    /// Those of the core need a build that can carry them: `ci/seeded-bugs --model`.
     #[arg(long)]
-    all: bool,
-    #[arg(long, default_value_t = 0)]
-    time: u8,
+    mistakes: bool,
+    /// Say what there is, and explore nothing.
     #[arg(long)]
-    joint: bool,
+    list: bool,
+    /// Tell what was seen in how many states.
     #[arg(long)]
-    back: bool,
-    #[arg(long, default_value_t = 9)]
-    promotions: u8,
+    seen: bool,
+    /// On how many threads. As many as there are cores where this is not given.
     #[arg(long)]
-    hand_over: bool,
-    #[arg(long, default_value_t = 20_000_000)]
+    threads: Option<usize>,
+    /// Give up after so many states, for want of memory: each takes about 300 bytes.
+    #[arg(long, default_value_t = 40_000_000)]
     most: usize,
 }
 
-fn main() {
-    let a = Arguments::parse();
-    let scope = Scope {
-        epochs: a.epochs,
-        writes: a.writes,
-        crashes: a.crashes,
-        reconnects: a.reconnects,
-        repeats: a.repeats,
-        partial_flushes: a.partial,
-        records_to_all: a.all,
-        time: a.time,
-        joint: a.joint.then_some(if a.back {cairn_model::world::Joint::Backward} else {cairn_model::world::Joint::Forward}),
-        promotions: a.promotions,
-        hand_over: a.hand_over,
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|n| n == name)
+    }
+
+    fn explore(&self, model: &Model) -> Explored {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        explore(model, self.threads.unwrap_or_else(cores), self.most)
+    }
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let known = |name: &String| {
+        let mut mistakes = trials().map(|t| t.mistake.name());
+        let mut configurations = CONFIGURATIONS.iter().map(|c| c.name);
+        match arguments.mistakes {
+            true => mistakes.any(|n| n == name),
+            false => configurations.any(|n| n == name),
+        }
     };
-    let model = Model {
-        scope,
+    if let Some(name) = arguments.names.iter().find(|name| !known(name)) {
+        anyhow::bail!("there is nothing called {name}: see --list");
+    }
+    if arguments.list {
+        for configuration in CONFIGURATIONS {
+            println!("{}: {}", configuration.name, configuration.about);
+        }
+        for trial in trials() {
+            println!("{}: {}", trial.mistake.name(), trial.mistake.sentence());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    // A panic of the core is one more way in which something breaks.
+    std::panic::set_hook(Box::new(|_| {}));
+    let sound = if arguments.mistakes {
+        let wanted = trials().filter(|t| arguments.wants(t.mistake.name()));
+        wanted.fold(true, |sound, trial| caught(&arguments, trial) && sound)
+    } else {
+        let wanted = CONFIGURATIONS.iter().filter(|c| {
+            let meant = arguments.names.iter().any(|n| n == c.name);
+            arguments.wants(c.name) && (meant || !c.long || !arguments.quick)
+        });
+        wanted.fold(true, |sound, c| holds(&arguments, c) && sound)
+    };
+    Ok(match sound {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn sizes(explored: &Explored) -> String {
+    format!(
+        "{} states, {} steps, depth {}, in {:.1} s",
+        explored.states,
+        explored.steps,
+        explored.depth,
+        explored.took.as_secs_f64()
+    )
+}
+
+/// Explores a configuration in which nothing is done wrong. Whether everything holds.
+fn holds(arguments: &Arguments, configuration: &Configuration) -> bool {
+    let name = configuration.name;
+    let explored = arguments.explore(&Model {
+        scope: configuration.scope,
         mistake: None,
-    };
-    let e = explore(&model, 2, a.most);
-    println!(
-        "{} states, {} steps, depth {}, {} nodes, {:.1}s exhausted {}",
-        e.states,
-        e.steps,
-        e.depth,
-        e.nodes,
-        e.took.as_secs_f64(),
-        e.exhausted
-    );
-    println!("{:?}", table(&e.seen));
-    if let Some(c) = e.counterexample {
-        println!("{}\n{}", c.what, c.steps.join("\n"));
+    });
+    if arguments.seen {
+        for (what, states) in explored.seen.counts().filter(|(_, states)| *states > 0) {
+            println!("{states:>10} {what}");
+        }
+    }
+    let sizes = sizes(&explored);
+    if let Some(way) = explored.counterexample {
+        println!("{name} BROKEN: {way}");
+        return false;
+    }
+    if !explored.exhausted {
+        println!("{name} NOT EXHAUSTED: {sizes}");
+        return false;
+    }
+    if (configuration.shows)(&explored.seen) == 0 {
+        println!("{name} SHOWS TOO LITTLE: {sizes}, {:?}", explored.seen);
+        return false;
+    }
+    println!("{name} exhausted: {sizes}");
+    true
+}
+
+/// Looks for a mistake. Whether it was seen.
+fn caught(arguments: &Arguments, trial: &Trial) -> bool {
+    let name = trial.mistake.name();
+    let explored = arguments.explore(&Model {
+        scope: trial.scope,
+        mistake: Some(trial.mistake),
+    });
+    let sizes = sizes(&explored);
+    match explored.counterexample {
+        Some(way) => {
+            println!("{name} caught: {sizes}\n{way}\n");
+            true
+        }
+        None => {
+            println!("{name} ESCAPED: {sizes}");
+            false
+        }
     }
 }
