@@ -81,6 +81,17 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         shows: |s| s.acknowledged_later.min(s.cut).min(s.deposed_serves),
     },
     Configuration {
+        name: "repeats",
+        about: "a promotion, one message that comes twice, one connection made anew",
+        scope: Scope {
+            repeats: 1,
+            reconnects: 1,
+            ..ONE_PROMOTION
+        },
+        long: false,
+        shows: |s| s.acknowledged_later.min(s.cut),
+    },
+    Configuration {
         name: "restart",
         about: "a promotion, and a process that loses what it has not flushed",
         scope: RESTART,
@@ -93,6 +104,17 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         scope: LEASES,
         long: false,
         shows: |s| s.leased.min(s.lapsed).min(s.leased_later),
+    },
+    Configuration {
+        name: "hand-over",
+        about: "a primary hands over and is not waited for, or is where a step is lost",
+        scope: Scope {
+            time: 1,
+            hand_over: true,
+            ..LEASES
+        },
+        long: false,
+        shows: |s| s.leased.min(s.leased_later),
     },
     Configuration {
         name: "joint",
@@ -121,6 +143,30 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         long: true,
         shows: |s| s.all_acknowledged.min(s.cut).min(s.deposed_serves),
     },
+    Configuration {
+        name: "leases-write",
+        about: "a lease, a write and a promotion",
+        scope: LEASED_WRITE,
+        long: true,
+        shows: |s| s.lapsed.min(s.leased_later).min(s.acknowledged_later),
+    },
+    Configuration {
+        name: "leases-restart",
+        about: "a lease, a promotion, and a process that forgets what it granted",
+        scope: LEASED_RESTART,
+        long: true,
+        shows: |s| s.lapsed.min(s.leased_later).min(s.resumed),
+    },
+    Configuration {
+        name: "joint-promotion",
+        about: "a promotion before, while or after joint",
+        scope: Scope {
+            promotions: 1,
+            ..JOINT
+        },
+        long: true,
+        shows: |s| s.joint_served.min(s.left_forward).min(s.cut),
+    },
 ];
 
 const fn seeded(bug: Bug, scope: Scope) -> Trial {
@@ -134,6 +180,10 @@ const ONE_PROMOTION: Scope = Scope {
     epochs: 2,
     promotions: 1,
     ..PROMOTION
+};
+const LEASED_WRITE: Scope = Scope {
+    writes: 1,
+    ..LEASES
 };
 const LEASED_RESTART: Scope = Scope {
     crashes: 1,
@@ -170,13 +220,7 @@ pub const OF_THE_CORE: &[Trial] = &[
     seeded(Bug::NameTwoPrimaries, ONE_PROMOTION),
     seeded(Bug::ReportBeforePromise, RESTART),
     seeded(Bug::AckPastFence, ONE_PROMOTION),
-    seeded(
-        Bug::SkipBarrier,
-        Scope {
-            writes: 1,
-            ..LEASES
-        },
-    ),
+    seeded(Bug::SkipBarrier, LEASED_WRITE),
     seeded(Bug::SkipBarrierAfterRestart, LEASED_RESTART),
     seeded(
         Bug::CountOlderEpoch,

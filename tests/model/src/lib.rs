@@ -17,6 +17,8 @@ pub mod invariants;
 pub mod memory;
 pub mod message;
 pub mod node;
+#[cfg(test)]
+mod tests;
 pub mod world;
 
 use cairn_core::seeded::Bug;

@@ -11,12 +11,12 @@ use clap::Parser;
 /// Tries every order of events of one small partition.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// These configurations alone, or, with --mistakes, these mistakes.
+    /// These configurations and mistakes alone.
     names: Vec<String>,
     /// Only the configurations that take seconds.
     #[arg(long)]
     quick: bool,
-    /// Make mistakes on purpose, one at a time, and show how each breaks something.
+    /// Then make mistakes on purpose, one at a time, and show how each breaks something.
     /// Those of the core need a build that can carry them: `ci/seeded-bugs --model`.
     #[arg(long)]
     mistakes: bool,
@@ -35,8 +35,11 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn wants(&self, name: &str) -> bool {
-        self.names.is_empty() || self.names.iter().any(|n| n == name)
+    fn wants(&self, name: &str, unasked: bool) -> bool {
+        match self.names.is_empty() {
+            true => unasked,
+            false => self.names.iter().any(|n| n == name),
+        }
     }
 
     fn explore(&self, model: &Model) -> Explored {
@@ -47,38 +50,35 @@ impl Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let known = |name: &String| {
-        let mut mistakes = trials().map(|t| t.mistake.name());
-        let mut configurations = CONFIGURATIONS.iter().map(|c| c.name);
-        match arguments.mistakes {
-            true => mistakes.any(|n| n == name),
-            false => configurations.any(|n| n == name),
-        }
-    };
-    if let Some(name) = arguments.names.iter().find(|name| !known(name)) {
-        anyhow::bail!("there is nothing called {name}: see --list");
+    let configurations = || CONFIGURATIONS.iter();
+    for name in &arguments.names {
+        let known = configurations().any(|c| c.name == name)
+            || trials().any(|t| t.mistake.name() == name);
+        anyhow::ensure!(known, "there is nothing called {name}: see --list");
     }
     if arguments.list {
-        for configuration in CONFIGURATIONS {
-            println!("{}: {}", configuration.name, configuration.about);
+        for Configuration { name, about, .. } in CONFIGURATIONS {
+            println!("{name}: {about}");
         }
-        for trial in trials() {
-            println!("{}: {}", trial.mistake.name(), trial.mistake.sentence());
+        for Trial { mistake, .. } in trials() {
+            println!("{}: {}", mistake.name(), mistake.sentence());
         }
         return Ok(ExitCode::SUCCESS);
     }
     // A panic of the core is one more way in which something breaks.
     std::panic::set_hook(Box::new(|_| {}));
-    let sound = if arguments.mistakes {
-        let wanted = trials().filter(|t| arguments.wants(t.mistake.name()));
-        wanted.fold(true, |sound, trial| caught(&arguments, trial) && sound)
-    } else {
-        let wanted = CONFIGURATIONS.iter().filter(|c| {
-            let meant = arguments.names.iter().any(|n| n == c.name);
-            arguments.wants(c.name) && (meant || !c.long || !arguments.quick)
-        });
-        wanted.fold(true, |sound, c| holds(&arguments, c) && sound)
-    };
+    let mut sound = true;
+    for configuration in configurations() {
+        let unasked = !(configuration.long && arguments.quick);
+        if arguments.wants(configuration.name, unasked) {
+            sound &= holds(&arguments, configuration);
+        }
+    }
+    for trial in trials() {
+        if arguments.wants(trial.mistake.name(), arguments.mistakes) {
+            sound &= caught(&arguments, trial);
+        }
+    }
     Ok(match sound {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

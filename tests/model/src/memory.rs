@@ -154,6 +154,11 @@ impl Memory {
         council.fence(node).map(|fence| self.message(fence))
     }
 
+    /// Every node that was kept.
+    pub fn nodes(&self) -> impl Iterator<Item = &'static Node> {
+        self.nodes.values().copied()
+    }
+
     /// How many different nodes there were, and steps of them.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {

@@ -348,6 +348,13 @@ impl Node {
         format!("{id} {starts} {core} {:?} {waiting:?}", Found::of(&self.disk))
     }
 
+    /// What its log on the disk comes to, and what the shipped recovery makes of it.
+    #[cfg(test)]
+    pub(crate) fn recovered(&self) -> (String, Vec<RecoveredPartition>) {
+        let found = format!("{} {:?}", self.id, Found::of(&self.disk));
+        (found, recover(self.id, &self.disk).0)
+    }
+
     /// Whether the log holds a write.
     #[must_use]
     pub fn holds(&self, write: u8) -> bool {
@@ -488,4 +495,22 @@ fn recover(id: NodeId, records: &[DurableRecord]) -> (Vec<RecoveredPartition>, u
     let (_, recovery) = open();
     assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
     (recovery.partitions, recovery.next_generation.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_decide_nothing_are_left_out() {
+        let text = "N { heard: Some(7us), since: 3, until: 9us, awaiting_since: Some(8us), sent: 7us }";
+        assert_eq!(
+            without_idle_times(text, Micros(9)),
+            "N { heard:, since: 3, until:, awaiting_since:at some time, sent: 7us }"
+        );
+        assert_eq!(
+            without_idle_times("N { until: 9us, awaiting_since: None }", Micros(8)),
+            "N { until: 9us, awaiting_since: None }"
+        );
+    }
 }
