@@ -220,8 +220,22 @@ pub const OF_THE_CORE: &[Trial] = &[
     seeded(Bug::NameTwoPrimaries, ONE_PROMOTION),
     seeded(Bug::ReportBeforePromise, RESTART),
     seeded(Bug::AckPastFence, ONE_PROMOTION),
-    seeded(Bug::SkipBarrier, LEASED_WRITE),
-    seeded(Bug::SkipBarrierAfterRestart, LEASED_RESTART),
+    seeded(
+        Bug::SkipBarrier,
+        Scope {
+            time: 1,
+            ..LEASED_WRITE
+        },
+    ),
+    seeded(
+        Bug::SkipBarrierAfterRestart,
+        Scope {
+            writes: 1,
+            crashes: 1,
+            time: 1,
+            ..Scope::NONE
+        },
+    ),
     seeded(
         Bug::CountOlderEpoch,
         Scope {
