@@ -55,10 +55,22 @@ impl Seen {
         let newest = serving().map(|n| n.view.epoch).max().unwrap_or(Epoch::ZERO);
         let record = &state.council.record;
         count(&mut self.acknowledged, state.acked.iter().any(|e| *e > 0));
-        count(&mut self.acknowledged_later, state.acked.iter().any(|e| *e > 1));
-        count(&mut self.all_acknowledged, state.acked.iter().all(|e| *e > 0));
-        count(&mut self.promoted, serving().any(|n| n.view.epoch > Epoch(1)));
-        count(&mut self.deposed_serves, serving().any(|n| n.view.epoch < newest));
+        count(
+            &mut self.acknowledged_later,
+            state.acked.iter().any(|e| *e > 1),
+        );
+        count(
+            &mut self.all_acknowledged,
+            state.acked.iter().all(|e| *e > 0),
+        );
+        count(
+            &mut self.promoted,
+            serving().any(|n| n.view.epoch > Epoch(1)),
+        );
+        count(
+            &mut self.deposed_serves,
+            serving().any(|n| n.view.epoch < newest),
+        );
         count(&mut self.cut, nodes().any(|n| n.view.has_cut));
         count(&mut self.resumed, serving().any(|n| n.view.restarted));
         count(&mut self.leased, nodes().any(|n| may_answer(n, now)));

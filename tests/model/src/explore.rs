@@ -190,7 +190,12 @@ fn expand(
 }
 
 /// Goes the way to a state of the last level again.
-fn retrace(model: &Model, memory: &mut Memory, levels: &[Vec<Origin>], at: usize) -> Counterexample {
+fn retrace(
+    model: &Model,
+    memory: &mut Memory,
+    levels: &[Vec<Origin>],
+    at: usize,
+) -> Counterexample {
     let mut way = Vec::new();
     let mut state = at;
     for level in levels.iter().rev() {

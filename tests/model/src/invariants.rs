@@ -37,12 +37,19 @@ fn primaries(state: &State) -> Option<String> {
 fn logs(state: &State) -> Option<String> {
     pairs(state).find_map(|(a, b)| {
         let differ = a.view.durable.iter().find(|mark| {
-            let mut same = b.view.durable.iter().filter(|m| m.position == mark.position);
+            let mut same = b
+                .view
+                .durable
+                .iter()
+                .filter(|m| m.position == mark.position);
             same.any(|m| m != *mark)
         });
         if let Some(mark) = differ {
             let (a, b) = (a.id, b.id);
-            return Some(format!("{a} and {b} have flushed two entries at {}", mark.position));
+            return Some(format!(
+                "{a} and {b} have flushed two entries at {}",
+                mark.position
+            ));
         }
         let commit = a.view.commit.min(b.view.commit);
         let up_to = |view: &'static View| {
@@ -101,11 +108,14 @@ fn leases(state: &State) -> Option<String> {
     }
     let view = &first.view;
     (0..).zip(state.acked).find_map(|(write, acked)| {
-        let committed = |(mark, w): &(Mark, Option<u8>)| {
-            *w == Some(write) && mark.index() <= view.commit
-        };
-        (acked != 0 && !view.log.iter().any(committed))
-            .then(|| format!("{} may answer without the acknowledged write {write}", first.id))
+        let committed =
+            |(mark, w): &(Mark, Option<u8>)| *w == Some(write) && mark.index() <= view.commit;
+        (acked != 0 && !view.log.iter().any(committed)).then(|| {
+            format!(
+                "{} may answer without the acknowledged write {write}",
+                first.id
+            )
+        })
     })
 }
 

@@ -52,8 +52,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let configurations = || CONFIGURATIONS.iter();
     for name in &arguments.names {
-        let known = configurations().any(|c| c.name == name)
-            || trials().any(|t| t.mistake.name() == name);
+        let known =
+            configurations().any(|c| c.name == name) || trials().any(|t| t.mistake.name() == name);
         anyhow::ensure!(known, "there is nothing called {name}: see --list");
     }
     if arguments.list {

@@ -157,9 +157,18 @@ impl fmt::Display for Message {
             Body::Peer { from, message } => {
                 match message {
                     PeerMessage::Append(append) => {
-                        write!(f, "Append of {} after {}", append.epoch, append.previous.position)?;
+                        write!(
+                            f,
+                            "Append of {} after {}",
+                            append.epoch, append.previous.position
+                        )?;
                         let entries = append.entries.iter().map(|e| e.position);
-                        write!(f, ": {:?}, commit {}", entries.collect::<Vec<_>>(), append.commit)
+                        write!(
+                            f,
+                            ": {:?}, commit {}",
+                            entries.collect::<Vec<_>>(),
+                            append.commit
+                        )
                     }
                     PeerMessage::AppendReply(reply) => match &reply.outcome {
                         AppendOutcome::Matched { index } => {
@@ -191,9 +200,23 @@ impl fmt::Display for Message {
                 }
             }
             Body::Report { report, at } => {
-                let ReplicaReport { member, promised, head, fenced, .. } = report;
-                write!(f, "report of {} at {at:?}: promised {promised}, ", member.node)?;
-                write!(f, "head {head}, fenced {fenced}, grants end in {:?}", report.lease_remaining)
+                let ReplicaReport {
+                    member,
+                    promised,
+                    head,
+                    fenced,
+                    ..
+                } = report;
+                write!(
+                    f,
+                    "report of {} at {at:?}: promised {promised}, ",
+                    member.node
+                )?;
+                write!(
+                    f,
+                    "head {head}, fenced {fenced}, grants end in {:?}",
+                    report.lease_remaining
+                )
             }
         }
     }

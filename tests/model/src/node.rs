@@ -13,8 +13,8 @@ use cairn_core::cluster::report::Role;
 use cairn_core::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{
-    DurableRecord, Effect, EntryKind, Event, Generation, NodeCore, PeerMessage,
-    RecoveredPartition, Timing,
+    DurableRecord, Effect, EntryKind, Event, Generation, NodeCore, PeerMessage, RecoveredPartition,
+    Timing,
 };
 use cairn_storage::format::segment_header::LogIdentity;
 use cairn_storage::sim::{MemDisk, MemStore};
@@ -345,7 +345,10 @@ impl Node {
             core = core.replacen(&numbers, "", 1);
         }
         let (id, starts, waiting) = (self.id, self.starts, &self.unflushed);
-        format!("{id} {starts} {core} {:?} {waiting:?}", Found::of(&self.disk))
+        format!(
+            "{id} {starts} {core} {:?} {waiting:?}",
+            Found::of(&self.disk)
+        )
     }
 
     /// What its log on the disk comes to, and what the shipped recovery makes of it.
@@ -395,7 +398,9 @@ fn without_idle_times(text: &str, now: Micros) -> String {
         let end = value.find([',', ' ']).unwrap_or(value.len());
         let value = &value[..end];
         let micros = value.trim_start_matches("Some(").trim_end_matches(')');
-        let micros = micros.strip_suffix("us").and_then(|n| n.parse::<u64>().ok());
+        let micros = micros
+            .strip_suffix("us")
+            .and_then(|n| n.parse::<u64>().ok());
         let idle = match micros {
             Some(at) => is(&IDLE) || is(&EXISTENT) || is(&ENDS) && at <= now.0,
             None => is(&IDLE) && value == "None",
@@ -503,7 +508,8 @@ mod tests {
 
     #[test]
     fn times_that_decide_nothing_are_left_out() {
-        let text = "N { heard: Some(7us), since: 3, until: 9us, awaiting_since: Some(8us), sent: 7us }";
+        let text =
+            "N { heard: Some(7us), since: 3, until: 9us, awaiting_since: Some(8us), sent: 7us }";
         assert_eq!(
             without_idle_times(text, Micros(9)),
             "N { heard:, since: 3, until:, awaiting_since:at some time, sent: 7us }"

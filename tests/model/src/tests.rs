@@ -53,7 +53,11 @@ fn a_mistake_is_shown_by_a_shortest_way() {
     assert!(way.what.contains("without write 0"), "{way}");
     // The write reaches two; the third alone is fenced, inspected and named.
     assert_eq!(way.steps.len(), 10, "{way}");
-    assert_eq!(way.steps.last().map(|s| &s[..9]), Some("n3: takes"), "{way}");
+    assert_eq!(
+        way.steps.last().map(|s| &s[..9]),
+        Some("n3: takes"),
+        "{way}"
+    );
 }
 
 #[test]

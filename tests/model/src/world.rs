@@ -145,7 +145,11 @@ impl fmt::Display for Action {
                     Input::Take(message) => write!(f, "takes {message}"),
                     Input::Flush(records) => write!(f, "flushes {records} records"),
                     Input::Restart { dropped_tail } => {
-                        let torn = if *dropped_tail { ", with a torn tail" } else { "" };
+                        let torn = if *dropped_tail {
+                            ", with a torn tail"
+                        } else {
+                            ""
+                        };
                         write!(f, "loses power and starts again{torn}")
                     }
                     Input::Write(number) => write!(f, "is given write {number}"),
@@ -286,7 +290,8 @@ impl Model {
             reconnects: 0,
             repeats: 0,
         };
-        let mut queue: Vec<&'static Message> = told.into_iter().map(|m| memory.message(m)).collect();
+        let mut queue: Vec<&'static Message> =
+            told.into_iter().map(|m| memory.message(m)).collect();
         let mut taken = 0;
         loop {
             let mut moved = false;
@@ -324,7 +329,9 @@ impl Model {
     ) {
         match memory.step(state.nodes[node], state.time(), input) {
             Outcome::Nothing => {}
-            Outcome::Done { node: next, sent, .. } => {
+            Outcome::Done {
+                node: next, sent, ..
+            } => {
                 state.nodes[node] = next;
                 queue.extend(sent);
             }
@@ -358,11 +365,17 @@ impl Model {
                 continue;
             }
             if node.waiting > 0 {
-                let first = if scope.partial_flushes { 1 } else { node.waiting };
+                let first = if scope.partial_flushes {
+                    1
+                } else {
+                    node.waiting
+                };
                 (first..=node.waiting).for_each(|records| step(Input::Flush(records)));
             }
             if state.crashes < scope.crashes {
-                step(Input::Restart { dropped_tail: false });
+                step(Input::Restart {
+                    dropped_tail: false,
+                });
                 if node.waiting > 0 {
                     step(Input::Restart { dropped_tail: true });
                 }
@@ -395,7 +408,9 @@ impl Model {
         let now = (scope.time > 0).then(|| state.time());
         let nameable = state.council.nameable(reports, now, self.mistake);
         actions.extend(nameable.into_iter().map(Action::Name));
-        if scope.hand_over && let Some(primary) = record.primary {
+        if scope.hand_over
+            && let Some(primary) = record.primary
+        {
             let others = record.config.voters().into_iter().filter(|m| *m != primary);
             actions.extend(others.map(Action::HandOver));
         }
