@@ -110,7 +110,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         about: "a primary hands over and is not waited for, or is where a step is lost",
         scope: Scope {
             time: 1,
-            hand_over: true,
+            hand_overs: 1,
             ..LEASES
         },
         long: false,

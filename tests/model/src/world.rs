@@ -48,8 +48,8 @@ pub struct Scope {
     /// A learner stands by to take the place of the third member; whether joint may then be
     /// left for the old set too.
     pub joint: Option<Joint>,
-    /// A primary may be asked to hand over.
-    pub hand_over: bool,
+    /// How often a primary is asked to hand over.
+    pub hand_overs: u8,
 }
 
 /// For which set joint may be left.
@@ -74,7 +74,7 @@ impl Scope {
         partial_flushes: false,
         time: 0,
         joint: None,
-        hand_over: false,
+        hand_overs: 0,
     };
 }
 
@@ -97,6 +97,7 @@ pub struct State {
     /// What no longer holds.
     pub broken: Option<Box<str>>,
     promotions: u8,
+    hand_overs: u8,
     writes: u8,
     crashes: u8,
     reconnects: u8,
@@ -206,6 +207,7 @@ impl State {
             self.now,
             self.served,
             self.promotions,
+            self.hand_overs,
             self.writes,
             self.crashes,
             self.reconnects,
@@ -285,6 +287,7 @@ impl Model {
             served: 0,
             broken: None,
             promotions: 0,
+            hand_overs: 0,
             writes: 0,
             crashes: 0,
             reconnects: 0,
@@ -408,7 +411,7 @@ impl Model {
         let now = (scope.time > 0).then(|| state.time());
         let nameable = state.council.nameable(reports, now, self.mistake);
         actions.extend(nameable.into_iter().map(Action::Name));
-        if scope.hand_over
+        if state.hand_overs < scope.hand_overs
             && let Some(primary) = record.primary
         {
             let others = record.config.voters().into_iter().filter(|m| *m != primary);
@@ -464,6 +467,7 @@ impl Model {
                 let order = memory.message(Message::new(primary, Body::Order(order)));
                 let mut next = state.clone();
                 next.exchange(None, &[order]);
+                next.hand_overs += 1;
                 Some(self.settled(next))
             }
             Action::Raise => {
