@@ -367,18 +367,19 @@ impl Node {
 
 /// Times by which nothing is decided while no timer but the lease's ends: when something
 /// was last sent, heard or flushed.
-const IDLE: [&str; 10] = [
-    " heard",
+const IDLE: [&str; 8] = [
     " awaited_since",
     " returned",
     " unmatched_since",
     " wanted_until",
     " paced",
-    " last_answer",
     " since",
     " next_housekeeping",
     " full_since",
 ];
+
+/// Times after which for a lease's length somebody counts as silent.
+const HEARD: [&str; 2] = [" heard", " last_answer"];
 
 /// Times of which only matters whether there is one.
 const EXISTENT: [&str; 2] = [" awaiting_since", " asked"];
@@ -401,17 +402,19 @@ fn without_idle_times(text: &str, now: Micros) -> String {
         let micros = micros
             .strip_suffix("us")
             .and_then(|n| n.parse::<u64>().ok());
-        let idle = match micros {
-            Some(at) => is(&IDLE) || is(&EXISTENT) || is(&ENDS) && at <= now.0,
-            None => is(&IDLE) && value == "None",
+        let stands_for = match micros {
+            _ if is(&IDLE) => Some(""),
+            Some(_) if is(&EXISTENT) => Some("at some time"),
+            Some(at) if is(&ENDS) && at <= now.0 => Some("over"),
+            Some(at) if is(&HEARD) && at + LEASE.0 <= now.0 => Some("silent"),
+            None if is(&HEARD) => Some("silent"),
+            _ => None,
         };
-        if idle {
-            let known = if is(&EXISTENT) { ":at some time" } else { ":" };
-            kept.push_str(known);
-            rest = &after[2 + end..];
-        } else {
-            kept.push_str(": ");
-            rest = &after[2..];
+        kept.push_str(": ");
+        rest = &after[2..];
+        if let Some(told) = stands_for.filter(|_| micros.is_some() || value == "None") {
+            kept.push_str(told);
+            rest = &rest[end..];
         }
     }
     kept.push_str(rest);
@@ -508,15 +511,19 @@ mod tests {
 
     #[test]
     fn times_that_decide_nothing_are_left_out() {
-        let text =
-            "N { heard: Some(7us), since: 3, until: 9us, awaiting_since: Some(8us), sent: 7us }";
+        let told = |text: &str, now| without_idle_times(text, Micros(now));
         assert_eq!(
-            without_idle_times(text, Micros(9)),
-            "N { heard:, since: 3, until:, awaiting_since:at some time, sent: 7us }"
+            told(
+                "N { paced: 7us, since: 3, until: 9us, asked: Some(8us) }",
+                9
+            ),
+            "N { paced: , since: 3, until: over, asked: at some time }"
         );
+        let same = "N { until: 9us, asked: None, heard: Some(8us), sent: 7us }";
+        assert_eq!(told(same, 8), same);
         assert_eq!(
-            without_idle_times("N { until: 9us, awaiting_since: None }", Micros(8)),
-            "N { until: 9us, awaiting_since: None }"
+            told("N { heard: None, last_answer: Some(8us) }", 8 + LEASE.0),
+            "N { heard: silent, last_answer: silent }"
         );
     }
 }
