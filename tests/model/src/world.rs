@@ -37,22 +37,22 @@ pub struct Scope {
     pub reconnects: u8,
     /// How often a message that was taken stays, to be taken again.
     pub repeats: u8,
-    /// Whether records reach everyone, and not only who is named in them and who is no
-    /// member any more: a follower hears of an epoch from a fence or from its primary too.
+    /// Whether records reach everyone, and not only the primary that they name and whom they
+    /// remove: a follower hears of an epoch from a fence or from its primary too.
     pub records_to_all: bool,
     /// Whether a flush may end between what one step and a later one wrote.
     pub partial_flushes: bool,
     /// How many units of time pass. None: nobody asks for a lease, nobody waits for one.
     /// A primary asks one of the others, who with it are W.
     pub time: u8,
-    /// A learner stands by to take the place of the third member; whether joint may then be
-    /// left for the old set too.
+    /// A learner stands by to take the place of the third member, and for which set joint
+    /// is left then.
     pub joint: Option<Joint>,
     /// How often a primary is asked to hand over.
     pub hand_overs: u8,
 }
 
-/// For which set joint may be left.
+/// For which set joint is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Joint {
     /// For the new one.
