@@ -151,13 +151,6 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         shows: |s| s.lapsed.min(s.leased_later).min(s.acknowledged_later),
     },
     Configuration {
-        name: "leases-restart",
-        about: "a lease, a promotion, and a process that forgets what it granted",
-        scope: LEASED_RESTART,
-        long: true,
-        shows: |s| s.lapsed.min(s.leased_later).min(s.resumed),
-    },
-    Configuration {
         name: "joint-promotion",
         about: "a promotion before, while or after joint",
         scope: Scope {

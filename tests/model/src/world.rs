@@ -40,7 +40,7 @@ pub struct Scope {
     /// Whether records reach everyone, and not only the primary that they name and whom they
     /// remove: a follower hears of an epoch from a fence or from its primary too.
     pub records_to_all: bool,
-    /// Whether a flush may end between what one step and a later one wrote.
+    /// Whether a flush may end after any record, and not only after the last.
     pub partial_flushes: bool,
     /// How many units of time pass. None: nobody asks for a lease, nobody waits for one.
     /// A primary asks one of the others, who with it are W.
