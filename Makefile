@@ -1,7 +1,7 @@
 # What people and CI call. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs fuzz bench clean
+.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs model fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ SEEDS ?= 5000
 
 seeded-bugs: ## see that the simulator finds bugs that are put in, with SEEDS (5000) for each
 	ci/seeded-bugs --seeds $(SEEDS)
+
+model: ## try every order of events of one small partition, to the end
+	cargo run --profile sim --locked -p cairn-model
 
 FUZZ_SECONDS ?= 60
 

@@ -31,7 +31,7 @@ pub(super) struct Context<'a> {
 }
 
 /// The numbers of WAL records and generations.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Numbers {
     pub(super) appended: u64,
     pub(super) flushed: u64,
@@ -84,7 +84,7 @@ impl Numbers {
 }
 
 /// Partitions whose standing changed in this step.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Changed(pub(super) Vec<PartitionId>);
 
 impl Context<'_> {

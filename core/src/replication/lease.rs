@@ -24,7 +24,7 @@ const ROUNDS_MAX: usize = 16;
 const ROUNDS_PER_LEASE: u64 = 4;
 
 /// What this node asked of its peers, as a holder.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Holdings {
     session: u64,
     peers: BTreeMap<NodeId, HeldFrom>,
@@ -55,7 +55,7 @@ struct Round {
 }
 
 /// The state of one pair, as a holder.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct HeldFrom {
     set: BTreeMap<PartitionId, Held>,
     version: u64,
@@ -333,7 +333,7 @@ impl HeldFrom {
 }
 
 /// What this node granted, as a grantor.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Grants {
     peers: BTreeMap<NodeId, GrantedTo>,
     /// Grants on partitions that left a set, which last as long as they would have.
@@ -355,7 +355,7 @@ struct Lingering {
     until: Micros,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct GrantedTo {
     session: u64,
     version: u64,

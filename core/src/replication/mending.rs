@@ -25,7 +25,7 @@ const RANGE_BYTES: usize = 512 * 1024;
 const PATIENCE: u64 = 16;
 
 /// What is missing, and how far the search has come.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mending {
     missing: MissingRange,
     found: Vec<LogEntry>,

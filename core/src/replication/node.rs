@@ -109,7 +109,7 @@ pub enum ProposeError {
 }
 
 /// Every replica of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeCore {
     node: NodeId,
     session: u64,
@@ -130,7 +130,7 @@ pub struct NodeCore {
 }
 
 /// The place of a partition on this node, with or without a replica.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Seat {
     replica: Option<Replica>,
     /// What a deleted replica, or a promise without one, leaves behind.

@@ -35,7 +35,7 @@ const DISAGREEMENTS_MAX: u32 = 3;
 const LEASE_WANTED: Micros = Micros::from_millis(10_000);
 
 /// The state of a primary in one epoch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leadership {
     pub(super) epoch: Epoch,
     /// The barrier that must commit before anything is served (rule 3).

@@ -109,7 +109,7 @@ pub(super) struct About {
 }
 
 /// Questions to one peer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Line {
     /// Counts the questions of this process.
     number: u64,
@@ -120,7 +120,7 @@ struct Line {
 }
 
 /// The questions of this node, by peer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Questions {
     session: u64,
     lines: BTreeMap<NodeId, Line>,
@@ -204,7 +204,7 @@ impl Questions {
 }
 
 /// One asking of everybody who is to be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Round {
     number: u64,
     /// It covers the reads below this number.
@@ -223,7 +223,7 @@ struct Round {
 }
 
 /// A proof that waits for the log to match the primary's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Matching {
     before: u64,
     index: Index,
@@ -231,7 +231,7 @@ struct Matching {
 }
 
 /// What one replica is proving.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Proving {
     rounds: BTreeMap<ProofLevel, Round>,
     matching: VecDeque<Matching>,

@@ -29,7 +29,7 @@ use crate::seeded::{Bug, is_seeded};
 const APPLY_WINDOW: u64 = 16_384;
 
 /// Something that waits for a WAL record to be durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Pending {
     /// The log is durable up to here.
     Head(Mark),
@@ -54,7 +54,7 @@ pub(super) enum Pending {
 }
 
 /// What the replica does in its epoch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Part {
     /// Follows, or waits for someone to follow.
     Follower,
@@ -75,7 +75,7 @@ enum Cut {
 }
 
 /// One replica of one partition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Replica {
     pub(super) partition: PartitionId,
     pub(super) me: Member,

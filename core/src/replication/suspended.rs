@@ -20,7 +20,7 @@ use crate::record::Member;
 use crate::seeded::{Bug, is_seeded};
 
 /// What a suspended primary has learnt.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Suspension {
     confirmed: BTreeSet<ReplicaId>,
     /// Someone has a higher epoch or a higher head: only the coordinators can help.
