@@ -223,6 +223,40 @@ fn a_newcomer_takes_the_seats_of_the_gone_ones_of_its_name() {
 }
 
 #[test]
+fn seats_are_given_anew_only_by_whoever_knows_the_present_ones() {
+    let mut machine = made(3, 2, 5);
+    let ids = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+    let reseat = |before: &[u64], seats: &[u64]| Command::Reseat {
+        partition: P,
+        before: ids(before),
+        seats: ids(seats),
+    };
+    let version = machine.state.version();
+    machine.done(reseat(&[1, 2, 3], &[4, 2, 3]));
+    assert_eq!(machine.state.seats(P), ids(&[4, 2, 3]));
+    assert!(machine.state.version() > version);
+    assert_eq!(
+        machine.refused(reseat(&[1, 2, 3], &[5, 2, 3])),
+        "partition p0 has other seats by now"
+    );
+    let unchanged = machine.apply(reseat(&[4, 2, 3], &[4, 2, 3]));
+    assert_eq!(unchanged, Response::Unchanged);
+    for (seats, why) in [
+        (
+            &[4, 2][..],
+            "partition p0 needs 3 distinct nodes, and is given [n4, n2]",
+        ),
+        (
+            &[4, 2, 2],
+            "partition p0 needs 3 distinct nodes, and is given [n4, n2, n2]",
+        ),
+        (&[4, 2, 9], "node n9 is not a member"),
+    ] {
+        assert_eq!(machine.refused(reseat(&[4, 2, 3], seats)), why);
+    }
+}
+
+#[test]
 fn the_same_identity_registers_again_with_new_addresses() {
     let mut machine = empty(3, 2);
     let first = machine.apply(register("data-1", "u1"));

@@ -145,6 +145,14 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
             partition: P,
             to: Some(node(n)),
         })),
+        ["seats", nodes @ ..] => {
+            let response = world.commit(Command::Reseat {
+                partition: P,
+                before: world.state.seats(P).to_vec(),
+                seats: nodes.iter().copied().map(node).collect(),
+            });
+            assert_eq!(response, Response::Done);
+        }
         ["survivors", replicas @ ..] => {
             let keep = replicas
                 .iter()

@@ -47,4 +47,5 @@ transcripts! {
     a_node_that_was_given_up_leaves_its_seats_to_its_name
     a_primary_without_its_followers_is_replaced_where_they_could_serve
     a_learner_that_is_too_slow_is_given_up_and_tried_again_later
+    a_primary_without_a_seat_hands_over_before_it_is_replaced
 }
