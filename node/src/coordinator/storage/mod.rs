@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 pub(super) use identity::Identity;
 pub(super) use log_store::LogStore;
 pub(super) use machine::{Machine, View};
+pub use writer::{Pace, WriteOn};
 pub(super) use writer::{WriteError, Writer};
 
 use format::{DecodeError, keys};
@@ -102,7 +103,7 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// See [`OpenError`].
-pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
+pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, OpenError> {
     let failed = |e: std::io::Error| OpenError::Fjall(e.to_string());
     std::fs::create_dir_all(directory).map_err(failed)?;
     let lock = lock(directory)?;
@@ -176,7 +177,7 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
     };
     disk.commit(rewritten, true)?;
 
-    let (writer, closed) = Writer::spawn(disk)?;
+    let (writer, closed) = Writer::spawn(disk, on)?;
     let log = LogStore::new(writer.clone(), vote, committed, purged, entries)?;
     let machine =
         Machine::restore(writer.clone(), snapshot.as_deref()).map_err(stored("the snapshot"))?;

@@ -14,7 +14,7 @@ struct OnDisk;
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let dir = tempfile::tempdir().unwrap();
-        let opened = open(dir.path(), "a").unwrap();
+        let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
         Ok((dir, opened.log, opened.machine))
     }
 }
@@ -56,7 +56,7 @@ async fn reopened(opened: Opened, dir: &Path) -> Opened {
     } = opened;
     drop((log, machine, writer));
     closed.await.unwrap();
-    let again = open(dir, "a").unwrap();
+    let again = open(dir, "a", WriteOn::Thread).unwrap();
     assert_eq!(again.identity, identity);
     again
 }
@@ -64,7 +64,7 @@ async fn reopened(opened: Opened, dir: &Path) -> Opened {
 #[tokio::test]
 async fn vote_log_and_snapshot_are_found_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     assert!(opened.log.is_empty());
     let vote = Vote::new_committed(3, 7);
     opened.log.save_vote(&vote).await.unwrap();
@@ -105,7 +105,7 @@ async fn vote_log_and_snapshot_are_found_again() {
 #[tokio::test]
 async fn an_older_snapshot_never_replaces_an_installed_one() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     opened
         .machine
         .apply([blank(1, 0), create(1)])
@@ -135,8 +135,8 @@ async fn an_older_snapshot_never_replaces_an_installed_one() {
 #[tokio::test]
 async fn a_directory_is_one_coordinators_and_one_processes() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = open(dir.path(), "a").unwrap();
-    let refused = open(dir.path(), "a").unwrap_err().to_string();
+    let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
+    let refused = open(dir.path(), "a", WriteOn::Thread).unwrap_err().to_string();
     let holder = format!("in use by process {}", std::process::id());
     assert!(refused.contains(&holder), "{refused}");
     let opened = reopened(opened, dir.path()).await;
@@ -144,18 +144,18 @@ async fn a_directory_is_one_coordinators_and_one_processes() {
     drop((opened.log, opened.machine, opened.writer));
     opened.closed.await.unwrap();
     assert!(matches!(
-        open(dir.path(), "b"),
+        open(dir.path(), "b", WriteOn::Thread),
         Err(OpenError::OtherName { .. })
     ));
     let elsewhere = tempfile::tempdir().unwrap();
-    let other = open(elsewhere.path(), "a").unwrap();
+    let other = open(elsewhere.path(), "a", WriteOn::Thread).unwrap();
     assert_ne!(other.identity.raft_id, first.raft_id);
 }
 
 #[tokio::test]
 async fn a_newer_format_and_a_hole_in_the_log_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     let entries: Vec<Entry> = (0..5).map(|i| blank(1, i)).collect();
     opened.log.blocking_append(entries).await.unwrap();
     opened
@@ -165,10 +165,10 @@ async fn a_newer_format_and_a_hole_in_the_log_are_refused() {
         .unwrap();
     drop((opened.log, opened.machine, opened.writer));
     opened.closed.await.unwrap();
-    assert!(matches!(open(dir.path(), "a"), Err(OpenError::Log(_))));
+    assert!(matches!(open(dir.path(), "a", WriteOn::Thread), Err(OpenError::Log(_))));
 
     let dir = tempfile::tempdir().unwrap();
-    let opened = open(dir.path(), "a").unwrap();
+    let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     opened
         .writer
         .write(vec![(
@@ -180,7 +180,7 @@ async fn a_newer_format_and_a_hole_in_the_log_are_refused() {
     drop((opened.log, opened.machine, opened.writer));
     opened.closed.await.unwrap();
     assert!(matches!(
-        open(dir.path(), "a"),
+        open(dir.path(), "a", WriteOn::Thread),
         Err(OpenError::Stored { .. })
     ));
 }
@@ -188,13 +188,13 @@ async fn a_newer_format_and_a_hole_in_the_log_are_refused() {
 #[tokio::test]
 async fn a_disk_that_lost_flushed_writes_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = open(dir.path(), "a").unwrap();
+    let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     drop((opened.log, opened.machine, opened.writer));
     opened.closed.await.unwrap();
     let kept = tempfile::tempdir().unwrap();
     copy(&dir.path().join("log"), &kept.path().join("log"));
 
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     opened.log.save_vote(&Vote::new(9, 1)).await.unwrap();
     drop((opened.log, opened.machine, opened.writer));
     opened.closed.await.unwrap();
@@ -202,7 +202,7 @@ async fn a_disk_that_lost_flushed_writes_is_refused() {
     std::fs::remove_dir_all(dir.path().join("log")).unwrap();
     copy(&kept.path().join("log"), &dir.path().join("log"));
     assert!(matches!(
-        open(dir.path(), "a"),
+        open(dir.path(), "a", WriteOn::Thread),
         Err(OpenError::Lost { missing: 2 })
     ));
 }

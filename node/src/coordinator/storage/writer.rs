@@ -1,4 +1,5 @@
-//! The one thread that writes a coordinator's disk.
+//! The one thread that writes a coordinator's disk. Where the network is simulated it is a
+//! task, on simulated time like all else: see [`WriteOn`].
 //!
 //! Whatever waits when it comes round goes into one fjall batch and one flush
 //! (fjall persists under its journal's lock and groups nothing by itself), and only
@@ -6,14 +7,17 @@
 //! what reached the disk is unknown, and the process is to stop.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
 use fjall::{Database, Keyspace, PersistMode};
+use metrics::{Counter, Histogram};
 use openraft::storage::LogFlushed;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
 use super::format::{self, keys};
 use super::witness::Witness;
@@ -51,10 +55,33 @@ struct Request {
     done: Done,
 }
 
+/// How long a simulated disk takes for the next batch.
+pub type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Where a coordinator's disk is written.
+#[derive(Clone, Default)]
+pub enum WriteOn {
+    /// On a thread of its own, that may wait for the disk.
+    #[default]
+    Thread,
+    /// In a task of the runtime that the disk is opened in: what waits when the disk's
+    /// time is over is written at once. With the runtime dies what waits.
+    Task(Pace),
+}
+
+impl fmt::Debug for WriteOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Thread => "Thread",
+            Self::Task(_) => "Task",
+        })
+    }
+}
+
 /// A handle to the thread. It ends, and the database closes, with the last handle.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Writer {
-    requests: Sender<Request>,
+    requests: mpsc::UnboundedSender<Request>,
     failed: Arc<AtomicBool>,
     /// A disk that hangs, for tests: nothing is written while it is locked.
     #[cfg(test)]
@@ -62,27 +89,34 @@ pub(in super::super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. The receiver hears when the database is closed.
-    pub(super) fn spawn(disk: Disk) -> Result<(Self, oneshot::Receiver<()>), WriteError> {
-        let (requests, queue) = crossbeam_channel::unbounded();
+    /// Starts to write. The receiver hears when the database is closed.
+    pub(super) fn spawn(
+        disk: Disk,
+        on: WriteOn,
+    ) -> Result<(Self, oneshot::Receiver<()>), WriteError> {
+        let (requests, queue) = mpsc::unbounded_channel();
         let failed = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&failed);
         let (closed, receiver) = oneshot::channel();
+        let writing = Writing::new(disk, queue, Arc::clone(&failed));
         #[cfg(test)]
-        let hang = Arc::new(parking_lot::Mutex::new(()));
-        #[cfg(test)]
-        let hangs = Arc::clone(&hang);
-        let hold = move || {
-            #[cfg(test)]
-            drop(hangs.lock());
-        };
-        std::thread::Builder::new()
-            .name("raft-writer".to_owned())
-            .spawn(move || {
-                serve(disk, &queue, &flag, &hold);
-                let _ = closed.send(());
-            })
-            .map_err(|e| WriteError::Thread(e.to_string()))?;
+        let hang = Arc::clone(&writing.hang);
+        match on {
+            WriteOn::Thread => {
+                std::thread::Builder::new()
+                    .name("raft-writer".to_owned())
+                    .spawn(move || {
+                        writing.run();
+                        let _ = closed.send(());
+                    })
+                    .map_err(|e| WriteError::Thread(e.to_string()))?;
+            }
+            WriteOn::Task(pace) => {
+                tokio::spawn(async move {
+                    writing.run_at(pace).await;
+                    let _ = closed.send(());
+                });
+            }
+        }
         let writer = Self {
             requests,
             failed,
@@ -117,31 +151,69 @@ impl Writer {
     }
 }
 
-fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool, hold: &impl Fn()) {
-    let flushes = metrics::counter!("cairn_coordinator_log_flushes_total");
-    let seconds = metrics::histogram!("cairn_coordinator_log_flush_seconds");
-    while let Ok(first) = queue.recv() {
+/// The other end of a [`Writer`].
+struct Writing {
+    disk: Disk,
+    queue: mpsc::UnboundedReceiver<Request>,
+    failed: Arc<AtomicBool>,
+    flushes: Counter,
+    seconds: Histogram,
+    /// See [`Writer::hang`].
+    #[cfg(test)]
+    hang: Arc<parking_lot::Mutex<()>>,
+}
+
+impl Writing {
+    fn new(disk: Disk, queue: mpsc::UnboundedReceiver<Request>, failed: Arc<AtomicBool>) -> Self {
+        Self {
+            disk,
+            queue,
+            failed,
+            flushes: metrics::counter!("cairn_coordinator_log_flushes_total"),
+            seconds: metrics::histogram!("cairn_coordinator_log_flush_seconds"),
+            #[cfg(test)]
+            hang: Arc::default(),
+        }
+    }
+
+    fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            self.write(first);
+        }
+    }
+
+    async fn run_at(mut self, pace: Pace) {
+        while let Some(first) = self.queue.recv().await {
+            sleep(pace()).await;
+            self.write(first);
+        }
+    }
+
+    /// Writes the request and those that wait behind it, and tells whose they are.
+    fn write(&mut self, first: Request) {
         let mut changes = BTreeMap::new();
         let mut waiting = Vec::new();
-        for request in std::iter::once(first).chain(queue.try_iter().take(GROUP_MAX)) {
+        let more = std::iter::from_fn(|| self.queue.try_recv().ok());
+        for request in std::iter::once(first).chain(more.take(GROUP_MAX)) {
             // A later change of a key replaces an earlier one: the items of a fjall
             // batch share a sequence number, so that each key must stand there once.
             changes.extend(request.changes);
             waiting.push(request.done);
         }
-        let outcome = if failed.load(Ordering::Acquire) {
+        let outcome = if self.failed.load(Ordering::Acquire) {
             Err(WriteError::Failed(" before".to_owned()))
         } else {
             let flushed = waiting.iter().any(|done| !matches!(done, Done::Nobody));
             let begun = std::time::Instant::now();
-            hold();
-            let outcome = disk.commit(changes, flushed);
-            seconds.record(begun.elapsed().as_secs_f64());
-            flushes.increment(1);
+            #[cfg(test)]
+            drop(self.hang.lock());
+            let outcome = self.disk.commit(changes, flushed);
+            self.seconds.record(begun.elapsed().as_secs_f64());
+            self.flushes.increment(1);
             outcome
         };
         if let Err(error) = &outcome {
-            failed.store(true, Ordering::Release);
+            self.failed.store(true, Ordering::Release);
             tracing::error!(%error, "write the coordinator's disk");
         }
         for done in waiting {
@@ -158,7 +230,7 @@ fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool, hold: &
     }
 }
 
-/// What the thread writes to.
+/// What is written to.
 pub(super) struct Disk {
     pub(super) database: Database,
     pub(super) keyspace: Keyspace,
