@@ -1,0 +1,131 @@
+//! What the coordinators were seen to do, held against what Raft promises.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use cairn_core::cluster::Command;
+use cairn_node::coordinator::Probe;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::fleet::COUNT;
+use crate::writers::Written;
+
+/// How one coordinator stood when it was looked at last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Of its disk: outlives the process.
+    term: u64,
+    /// Term and index; of the process, as a restarted one applies its log anew.
+    applied: Option<(u64, u64)>,
+}
+
+/// All that was seen in a run.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    seen: [Seen; COUNT],
+    /// By index, the entry that was applied there, whoever did.
+    entries: BTreeMap<u64, u64>,
+    /// By index, the state after it.
+    states: HashMap<u64, u64>,
+    /// By term, who led in it.
+    leaders: BTreeMap<u64, u64>,
+    /// What entries wrote that were applied.
+    written: BTreeSet<Written>,
+    /// How many writes were acknowledged.
+    pub acknowledged: u64,
+    /// How often a coordinator went on from another's snapshot.
+    pub installed: u64,
+    /// How often a process ended.
+    pub ended: u64,
+}
+
+impl Ledger {
+    /// Looks at a coordinator that runs.
+    ///
+    /// # Panics
+    /// Where it did what it must not.
+    pub fn look(&mut self, place: usize, probe: &Probe) {
+        let now = probe.standing();
+        let seen = self.seen[place];
+        assert!(
+            now.term >= seen.term,
+            "c{place} was in term {} and is in {}",
+            seen.term,
+            now.term
+        );
+        self.seen[place].term = now.term;
+        if now.leads {
+            let leader = *self.leaders.entry(now.term).or_insert(now.id);
+            assert_eq!(leader, now.id, "two led in term {}", now.term);
+        }
+        assert!(
+            now.applied >= seen.applied,
+            "c{place} had applied {:?} and now {:?}",
+            seen.applied,
+            now.applied
+        );
+        if let Some(applied) = now.applied.filter(|_| now.applied != seen.applied) {
+            self.take_entries(place, probe, applied.1);
+            self.take_state(place, probe, applied.1);
+            self.seen[place].applied = Some(applied);
+        }
+    }
+
+    /// What was applied since the last look is what others applied at these indexes.
+    fn take_entries(&mut self, place: usize, probe: &Probe, last: u64) {
+        let before = self.seen[place].applied;
+        let first = before.map_or(0, |(_, index)| index + 1);
+        let entries = probe.entries(first, last);
+        if before.is_some() && entries.first().is_none_or(|e| e.index > first) {
+            self.installed += 1;
+        }
+        for entry in entries {
+            let digest = xxh3_64(entry.text.as_bytes());
+            let known = *self.entries.entry(entry.index).or_insert(digest);
+            assert_eq!(
+                known, digest,
+                "c{place} applied another entry than others did: {}",
+                entry.text
+            );
+            if let Some(Command::RegisterNode(registration)) = entry.command {
+                self.written.insert(Written {
+                    uuid: registration.uuid,
+                    value: registration.addresses.client,
+                });
+            }
+        }
+    }
+
+    /// Whoever applied as much has the same state.
+    fn take_state(&mut self, place: usize, probe: &Probe, last: u64) {
+        let json = serde_json::to_vec(&*probe.state()).expect("JSON");
+        let digest = xxh3_64(&json);
+        let known = *self.states.entry(last).or_insert(digest);
+        assert_eq!(known, digest, "c{place} has another state at {last}");
+    }
+
+    /// What is acknowledged has been applied.
+    ///
+    /// # Panics
+    /// Where it was not.
+    pub fn hold(&mut self, acknowledged: &[Written]) {
+        for written in acknowledged {
+            assert!(
+                self.written.contains(written),
+                "acknowledged and not applied anywhere: {written:?}"
+            );
+        }
+        self.acknowledged += acknowledged.len() as u64;
+    }
+
+    /// The process of a coordinator ended.
+    pub fn ended(&mut self, place: usize) {
+        self.seen[place].applied = None;
+        self.ended += 1;
+    }
+
+    /// In how many terms somebody led.
+    #[must_use]
+    pub fn terms(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+}
