@@ -87,9 +87,13 @@ impl Probe {
         logged.collect()
     }
 
-    /// The cluster as far as it is applied there.
+    /// The cluster as far as it is applied there, and term and index of the last entry
+    /// that this is the state after. What [`Standing`] says is older while Raft's own task
+    /// waits for its disk.
     #[must_use]
-    pub fn state(&self) -> Arc<ClusterState> {
-        Arc::clone(&self.0.view.borrow().state)
+    pub fn applied(&self) -> (Option<(u64, u64)>, Arc<ClusterState>) {
+        let view = self.0.view.borrow();
+        let applied = view.applied.map(|id| (id.leader_id.term, id.index));
+        (applied, Arc::clone(&view.state))
     }
 }

@@ -382,7 +382,7 @@ impl Fleet {
         });
         let states = self.places.iter().map(|place| {
             let probe = place.running.borrow();
-            let state = probe.as_ref().map(Probe::state).expect("all run");
+            let (_, state) = probe.as_ref().map(Probe::applied).expect("all run");
             serde_json::to_string(&*state).expect("JSON")
         });
         let states: Vec<String> = states.collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cairn_core::cluster::Command;
+use cairn_core::cluster::{ClusterState, Command};
 use cairn_node::coordinator::Probe;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -57,16 +57,16 @@ impl Ledger {
             let leader = *self.leaders.entry(now.term).or_insert(now.id);
             assert_eq!(leader, now.id, "two led in term {}", now.term);
         }
+        let (applied, state) = probe.applied();
         assert!(
-            now.applied >= seen.applied,
-            "c{place} had applied {:?} and now {:?}",
-            seen.applied,
-            now.applied
+            applied >= seen.applied,
+            "c{place} had applied {:?} and now {applied:?}",
+            seen.applied
         );
-        if let Some(applied) = now.applied.filter(|_| now.applied != seen.applied) {
-            self.take_entries(place, probe, applied.1);
-            self.take_state(place, probe, applied.1);
-            self.seen[place].applied = Some(applied);
+        if let Some((_, last)) = applied.filter(|_| applied != seen.applied) {
+            self.take_entries(place, probe, last);
+            self.take_state(place, &state, last);
+            self.seen[place].applied = applied;
         }
     }
 
@@ -96,8 +96,8 @@ impl Ledger {
     }
 
     /// Whoever applied as much has the same state.
-    fn take_state(&mut self, place: usize, probe: &Probe, last: u64) {
-        let json = serde_json::to_vec(&*probe.state()).expect("JSON");
+    fn take_state(&mut self, place: usize, state: &ClusterState, last: u64) {
+        let json = serde_json::to_vec(state).expect("JSON");
         let digest = xxh3_64(&json);
         let known = *self.states.entry(last).or_insert(digest);
         assert_eq!(known, digest, "c{place} has another state at {last}");
