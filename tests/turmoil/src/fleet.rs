@@ -59,6 +59,12 @@ pub fn peer(place: usize) -> String {
     format!("{}:{PEER}", host(place))
 }
 
+/// Where its port for clients and people is.
+#[must_use]
+pub fn client(place: usize) -> String {
+    format!("{}:{CLIENT}", host(place))
+}
+
 /// The other coordinators.
 pub fn others(place: usize) -> impl Iterator<Item = usize> {
     (0..COUNT).filter(move |other| *other != place)
@@ -114,7 +120,7 @@ pub fn config(place: usize, data_dir: &Path, data_nodes: u32) -> CoordinatorConf
         // Where it listens is decided by who binds its ports.
         peer_listen: String::new(),
         client_listen: String::new(),
-        client_advertise: format!("{}:{CLIENT}", host(place)),
+        client_advertise: client(place),
         http_advertise: String::new(),
         dialer: dialer(),
         peer_tls: None,
@@ -342,6 +348,18 @@ impl Fleet {
     /// Starts it again on the disk that it had.
     pub fn restart(&mut self, place: usize) {
         self.sim.bounce(host(place));
+    }
+
+    /// Kills a process and starts it again on an empty disk.
+    ///
+    /// # Panics
+    /// Where the disk cannot be emptied.
+    pub fn wipe(&mut self, place: usize) {
+        self.crash(place);
+        let directory = self.places[place].directory.path();
+        std::fs::remove_dir_all(directory.join("raft")).expect("an empty disk");
+        self.ledger.wiped(place);
+        self.restart(place);
     }
 
     /// Lets a disk take so long for each flush from now on; as a healthy one with `None`.

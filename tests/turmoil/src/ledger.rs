@@ -7,7 +7,7 @@ use cairn_node::coordinator::Probe;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::fleet::COUNT;
-use crate::writers::Written;
+use crate::writers::{SETTING, Written};
 
 /// How one coordinator stood when it was looked at last.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,12 +86,17 @@ impl Ledger {
                 "c{place} applied another entry than others did: {}",
                 entry.text
             );
-            if let Some(Command::RegisterNode(registration)) = entry.command {
-                self.written.insert(Written {
-                    uuid: registration.uuid,
+            self.written.extend(match entry.command {
+                Some(Command::RegisterNode(registration)) => Some(Written {
+                    what: registration.uuid,
                     value: registration.addresses.client,
-                });
-            }
+                }),
+                Some(Command::ChangeSettings { settings }) => Some(Written {
+                    what: SETTING.to_owned(),
+                    value: settings.node_timeout_ms.to_string(),
+                }),
+                _ => None,
+            });
         }
     }
 
@@ -121,6 +126,11 @@ impl Ledger {
     pub fn ended(&mut self, place: usize) {
         self.seen[place].applied = None;
         self.ended += 1;
+    }
+
+    /// The disk of a coordinator that does not run was emptied: it is another one now.
+    pub fn wiped(&mut self, place: usize) {
+        self.seen[place] = Seen::default();
     }
 
     /// In how many terms somebody led.

@@ -1,7 +1,8 @@
 //! Who changes the cluster's metadata, through the simulated network as anybody does.
 //!
-//! A writer registers one data node again and again under addresses of its own, which
-//! is an entry of Raft's log each time and makes the state no larger.
+//! One changes a setting, as a person would; the others register a data node each, again
+//! and again under other addresses. Each write is an entry of Raft's log, and makes the
+//! state no larger.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,13 +11,15 @@ use std::time::Duration;
 use cairn_client::transport::Channel;
 use cairn_core::record::Addresses;
 use cairn_proto::pb::coordinator::v1 as pb;
+use cairn_proto::pb::coordinator::v1::admin_client::AdminClient;
+use cairn_proto::pb::coordinator::v1::change_request::Change;
 use cairn_proto::pb::coordinator::v1::coordinator_client::CoordinatorClient;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
-use crate::fleet::{COUNT, peer};
+use crate::fleet::{COUNT, client, peer};
 use crate::network::dialer;
 
 /// How long a call may take.
@@ -25,11 +28,16 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// One write.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Written {
-    /// The node's UUID.
-    pub uuid: String,
-    /// Its address for clients.
+    /// A node's UUID, or [`SETTING`].
+    pub what: String,
+    /// Its address for clients; the setting.
     pub value: String,
 }
+
+/// The setting that is changed.
+pub const SETTING: &str = "nodeTimeoutMs";
+/// What it is at first: it must not be less than the lease.
+const SETTING_FIRST: u64 = 1500;
 
 /// What writers are to do, and what came of it.
 #[derive(Debug, Default)]
@@ -66,8 +74,11 @@ impl Calls {
 /// Never: a coordinator's address is one.
 pub async fn write(number: usize, seed: u64, calls: Rc<Calls>) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let clients: Vec<_> = (0..COUNT)
-        .map(|place| CoordinatorClient::new(dialer().lazy(&peer(place)).expect("an address")))
+    let channels: Vec<Channel> = (0..COUNT)
+        .map(|place| {
+            let address = if number == 0 { client(place) } else { peer(place) };
+            dialer().lazy(&address).expect("an address")
+        })
         .collect();
     let (mut place, mut value) = (rng.random_range(0..COUNT), 0);
     loop {
@@ -75,11 +86,22 @@ pub async fn write(number: usize, seed: u64, calls: Rc<Calls>) {
         if !calls.at_work.get() {
             continue;
         }
-        let written = Written {
-            uuid: format!("u{number}"),
-            value: format!("v{value}:1"),
+        let channel = channels[place].clone();
+        let (written, answered) = if number == 0 {
+            let setting = SETTING_FIRST + value;
+            let written = Written {
+                what: SETTING.to_owned(),
+                value: setting.to_string(),
+            };
+            (written, answer(change(channel, setting)).await)
+        } else {
+            let written = Written {
+                what: format!("u{number}"),
+                value: format!("v{value}:1"),
+            };
+            let registered = answer(register(channel, &written)).await;
+            (written, registered)
         };
-        let answered = register(clients[place].clone(), &written).await;
         if answered.is_ok() {
             bump(&calls.accepted[place]);
             calls.acknowledged.borrow_mut().push(written);
@@ -97,25 +119,39 @@ fn bump(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 
-async fn register(
-    mut client: CoordinatorClient<Channel>,
-    written: &Written,
-) -> Result<(), Status> {
+/// Waits for an answer for no longer than a caller does.
+async fn answer(call: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
+    let late = |_| Err(Status::deadline_exceeded("no answer in time"));
+    timeout(WITHIN, call).await.unwrap_or_else(late)
+}
+
+async fn register(channel: Channel, written: &Written) -> Result<(), Status> {
     let addresses = Addresses {
         client: written.value.clone(),
         ..Addresses::default()
     };
     let request = pb::RegisterRequest {
         format: cairn_proto::FORMAT,
-        incarnation: format!("{}-1", written.uuid),
-        name: written.uuid.clone(),
-        uuid: written.uuid.clone(),
+        incarnation: format!("{}-1", written.what),
+        name: written.what.clone(),
+        uuid: written.what.clone(),
         addresses: Some((&addresses).into()),
         weight: 100,
         ..pb::RegisterRequest::default()
     };
-    match timeout(WITHIN, client.register(request)).await {
-        Ok(answered) => answered.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
-    }
+    CoordinatorClient::new(channel).register(request).await?;
+    Ok(())
+}
+
+async fn change(channel: Channel, setting: u64) -> Result<(), Status> {
+    let settings = pb::Settings {
+        node_timeout_ms: Some(setting),
+        ..pb::Settings::default()
+    };
+    let request = pb::ChangeRequest {
+        change: Some(Change::Settings(settings)),
+        ..pb::ChangeRequest::default()
+    };
+    AdminClient::new(channel).change(request).await?;
+    Ok(())
 }

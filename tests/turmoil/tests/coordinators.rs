@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use cairn_turmoil::fleet::{COUNT, Fleet, SNAPSHOT_EVERY, others};
 use cairn_turmoil::storm::{Tally, storm};
+use rand::Rng as _;
 
 /// How many writers a run has.
 const WRITERS: u64 = 4;
-/// For how long things happen in a run.
-const STORM: Duration = Duration::from_secs(25);
+/// For how long things happen in a run, twice.
+const STORM: Duration = Duration::from_secs(20);
 /// How many fixed seeds are played, and how many fresh ones.
 const FIXED: u64 = 4;
 const FRESH: u64 = 4;
@@ -140,6 +141,12 @@ fn play(seed: u64) -> (Tally, Duration) {
         fleet.leader();
     }
     let mut tally = storm(&mut fleet, STORM);
+    fleet.settle();
+    // A disk is taken in for another one while things go on to happen.
+    let wiped = fleet.rng.random_range(0..COUNT);
+    fleet.wipe(wiped);
+    fleet.calls.work();
+    tally.merge(&storm(&mut fleet, STORM));
     fleet.settle();
     let ledger = &fleet.ledger;
     tally.add("elections", ledger.terms());
