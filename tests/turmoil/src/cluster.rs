@@ -143,6 +143,19 @@ impl fmt::Debug for Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Threads of nodes that were not stopped still use their disks, and end the
+        // process where these are gone before the test could say why it failed.
+        if std::thread::panicking() {
+            for disk in &self.data {
+                eprintln!("left behind: {}", disk.directory.path().display());
+                std::mem::forget(Rc::clone(disk));
+            }
+        }
+    }
+}
+
 impl Cluster {
     /// A cluster of so many data nodes with empty disks, and clients that make a history.
     ///
@@ -292,6 +305,18 @@ impl Cluster {
         self.data[node].stop.borrow().cancel();
         self.until("a data node to end", |cluster| {
             !cluster.sim.is_host_running(name.as_str())
+        });
+    }
+
+    /// Ends every process, whose threads would otherwise go on without their disks.
+    pub fn stop(mut self) {
+        for disk in &self.data {
+            disk.stop.borrow().cancel();
+        }
+        let names: Vec<String> = (0..self.data.len()).map(data_host).collect();
+        self.until("all data nodes to end", |cluster| {
+            let mut names = names.iter();
+            !names.any(|name| cluster.sim.is_host_running(name.as_str()))
         });
     }
 

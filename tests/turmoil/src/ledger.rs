@@ -26,7 +26,7 @@ pub struct Ledger {
     entries: BTreeMap<u64, u64>,
     /// By index, the state after it.
     states: HashMap<u64, u64>,
-    /// By term, who led in it.
+    /// By term, who was confirmed as its leader.
     leaders: BTreeMap<u64, u64>,
     /// What entries wrote that were applied.
     written: BTreeSet<Written>,
@@ -53,9 +53,12 @@ impl Ledger {
             now.term
         );
         self.seen[place].term = now.term;
-        if now.leads {
-            let leader = *self.leaders.entry(now.term).or_insert(now.id);
-            assert_eq!(leader, now.id, "two led in term {}", now.term);
+        // openraft may elect a second leader in a term that the first one's vote was for.
+        // It does so only where nothing of the first is committed: whoever has that has
+        // heard of the term, and stands in a later one.
+        if let Some(term) = now.reign {
+            let leader = *self.leaders.entry(term).or_insert(now.id);
+            assert_eq!(leader, now.id, "two were confirmed in term {term}");
         }
         let (applied, state) = probe.applied();
         assert!(
@@ -133,7 +136,7 @@ impl Ledger {
         self.seen[place] = Seen::default();
     }
 
-    /// In how many terms somebody led.
+    /// In how many terms somebody was confirmed as the leader.
     #[must_use]
     pub fn terms(&self) -> u64 {
         self.leaders.len() as u64

@@ -124,12 +124,14 @@ fn judged(data_nodes: usize, reads: Consistency) {
     cluster.until("a promotion", |cluster| cluster.epochs() > epochs);
     history.end();
     cluster.until("the clients to end", Cluster::step);
+    let elapsed = cluster.sim.elapsed();
+    cluster.stop();
     let history = history.take().expect("no call fails as it must not");
     let summary = match check_keys(&Key, &history, BOUND) {
         Ok(summary) => summary,
         Err(rejected) => panic!("seed {seed}: {rejected}"),
     };
-    println!("{seen:?} in {:?}: {summary:?}", cluster.sim.elapsed());
+    println!("{seen:?} in {elapsed:?}: {summary:?}");
     assert_eq!(seen.len(), FAULTS.len());
 }
 

@@ -4,17 +4,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_turmoil::fleet::{COUNT, Fleet, SNAPSHOT_EVERY, others};
+use cairn_turmoil::fleet::{COUNT, Fleet, SNAPSHOT_EVERY, host, others};
 use cairn_turmoil::storm::{Tally, storm};
 use rand::Rng as _;
 
 /// How many writers a run has.
 const WRITERS: u64 = 4;
 /// For how long things happen in a run, twice.
-const STORM: Duration = Duration::from_secs(20);
+const STORM: Duration = Duration::from_secs(15);
 /// How many fixed seeds are played, and how many fresh ones.
-const FIXED: u64 = 4;
-const FRESH: u64 = 4;
+const FIXED: u64 = 3;
+const FRESH: u64 = 3;
 
 /// A group that leads and is written to.
 fn at_work(seed: u64) -> (Fleet, usize) {
@@ -117,6 +117,36 @@ fn coordinators_that_are_all_killed_go_on_with_the_votes_and_logs_that_they_had(
         }
         more(&mut fleet, 40);
     }
+    fleet.settle();
+}
+
+#[test]
+fn of_two_who_are_elected_in_one_term_one_alone_is_confirmed() {
+    let mut fleet = Fleet::new(5, WRITERS);
+    fleet.settle();
+    let voter = fleet.leader();
+    let id = |fleet: &Fleet, place| fleet.standing(place).map(|standing| standing.id);
+    let mut rest: Vec<usize> = others(voter).collect();
+    // A second vote in a term goes to a greater id alone.
+    rest.sort_by_key(|place| id(&fleet, *place));
+    let (first, second) = (rest[0], rest[1]);
+    // The second hears nothing of the term in which the first is elected.
+    fleet.isolate(second);
+    fleet.crash(voter);
+    fleet.restart(voter);
+    fleet.until("the first to be elected", |fleet| {
+        fleet.standing(first)?.leads.then_some(())
+    });
+    let term = fleet.standing(first).map(|standing| standing.term);
+    // What it has sent is lost with its links, and the voter has its vote alone.
+    fleet.isolate(first);
+    fleet.sim.repair(host(voter), host(second));
+    let next = fleet.leader_of(&[second, voter]);
+    assert_eq!((next, fleet.reign(next)), (second, term));
+    assert!(fleet.reign(first).is_none());
+    fleet.calls.work();
+    more(&mut fleet, 20);
+    fleet.join(first);
     fleet.settle();
 }
 
