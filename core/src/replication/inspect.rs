@@ -43,7 +43,25 @@ impl Replica {
         }
     }
 
-    pub(super) fn report(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
+    /// What waits to be reported waits for that flush too: while a switch to a snapshot is
+    /// on its way to the disk, less is durable here than what was acknowledged, and whoever
+    /// is inspected then would hide it.
+    pub(super) fn delay_reports(&mut self, number: u64) {
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let (reports, rest): (Vec<_>, Vec<_>) =
+            pending.partition(|(_, p)| matches!(p, Pending::Report { .. }));
+        self.pending.extend(rest);
+        let later = reports.into_iter().map(|(_, report)| (number, report));
+        self.pending.extend(later);
+    }
+
+    pub(super) fn report_all(&mut self, ctx: &mut Context<'_>, reports: Vec<(u64, Option<Epoch>)>) {
+        for (round, fence) in reports {
+            self.report(ctx, round, fence);
+        }
+    }
+
+    fn report(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
         let fenced = fence == Some(self.flushed_promise);
         if fenced {
             self.inspected = self.flushed_promise;

@@ -14,6 +14,7 @@ use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::{Addresses, PartitionRecord};
 use rand::Rng;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
 /// A leader and the state behind it.
 #[derive(Debug)]
@@ -129,6 +130,30 @@ impl Shipped {
         let mut settings = (**settings).clone();
         settings.lease_ms = lease_ms;
         self.apply(Command::ChangeSettings { settings });
+        let state = self.state.clone();
+        self.step(now, Input::Applied { state })
+    }
+
+    /// Somebody wants a copy on another node, and perhaps another primary.
+    pub fn reseat(&mut self, now: Micros, rng: &mut StdRng) -> Vec<Output> {
+        let partition = PartitionId(0);
+        let before = self.state.seats(partition).to_vec();
+        let members = self.state.members().map(|node| node.id);
+        let mut free: Vec<NodeId> = members.filter(|id| !before.contains(id)).collect();
+        free.shuffle(rng);
+        let mut seats = before.clone();
+        for node in free.into_iter().take(rng.random_range(1..=2)) {
+            let seat = rng.random_range(0..seats.len().max(1));
+            if let Some(seat) = seats.get_mut(seat) {
+                *seat = node;
+            }
+        }
+        seats.shuffle(rng);
+        self.apply(Command::Reseat {
+            partition,
+            before,
+            seats,
+        });
         let state = self.state.clone();
         self.step(now, Input::Applied { state })
     }
