@@ -417,6 +417,13 @@ impl Leader {
             tracing::warn!(term, why, "leading the coordinators is not confirmed yet");
             return;
         }
+        {
+            let metrics = self.metrics.borrow();
+            if metrics.state != ServerState::Leader || metrics.current_term != term {
+                // Deposed while it waited: what it saw applied was its successor's.
+                return;
+            }
+        }
         tracing::info!(term, "leading the coordinators");
         metrics::counter!("cairn_coordinator_reigns_total").increment(1);
         metrics::gauge!("cairn_coordinator_leading").set(1.0);

@@ -62,9 +62,7 @@ impl Probe {
             leader: metrics.current_leader,
             reign: self.0.desk.reign().map(|reign| reign.term),
             last: metrics.last_log_index,
-            applied: metrics
-                .last_applied
-                .map(|id| (id.leader_id.term, id.index)),
+            applied: metrics.last_applied.map(|id| (id.leader_id.term, id.index)),
             purged: metrics.purged.map(|id| id.index),
         }
     }

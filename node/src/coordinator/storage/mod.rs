@@ -34,6 +34,7 @@ use format::{DecodeError, keys};
 use witness::Witness;
 use writer::Disk;
 
+use super::raft::{RaftId, Vote};
 use crate::disk::{DirectoryError, lock};
 
 /// Why the disk cannot be used.
@@ -99,6 +100,17 @@ pub(super) struct Opened {
     pub(super) closed: oneshot::Receiver<()>,
 }
 
+/// The vote of a disk whose process ended. openraft would let a leader that restarts lead
+/// on at once in its term; its supervisor would begin the numbers of its rounds again, and
+/// take answers to the process before it for its own (rule 1). As no more than a candidate
+/// of that term it has to be elected in a later one.
+fn as_candidate(mut vote: Vote, own: RaftId) -> Vote {
+    if vote.leader_id().voted_for() == Some(own) {
+        vote.committed = false;
+    }
+    vote
+}
+
 /// Opens the directory, drawing an identity if it is empty. Blocks.
 ///
 /// # Errors
@@ -132,7 +144,8 @@ pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, 
     let vote = get(keys::VOTE)?
         .map(|b| format::decode(&b))
         .transpose()
-        .map_err(stored("the vote"))?;
+        .map_err(stored("the vote"))?
+        .map(|vote| as_candidate(vote, identity.raft_id));
     let committed = get(keys::COMMITTED)?
         .map(|b| format::decode(&b))
         .transpose()

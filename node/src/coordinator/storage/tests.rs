@@ -62,6 +62,18 @@ async fn reopened(opened: Opened, dir: &Path) -> Opened {
 }
 
 #[tokio::test]
+async fn a_leader_that_restarts_is_a_candidate_of_its_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
+    let own = opened.identity.raft_id;
+    let vote = Vote::new_committed(3, own);
+    opened.log.save_vote(&vote).await.unwrap();
+    let mut again = reopened(opened, dir.path()).await;
+    let found = again.log.read_vote().await.unwrap();
+    assert_eq!(found, Some(Vote::new(3, own)));
+}
+
+#[tokio::test]
 async fn vote_log_and_snapshot_are_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
@@ -136,7 +148,9 @@ async fn an_older_snapshot_never_replaces_an_installed_one() {
 async fn a_directory_is_one_coordinators_and_one_processes() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
-    let refused = open(dir.path(), "a", WriteOn::Thread).unwrap_err().to_string();
+    let refused = open(dir.path(), "a", WriteOn::Thread)
+        .unwrap_err()
+        .to_string();
     let holder = format!("in use by process {}", std::process::id());
     assert!(refused.contains(&holder), "{refused}");
     let opened = reopened(opened, dir.path()).await;
@@ -165,7 +179,10 @@ async fn a_newer_format_and_a_hole_in_the_log_are_refused() {
         .unwrap();
     drop((opened.log, opened.machine, opened.writer));
     opened.closed.await.unwrap();
-    assert!(matches!(open(dir.path(), "a", WriteOn::Thread), Err(OpenError::Log(_))));
+    assert!(matches!(
+        open(dir.path(), "a", WriteOn::Thread),
+        Err(OpenError::Log(_))
+    ));
 
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
