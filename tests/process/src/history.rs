@@ -201,8 +201,7 @@ impl Recording {
             .worker_threads(2)
             .enable_all()
             .build()?;
-        let connect =
-            |options| runtime.block_on(Client::connect(target.clients.clone(), options));
+        let connect = |options| runtime.block_on(Client::connect(target.clients.clone(), options));
         let [patient, hasty] = History::options();
         let clients = [connect(patient)?, connect(hasty)?];
         let history = History::new(plan, seed);

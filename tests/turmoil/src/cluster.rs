@@ -76,8 +76,14 @@ fn data_settings(node: usize, directory: &Path) -> DataSettings {
         ("CAIRN_ROLE", "data".to_owned()),
         ("CAIRN_NAME", data_host(node)),
         ("CAIRN_ADVERTISE_HOST", data_host(node)),
-        ("CAIRN_DATA_DIR", directory.join("data").display().to_string()),
-        ("CAIRN_COORDINATORS", coordinators.collect::<Vec<_>>().join(",")),
+        (
+            "CAIRN_DATA_DIR",
+            directory.join("data").display().to_string(),
+        ),
+        (
+            "CAIRN_COORDINATORS",
+            coordinators.collect::<Vec<_>>().join(","),
+        ),
         // What stops does so as if it had died: nothing is handed over.
         ("CAIRN_DRAIN_TIMEOUT_MS", "0".to_owned()),
     ];
@@ -246,7 +252,10 @@ impl Cluster {
     pub fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
-            assert!(Instant::now() < deadline, "waited in vain: {what}: {self:?}");
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain: {what}: {self:?}"
+            );
             self.step();
         }
     }

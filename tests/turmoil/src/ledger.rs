@@ -26,16 +26,16 @@ pub struct Ledger {
     entries: BTreeMap<u64, u64>,
     /// By index, the state after it.
     states: HashMap<u64, u64>,
-    /// By term, who was confirmed as its leader.
-    leaders: BTreeMap<u64, u64>,
+    /// By term, who was confirmed as its leader: its Raft id, and which of its processes.
+    leaders: BTreeMap<u64, (u64, u64)>,
+    /// How often the process of each ended.
+    lives: [u64; COUNT],
     /// What entries wrote that were applied.
     written: BTreeSet<Written>,
     /// How many writes were acknowledged.
     pub acknowledged: u64,
     /// How often a coordinator went on from another's snapshot.
     pub installed: u64,
-    /// How often a process ended.
-    pub ended: u64,
 }
 
 impl Ledger {
@@ -57,8 +57,9 @@ impl Ledger {
         // It does so only where nothing of the first is committed: whoever has that has
         // heard of the term, and stands in a later one.
         if let Some(term) = now.reign {
-            let leader = *self.leaders.entry(term).or_insert(now.id);
-            assert_eq!(leader, now.id, "two were confirmed in term {term}");
+            let process = (now.id, self.lives[place]);
+            let leader = *self.leaders.entry(term).or_insert(process);
+            assert_eq!(leader, process, "two were confirmed in term {term}");
         }
         let (applied, state) = probe.applied();
         assert!(
@@ -128,7 +129,7 @@ impl Ledger {
     /// The process of a coordinator ended.
     pub fn ended(&mut self, place: usize) {
         self.seen[place].applied = None;
-        self.ended += 1;
+        self.lives[place] += 1;
     }
 
     /// The disk of a coordinator that does not run was emptied: it is another one now.

@@ -38,7 +38,15 @@ enum Fault {
 impl Fault {
     /// Every name that [`Self::name`] gives.
     const NAMES: [&str; 9] = [
-        "cut", "deaf", "hold", "lossy", "far", "isolate", "crash", "crash all", "slow",
+        "cut",
+        "deaf",
+        "hold",
+        "lossy",
+        "far",
+        "isolate",
+        "crash",
+        "crash all",
+        "slow",
     ];
 
     fn name(self) -> &'static str {
@@ -97,7 +105,9 @@ impl Fault {
             Self::Lossy(a, b) => fleet.sim.set_link_fail_rate(host(a), host(b), 0.01),
             Self::Far(a, b) => {
                 let far = Duration::from_millis(fleet.rng.random_range(50..400));
-                fleet.sim.set_link_max_message_latency(host(a), host(b), far);
+                fleet
+                    .sim
+                    .set_link_max_message_latency(host(a), host(b), far);
             }
             Self::Isolate(place) => fleet.isolate(place),
             Self::Crash(place) => fleet.crash(place),
@@ -115,7 +125,9 @@ impl Fault {
                 fleet.sim.set_link_fail_rate(host(a), host(b), 0.0);
                 fleet.sim.repair(host(a), host(b));
             }
-            Self::Far(a, b) => fleet.sim.set_link_max_message_latency(host(a), host(b), NEAR),
+            Self::Far(a, b) => fleet
+                .sim
+                .set_link_max_message_latency(host(a), host(b), NEAR),
             Self::Isolate(place) => fleet.join(place),
             Self::Crash(place) => fleet.restart(place),
             Self::CrashAll => (0..COUNT).for_each(|place| fleet.restart(place)),

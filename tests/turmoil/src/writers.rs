@@ -76,7 +76,11 @@ pub async fn write(number: usize, seed: u64, calls: Rc<Calls>) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let channels: Vec<Channel> = (0..COUNT)
         .map(|place| {
-            let address = if number == 0 { client(place) } else { peer(place) };
+            let address = if number == 0 {
+                client(place)
+            } else {
+                peer(place)
+            };
             dialer().lazy(&address).expect("an address")
         })
         .collect();

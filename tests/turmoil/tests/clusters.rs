@@ -54,7 +54,10 @@ fn happen(cluster: &mut Cluster, fault: Fault) {
     let other = (node + cluster.rng.random_range(1..nodes)) % nodes;
     let place = cluster.rng.random_range(0..COUNT);
     let time = Duration::from_millis(cluster.rng.random_range(500..3000));
-    println!("{:?}: {fault:?} of d{node}, d{other} or c{place}", cluster.sim.elapsed());
+    println!(
+        "{:?}: {fault:?} of d{node}, d{other} or c{place}",
+        cluster.sim.elapsed()
+    );
     let (name, second) = (data_host(node), data_host(other));
     match fault {
         Fault::Alone | Fault::Served => {

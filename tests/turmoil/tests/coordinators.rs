@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_turmoil::fleet::{COUNT, Fleet, SNAPSHOT_EVERY, host, others};
+use cairn_turmoil::fleet::{COUNT, Fleet, SNAPSHOT_EVERY, others};
 use cairn_turmoil::storm::{Tally, storm};
 use rand::Rng as _;
 
@@ -121,32 +121,14 @@ fn coordinators_that_are_all_killed_go_on_with_the_votes_and_logs_that_they_had(
 }
 
 #[test]
-fn of_two_who_are_elected_in_one_term_one_alone_is_confirmed() {
-    let mut fleet = Fleet::new(5, WRITERS);
-    fleet.settle();
-    let voter = fleet.leader();
-    let id = |fleet: &Fleet, place| fleet.standing(place).map(|standing| standing.id);
-    let mut rest: Vec<usize> = others(voter).collect();
-    // A second vote in a term goes to a greater id alone.
-    rest.sort_by_key(|place| id(&fleet, *place));
-    let (first, second) = (rest[0], rest[1]);
-    // The second hears nothing of the term in which the first is elected.
-    fleet.isolate(second);
-    fleet.crash(voter);
-    fleet.restart(voter);
-    fleet.until("the first to be elected", |fleet| {
-        fleet.standing(first)?.leads.then_some(())
-    });
-    let term = fleet.standing(first).map(|standing| standing.term);
-    // What it has sent is lost with its links, and the voter has its vote alone.
-    fleet.isolate(first);
-    fleet.sim.repair(host(voter), host(second));
-    let next = fleet.leader_of(&[second, voter]);
-    assert_eq!((next, fleet.reign(next)), (second, term));
-    assert!(fleet.reign(first).is_none());
-    fleet.calls.work();
+fn a_leader_that_restarts_at_once_does_not_lead_on_in_its_term() {
+    let (mut fleet, leader) = at_work(5);
+    let term = fleet.reign(leader).expect("it leads");
+    fleet.crash(leader);
+    fleet.restart(leader);
+    let next = fleet.leader();
+    assert!(fleet.reign(next) > Some(term));
     more(&mut fleet, 20);
-    fleet.join(first);
     fleet.settle();
 }
 
