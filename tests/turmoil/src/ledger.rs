@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cairn_core::cluster::{ClusterState, Command};
-use cairn_node::coordinator::Probe;
+use cairn_node::coordinator::{Logged, Probe};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::fleet::COUNT;
@@ -68,20 +68,20 @@ impl Ledger {
             seen.applied
         );
         if let Some((_, last)) = applied.filter(|_| applied != seen.applied) {
-            self.take_entries(place, probe, last);
+            let first = seen.applied.map_or(0, |(_, index)| index + 1);
+            let entries = probe.entries(first, last);
+            // What it did not have to apply one by one it was given as a whole.
+            if seen.applied.is_some() && entries.first().is_none_or(|e| e.index > first) {
+                self.installed += 1;
+            }
+            self.take_entries(place, entries);
             self.take_state(place, &state, last);
             self.seen[place].applied = applied;
         }
     }
 
     /// What was applied since the last look is what others applied at these indexes.
-    fn take_entries(&mut self, place: usize, probe: &Probe, last: u64) {
-        let before = self.seen[place].applied;
-        let first = before.map_or(0, |(_, index)| index + 1);
-        let entries = probe.entries(first, last);
-        if before.is_some() && entries.first().is_none_or(|e| e.index > first) {
-            self.installed += 1;
-        }
+    fn take_entries(&mut self, place: usize, entries: Vec<Logged>) {
         for entry in entries {
             let digest = xxh3_64(entry.text.as_bytes());
             let known = *self.entries.entry(entry.index).or_insert(digest);
@@ -141,5 +141,52 @@ impl Ledger {
     #[must_use]
     pub fn terms(&self) -> u64 {
         self.leaders.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logged(index: u64, text: &str) -> Logged {
+        Logged {
+            index,
+            text: text.to_owned(),
+            command: None,
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "c1 applied another entry")]
+    fn two_entries_at_one_index_are_noticed() {
+        let mut ledger = Ledger::default();
+        ledger.take_entries(0, vec![logged(1, "a"), logged(2, "b")]);
+        ledger.take_entries(1, vec![logged(1, "a"), logged(2, "c")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "c2 has another state at 7")]
+    fn two_states_at_one_index_are_noticed() {
+        let mut ledger = Ledger::default();
+        let mut made = ClusterState::default();
+        let _ = made.apply(
+            1,
+            Command::CreateCluster {
+                cluster_id: "c".to_owned(),
+                settings: crate::fleet::settings(3),
+            },
+        );
+        ledger.take_state(0, &made, 7);
+        ledger.take_state(2, &ClusterState::default(), 7);
+    }
+
+    #[test]
+    #[should_panic(expected = "acknowledged and not applied")]
+    fn a_lost_acknowledgement_is_noticed() {
+        let lost = Written {
+            what: "u1".to_owned(),
+            value: "v1:1".to_owned(),
+        };
+        Ledger::default().hold(&[lost]);
     }
 }

@@ -112,7 +112,11 @@ fn judged(data_nodes: usize, reads: Consistency) {
     let history = History::new(plan, seed);
     let mut cluster = Cluster::new(seed, data_nodes, TASKS, &history);
     more(&mut cluster, &history, 200);
-    let epochs = cluster.epochs();
+    let mut epochs = None;
+    cluster.until("the coordinators to be led", |cluster| {
+        epochs = cluster.epochs();
+        epochs.is_some()
+    });
     let mut seen = BTreeSet::new();
     for _ in 0..rounds {
         let mut faults = FAULTS;

@@ -81,14 +81,16 @@ fn one_that_was_cut_off_for_long_catches_up_by_a_snapshot() {
 #[test]
 fn slow_disks_make_neither_two_leaders_nor_lose_what_was_acknowledged() {
     let (mut fleet, leader) = at_work(3);
-    let slow = Duration::from_millis(60);
-    for places in [vec![leader], others(leader).collect(), (0..COUNT).collect()] {
-        for place in &places {
-            fleet.slow(*place, Some(slow));
-        }
-        more(&mut fleet, 40);
-        for place in places {
-            fleet.slow(place, None);
+    // The second one is longer than a follower has to answer, its flush included.
+    for flush in [60, 150].map(Duration::from_millis) {
+        for places in [vec![leader], others(leader).collect(), (0..COUNT).collect()] {
+            for place in &places {
+                fleet.slow(*place, Some(flush));
+            }
+            more(&mut fleet, 40);
+            for place in places {
+                fleet.slow(place, None);
+            }
         }
     }
     // A leader whose disk does not come back is replaced.
