@@ -151,7 +151,7 @@ fn play(seed: u64) -> (Tally, Duration) {
     let mut fleet = Fleet::new(seed, WRITERS);
     fleet.calls.work();
     // Every other group is made while things happen already.
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         fleet.leader();
     }
     let mut tally = storm(&mut fleet, STORM);
