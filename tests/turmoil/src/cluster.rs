@@ -84,6 +84,9 @@ fn data_settings(node: usize, directory: &Path) -> DataSettings {
             "CAIRN_COORDINATORS",
             coordinators.collect::<Vec<_>>().join(","),
         ),
+        // Several of them, of which none is large.
+        ("CAIRN_MAX_VALUE_BYTES", (1 << 20).to_string()),
+        ("CAIRN_WAL_SEGMENT_BYTES", (4 << 20).to_string()),
         // What stops does so as if it had died: nothing is handed over.
         ("CAIRN_DRAIN_TIMEOUT_MS", "0".to_owned()),
     ];
@@ -196,7 +199,7 @@ impl Cluster {
         let data: Vec<_> = (0..data_nodes)
             .map(|node| {
                 let disk = Rc::new(DataPlace {
-                    directory: directory(),
+                    directory: tempfile::tempdir().expect("a temporary directory"),
                     stop: RefCell::default(),
                 });
                 let runs = Rc::clone(&disk);

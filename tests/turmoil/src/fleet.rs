@@ -70,8 +70,8 @@ pub fn others(place: usize) -> impl Iterator<Item = usize> {
     (0..COUNT).filter(move |other| *other != place)
 }
 
-/// A directory, in memory where that is offered: what a real disk does to what was flushed
-/// is not tried here.
+/// A directory for a coordinator, whose flushes are many and files small: in memory where
+/// that is offered. What a real disk does to what was flushed is not tried here.
 ///
 /// # Panics
 /// Where there is none to be had.
