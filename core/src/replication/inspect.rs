@@ -14,13 +14,18 @@ impl Replica {
         epoch < self.promised && !is_seeded(Bug::AckPastFence)
     }
 
+    /// Whether it holds all that it ever flushed (rule 12).
+    fn is_whole(&self) -> bool {
+        !self.corrupt || is_seeded(Bug::CorruptReplicaCounts)
+    }
+
     /// Takes an order of the coordinators.
     pub(super) fn order(&mut self, ctx: &mut Context<'_>, order: &Order) {
         match *order {
             Order::Ask { round, .. } => self.report_once_flushed(ctx, round, None),
             Order::Fence { epoch, round, .. } => {
                 // A damaged replica counts as absent, unless it knows its head.
-                let counts = !self.corrupt || self.mending.is_some();
+                let counts = self.is_whole() || self.mending.is_some();
                 if epoch > self.promised && counts {
                     self.promise(ctx, epoch);
                 }
@@ -80,7 +85,7 @@ impl Replica {
             promised: self.flushed_promise,
             head: self.inspected_head().position,
             commit: self.commit,
-            whole: !self.corrupt || is_seeded(Bug::CorruptReplicaCounts),
+            whole: self.is_whole(),
             head_intact: self.mending.is_some(),
             lease_current,
             lease_remaining: ctx.grants.remaining(self.partition, ctx.now),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cairn_core::cluster::command::{Command, NodeRegistration, Response};
+use cairn_core::cluster::command::{Command, NodeRegistration, Refusal, Response};
 use cairn_core::cluster::settings::SettingsRequest;
 use cairn_core::cluster::state::ClusterState;
 use cairn_core::cluster::supervisor::{
@@ -114,12 +114,20 @@ impl Shipped {
         self.apply(Command::RegisterNode(registration(seat, identity)))
     }
 
-    /// An empty disk claims the identity that the one before it had (rule 12).
-    pub fn register_again(&mut self, seat: u64, identity: u64) -> Response {
-        self.apply(Command::RegisterNode(NodeRegistration {
-            incarnation: format!("another incarnation-{identity}"),
+    /// An empty disk claims the identity that the one before it had (rule 12). Whether it
+    /// is given it.
+    pub fn takes_for_the_same(&mut self, seat: u64, identity: u64) -> bool {
+        let response = self.apply(Command::RegisterNode(NodeRegistration {
+            incarnation: format!("another-incarnation-{identity}"),
             ..registration(seat, identity)
-        }))
+        }));
+        match response {
+            Response::Registered { .. } => true,
+            Response::Refused(Refusal::OtherIncarnation { .. } | Refusal::IdentityGone { .. }) => {
+                false
+            }
+            other => panic!("an empty disk is answered {other:?}"),
+        }
     }
 
     /// An admin gives the cluster another lease.

@@ -11,7 +11,6 @@ pub use reads::Planted;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use cairn_core::cluster::command::Command;
@@ -214,7 +213,7 @@ pub fn run_with(seed: u64, options: &Options) -> Result<Coverage, Box<Failure>> 
     play(seed, options).0
 }
 
-/// Runs one seed and tells its last steps, whatever came of it.
+/// Runs one seed and tells all its steps, whatever came of it.
 pub fn trace(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String) {
     let options = Options {
         trace: true,
@@ -242,7 +241,7 @@ fn play(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String
         }
     };
     let result = result.map_err(|what| Box::new(Failure { seed, what }));
-    (result, world.tail())
+    (result, world.trace.join("\n"))
 }
 
 /// The numbers of everything that may be left out of a run, see [`Options::without`].
@@ -356,24 +355,12 @@ impl World {
         if !self.options.trace {
             return;
         }
-        if self.trace.len() > 20_000 {
-            self.trace.drain(..10_000);
-        }
         let line = format!("{:>9.3} {}", millis(self.now), text());
         // FNV-1a: any difference between two runs of a seed shows.
         for byte in line.bytes() {
             self.coverage.1 = (self.coverage.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         self.trace.push(line);
-    }
-
-    fn tail(&self) -> String {
-        let from = self.trace.len().saturating_sub(4_000);
-        let mut text = String::new();
-        for line in &self.trace[from..] {
-            let _ = writeln!(text, "{line}");
-        }
-        text
     }
 
     /// Whether something goes wrong that does so all the time, with that probability.

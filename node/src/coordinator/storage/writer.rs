@@ -5,18 +5,24 @@
 //! (fjall persists under its journal's lock and groups nothing by itself), and only
 //! then is everybody told, in order. After a failure nothing is ever written again:
 //! what reached the disk is unknown, and the process is to stop.
+//!
+//! Each batch is flushed before the next one is begun, so that one that is broken with
+//! a whole one behind it was damaged and not torn. When the disk falls idle, and when it
+//! closes, a batch follows that is worth nothing by itself: it says so of the last one
+//! that was acknowledged (rule 12).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use fjall::{Database, Keyspace, PersistMode};
 use metrics::{Counter, Histogram};
 use openraft::storage::LogFlushed;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::format::{self, keys};
@@ -25,6 +31,10 @@ use crate::coordinator::raft::TypeConfig;
 
 /// The most requests that one flush covers.
 const GROUP_MAX: usize = 256;
+/// For how long nothing is asked for before the disk counts as idle.
+const IDLE: Duration = Duration::from_millis(100);
+/// How often a task looks into the queue.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Why something was not written. The process is to stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,7 +53,7 @@ pub(super) enum Done {
     Raft(LogFlushed<TypeConfig>),
     /// A task that waits.
     Task(oneshot::Sender<Result<(), WriteError>>),
-    /// Nobody: a hint that goes along with the next flush.
+    /// Nobody: a hint that goes along with the next flush, or with that of an idle disk.
     Nobody,
 }
 
@@ -81,7 +91,7 @@ impl fmt::Debug for WriteOn {
 /// A handle to the thread. It ends, and the database closes, with the last handle.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Writer {
-    requests: mpsc::UnboundedSender<Request>,
+    requests: Sender<Request>,
     failed: Arc<AtomicBool>,
     /// A disk that hangs, for tests: nothing is written while it is locked.
     #[cfg(test)]
@@ -94,7 +104,7 @@ impl Writer {
         disk: Disk,
         on: WriteOn,
     ) -> Result<(Self, oneshot::Receiver<()>), WriteError> {
-        let (requests, queue) = mpsc::unbounded_channel();
+        let (requests, queue) = crossbeam_channel::unbounded();
         let failed = Arc::new(AtomicBool::new(false));
         let (closed, receiver) = oneshot::channel();
         let writing = Writing::new(disk, queue, Arc::clone(&failed));
@@ -154,8 +164,13 @@ impl Writer {
 /// The other end of a [`Writer`].
 struct Writing {
     disk: Disk,
-    queue: mpsc::UnboundedReceiver<Request>,
+    queue: Receiver<Request>,
     failed: Arc<AtomicBool>,
+    /// Hints that wait for a flush.
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Whether the last batch proves the one before it. At first the last one is that
+    /// which was written when the disk was opened.
+    is_last_proven: bool,
     flushes: Counter,
     seconds: Histogram,
     /// See [`Writer::hang`].
@@ -164,11 +179,13 @@ struct Writing {
 }
 
 impl Writing {
-    fn new(disk: Disk, queue: mpsc::UnboundedReceiver<Request>, failed: Arc<AtomicBool>) -> Self {
+    fn new(disk: Disk, queue: Receiver<Request>, failed: Arc<AtomicBool>) -> Self {
         Self {
             disk,
             queue,
             failed,
+            changes: BTreeMap::new(),
+            is_last_proven: false,
             flushes: metrics::counter!("cairn_coordinator_log_flushes_total"),
             seconds: metrics::histogram!("cairn_coordinator_log_flush_seconds"),
             #[cfg(test)]
@@ -177,37 +194,80 @@ impl Writing {
     }
 
     fn run(mut self) {
-        while let Some(first) = self.queue.blocking_recv() {
-            self.write(first);
+        loop {
+            let first = if self.has_nothing_to_write() {
+                let first = self.queue.recv();
+                first.map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.queue.recv_timeout(IDLE)
+            };
+            if self.write(first) {
+                return;
+            }
         }
     }
 
+    /// As [`Self::run`], on the time of the runtime, which the queue knows nothing of.
     async fn run_at(mut self, pace: Pace) {
-        while let Some(first) = self.queue.recv().await {
+        let mut idle = Duration::ZERO;
+        loop {
+            let first = match self.queue.try_recv() {
+                Ok(first) => Ok(first),
+                Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {
+                    sleep(LOOK).await;
+                    idle += LOOK;
+                    if idle < IDLE || self.has_nothing_to_write() {
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Timeout)
+                }
+            };
+            idle = Duration::ZERO;
             sleep(pace()).await;
-            self.write(first);
+            if self.write(first) {
+                return;
+            }
         }
     }
 
-    /// Writes the request and those that wait behind it, and tells whose they are.
-    fn write(&mut self, first: Request) {
-        let mut changes = BTreeMap::new();
+    fn has_nothing_to_write(&self) -> bool {
+        self.is_last_proven && self.changes.is_empty()
+    }
+
+    /// Writes the request and those that wait behind it, or what an idle disk is given,
+    /// and tells whose they are. Whether that was the last.
+    fn write(&mut self, first: Result<Request, RecvTimeoutError>) -> bool {
+        let is_idle = first.is_err();
+        let is_over = matches!(first, Err(RecvTimeoutError::Disconnected));
         let mut waiting = Vec::new();
-        let more = std::iter::from_fn(|| self.queue.try_recv().ok());
-        for request in std::iter::once(first).chain(more.take(GROUP_MAX)) {
+        for request in first
+            .into_iter()
+            .chain(self.queue.try_iter().take(GROUP_MAX))
+        {
             // A later change of a key replaces an earlier one: the items of a fjall
             // batch share a sequence number, so that each key must stand there once.
-            changes.extend(request.changes);
-            waiting.push(request.done);
+            self.changes.extend(request.changes);
+            if !matches!(request.done, Done::Nobody) {
+                waiting.push(request.done);
+            }
         }
+        if waiting.is_empty() && !is_idle {
+            // Hints wait for a flush that takes them along.
+            return false;
+        }
+        if is_over && self.has_nothing_to_write() {
+            return true;
+        }
+        self.is_last_proven = waiting.is_empty();
+        let batch = std::mem::take(&mut self.changes);
         let outcome = if self.failed.load(Ordering::Acquire) {
             Err(WriteError::Failed(" before".to_owned()))
         } else {
-            let flushed = waiting.iter().any(|done| !matches!(done, Done::Nobody));
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             #[cfg(test)]
             drop(self.hang.lock());
-            let outcome = self.disk.commit(changes, flushed);
+            let outcome = self.disk.commit(batch);
             self.seconds.record(begun.elapsed().as_secs_f64());
             self.flushes.increment(1);
             outcome
@@ -227,6 +287,7 @@ impl Writing {
                 Done::Nobody => {}
             }
         }
+        is_over
     }
 }
 
@@ -242,20 +303,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Writes the changes as one batch.
+    /// Writes the changes as one batch and flushes it.
     pub(super) fn commit(
         &mut self,
         mut changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-        flushed: bool,
     ) -> Result<(), WriteError> {
         let number = self.written + 1;
-        if flushed {
-            changes.insert(keys::WRITTEN.to_vec(), Some(format::encode(&number)));
-        }
-        let mut batch = self
-            .database
-            .batch()
-            .durability(flushed.then_some(PersistMode::SyncAll));
+        changes.insert(keys::WRITTEN.to_vec(), Some(format::encode(&number)));
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         for (key, value) in changes {
             match value {
                 Some(value) => batch.insert(&self.keyspace, key, value),
@@ -265,12 +320,10 @@ impl Disk {
         batch
             .commit()
             .map_err(|e| WriteError::Failed(format!(": {e}")))?;
-        if flushed {
-            self.written = number;
-            if let Err(error) = self.witness.note(number) {
-                // It only ever says too little then.
-                tracing::warn!(%error, "note a flushed write");
-            }
+        self.written = number;
+        if let Err(error) = self.witness.note(number) {
+            // It only ever says too little then.
+            tracing::warn!(%error, "note a flushed write");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Rule 12: a replica that calls itself whole holds all that it ever flushed, and did not
 //! cut off itself; a damaged one, or an empty disk under an old name, says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::cluster::report::ReplicaReport;
 use cairn_core::ids::{Epoch, Index, Mark, NodeId, ReplicaId};
@@ -45,6 +45,8 @@ pub struct Wholeness {
     replicas: BTreeMap<ReplicaId, Held>,
     /// Whose log the disk of a node holds, or is about to.
     living: BTreeMap<NodeId, ReplicaId>,
+    /// Replicas whose node knows that they are damaged.
+    damaged: BTreeSet<ReplicaId>,
 }
 
 /// Up to where a record cuts the log.
@@ -100,8 +102,16 @@ impl Wholeness {
         }
     }
 
+    /// A node that runs finds its replica damaged.
+    pub fn finds_damage(&mut self, node: NodeId) {
+        self.damaged.extend(self.living.get(&node));
+    }
+
     /// A node has mended its log from that of the primary, which is all that counts.
     pub fn mended(&mut self, node: NodeId, head: Index) {
+        if let Some(replica) = self.living.get(&node) {
+            self.damaged.remove(replica);
+        }
         if let Some(held) = self.held(node) {
             held.cut(head);
         }
@@ -121,8 +131,10 @@ impl Wholeness {
         let least = held.least(Epoch(u64::MAX));
         held.cuts.clear();
         if found.corrupt {
+            self.damaged.insert(replica);
             return Ok(());
         }
+        self.damaged.remove(&replica);
         let base = found.meta.base.max_by_index(found.applied);
         held.flushed.clear();
         held.take(base);
@@ -144,6 +156,15 @@ impl Wholeness {
     /// # Errors
     /// Where it calls itself whole and is not.
     pub fn reports(&self, node: NodeId, durable: Epoch, report: &ReplicaReport) -> Check {
+        if report.whole && self.damaged.contains(&report.member.replica) {
+            return Err(broken(
+                NAME,
+                format!(
+                    "{node} calls {} whole, and knows better",
+                    report.member.replica
+                ),
+            ));
+        }
         if !report.whole || !report.fenced || report.promised < durable {
             // A newer epoch's primary may have sent it more by now, and nobody will be
             // named in the older one.

@@ -45,6 +45,9 @@ impl World {
                         self.coverage.count("truncation");
                     }
                     self.invariants.wholeness.appends(id, &record);
+                    if matches!(record, DurableRecord::Create { .. }) {
+                        self.node(id).corrupt = false;
+                    }
                     self.node(id).waiting.push(record);
                 }
                 Effect::Send { to, message } => self.send(id, to, message),

@@ -316,6 +316,7 @@ impl World {
         self.copy_lost = true;
         self.node(id).damaged = true;
         self.node(id).corrupt = true;
+        self.invariants.wholeness.finds_damage(id);
         self.say(|| format!("{id} finds its replica damaged"));
         self.coverage.count("damage found");
         let partitions = vec![PARTITION];

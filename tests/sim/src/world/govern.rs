@@ -36,7 +36,7 @@ impl Unrest {
         Self {
             promotions: [0.001, 0.01, 0.03][rng.random_range(0..3)],
             moves: [0.0, 0.002, 0.01, 0.04][rng.random_range(0..4)],
-            late: [0.02, 0.05, 0.3][rng.random_range(0..3)],
+            late: [0.02, 0.1, 0.4][rng.random_range(0..3)],
         }
     }
 }
@@ -208,11 +208,12 @@ impl World {
         let lost = self.noise(Noise::Proposals, 0.05);
         let heard = !self.noise(Noise::Proposals, 0.05);
         let late = self.noise(Noise::Proposals, self.unrest.late);
-        let after = self.rng.random_range(50_000..800_000);
+        let after = self.rng.random_range(50_000..1_500_000);
         self.say(|| format!("raft: {command:?} lost {lost} heard {heard} late {late}"));
         let Brain::Shipped(shipped) = &mut self.brain else {
             return Ok(());
         };
+        let mut unheard = false;
         let outputs = if lost {
             shipped.fail(now, id)
         } else if late {
@@ -221,10 +222,14 @@ impl World {
             let outputs = shipped.step(now, Input::Proposal { id, outcome });
             self.at(after, Happening::Late(term, command));
             self.coverage.count("late commit");
+            unheard = true;
             outputs
         } else {
             shipped.commit(now, id, command, heard)
         };
+        if let Some(record) = self.record().filter(|_| unheard) {
+            self.spring_ambush(&record);
+        }
         self.publish()?;
         self.outputs(outputs)
     }
@@ -338,7 +343,7 @@ impl World {
         self.nodes[(old.0 - 1) as usize].core = None;
         self.edges.remove(&old);
         let seat = self.seats[&old.0];
-        if let Response::Registered { .. } = shipped.register_again(seat, old.0) {
+        if shipped.takes_for_the_same(seat, old.0) {
             // It is taken for the one that it was.
             self.node(old).replace_disk();
             self.at(20_000, Happening::Start(old));
