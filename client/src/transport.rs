@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -25,6 +26,17 @@ use tonic::transport::Endpoint;
 /// Gives the TLS configuration for each new connection, so that certificates that
 /// were reloaded serve from the next connection on.
 pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
+
+/// What a connection's bytes travel on.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
+
+/// A [`ByteStream`] on its way.
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn ByteStream>>> + Send>>;
+
+/// Connects to a host and port by other means than TCP, such as a simulated network.
+pub type ConnectSource = Arc<dyn Fn(&str, u16) -> Connecting + Send + Sync>;
 
 /// Where each side's flow control begins: enough for a batch of large values.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -101,6 +113,8 @@ pub struct Dialer {
     pub tls: Option<TlsSource>,
     /// Who calls, where the cluster has users.
     pub credential: Option<Credential>,
+    /// What connects in the place of TCP, where something does.
+    pub connect: Option<ConnectSource>,
 }
 
 impl Default for Dialer {
@@ -111,6 +125,7 @@ impl Default for Dialer {
             keepalive_timeout: Duration::from_secs(2),
             tls: None,
             credential: None,
+            connect: None,
         }
     }
 }
@@ -123,6 +138,7 @@ impl fmt::Debug for Dialer {
             keepalive_timeout,
             tls,
             credential,
+            connect,
         } = self;
         f.debug_struct("Dialer")
             .field("connect_timeout", connect_timeout)
@@ -130,6 +146,7 @@ impl fmt::Debug for Dialer {
             .field("keepalive_timeout", keepalive_timeout)
             .field("tls", &tls.is_some())
             .field("credential", credential)
+            .field("tcp", &connect.is_none())
             .finish()
     }
 }
@@ -183,6 +200,7 @@ impl Dialer {
     fn connector(&self) -> Connector {
         Connector {
             tls: self.tls.clone(),
+            connect: self.connect.clone(),
             timeout: self.connect_timeout,
         }
     }
@@ -231,11 +249,13 @@ fn innermost(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-type Stream = TokioIo<Either<TcpStream, TlsStream<TcpStream>>>;
+type Plain = Either<TcpStream, Box<dyn ByteStream>>;
+type Stream = TokioIo<Either<Plain, TlsStream<Plain>>>;
 
 #[derive(Clone)]
 struct Connector {
     tls: Option<TlsSource>,
+    connect: Option<ConnectSource>,
     timeout: Duration,
 }
 
@@ -249,27 +269,35 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { tls, timeout } = self.clone();
+        let connector = self.clone();
         Box::pin(async move {
-            tokio::time::timeout(timeout, connect(uri, tls))
+            tokio::time::timeout(connector.timeout, connector.connect(uri))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         })
     }
 }
 
-async fn connect(uri: Uri, tls: Option<TlsSource>) -> io::Result<Stream> {
-    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
-    let host = uri.host().ok_or_else(|| invalid("no host"))?;
-    // IPv6 addresses stand in brackets in a URI and without them elsewhere.
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = uri.port_u16().ok_or_else(|| invalid("no port"))?;
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    let Some(source) = tls else {
-        return Ok(TokioIo::new(Either::Left(stream)));
-    };
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("no server name"))?;
-    let stream = TlsConnector::from(source()).connect(name, stream).await?;
-    Ok(TokioIo::new(Either::Right(stream)))
+impl Connector {
+    async fn connect(self, uri: Uri) -> io::Result<Stream> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+        let host = uri.host().ok_or_else(|| invalid("no host"))?;
+        // IPv6 addresses stand in brackets in a URI and without them elsewhere.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().ok_or_else(|| invalid("no port"))?;
+        let stream = match self.connect {
+            None => {
+                let stream = TcpStream::connect((host, port)).await?;
+                stream.set_nodelay(true)?;
+                Either::Left(stream)
+            }
+            Some(connect) => Either::Right(connect(host, port).await?),
+        };
+        let Some(source) = self.tls else {
+            return Ok(TokioIo::new(Either::Left(stream)));
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("no server name"))?;
+        let stream = TlsConnector::from(source()).connect(name, stream).await?;
+        Ok(TokioIo::new(Either::Right(stream)))
+    }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_client::transport::Dialer;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::Timing;
@@ -43,7 +44,7 @@ use crate::grpc::{
     self, IntakeConfig, KeyspaceServer, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer,
 };
 use crate::http::{Check, Health, HttpState, metrics};
-use crate::listener::{ListenerConfig, TlsSource};
+use crate::listener::{Accept, ListenerConfig, TlsSource};
 use crate::partition::{EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine};
 use crate::peer::{LocalIdentity, PeerConfig, PeerEvents, PeerPool, PeerService};
 use crate::resp::{self, RespConfig};
@@ -73,12 +74,15 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most connections from other nodes: each opens one, and one per snapshot.
 const PEER_CONNECTIONS_MAX: usize = 4096;
 
-/// Every port of a data node, bound.
-struct Ports {
-    resp: TcpListener,
-    client: TcpListener,
-    peer: TcpListener,
-    http: TcpListener,
+/// Where others reach a data node, bound.
+#[derive(Debug)]
+pub struct Ports<L = TcpListener> {
+    /// Redis.
+    pub resp: L,
+    /// gRPC for clients.
+    pub client: L,
+    /// gRPC between nodes.
+    pub peer: L,
 }
 
 impl Ports {
@@ -88,7 +92,6 @@ impl Ports {
             resp: tasks::bind("Redis", settings.resp_listen).await?,
             client: tasks::bind("gRPC for clients", process.client_listen).await?,
             peer: tasks::bind("gRPC between nodes", process.peer_listen).await?,
-            http: tasks::bind("health and metrics", process.http_listen).await?,
         })
     }
 }
@@ -137,9 +140,22 @@ impl Progress {
 /// Who is let in, and how.
 struct Access {
     tls: Tls,
+    /// How other nodes are reached.
+    dialer: Dialer,
     users: Users,
     /// For what clients send, over Redis and gRPC.
     room: Budget,
+}
+
+impl Access {
+    fn new(settings: &DataSettings, dialer: Dialer, tls: Tls, users: Users) -> Self {
+        Self {
+            tls,
+            dialer,
+            users,
+            room: Budget::new(settings.input_room_bytes),
+        }
+    }
 }
 
 /// Runs a data node until `shutdown`, or until something fails.
@@ -154,40 +170,87 @@ pub async fn run(mut settings: DataSettings, shutdown: CancellationToken) -> Res
     let tls = Tls::load(settings.process.tls.as_ref())?;
     let users = Users::load(settings.process.users_file.as_deref())?;
     let ports = Ports::bind(&settings).await?;
+    let http = tasks::bind("health and metrics", settings.process.http_listen).await?;
     let progress = Arc::new(Progress::default());
     let mut watchers = Servers::new();
     tls.keep_fresh(&mut watchers);
     users.keep_fresh(&mut watchers, settings.process.tls.is_some());
     tasks::run_http(
         &mut watchers,
-        ports.http,
+        http,
         metrics,
         http_state(&progress),
         tls.plain_server(),
     );
-    let started = start(
-        &settings,
-        &Access {
-            tls,
-            users,
-            room: Budget::new(settings.input_room_bytes),
-        },
-        (ports.resp, ports.client, ports.peer),
-        &progress,
-        shutdown.clone(),
-    )
-    .await;
-    let outcome = match started {
-        Ok(node) => {
-            node.serve(&settings, &progress, &mut watchers, shutdown, &watchdog)
-                .await
-        }
-        // Asked to stop before it had begun: nothing is amiss.
-        Err(NodeError::Agent(AgentError::Shutdown)) => Ok(()),
-        Err(error) => Err(error),
+    let access = Access::new(&settings, tls.dialer(), tls, users);
+    let node = Assembly {
+        settings,
+        access,
+        progress,
+        watchers,
+        watchdog: Some(watchdog),
     };
-    watchers.stop().await;
-    outcome
+    node.run(ports, shutdown).await
+}
+
+/// Runs a data node, open to everybody, over a network of the caller's: without a port
+/// for health and metrics, and without a watchdog that ends the process. For tests.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_over<L: Accept>(
+    settings: DataSettings,
+    ports: Ports<L>,
+    dialer: Dialer,
+    shutdown: CancellationToken,
+) -> Result<(), NodeError> {
+    let access = Access::new(&settings, dialer, Tls::load(None)?, Users::open());
+    let node = Assembly {
+        settings,
+        access,
+        progress: Arc::default(),
+        watchers: Servers::new(),
+        watchdog: None,
+    };
+    node.run(ports, shutdown).await
+}
+
+/// All that a data node consists of before it starts, but for its ports.
+struct Assembly {
+    settings: DataSettings,
+    access: Access,
+    progress: Arc<Progress>,
+    watchers: Servers,
+    watchdog: Option<Watchdog>,
+}
+
+impl Assembly {
+    async fn run<L: Accept>(
+        self,
+        ports: Ports<L>,
+        shutdown: CancellationToken,
+    ) -> Result<(), NodeError> {
+        let Self {
+            settings,
+            access,
+            progress,
+            mut watchers,
+            watchdog,
+        } = self;
+        let started = start(&settings, &access, ports, &progress, shutdown.clone()).await;
+        let outcome = match started {
+            Ok(node) => {
+                let watchdog = watchdog.as_ref();
+                node.serve(&settings, &progress, &mut watchers, shutdown, watchdog)
+                    .await
+            }
+            // Asked to stop before it had begun: nothing is amiss.
+            Err(NodeError::Agent(AgentError::Shutdown)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        watchers.stop().await;
+        outcome
+    }
 }
 
 fn http_state(progress: &Arc<Progress>) -> HttpState {
@@ -212,14 +275,13 @@ struct DataNode {
     peers: Servers,
 }
 
-async fn start(
+async fn start<L: Accept>(
     settings: &DataSettings,
     access: &Access,
-    (resp_port, client_port, peer_port): (TcpListener, TcpListener, TcpListener),
+    ports: Ports<L>,
     progress: &Progress,
     shutdown: CancellationToken,
 ) -> Result<DataNode, NodeError> {
-    let tls = &access.tls;
     let root = settings.process.data_dir.clone();
     let directory = blocking("open the data directory", move || {
         DataDirectory::open(&root)
@@ -228,7 +290,7 @@ async fn start(
     let identity = directory.identity();
     let session = rand::random();
     let enrolled = agent::enroll(
-        agent_config(settings, tls, session, &directory),
+        agent_config(settings, &access.dialer, session, &directory),
         NodeIdentity {
             uuid: identity.node.to_string(),
             incarnation: identity.incarnation.to_string(),
@@ -276,7 +338,7 @@ async fn start(
     let pool = PeerPool::start(
         own.clone(),
         PeerConfig::default(),
-        tls.dialer(),
+        access.dialer.clone(),
         Arc::clone(&enrolled.map),
         Arc::new(PeerWatch {
             engine: handle.clone(),
@@ -299,7 +361,7 @@ async fn start(
             action: "start the engine",
             source,
         })?;
-    serve_peers(&mut peers, peer_port, own, &handle, &enrolled, tls);
+    serve_peers(&mut peers, ports.peer, own, &handle, &enrolled, &access.tls);
 
     let feed = MapFeed::new(Arc::clone(&enrolled.map));
     let mut clients = Servers::new();
@@ -307,7 +369,7 @@ async fn start(
         &mut clients,
         settings,
         access,
-        client_port,
+        ports.client,
         &handle,
         feed.clone(),
     );
@@ -315,7 +377,7 @@ async fn start(
         &mut clients,
         settings,
         access,
-        resp_port,
+        ports.resp,
         redis::Redis {
             handle: handle.clone(),
             feed: feed.clone(),
@@ -348,7 +410,7 @@ impl DataNode {
         progress: &Progress,
         watchers: &mut Servers,
         shutdown: CancellationToken,
-        watchdog: &Watchdog,
+        watchdog: Option<&Watchdog>,
     ) -> Result<(), NodeError> {
         let addresses = &settings.process.advertised;
         tracing::info!(
@@ -369,7 +431,9 @@ impl DataNode {
             }
         };
         Progress::reach(&progress.draining);
-        watchdog.arm();
+        if let Some(watchdog) = watchdog {
+            watchdog.arm();
+        }
         self.stop(settings.process.drain_timeout, outcome.is_ok())
             .await;
         outcome
@@ -433,7 +497,7 @@ fn split(mut storage: NodeStorage) -> (NodeStorage, EngineStorage) {
 
 fn agent_config(
     settings: &DataSettings,
-    tls: &Tls,
+    dialer: &Dialer,
     session: u64,
     directory: &DataDirectory,
 ) -> AgentConfig {
@@ -441,7 +505,7 @@ fn agent_config(
         zone: settings.zone.clone(),
         weight: settings.weight,
         addresses: settings.process.advertised.clone(),
-        dialer: tls.dialer(),
+        dialer: dialer.clone(),
         heartbeat: settings.heartbeat,
         ..AgentConfig::new(
             settings.process.name.clone(),
@@ -534,7 +598,7 @@ fn listener_config(
 
 fn serve_peers(
     peers: &mut Servers,
-    port: TcpListener,
+    port: impl Accept,
     own: LocalIdentity,
     handle: &Handle,
     enrolled: &Enrolled,
@@ -570,7 +634,7 @@ fn serve_clients(
     clients: &mut Servers,
     settings: &DataSettings,
     access: &Access,
-    port: TcpListener,
+    port: impl Accept,
     handle: &Handle,
     feed: MapFeed,
 ) {
@@ -626,7 +690,7 @@ fn serve_resp(
     clients: &mut Servers,
     settings: &DataSettings,
     access: &Access,
-    port: TcpListener,
+    port: impl Accept,
     redis: redis::Redis,
 ) {
     let defaults = RespConfig::default();

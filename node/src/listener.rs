@@ -68,6 +68,60 @@ impl std::fmt::Debug for ListenerConfig {
     }
 }
 
+/// Where connections come in: TCP, or a simulated network in its place.
+pub trait Accept: Send + Sync + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next connection; who connected.
+    ///
+    /// # Errors
+    /// Those of `accept(2)`.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+
+    /// The address that this listens on.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// Readies a connection that was accepted; the address that the client connected to.
+    ///
+    /// # Errors
+    /// Where the connection is gone already.
+    fn prepare(stream: &Self::Stream) -> io::Result<SocketAddr>;
+
+    /// Sends as many of the words as fit at once, without waiting for the client.
+    fn send_now(stream: &Self::Stream, words: &[u8]);
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Self::local_addr(self)
+    }
+
+    /// Sends replies at once, and finds out about clients that are gone.
+    fn prepare(stream: &TcpStream) -> io::Result<SocketAddr> {
+        stream.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 3);
+        SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
+        stream.local_addr()
+    }
+
+    fn send_now(stream: &TcpStream, words: &[u8]) {
+        // Not by tokio, which does not know yet that the socket can be written to.
+        let _ = SockRef::from(stream).send(words);
+    }
+}
+
 /// The two ends of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
@@ -97,8 +151,8 @@ pub trait ConnectionHandler: Send + Sync + 'static {
 ///
 /// # Errors
 /// None at present: failures to accept are logged, and accepting goes on.
-pub async fn serve<H: ConnectionHandler>(
-    listener: TcpListener,
+pub async fn serve<L: Accept, H: ConnectionHandler>(
+    listener: L,
     handler: Arc<H>,
     config: ListenerConfig,
     shutdown: CancellationToken,
@@ -125,11 +179,16 @@ pub async fn serve<H: ConnectionHandler>(
             Ok((stream, remote)) => {
                 let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                     refused.increment(1);
-                    refuse(&stream, config.tls.is_none(), handler.refusal());
+                    let words = handler.refusal();
+                    // A fresh connection has room for a line. Where it has not, the
+                    // client sees the close alone.
+                    if config.tls.is_none() && !words.is_empty() {
+                        L::send_now(&stream, words);
+                    }
                     continue;
                 };
                 accepted.increment(1);
-                connections.spawn(run_connection(
+                connections.spawn(run_connection::<L, H>(
                     stream,
                     remote,
                     Arc::clone(&handler),
@@ -172,24 +231,14 @@ pub async fn serve<H: ConnectionHandler>(
 /// otherwise hold its place for ever.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
-/// Sends replies at once, and finds out about clients that are gone.
-fn prepare(stream: &TcpStream) -> io::Result<SocketAddr> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 3);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
-    stream.local_addr()
-}
-
-async fn run_connection<H: ConnectionHandler>(
-    stream: TcpStream,
+async fn run_connection<L: Accept, H: ConnectionHandler>(
+    stream: L::Stream,
     remote: SocketAddr,
     handler: Arc<H>,
     config: ListenerConfig,
     _permit: OwnedSemaphorePermit,
 ) {
-    let local = match prepare(&stream) {
+    let local = match L::prepare(&stream) {
         Ok(local) => local,
         Err(error) => {
             debug!(listener = config.name, %error, "prepare connection");
@@ -213,15 +262,6 @@ async fn run_connection<H: ConnectionHandler>(
                 .increment(1);
             debug!(listener = config.name, %remote, "TLS handshake timed out");
         }
-    }
-}
-
-/// Says why and closes, without waiting for the client.
-fn refuse(stream: &TcpStream, plain: bool, words: &[u8]) {
-    if plain && !words.is_empty() {
-        // A fresh socket has room for a line. Where it has not, the client sees the
-        // close alone. Tokio does not know yet that the socket can be written to.
-        let _ = SockRef::from(stream).send(words);
     }
 }
 

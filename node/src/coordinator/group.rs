@@ -253,6 +253,11 @@ impl Group {
         Ok(())
     }
 
+    /// Raft's log, as it stands in memory.
+    pub(super) fn log(&self) -> &LogStore {
+        &self.log
+    }
+
     /// A disk that hangs until the guard is dropped.
     #[cfg(test)]
     pub(super) fn hanging_disk(&self) -> Arc<parking_lot::Mutex<()>> {

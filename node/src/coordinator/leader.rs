@@ -17,7 +17,7 @@ use std::time::Duration;
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::status::ClusterStatus;
 use cairn_core::cluster::{AdminRequest, Command, Input, Output, Response, Supervisor};
-use cairn_core::ids::NodeId;
+use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterSettings;
 use openraft::ServerState;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::group::Group;
 use super::raft::{Applied, RaftMetrics};
 use super::storage::View;
-use crate::partition::{boottime, wall_ms};
+use crate::partition::wall_ms;
 use events::Chronicle;
 pub(super) use events::Noted;
 use proposals::Proposals;
@@ -167,6 +167,8 @@ pub(super) struct Leader {
     /// After how long without a quorum a leader counts itself out.
     quorum_patience: Duration,
     tick: Duration,
+    /// What the supervisor counts time by.
+    clock: fn() -> Micros,
     messages: mpsc::Receiver<Message>,
     view: watch::Receiver<View>,
     metrics: watch::Receiver<RaftMetrics>,
@@ -190,6 +192,7 @@ impl Leader {
         settings: ClusterSettings,
         quorum_patience: Duration,
         tick: Duration,
+        clock: fn() -> Micros,
     ) -> (Self, Desk) {
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let (reign, receiver) = watch::channel(None);
@@ -200,6 +203,7 @@ impl Leader {
             settings,
             quorum_patience,
             tick,
+            clock,
             messages,
             view,
             reign,
@@ -284,7 +288,7 @@ impl Leader {
     fn step(&mut self, wanted: &mut Vec<Output>) {
         if !self.inputs.is_empty() {
             let inputs = std::mem::take(&mut self.inputs);
-            wanted.extend(self.supervisor.step_all(boottime(), inputs));
+            wanted.extend(self.supervisor.step_all((self.clock)(), inputs));
         }
     }
 
@@ -337,7 +341,7 @@ impl Leader {
             Message::Show { answer } => {
                 self.step(wanted);
                 let _ = answer.send(Shown {
-                    status: self.supervisor.status(boottime()),
+                    status: self.supervisor.status((self.clock)()),
                     events: self.chronicle.recent(),
                 });
             }
@@ -412,6 +416,13 @@ impl Leader {
         if let Err(why) = outcome {
             tracing::warn!(term, why, "leading the coordinators is not confirmed yet");
             return;
+        }
+        {
+            let metrics = self.metrics.borrow();
+            if metrics.state != ServerState::Leader || metrics.current_term != term {
+                // Deposed while it waited: what it saw applied was its successor's.
+                return;
+            }
         }
         tracing::info!(term, "leading the coordinators");
         metrics::counter!("cairn_coordinator_reigns_total").increment(1);

@@ -19,6 +19,7 @@ mod group;
 mod join;
 mod leader;
 mod network;
+mod probe;
 mod raft;
 mod service;
 mod storage;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use cairn_core::ids::Micros;
 use cairn_core::record::ClusterMap;
 use cairn_proto::limits;
 use cairn_proto::pb::coordinator::v1::admin_server::{self, AdminServer};
@@ -53,10 +55,13 @@ use service::{AdminService, Office, PeerPort};
 use storage::{OpenError, Opened, View};
 
 use crate::grpc::{self, MapFeed, ServeConfig, TopologyServer};
-use crate::listener::{ListenerConfig, TlsSource};
+use crate::listener::{Accept, ListenerConfig, TlsSource};
+use crate::partition::boottime;
 use crate::users::Users;
 
 pub use config::{AddressError, ConfigError, CoordinatorAddress, CoordinatorConfig, RaftTimings};
+pub use probe::{Logged, Probe, Standing};
+pub use storage::{Pace, WriteOn};
 
 /// What a coordinator says of itself, for `/livez`, `/readyz` and people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,11 +119,11 @@ pub enum CoordinatorError {
 
 /// The listeners of a coordinator, bound before anything else happens.
 #[derive(Debug)]
-pub struct Listeners {
+pub struct Listeners<L = TcpListener> {
     /// Between nodes.
-    pub peer: TcpListener,
+    pub peer: L,
     /// For clients.
-    pub client: TcpListener,
+    pub client: L,
 }
 
 impl Listeners {
@@ -173,6 +178,12 @@ impl Coordinator {
         }
     }
 
+    /// For tests that look into it.
+    #[must_use]
+    pub fn probe(&self) -> Probe {
+        Probe::new(self.office.clone())
+    }
+
     /// Asks it to stop.
     pub fn stop(&self) {
         self.shutdown.cancel();
@@ -199,10 +210,41 @@ impl Coordinator {
 ///
 /// # Errors
 /// Where it cannot start.
-pub async fn start(
+pub async fn start<L: Accept>(
     config: CoordinatorConfig,
-    listeners: Listeners,
+    listeners: Listeners<L>,
     shutdown: CancellationToken,
+) -> Result<Coordinator, CoordinatorError> {
+    start_with(config, listeners, shutdown, Machinery::default()).await
+}
+
+/// What a coordinator takes of its machine besides the network. Tests simulate it.
+#[derive(Clone, Debug)]
+pub struct Machinery {
+    /// What the leader's supervisor counts time by.
+    pub clock: fn() -> Micros,
+    /// Where the disk is written.
+    pub write_on: WriteOn,
+}
+
+impl Default for Machinery {
+    fn default() -> Self {
+        Self {
+            clock: boottime,
+            write_on: WriteOn::default(),
+        }
+    }
+}
+
+/// As [`start`], on another machine than this one.
+///
+/// # Errors
+/// Where it cannot start.
+pub async fn start_with<L: Accept>(
+    config: CoordinatorConfig,
+    listeners: Listeners<L>,
+    shutdown: CancellationToken,
+    machinery: Machinery,
 ) -> Result<Coordinator, CoordinatorError> {
     let place = config.validate()?;
     let Opened {
@@ -211,7 +253,7 @@ pub async fn start(
         machine,
         writer,
         closed,
-    } = open(&config).await?;
+    } = open(&config, machinery.write_on).await?;
     tracing::info!(
         name = identity.name,
         raft_id = identity.raft_id,
@@ -259,6 +301,7 @@ pub async fn start(
         config.cluster.clone(),
         patience,
         config.tick,
+        machinery.clock,
     );
     let office = Office {
         group,
@@ -287,9 +330,9 @@ pub async fn start(
     })
 }
 
-async fn open(config: &CoordinatorConfig) -> Result<Opened, CoordinatorError> {
+async fn open(config: &CoordinatorConfig, on: WriteOn) -> Result<Opened, CoordinatorError> {
     let (directory, name) = (config.data_dir.clone(), config.name.clone());
-    let opened = tokio::task::spawn_blocking(move || storage::open(&directory, &name)).await;
+    let opened = tokio::task::spawn_blocking(move || storage::open(&directory, &name, on)).await;
     let failed = |reason: String| CoordinatorError::Open {
         directory: config.data_dir.clone(),
         reason,
@@ -312,7 +355,11 @@ struct Running {
 }
 
 impl Running {
-    async fn run(self, leader: Leader, listeners: Listeners) -> Result<(), CoordinatorError> {
+    async fn run<L: Accept>(
+        self,
+        leader: Leader,
+        listeners: Listeners<L>,
+    ) -> Result<(), CoordinatorError> {
         let Self {
             office,
             shutdown,

@@ -462,7 +462,7 @@ async fn a_prepared_disk_does_not_go_back_to_an_initialiser_without_votes() {
     // Another disk of that name has since prepared the others for its own cluster.
     for place in [1, 2] {
         let name = &fleet.addresses[place].name;
-        let opened = storage::open(&fleet.data_dir(place), name).unwrap();
+        let opened = storage::open(&fleet.data_dir(place), name, storage::WriteOn::Thread).unwrap();
         let prepared = storage::Identity {
             cluster_id: Some("prepared-by-the-second".to_owned()),
             ..opened.identity.clone()

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -19,7 +18,7 @@ use super::authenticate::AuthenticateLayer;
 use super::intake::IntakeLayer;
 use super::patience::Patience;
 use crate::budget::Budget;
-use crate::listener::{self, ConnectionHandler, Ends, ListenerConfig};
+use crate::listener::{self, Accept, ConnectionHandler, Ends, ListenerConfig};
 use crate::users::{Origin, Users};
 
 /// How gRPC is spoken on a port, beyond what [`ListenerConfig`] says of its
@@ -118,8 +117,8 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 ///
 /// # Errors
 /// As [`listener::serve`].
-pub async fn serve(
-    listener: TcpListener,
+pub async fn serve<L: Accept>(
+    listener: L,
     routes: Routes,
     config: ServeConfig,
     connections: ListenerConfig,

@@ -17,14 +17,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::health::{Health, Probe};
 use super::metrics::Metrics;
-use crate::listener::{self, ConnectionHandler, Ends, ListenerConfig, TlsSource};
+use crate::listener::{self, Accept, ConnectionHandler, Ends, ListenerConfig, TlsSource};
 
 /// The largest head of a request.
 const HEAD_BYTES: usize = 16 << 10;
@@ -147,8 +146,8 @@ async fn metrics(State(state): State<HttpState>) -> Response<Body> {
 ///
 /// # Errors
 /// Where the listener cannot be used.
-pub async fn serve(
-    listener: TcpListener,
+pub async fn serve<L: Accept>(
+    listener: L,
     state: HttpState,
     config: HttpConfig,
     shutdown: CancellationToken,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use cairn_core::record::ClusterMap;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +16,7 @@ use super::config::RespConfig;
 use super::connection;
 use super::shared::{Clients, Count, Shared};
 use super::words;
-use crate::listener::{self, ConnectionHandler, Ends, ListenerConfig};
+use crate::listener::{self, Accept, ConnectionHandler, Ends, ListenerConfig};
 
 /// The listener's word in logs and metrics.
 pub(super) const LISTENER: &str = "resp";
@@ -29,8 +28,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Where the listener cannot be used.
-pub async fn serve<B: Backend>(
-    listener: TcpListener,
+pub async fn serve<L: Accept, B: Backend>(
+    listener: L,
     backend: Arc<B>,
     map: Arc<ArcSwap<ClusterMap>>,
     config: RespConfig,

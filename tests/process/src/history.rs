@@ -49,9 +49,82 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Written values lie so far apart that no increments lead from one to the next.
 const SPACING: i64 = 1 << 20;
 
+/// What tasks did so far, wherever they run.
+#[derive(Clone, Debug)]
+pub struct History(Arc<Shared>);
+
+impl History {
+    /// Nothing yet. What the tasks do is drawn from the seed.
+    #[must_use]
+    pub fn new(plan: Plan, seed: u64) -> Self {
+        Self(Arc::new(Shared {
+            plan,
+            seed,
+            prefix: format!("history:{seed:x}"),
+            started: Instant::now(),
+            completed: AtomicU64::new(0),
+            next_value: AtomicU64::new(1),
+            stop: AtomicBool::new(false),
+            open: (0..plan.keys).map(|_| AtomicU32::new(0)).collect(),
+            history: Mutex::default(),
+            failed: Mutex::default(),
+        }))
+    }
+
+    /// What a client does that is patient, and one that gives up early.
+    #[must_use]
+    pub fn options() -> [Options; 2] {
+        let with = |deadline, attempt_timeout| Options {
+            deadline,
+            attempt_timeout,
+            ..Options::default()
+        };
+        let usual = Options::default().attempt_timeout;
+        [with(BOUND, usual), with(EARLY, EARLY)]
+    }
+
+    /// Lets a task work until there is enough of it.
+    pub async fn work(self, task: u32, client: Client) {
+        let random = StdRng::seed_from_u64(self.0.seed ^ (u64::from(task) << 32));
+        work(self.0, task, client, random).await;
+    }
+
+    /// How many operations have returned.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.0.completed.load(Ordering::Relaxed)
+    }
+
+    /// Whether enough have.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.0.ended()
+    }
+
+    /// Lets the tasks end once they have their answers.
+    pub fn end(&self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// All of it by key, once the tasks have ended.
+    ///
+    /// # Errors
+    /// Where a call failed in a way that it must not.
+    pub fn take(&self) -> Result<BTreeMap<u64, Vec<KeyOperation>>> {
+        let failed = self.0.failed.lock();
+        if let Some(failed) = failed.unwrap_or_else(PoisonError::into_inner).take() {
+            bail!("{failed}");
+        }
+        let history = self.0.history.lock();
+        let mut history = history.unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *history))
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     plan: Plan,
+    seed: u64,
     prefix: String,
     started: Instant,
     completed: AtomicU64,
@@ -113,7 +186,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Recording {
     runtime: Runtime,
-    shared: Arc<Shared>,
+    history: History,
     clients: [Client; 2],
     tasks: Vec<JoinHandle<()>>,
 }
@@ -128,38 +201,19 @@ impl Recording {
             .worker_threads(2)
             .enable_all()
             .build()?;
-        let connect = |deadline, attempt_timeout| {
-            let options = Options {
-                deadline,
-                attempt_timeout,
-                ..Options::default()
-            };
-            runtime.block_on(Client::connect(target.clients.clone(), options))
-        };
-        let patient = connect(BOUND, Options::default().attempt_timeout)?;
-        let hasty = connect(EARLY, EARLY)?;
-        let clients = [patient, hasty];
-        let shared = Arc::new(Shared {
-            plan,
-            prefix: format!("history:{seed:x}"),
-            started: Instant::now(),
-            completed: AtomicU64::new(0),
-            next_value: AtomicU64::new(1),
-            stop: AtomicBool::new(false),
-            open: (0..plan.keys).map(|_| AtomicU32::new(0)).collect(),
-            history: Mutex::default(),
-            failed: Mutex::default(),
-        });
+        let connect = |options| runtime.block_on(Client::connect(target.clients.clone(), options));
+        let [patient, hasty] = History::options();
+        let clients = [connect(patient)?, connect(hasty)?];
+        let history = History::new(plan, seed);
         let tasks = (0..plan.tasks)
             .map(|task| {
                 let client = clients[task as usize % clients.len()].clone();
-                let random = StdRng::seed_from_u64(seed ^ (u64::from(task) << 32));
-                runtime.spawn(work(Arc::clone(&shared), task, client, random))
+                runtime.spawn(history.clone().work(task, client))
             })
             .collect();
         Ok(Self {
             runtime,
-            shared,
+            history,
             clients,
             tasks,
         })
@@ -168,13 +222,13 @@ impl Recording {
     /// How many operations have returned.
     #[must_use]
     pub fn completed(&self) -> u64 {
-        self.shared.completed.load(Ordering::Relaxed)
+        self.history.completed()
     }
 
     /// Whether enough have.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.shared.ended()
+        self.history.is_complete()
     }
 
     /// Waits until so many more have returned, or all.
@@ -200,9 +254,9 @@ impl Recording {
     /// Where a call failed in a way that it must not, or the tasks do not end in time.
     pub fn finish(self) -> Result<BTreeMap<u64, Vec<KeyOperation>>> {
         let outcome = waiting::until("the history to be complete", BOUND * 4, || {
-            Ok(self.shared.ended().then_some(()))
+            Ok(self.is_complete().then_some(()))
         });
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.history.end();
         self.runtime.block_on(async {
             for task in self.tasks {
                 task.await.context("a task of the history panicked")?;
@@ -210,20 +264,7 @@ impl Recording {
             anyhow::Ok(())
         })?;
         outcome?;
-        let mut failed = self
-            .shared
-            .failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(failed) = failed.take() {
-            bail!("{failed}");
-        }
-        let mut history = self
-            .shared
-            .history
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut *history))
+        self.history.take()
     }
 }
 

@@ -32,7 +32,8 @@ pub enum Input {
     /// This coordinator leads from here on, and its state holds every entry that
     /// was committed before.
     BecameLeader {
-        /// The Raft term in which: no other leader has it.
+        /// The Raft term in which: no other process comes to lead in it, this one
+        /// restarted included.
         term: u64,
         /// The state.
         state: Arc<ClusterState>,

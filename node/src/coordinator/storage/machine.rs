@@ -25,13 +25,17 @@ pub(in super::super) struct View {
     pub(in super::super) state: Arc<ClusterState>,
     /// The map made of it.
     pub(in super::super) map: Arc<ClusterMap>,
+    /// The last entry that it is the state after. Later ones that were no commands are
+    /// not counted.
+    pub(in super::super) applied: Option<LogId>,
 }
 
 impl View {
-    fn of(state: ClusterState) -> Self {
+    fn of(state: ClusterState, applied: Option<LogId>) -> Self {
         Self {
             map: Arc::new(state.map()),
             state: Arc::new(state),
+            applied,
         }
     }
 }
@@ -78,7 +82,7 @@ impl Machine {
             None => ClusterState::default(),
         };
         let applied = snapshot.as_ref().and_then(|s| s.meta.last_log_id);
-        let view = View::of(state.clone());
+        let view = View::of(state.clone(), applied);
         let position = Position {
             applied,
             state,
@@ -186,8 +190,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             self.view.send_modify(|view| {
                 if position.state.version() == view.map.version {
                     view.state = Arc::new(position.state.clone());
+                    view.applied = position.applied;
                 } else {
-                    *view = View::of(position.state.clone());
+                    *view = View::of(position.state.clone(), position.applied);
                 }
             });
         }
@@ -228,7 +233,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             position.membership = meta.last_membership.clone();
             position.snapshot = Some(stored);
         }
-        self.view.send_replace(View::of(state));
+        self.view.send_replace(View::of(state, meta.last_log_id));
         Ok(())
     }
 

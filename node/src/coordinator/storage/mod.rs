@@ -30,12 +30,14 @@ use tokio::sync::oneshot;
 pub(super) use identity::Identity;
 pub(super) use log_store::LogStore;
 pub(super) use machine::{Machine, View};
+pub use writer::{Pace, WriteOn};
 pub(super) use writer::{WriteError, Writer};
 
 use format::{DecodeError, keys};
 use witness::Witness;
 use writer::Disk;
 
+use super::raft::{RaftId, Vote};
 use crate::disk::{DirectoryError, lock};
 use crate::store::journal_check::{Cut, Journals};
 use crate::store::remove_unfinished;
@@ -110,11 +112,22 @@ pub(super) struct Opened {
     pub(super) closed: oneshot::Receiver<()>,
 }
 
+/// The vote of a disk whose process ended. openraft would let a leader that restarts lead
+/// on at once in its term; its supervisor would begin the numbers of its rounds again, and
+/// take answers to the process before it for its own (rule 1). As no more than a candidate
+/// of that term it has to be elected in a later one.
+fn as_candidate(mut vote: Vote, own: RaftId) -> Vote {
+    if vote.leader_id().voted_for() == Some(own) {
+        vote.committed = false;
+    }
+    vote
+}
+
 /// Opens the directory, drawing an identity if it is empty. Blocks.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
+pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, OpenError> {
     let failed = |e: std::io::Error| OpenError::Fjall(e.to_string());
     std::fs::create_dir_all(directory).map_err(failed)?;
     let lock = lock(directory)?;
@@ -146,7 +159,8 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
     let vote = get(keys::VOTE)?
         .map(|b| format::decode(&b))
         .transpose()
-        .map_err(stored("the vote"))?;
+        .map_err(stored("the vote"))?
+        .map(|vote| as_candidate(vote, identity.raft_id));
     let committed = get(keys::COMMITTED)?
         .map(|b| format::decode(&b))
         .transpose()
@@ -191,7 +205,7 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
     };
     disk.commit(rewritten)?;
 
-    let (writer, closed) = Writer::spawn(disk)?;
+    let (writer, closed) = Writer::spawn(disk, on)?;
     let log = LogStore::new(writer.clone(), vote, committed, purged, entries)?;
     let machine =
         Machine::restore(writer.clone(), snapshot.as_deref()).map_err(stored("the snapshot"))?;

@@ -17,7 +17,7 @@ struct OnDisk;
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let dir = tempfile::tempdir().unwrap();
-        let opened = open(dir.path(), "a").unwrap();
+        let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
         Ok((dir, opened.log, opened.machine))
     }
 }
@@ -52,15 +52,27 @@ fn create(index: u64) -> Entry {
 async fn reopened(opened: Opened, dir: &Path) -> Opened {
     let identity = opened.identity.clone();
     close(opened).await;
-    let again = open(dir, "a").unwrap();
+    let again = open(dir, "a", WriteOn::Thread).unwrap();
     assert_eq!(again.identity, identity);
     again
 }
 
 #[tokio::test]
+async fn a_leader_that_restarts_is_a_candidate_of_its_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
+    let own = opened.identity.raft_id;
+    let vote = Vote::new_committed(3, own);
+    opened.log.save_vote(&vote).await.unwrap();
+    let mut again = reopened(opened, dir.path()).await;
+    let found = again.log.read_vote().await.unwrap();
+    assert_eq!(found, Some(Vote::new(3, own)));
+}
+
+#[tokio::test]
 async fn vote_log_and_snapshot_are_found_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     assert!(opened.log.is_empty());
     let vote = Vote::new_committed(3, 7);
     opened.log.save_vote(&vote).await.unwrap();
@@ -101,7 +113,7 @@ async fn vote_log_and_snapshot_are_found_again() {
 #[tokio::test]
 async fn an_older_snapshot_never_replaces_an_installed_one() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     opened
         .machine
         .apply([blank(1, 0), create(1)])
@@ -131,19 +143,21 @@ async fn an_older_snapshot_never_replaces_an_installed_one() {
 #[tokio::test]
 async fn a_directory_is_one_coordinators_and_one_processes() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = open(dir.path(), "a").unwrap();
-    let refused = open(dir.path(), "a").unwrap_err().to_string();
+    let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
+    let refused = open(dir.path(), "a", WriteOn::Thread)
+        .unwrap_err()
+        .to_string();
     let holder = format!("in use by process {}", std::process::id());
     assert!(refused.contains(&holder), "{refused}");
     let opened = reopened(opened, dir.path()).await;
     let first = opened.identity.clone();
     close(opened).await;
     assert!(matches!(
-        open(dir.path(), "b"),
+        open(dir.path(), "b", WriteOn::Thread),
         Err(OpenError::OtherName { .. })
     ));
     let elsewhere = tempfile::tempdir().unwrap();
-    let other = open(elsewhere.path(), "a").unwrap();
+    let other = open(elsewhere.path(), "a", WriteOn::Thread).unwrap();
     assert_ne!(other.identity.raft_id, first.raft_id);
 }
 
@@ -158,12 +172,12 @@ async fn a_log_with_a_hole_or_without_its_beginning_is_refused() {
         all.chain([purged]).collect(),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let mut opened = open(dir.path(), "a").unwrap();
+        let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
         let entries: Vec<Entry> = (0..5).map(|i| blank(1, i)).collect();
         opened.log.blocking_append(entries).await.unwrap();
         opened.writer.write(changes).await.unwrap();
         close(opened).await;
-        let refused = open(dir.path(), "a").map(|opened| opened.identity);
+        let refused = open(dir.path(), "a", WriteOn::Thread).map(|opened| opened.identity);
         assert!(matches!(refused, Err(OpenError::Log(_))), "{refused:?}");
     }
 }
@@ -171,7 +185,7 @@ async fn a_log_with_a_hole_or_without_its_beginning_is_refused() {
 #[tokio::test]
 async fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = open(dir.path(), "a").unwrap();
+    let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     opened
         .writer
         .write(vec![(
@@ -182,7 +196,7 @@ async fn a_newer_format_is_refused() {
         .unwrap();
     close(opened).await;
     assert!(matches!(
-        open(dir.path(), "a"),
+        open(dir.path(), "a", WriteOn::Thread),
         Err(OpenError::Stored { .. })
     ));
 }
@@ -190,11 +204,11 @@ async fn a_newer_format_is_refused() {
 #[tokio::test]
 async fn a_disk_that_lost_flushed_writes_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    close(open(dir.path(), "a").unwrap()).await;
+    close(open(dir.path(), "a", WriteOn::Thread).unwrap()).await;
     let kept = tempfile::tempdir().unwrap();
     copy_tree(&dir.path().join("log"), &kept.path().join("log"));
 
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     opened.log.save_vote(&Vote::new(9, 1)).await.unwrap();
     close(opened).await;
     // What was there before the vote, under the witness from after it: the batch of the
@@ -202,7 +216,7 @@ async fn a_disk_that_lost_flushed_writes_is_refused() {
     std::fs::remove_dir_all(dir.path().join("log")).unwrap();
     copy_tree(&kept.path().join("log"), &dir.path().join("log"));
     assert!(matches!(
-        open(dir.path(), "a"),
+        open(dir.path(), "a", WriteOn::Thread),
         Err(OpenError::Lost { missing: 3 })
     ));
 }
@@ -211,7 +225,7 @@ async fn a_disk_that_lost_flushed_writes_is_refused() {
 /// that says that the last vote was flushed.
 async fn voted(votes: u64) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     for term in 1..=votes {
         opened.log.save_vote(&Vote::new(term, 7)).await.unwrap();
     }
@@ -259,7 +273,7 @@ async fn a_flipped_byte_of_whatever_was_acknowledged_is_refused_again_and_again(
     for at in (0..ends[3]).step_by(7).chain(ends[2]..ends[3]) {
         let copy = damaged(dir.path(), |journal| flip(journal, at));
         for _ in 0..2 {
-            let refused = open(copy.path(), "a").map(|opened| opened.identity);
+            let refused = open(copy.path(), "a", WriteOn::Thread).map(|opened| opened.identity);
             assert!(
                 matches!(refused, Err(OpenError::Damaged(_))),
                 "{at}: {refused:?}"
@@ -285,7 +299,7 @@ async fn a_torn_end_is_cut_and_what_was_acknowledged_before_it_is_there() {
                 }
                 std::fs::write(journal, bytes).unwrap();
             });
-            let mut opened = open(copy.path(), "a").unwrap();
+            let mut opened = open(copy.path(), "a", WriteOn::Thread).unwrap();
             assert_eq!(
                 opened.log.read_vote().await.unwrap(),
                 Some(Vote::new(3, 7)),
@@ -302,7 +316,7 @@ async fn a_torn_end_is_cut_and_what_was_acknowledged_before_it_is_there() {
 #[tokio::test]
 async fn a_disk_that_falls_idle_says_that_its_last_write_was_flushed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     opened.log.save_vote(&Vote::new(1, 7)).await.unwrap();
     let before = batch_ends(&journal(dir.path())).len();
     while batch_ends(&journal(dir.path())).len() == before {
@@ -314,7 +328,7 @@ async fn a_disk_that_falls_idle_says_that_its_last_write_was_flushed() {
 #[tokio::test]
 async fn a_hint_waits_for_a_flush_and_is_not_lost_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     let entries: Vec<Entry> = (0..3).map(|i| blank(1, i)).collect();
     opened.log.blocking_append(entries).await.unwrap();
     opened.log.save_committed(Some(id(1, 2))).await.unwrap();
@@ -336,7 +350,9 @@ async fn a_journal_that_is_damaged_with_another_behind_it_is_refused() {
         flip(journal, ends[2] + 40);
     });
     for _ in 0..2 {
-        let refused = open(copy.path(), "a").unwrap_err().to_string();
+        let refused = open(copy.path(), "a", WriteOn::Thread)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("must not vote any more"), "{refused}");
     }
 }
@@ -347,7 +363,7 @@ async fn a_database_that_was_not_finished_when_it_was_made_is_made_again() {
     let log = dir.path().join("log");
     std::fs::create_dir_all(log.join("keyspaces")).unwrap();
     std::fs::write(log.join("0.jnl"), []).unwrap();
-    close(open(dir.path(), "a").unwrap()).await;
+    close(open(dir.path(), "a", WriteOn::Thread).unwrap()).await;
 }
 
 /// Samples of a coordinator's disk.
@@ -355,7 +371,7 @@ const KIND: &str = "coordinator";
 
 /// Makes a sample at `to`: a vote, a snapshot, and a log that goes on from it.
 async fn write_sample(to: &Path) {
-    let mut opened = open(to, "a").unwrap();
+    let mut opened = open(to, "a", WriteOn::Thread).unwrap();
     opened
         .log
         .save_vote(&Vote::new_committed(3, 7))
@@ -377,7 +393,7 @@ async fn write_sample(to: &Path) {
 async fn check_sample(sample: &Path) {
     let dir = tempfile::tempdir().unwrap();
     copy_tree(sample, dir.path());
-    let mut opened = open(dir.path(), "a").unwrap();
+    let mut opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
     assert_eq!(
         opened.log.read_vote().await.unwrap(),
         Some(Vote::new_committed(3, 7))

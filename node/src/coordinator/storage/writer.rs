@@ -1,4 +1,5 @@
-//! The one thread that writes a coordinator's disk.
+//! The one thread that writes a coordinator's disk. Where the network is simulated it is a
+//! task, on simulated time like all else: see [`WriteOn`].
 //!
 //! Whatever waits when it comes round goes into one fjall batch and one flush
 //! (fjall persists under its journal's lock and groups nothing by itself), and only
@@ -11,15 +12,18 @@
 //! that was acknowledged (rule 12).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use fjall::{Database, Keyspace, PersistMode};
+use metrics::{Counter, Histogram};
 use openraft::storage::LogFlushed;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::format::{self, keys};
 use super::witness::Witness;
@@ -29,6 +33,8 @@ use crate::coordinator::raft::TypeConfig;
 const GROUP_MAX: usize = 256;
 /// For how long nothing is asked for before the disk counts as idle.
 const IDLE: Duration = Duration::from_millis(100);
+/// How often a task looks into the queue.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Why something was not written. The process is to stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -59,6 +65,29 @@ struct Request {
     done: Done,
 }
 
+/// How long a simulated disk takes for the next batch.
+pub type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Where a coordinator's disk is written.
+#[derive(Clone, Default)]
+pub enum WriteOn {
+    /// On a thread of its own, that may wait for the disk.
+    #[default]
+    Thread,
+    /// In a task of the runtime that the disk is opened in: what waits when the disk's
+    /// time is over is written at once. With the runtime dies what waits.
+    Task(Pace),
+}
+
+impl fmt::Debug for WriteOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Thread => "Thread",
+            Self::Task(_) => "Task",
+        })
+    }
+}
+
 /// A handle to the thread. It ends, and the database closes, with the last handle.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Writer {
@@ -70,27 +99,34 @@ pub(in super::super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. The receiver hears when the database is closed.
-    pub(super) fn spawn(disk: Disk) -> Result<(Self, oneshot::Receiver<()>), WriteError> {
+    /// Starts to write. The receiver hears when the database is closed.
+    pub(super) fn spawn(
+        disk: Disk,
+        on: WriteOn,
+    ) -> Result<(Self, oneshot::Receiver<()>), WriteError> {
         let (requests, queue) = crossbeam_channel::unbounded();
         let failed = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&failed);
         let (closed, receiver) = oneshot::channel();
+        let writing = Writing::new(disk, queue, Arc::clone(&failed));
         #[cfg(test)]
-        let hang = Arc::new(parking_lot::Mutex::new(()));
-        #[cfg(test)]
-        let hangs = Arc::clone(&hang);
-        let hold = move || {
-            #[cfg(test)]
-            drop(hangs.lock());
-        };
-        std::thread::Builder::new()
-            .name("raft-writer".to_owned())
-            .spawn(move || {
-                serve(disk, &queue, &flag, &hold);
-                let _ = closed.send(());
-            })
-            .map_err(|e| WriteError::Thread(e.to_string()))?;
+        let hang = Arc::clone(&writing.hang);
+        match on {
+            WriteOn::Thread => {
+                std::thread::Builder::new()
+                    .name("raft-writer".to_owned())
+                    .spawn(move || {
+                        writing.run();
+                        let _ = closed.send(());
+                    })
+                    .map_err(|e| WriteError::Thread(e.to_string()))?;
+            }
+            WriteOn::Task(pace) => {
+                tokio::spawn(async move {
+                    writing.run_at(pace).await;
+                    let _ = closed.send(());
+                });
+            }
+        }
         let writer = Self {
             requests,
             failed,
@@ -125,50 +161,119 @@ impl Writer {
     }
 }
 
-fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool, hold: &impl Fn()) {
-    let flushes = metrics::counter!("cairn_coordinator_log_flushes_total");
-    let seconds = metrics::histogram!("cairn_coordinator_log_flush_seconds");
-    let mut changes = BTreeMap::new();
-    // The last batch is the one that was written when the disk was opened.
-    let mut is_last_proven = false;
-    loop {
-        let first = if is_last_proven && changes.is_empty() {
-            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            queue.recv_timeout(IDLE)
-        };
+/// The other end of a [`Writer`].
+struct Writing {
+    disk: Disk,
+    queue: Receiver<Request>,
+    failed: Arc<AtomicBool>,
+    /// Hints that wait for a flush.
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Whether the last batch proves the one before it. At first the last one is that
+    /// which was written when the disk was opened.
+    is_last_proven: bool,
+    flushes: Counter,
+    seconds: Histogram,
+    /// See [`Writer::hang`].
+    #[cfg(test)]
+    hang: Arc<parking_lot::Mutex<()>>,
+}
+
+impl Writing {
+    fn new(disk: Disk, queue: Receiver<Request>, failed: Arc<AtomicBool>) -> Self {
+        Self {
+            disk,
+            queue,
+            failed,
+            changes: BTreeMap::new(),
+            is_last_proven: false,
+            flushes: metrics::counter!("cairn_coordinator_log_flushes_total"),
+            seconds: metrics::histogram!("cairn_coordinator_log_flush_seconds"),
+            #[cfg(test)]
+            hang: Arc::default(),
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            let first = if self.has_nothing_to_write() {
+                let first = self.queue.recv();
+                first.map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.queue.recv_timeout(IDLE)
+            };
+            if self.write(first) {
+                return;
+            }
+        }
+    }
+
+    /// As [`Self::run`], on the time of the runtime, which the queue knows nothing of.
+    async fn run_at(mut self, pace: Pace) {
+        let mut idle = Duration::ZERO;
+        loop {
+            let first = match self.queue.try_recv() {
+                Ok(first) => Ok(first),
+                Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {
+                    sleep(LOOK).await;
+                    idle += LOOK;
+                    if idle < IDLE || self.has_nothing_to_write() {
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Timeout)
+                }
+            };
+            idle = Duration::ZERO;
+            sleep(pace()).await;
+            if self.write(first) {
+                return;
+            }
+        }
+    }
+
+    fn has_nothing_to_write(&self) -> bool {
+        self.is_last_proven && self.changes.is_empty()
+    }
+
+    /// Writes the request and those that wait behind it, or what an idle disk is given,
+    /// and tells whose they are. Whether that was the last.
+    fn write(&mut self, first: Result<Request, RecvTimeoutError>) -> bool {
         let is_idle = first.is_err();
         let is_over = matches!(first, Err(RecvTimeoutError::Disconnected));
         let mut waiting = Vec::new();
-        for request in first.into_iter().chain(queue.try_iter().take(GROUP_MAX)) {
+        for request in first
+            .into_iter()
+            .chain(self.queue.try_iter().take(GROUP_MAX))
+        {
             // A later change of a key replaces an earlier one: the items of a fjall
             // batch share a sequence number, so that each key must stand there once.
-            changes.extend(request.changes);
+            self.changes.extend(request.changes);
             if !matches!(request.done, Done::Nobody) {
                 waiting.push(request.done);
             }
         }
         if waiting.is_empty() && !is_idle {
             // Hints wait for a flush that takes them along.
-            continue;
+            return false;
         }
-        if is_over && is_last_proven && changes.is_empty() {
-            return;
+        if is_over && self.has_nothing_to_write() {
+            return true;
         }
-        is_last_proven = waiting.is_empty();
-        let batch = std::mem::take(&mut changes);
-        let outcome = if failed.load(Ordering::Acquire) {
+        self.is_last_proven = waiting.is_empty();
+        let batch = std::mem::take(&mut self.changes);
+        let outcome = if self.failed.load(Ordering::Acquire) {
             Err(WriteError::Failed(" before".to_owned()))
         } else {
             let begun = Instant::now();
-            hold();
-            let outcome = disk.commit(batch);
-            seconds.record(begun.elapsed().as_secs_f64());
-            flushes.increment(1);
+            #[cfg(test)]
+            drop(self.hang.lock());
+            let outcome = self.disk.commit(batch);
+            self.seconds.record(begun.elapsed().as_secs_f64());
+            self.flushes.increment(1);
             outcome
         };
         if let Err(error) = &outcome {
-            failed.store(true, Ordering::Release);
+            self.failed.store(true, Ordering::Release);
             tracing::error!(%error, "write the coordinator's disk");
         }
         for done in waiting {
@@ -182,13 +287,11 @@ fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool, hold: &
                 Done::Nobody => {}
             }
         }
-        if is_over {
-            return;
-        }
+        is_over
     }
 }
 
-/// What the thread writes to.
+/// What is written to.
 pub(super) struct Disk {
     pub(super) database: Database,
     pub(super) keyspace: Keyspace,
