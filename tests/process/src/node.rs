@@ -140,6 +140,15 @@ impl Node {
         Ok(twin)
     }
 
+    /// Its power supply.
+    ///
+    /// # Errors
+    /// Where the shim is not loaded.
+    pub fn power(&self) -> Result<&Power> {
+        let power = self.power.as_ref();
+        power.with_context(|| format!("{} runs without the shim", self.name))
+    }
+
     /// Sets a variable for the next start.
     pub fn set(&mut self, name: &str, value: impl ToString) {
         self.environment.insert(name.to_owned(), value.to_string());

@@ -70,6 +70,40 @@ pub fn epochs(cluster: &Cluster) -> Result<Vec<u64>> {
     Ok(map.partitions.iter().map(|record| record.epoch.0).collect())
 }
 
+/// A partition's epoch, and which data node of the cluster is its primary.
+///
+/// # Errors
+/// Where no node answers, or there is no primary at the time.
+pub fn primary(cluster: &Cluster, partition: u32) -> Result<(u64, usize)> {
+    let map = map(cluster)?;
+    let record = map.partitions.get(partition as usize);
+    let record = record.with_context(|| format!("partition {partition}"))?;
+    let primary = record.primary.as_ref();
+    let primary = primary.with_context(|| format!("partition {partition} has no primary"))?;
+    let name = map.nodes.get(&primary.node).map(|node| &node.name);
+    let index = cluster.data.iter().position(|node| Some(&node.name) == name);
+    Ok((record.epoch.0, index.context("a data node of the test")?))
+}
+
+/// The data nodes of the cluster that hold no replica of a partition.
+///
+/// # Errors
+/// Where no node answers.
+pub fn without(cluster: &Cluster, partition: u32) -> Result<Vec<usize>> {
+    let map = map(cluster)?;
+    let record = map.partitions.get(partition as usize);
+    let record = record.with_context(|| format!("partition {partition}"))?;
+    let members = record.config.replicas();
+    let holders: Vec<&str> = members
+        .iter()
+        .filter_map(|member| map.nodes.get(&member.node))
+        .map(|node| node.name.as_str())
+        .collect();
+    let nodes = cluster.data.iter().enumerate();
+    let others = nodes.filter(|(_, node)| !holders.contains(&node.name.as_str()));
+    Ok(others.map(|(index, _)| index).collect())
+}
+
 /// The replicas that the map places on the node of this name.
 ///
 /// # Errors

@@ -1,0 +1,397 @@
+//! Nodes in network namespaces, between which packets are lost: at random, between some of
+//! them, or in one direction alone.
+
+use std::net::UdpSocket;
+
+use anyhow::{Context, Result, ensure};
+use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
+use cairn_process_tests::network::{self, Host, Network};
+use cairn_process_tests::node::Node;
+use cairn_process_tests::resp::{ClusterClient, Connection, Patience, Reply, Routes};
+use cairn_process_tests::{seed, skip, slot_keys, status, waiting};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use crate::freeze::{answers_harmlessly, ask_for_the_past, is_still, write};
+use crate::kills::led_by;
+use crate::trial::Trial;
+
+/// A cluster on a network of its own, under load.
+struct Field {
+    trial: Trial,
+    // After the cluster, which is killed first.
+    network: Network,
+}
+
+impl Field {
+    /// `None` where no such network can be made here, which is then said.
+    fn start(spec: Spec, seed: u64) -> Result<Option<Self>> {
+        if let Some(what) = network::missing()? {
+            skip::without(what)?;
+            return Ok(None);
+        }
+        let network = Network::new(spec.coordinators + spec.data_nodes)?;
+        let hosts = network.hosts.clone();
+        let cluster = Cluster::start(Spec { hosts, ..spec })?;
+        let target = cluster.target();
+        let trial = Trial::start(cluster, target, seed)?;
+        Ok(Some(Self { trial, network }))
+    }
+
+    /// Ends the faults of the network. They must have been some.
+    fn heal(&self) -> Result<()> {
+        let lost = self.network.heal()?;
+        println!("{lost} packets were lost");
+        ensure!(lost > 0, "a fault of the network that hit no packet");
+        Ok(())
+    }
+
+    fn judge(self) -> Result<()> {
+        self.trial.judge()
+    }
+}
+
+/// The hosts of some nodes.
+fn hosts<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<Host> {
+    nodes.into_iter().map(|node| node.host.clone()).collect()
+}
+
+/// The hosts of every node but one data node.
+fn all_but(cluster: &Cluster, victim: usize) -> Vec<Host> {
+    let data = cluster.data.iter().enumerate();
+    let others = data.filter(|(index, _)| *index != victim);
+    let mut found = hosts(others.map(|(_, node)| node));
+    found.extend(hosts(&cluster.coordinators));
+    found
+}
+
+/// How one data node is cut off from all other nodes, while clients reach it as before.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Off,
+    /// It hears nobody.
+    Deaf,
+    /// Nobody hears it.
+    Mute,
+}
+
+fn cut(network: &Network, cluster: &Cluster, victim: usize, how: Cut) -> Result<()> {
+    let (one, others) = (hosts([&cluster.data[victim]]), all_but(cluster, victim));
+    match how {
+        Cut::Off => network.separate(&one, &others),
+        Cut::Deaf => network.block(&others, &one),
+        Cut::Mute => network.block(&one, &others),
+    }
+}
+
+fn leader(cluster: &Cluster) -> Result<usize> {
+    waiting::until("a leader of the coordinators", BOUND, || {
+        for (index, node) in cluster.coordinators.iter().enumerate() {
+            if node.metric("cairn_coordinator_leading")? > 0.0 {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    })
+}
+
+#[test]
+fn a_network_loses_what_it_is_told_to_lose_and_nothing_else() -> Result<()> {
+    if let Some(what) = network::missing()? {
+        return skip::without(what);
+    }
+    let network = Network::new(2)?;
+    let everyone = [&network.clients, &network.hosts[0], &network.hosts[1]];
+    let mut sockets = Vec::new();
+    for host in everyone {
+        let socket = host.on(|| Ok(UdpSocket::bind((host.address, 0))?))?;
+        socket.set_read_timeout(Some(BOUND))?;
+        sockets.push(socket);
+    }
+    let send = |from: usize, to: usize| -> Result<()> {
+        sockets[from].send_to(&[1], sockets[to].local_addr()?)?;
+        Ok(())
+    };
+    let arrives = |from: usize, to: usize| -> Result<()> {
+        send(from, to)?;
+        let (_, sender) = sockets[to]
+            .recv_from(&mut [0; 2])
+            .with_context(|| format!("from {from} to {to}"))?;
+        ensure!(sender == sockets[from].local_addr()?, "{sender}");
+        Ok(())
+    };
+    let is_lost = |from: usize, to: usize| -> Result<()> {
+        let before = network.lost()?;
+        send(from, to)?;
+        waiting::until(&format!("a loss from {from} to {to}"), BOUND, || {
+            Ok((network.lost()? == before + 1).then_some(()))
+        })
+    };
+    let pairs = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
+    let all_arrive_but = |lost: &[(usize, usize)]| -> Result<()> {
+        for (from, to) in pairs {
+            if lost.contains(&(from, to)) {
+                is_lost(from, to)?;
+            } else {
+                arrives(from, to)?;
+            }
+        }
+        Ok(())
+    };
+    all_arrive_but(&[])?;
+    let [clients, one, other] = everyone.map(|host| vec![host.clone()]);
+    network.block(&clients, &one)?;
+    all_arrive_but(&[(0, 1)])?;
+    ensure!(network.heal()? == 1, "one packet was lost");
+    network.separate(&one, &other)?;
+    all_arrive_but(&[(1, 2), (2, 1)])?;
+    network.heal()?;
+    all_arrive_but(&[])?;
+
+    network.lose(500)?;
+    for _ in 0..200 {
+        send(0, 1)?;
+    }
+    let mut received = 0;
+    sockets[1].set_nonblocking(true)?;
+    waiting::until("every packet to be lost or received", BOUND, || {
+        while sockets[1].recv(&mut [0; 2]).is_ok() {
+            received += 1;
+        }
+        Ok((received + network.lost()? == 200).then_some(()))
+    })?;
+    ensure!((50..150).contains(&received), "{received} of 200 arrived");
+    Ok(())
+}
+
+#[test]
+fn histories_are_linearizable_while_the_network_splits_in_every_way() -> Result<()> {
+    let (seed, mut rng) = seed::draw("partitions");
+    let Some(mut field) = Field::start(Trial::spec(), seed)? else {
+        return Ok(());
+    };
+    let rounds = if seed::full() { 10 } else { 1 };
+    for _ in 0..rounds {
+        let mut kinds: [fn(&mut Field, &mut StdRng) -> Result<()>; 6] = [
+            |field, rng| a_primary_is(field, rng, Cut::Off),
+            |field, rng| a_primary_is(field, rng, Cut::Deaf),
+            |field, rng| a_primary_is(field, rng, Cut::Mute),
+            a_pair_is_split,
+            the_coordinators_are_split,
+            the_cluster_is_halved,
+        ];
+        kinds.shuffle(&mut rng);
+        for kind in kinds {
+            kind(&mut field, &mut rng)?;
+            field.heal()?;
+            field.trial.goes_on()?;
+        }
+    }
+    field.judge()
+}
+
+fn a_primary_is(field: &mut Field, rng: &mut StdRng, how: Cut) -> Result<()> {
+    println!("a primary is {how:?}");
+    let Field { trial, network } = field;
+    trial.deposed(rng, |cluster, _, victim| cut(network, cluster, victim, how))?;
+    trial.goes_on()
+}
+
+/// Both are reached by all others.
+fn a_pair_is_split(field: &mut Field, rng: &mut StdRng) -> Result<()> {
+    let cluster = &field.trial.cluster;
+    let one = rng.random_range(0..cluster.data.len());
+    let other = (one + rng.random_range(1..cluster.data.len())) % cluster.data.len();
+    println!("data-{one} and data-{other} do not reach each other");
+    let [one, other] = [one, other].map(|index| hosts([&cluster.data[index]]));
+    field.network.separate(&one, &other)?;
+    waiting::until("packets between them", BOUND, || {
+        Ok((field.network.lost()? > 0).then_some(()))
+    })?;
+    field.trial.goes_on()
+}
+
+/// First their leader is cut off, then all of them are from the data nodes.
+fn the_coordinators_are_split(field: &mut Field, _: &mut StdRng) -> Result<()> {
+    let Field { trial, network } = field;
+    let old = leader(&trial.cluster)?;
+    println!("coordinator-{old}, the leader, is cut off, then every coordinator");
+    let data = hosts(&trial.cluster.data);
+    let (one, others): (Vec<_>, Vec<_>) = hosts(&trial.cluster.coordinators)
+        .into_iter()
+        .enumerate()
+        .partition(|(index, _)| *index == old);
+    let [one, others] =
+        [one, others].map(|hosts| hosts.into_iter().map(|(_, host)| host).collect::<Vec<_>>());
+    network.separate(&one, &[others.clone(), data.clone()].concat())?;
+    waiting::until("another leader", BOUND, || {
+        Ok((leader(&trial.cluster)? != old).then_some(()))
+    })?;
+    // It decides: a primary that is cut off as well is replaced.
+    trial.goes_on()?;
+    network.separate(&others, &data)?;
+    let before = status::epochs(&trial.cluster)?;
+    trial.goes_on()?;
+    let after = status::epochs(&trial.cluster)?;
+    ensure!(before == after, "promoted by coordinators that reach no data node");
+    Ok(())
+}
+
+/// Two data nodes and a coordinator on one side, the rest on the other, and the clients reach
+/// both: the smaller side may not go on.
+fn the_cluster_is_halved(field: &mut Field, rng: &mut StdRng) -> Result<()> {
+    let cluster = &field.trial.cluster;
+    let mut data: Vec<&Node> = cluster.data.iter().collect();
+    let mut coordinators: Vec<&Node> = cluster.coordinators.iter().collect();
+    data.shuffle(rng);
+    coordinators.shuffle(rng);
+    let smaller = hosts(data.drain(..2).chain(coordinators.drain(..1)));
+    println!("{smaller:?} are on the smaller side");
+    field
+        .network
+        .separate(&smaller, &hosts(data.into_iter().chain(coordinators)))?;
+    field.trial.some_go_on(2_000)
+}
+
+#[test]
+fn a_primary_cut_off_with_its_clients_serves_nothing_stale_and_acknowledges_nothing() -> Result<()>
+{
+    let (seed, mut rng) = seed::draw("a primary cut off with its clients");
+    let Some(field) = Field::start(Trial::spec(), seed)? else {
+        return Ok(());
+    };
+    let Field { mut trial, network } = field;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let keys = slot_keys::one_per_partition("cut-off:", trial.cluster.partitions());
+    let mut client = ClusterClient::new(Routes::new(trial.cluster.resp()), Patience::default());
+    let (_, mut captives) = trial.deposed(&mut rng, |cluster, _, victim| {
+        let node = &cluster.data[victim];
+        let other = &cluster.data[(victim + 1) % cluster.data.len()];
+        let mut captives = Vec::new();
+        for partition in led_by(cluster, &node.resp(), &other.resp())? {
+            let key = keys[partition as usize].clone();
+            write(&runtime, &mut client, &key, "old")?;
+            // Clients on its own host, which nothing separates from it.
+            let address = node.resp();
+            let open = Connection::open(&address, Patience::default().connect);
+            let mut captive = node.host.on(|| runtime.block_on(open))?;
+            let reply = runtime.block_on(captive.call(&[b"GET", key.as_bytes()]))?;
+            ensure!(reply == Reply::Bulk(Some(b"old".to_vec())), "{reply:?}");
+            captives.push((key, captive));
+        }
+        let mut others = all_but(cluster, victim);
+        others.push(network.clients.clone());
+        network.separate(&hosts([node]), &others)?;
+        Ok(captives)
+    })?;
+    trial.goes_on()?;
+    for (key, _) in &captives {
+        write(&runtime, &mut client, key, "new")?;
+    }
+    for (key, captive) in &mut captives {
+        runtime.block_on(async {
+            ask_for_the_past(captive, key).await?;
+            answers_harmlessly(captive, key, "new").await
+        })?;
+    }
+    let field = Field { trial, network };
+    field.heal()?;
+    field.trial.goes_on()?;
+    for (key, _) in &captives {
+        is_still(&runtime, &mut client, key, "new")?;
+    }
+    println!("{} partitions", captives.len());
+    field.judge()
+}
+
+#[test]
+fn histories_are_linearizable_while_packets_are_lost_everywhere() -> Result<()> {
+    let (seed, _) = seed::draw("lost packets");
+    let Some(field) = Field::start(Trial::spec(), seed)? else {
+        return Ok(());
+    };
+    let operations = if seed::full() { 30_000 } else { 1_500 };
+    for per_mille in [10, 50, 150] {
+        field.network.lose(per_mille)?;
+        field.trial.some_go_on(operations)?;
+        println!("{per_mille} of a thousand packets were lost:");
+        field.heal()?;
+    }
+    field.judge()
+}
+
+/// What befalls a data node.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Kill,
+    Freeze,
+    HangingFlushes,
+    Cut(Cut),
+}
+
+fn begin(network: &Network, cluster: &mut Cluster, victim: usize, fault: Fault) -> Result<()> {
+    match fault {
+        Fault::Kill => cluster.data[victim].kill(),
+        Fault::Freeze => cluster.data[victim].freeze(),
+        Fault::HangingFlushes => cluster.data[victim].power()?.stall(true),
+        Fault::Cut(how) => cut(network, cluster, victim, how),
+    }
+}
+
+/// Ends what the network's healing does not.
+fn end(cluster: &mut Cluster, victim: usize, fault: Fault) -> Result<()> {
+    match fault {
+        Fault::Kill => cluster.data[victim].start(),
+        Fault::Freeze => cluster.data[victim].thaw(),
+        Fault::HangingFlushes => cluster.data[victim].power()?.stall(false),
+        Fault::Cut(_) => Ok(()),
+    }
+}
+
+#[test]
+fn histories_are_linearizable_while_kills_stops_hanging_disks_and_partitions_mix() -> Result<()> {
+    let (seed, mut rng) = seed::draw("mixed faults");
+    let spec = Spec {
+        shim: true,
+        ..Trial::spec()
+    };
+    let Some(field) = Field::start(spec, seed)? else {
+        return Ok(());
+    };
+    let Field { mut trial, network } = field;
+    let rounds = if seed::full() { 20 } else { 1 };
+    for _ in 0..rounds {
+        let mut faults = [
+            Fault::Kill,
+            Fault::Freeze,
+            Fault::HangingFlushes,
+            Fault::Cut(Cut::Off),
+            Fault::Cut(Cut::Deaf),
+            Fault::Cut(Cut::Mute),
+        ];
+        faults.shuffle(&mut rng);
+        for pair in faults.chunks(2) {
+            println!("{pair:?}, and lost packets");
+            network.lose(20)?;
+            // The second hits a node without a replica of the first one's partition, which
+            // can go on so.
+            let (first, second) = trial.deposed(&mut rng, |cluster, partition, victim| {
+                let spares = status::without(cluster, partition)?;
+                begin(&network, cluster, victim, pair[0])?;
+                begin(&network, cluster, spares[0], pair[1])?;
+                Ok(spares[0])
+            })?;
+            trial.some_go_on(500)?;
+            let lost = network.heal()?;
+            ensure!(lost > 0, "no packet was lost");
+            end(&mut trial.cluster, first, pair[0])?;
+            end(&mut trial.cluster, second, pair[1])?;
+            trial.goes_on()?;
+            trial.cluster.await_ready()?;
+        }
+    }
+    Field { trial, network }.judge()
+}
