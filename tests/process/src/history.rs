@@ -257,7 +257,10 @@ impl History {
     }
 
     fn plant_a_stale_read(&mut self) -> Result<()> {
-        let busiest = self.0.values_mut().max_by_key(|operations| operations.len());
+        let busiest = self
+            .0
+            .values_mut()
+            .max_by_key(|operations| operations.len());
         let operations = busiest.context("an empty history")?;
         operations.sort_by_key(|operation| operation.called);
         let reads: Vec<usize> = (0..operations.len())

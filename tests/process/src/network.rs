@@ -274,7 +274,9 @@ fn plug_in(switch: &Namespace, number: u8) -> Result<Host> {
 /// Where one that can be made does not work.
 pub fn missing() -> Result<Option<&'static str>> {
     if !rustix::process::geteuid().is_root() {
-        return Ok(Some("networks that fail need root, to make network namespaces"));
+        return Ok(Some(
+            "networks that fail need root, to make network namespaces",
+        ));
     }
     for (tool, why) in [
         ("ip", "networks that fail need `ip`, of Debian's iproute2"),

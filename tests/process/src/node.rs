@@ -129,13 +129,7 @@ impl Node {
     pub fn twin(&self, name: &str, ports: Ports) -> Result<Self> {
         let directory = self.log.parent().context("a log without a folder")?;
         let name = format!("{}-{name}", self.name);
-        let mut twin = Self::new(
-            self.role,
-            &name,
-            ports,
-            directory,
-            self.environment.clone(),
-        );
+        let mut twin = Self::new(self.role, &name, ports, directory, self.environment.clone());
         twin.host = self.host.clone();
         Ok(twin)
     }

@@ -81,7 +81,10 @@ pub fn primary(cluster: &Cluster, partition: u32) -> Result<(u64, usize)> {
     let primary = record.primary.as_ref();
     let primary = primary.with_context(|| format!("partition {partition} has no primary"))?;
     let name = map.nodes.get(&primary.node).map(|node| &node.name);
-    let index = cluster.data.iter().position(|node| Some(&node.name) == name);
+    let index = cluster
+        .data
+        .iter()
+        .position(|node| Some(&node.name) == name);
     Ok((record.epoch.0, index.context("a data node of the test")?))
 }
 

@@ -14,7 +14,7 @@ use rand::Rng;
 const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Promotions that the coordinators began, whatever for.
-fn promotions_started(cluster: &Cluster) -> Result<f64> {
+pub(crate) fn promotions_started(cluster: &Cluster) -> Result<f64> {
     let all = cluster.coordinators.iter();
     all.map(|node| node.metric("cairn_coordinator_promotions_started_total"))
         .sum()
