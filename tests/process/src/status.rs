@@ -88,6 +88,22 @@ pub fn primary(cluster: &Cluster, partition: u32) -> Result<(u64, usize)> {
     Ok((record.epoch.0, index.context("a data node of the test")?))
 }
 
+/// A coordinator that leads, other than `but`: one that is cut off may think that it still
+/// does.
+///
+/// # Errors
+/// Where none does, in time.
+pub fn leader(cluster: &Cluster, but: Option<usize>) -> Result<usize> {
+    waiting::until("a leader of the coordinators", BOUND, || {
+        for (index, node) in cluster.coordinators.iter().enumerate() {
+            if Some(index) != but && node.metric("cairn_coordinator_leading")? > 0.0 {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    })
+}
+
 /// The data nodes of the cluster that hold no replica of a partition.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::power::Forget;
-use cairn_process_tests::seed;
+use cairn_process_tests::{seed, status};
 
 use crate::trial::Trial;
 
@@ -45,7 +45,25 @@ fn histories_are_linearizable_while_flushes_hang_and_fail_and_the_power_goes() -
         trial.goes_on()?;
         trial.cluster.await_ready()?;
 
-        println!("flushes fail");
+        println!("flushes of the coordinators' leader fail, as it has something to decide");
+        let leader = status::leader(&trial.cluster, None)?;
+        let (victim, status) = trial.deposed(&mut rng, |cluster, _, victim| {
+            cluster.data[victim].kill()?;
+            let node = &mut cluster.coordinators[leader];
+            node.power()?.fail_flushes(true)?;
+            node.await_end(BOUND)
+        })?;
+        ensure!(!status.success(), "it ended as if nothing had happened");
+        trial.goes_on()?;
+        let node = &mut trial.cluster.coordinators[leader];
+        node.power()?.fail_flushes(false)?;
+        println!("{:?}", node.power()?.cut(Forget::Some, &mut rng)?);
+        node.start()?;
+        trial.cluster.data[victim].start()?;
+        trial.goes_on()?;
+        trial.cluster.await_ready()?;
+
+        println!("flushes of a data node fail");
         let (victim, status) = trial.deposed(&mut rng, |cluster, _, victim| {
             let node = &mut cluster.data[victim];
             node.power()?.fail_flushes(true)?;

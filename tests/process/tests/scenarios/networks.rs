@@ -9,6 +9,7 @@ use cairn_process_tests::network::{self, Host, Network};
 use cairn_process_tests::node::Node;
 use cairn_process_tests::resp::{ClusterClient, Connection, Patience, Reply, Routes};
 use cairn_process_tests::{seed, skip, slot_keys, status, waiting};
+use futures::future::try_join_all;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -84,18 +85,6 @@ fn cut(network: &Network, cluster: &Cluster, victim: usize, how: Cut) -> Result<
         Cut::Deaf => network.block(&others, &one),
         Cut::Mute => network.block(&one, &others),
     }
-}
-
-/// A coordinator that leads, other than `but`: one that is cut off may think that it still does.
-fn leader(cluster: &Cluster, but: Option<usize>) -> Result<usize> {
-    waiting::until("a leader of the coordinators", BOUND, || {
-        for (index, node) in cluster.coordinators.iter().enumerate() {
-            if Some(index) != but && node.metric("cairn_coordinator_leading")? > 0.0 {
-                return Ok(Some(index));
-            }
-        }
-        Ok(None)
-    })
 }
 
 #[test]
@@ -217,7 +206,7 @@ fn a_pair_is_split(field: &mut Field, rng: &mut StdRng) -> Result<()> {
 /// First their leader is cut off, then all of them are from the data nodes.
 fn the_coordinators_are_split(field: &mut Field, _: &mut StdRng) -> Result<()> {
     let Field { trial, network } = field;
-    let old = leader(&trial.cluster, None)?;
+    let old = status::leader(&trial.cluster, None)?;
     println!("coordinator-{old}, the leader, is cut off, then every coordinator");
     let data = hosts(&trial.cluster.data);
     let (one, others): (Vec<_>, Vec<_>) = hosts(&trial.cluster.coordinators)
@@ -227,7 +216,7 @@ fn the_coordinators_are_split(field: &mut Field, _: &mut StdRng) -> Result<()> {
     let [one, others] =
         [one, others].map(|hosts| hosts.into_iter().map(|(_, host)| host).collect::<Vec<_>>());
     network.separate(&one, &[others.clone(), data.clone()].concat())?;
-    leader(&trial.cluster, Some(old))?;
+    status::leader(&trial.cluster, Some(old))?;
     trial.goes_on()?;
     network.separate(&others, &data)?;
     let before = promotions_started(&trial.cluster)?;
@@ -248,11 +237,13 @@ fn the_cluster_is_halved(field: &mut Field, rng: &mut StdRng) -> Result<()> {
     let mut coordinators: Vec<&Node> = cluster.coordinators.iter().collect();
     data.shuffle(rng);
     coordinators.shuffle(rng);
-    let smaller = hosts(data.drain(..2).chain(coordinators.drain(..1)));
-    println!("{smaller:?} are on the smaller side");
-    field
-        .network
-        .separate(&smaller, &hosts(data.into_iter().chain(coordinators)))?;
+    let smaller: Vec<_> = data.drain(..2).chain(coordinators.drain(..1)).collect();
+    let names: Vec<_> = smaller.iter().map(|node| &node.name).collect();
+    println!("{names:?} are on the smaller side");
+    field.network.separate(
+        &hosts(smaller),
+        &hosts(data.into_iter().chain(coordinators)),
+    )?;
     field.trial.some_go_on(2_000)
 }
 
@@ -293,12 +284,13 @@ fn a_primary_cut_off_with_its_clients_serves_nothing_stale_and_acknowledges_noth
     for (key, _) in &captives {
         write(&runtime, &mut client, key, "new")?;
     }
-    for (key, captive) in &mut captives {
-        runtime.block_on(async {
+    // All at once: each answer may be an error after a while.
+    runtime.block_on(try_join_all(captives.iter_mut().map(
+        async |(key, captive)| {
             ask_for_the_past(captive, key).await?;
             answers_harmlessly(captive, key, "new").await
-        })?;
-    }
+        },
+    )))?;
     let field = Field { trial, network };
     field.heal()?;
     field.trial.goes_on()?;
@@ -325,32 +317,40 @@ fn histories_are_linearizable_while_packets_are_lost_everywhere() -> Result<()> 
     field.judge()
 }
 
-/// What befalls a data node.
+/// What befalls a node.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Kill,
     Freeze,
     HangingFlushes,
+    /// A data node alone.
     Cut(Cut),
 }
 
-fn begin(network: &Network, cluster: &mut Cluster, victim: usize, fault: Fault) -> Result<()> {
+fn begin(node: &mut Node, fault: Fault) -> Result<()> {
     match fault {
-        Fault::Kill => cluster.data[victim].kill(),
-        Fault::Freeze => cluster.data[victim].freeze(),
-        Fault::HangingFlushes => cluster.data[victim].power()?.stall(true),
-        Fault::Cut(how) => cut(network, cluster, victim, how),
+        Fault::Kill => node.kill(),
+        Fault::Freeze => node.freeze(),
+        Fault::HangingFlushes => node.power()?.stall(true),
+        Fault::Cut(_) => Ok(()),
     }
 }
 
 /// Ends what the network's healing does not.
-fn end(cluster: &mut Cluster, victim: usize, fault: Fault) -> Result<()> {
+fn end(node: &mut Node, fault: Fault) -> Result<()> {
     match fault {
-        Fault::Kill => cluster.data[victim].start(),
-        Fault::Freeze => cluster.data[victim].thaw(),
-        Fault::HangingFlushes => cluster.data[victim].power()?.stall(false),
+        Fault::Kill => node.start(),
+        Fault::Freeze => node.thaw(),
+        Fault::HangingFlushes => node.power()?.stall(false),
         Fault::Cut(_) => Ok(()),
     }
+}
+
+fn begin_at(network: &Network, cluster: &mut Cluster, victim: usize, fault: Fault) -> Result<()> {
+    if let Fault::Cut(how) = fault {
+        cut(network, cluster, victim, how)?;
+    }
+    begin(&mut cluster.data[victim], fault)
 }
 
 #[test]
@@ -375,22 +375,28 @@ fn histories_are_linearizable_while_kills_stops_hanging_disks_and_partitions_mix
             Fault::Cut(Cut::Mute),
         ];
         faults.shuffle(&mut rng);
-        for pair in faults.chunks(2) {
-            println!("{pair:?}, and lost packets");
+        let mut of_coordinators = [Fault::Kill, Fault::Freeze, Fault::HangingFlushes];
+        of_coordinators.shuffle(&mut rng);
+        for (pair, other) in faults.chunks(2).zip(of_coordinators) {
+            let leader = status::leader(&trial.cluster, None)?;
+            println!("{pair:?} of data nodes, {other:?} of the leading coordinator-{leader}");
             network.lose(20)?;
             // The second hits a node without a replica of the first one's partition, which
             // can go on so.
             let (first, second) = trial.deposed(&mut rng, |cluster, partition, victim| {
                 let spares = status::without(cluster, partition)?;
-                begin(&network, cluster, victim, pair[0])?;
-                begin(&network, cluster, spares[0], pair[1])?;
+                begin(&mut cluster.coordinators[leader], other)?;
+                begin_at(&network, cluster, victim, pair[0])?;
+                begin_at(&network, cluster, spares[0], pair[1])?;
                 Ok(spares[0])
             })?;
             trial.some_go_on(500)?;
             let lost = network.heal()?;
             ensure!(lost > 0, "no packet was lost");
-            end(&mut trial.cluster, first, pair[0])?;
-            end(&mut trial.cluster, second, pair[1])?;
+            let cluster = &mut trial.cluster;
+            end(&mut cluster.coordinators[leader], other)?;
+            end(&mut cluster.data[first], pair[0])?;
+            end(&mut cluster.data[second], pair[1])?;
             trial.goes_on()?;
             trial.cluster.await_ready()?;
         }

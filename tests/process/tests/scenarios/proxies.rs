@@ -86,7 +86,7 @@ fn histories_are_linearizable_while_connections_are_late_slow_cut_and_silent() -
     let (cluster, target, fronts) = behind(&proxies)?;
     let coordinators = cluster.coordinators.len();
     let mut trial = Trial::start(cluster, target, seed)?;
-    let operations = if seed::full() { 20_000 } else { 1_000 };
+    let operations = if seed::full() { 20_000 } else { 500 };
     let late = Weather {
         delay: Duration::from_millis(60),
         jitter: Duration::from_millis(5),
@@ -97,7 +97,7 @@ fn histories_are_linearizable_while_connections_are_late_slow_cut_and_silent() -
         ..late
     };
     let slow = Weather {
-        rate: 64 << 10,
+        rate: 512 << 10,
         ..late
     };
     for weather in [late, cut, slow] {
