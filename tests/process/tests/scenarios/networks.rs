@@ -307,8 +307,8 @@ fn histories_are_linearizable_while_packets_are_lost_everywhere() -> Result<()> 
     let Some(field) = Field::start(Trial::spec(), seed)? else {
         return Ok(());
     };
-    let operations = if seed::full() { 30_000 } else { 1_500 };
-    for per_mille in [10, 50, 150] {
+    let operations = if seed::full() { 10_000 } else { 1_000 };
+    for per_mille in [10, 50, 100] {
         field.network.lose(per_mille)?;
         field.trial.some_go_on(operations)?;
         println!("{per_mille} of a thousand packets were lost:");
