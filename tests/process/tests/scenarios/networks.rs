@@ -14,7 +14,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::coordinators::promotions_started;
+use crate::coordinators::{NODE_TIMEOUT, let_pass, promotions_started};
 use crate::freeze::{answers_harmlessly, ask_for_the_past, is_still, write};
 use crate::kills::led_by;
 use crate::trial::Trial;
@@ -298,6 +298,35 @@ fn a_primary_cut_off_with_its_clients_serves_nothing_stale_and_acknowledges_noth
         is_still(&runtime, &mut client, key, "new")?;
     }
     println!("{} partitions", captives.len());
+    field.judge()
+}
+
+#[test]
+fn a_primary_that_the_leading_coordinator_alone_does_not_reach_goes_on() -> Result<()> {
+    let (seed, mut rng) = seed::draw("a leader without sight of a primary");
+    let Some(field) = Field::start(Trial::spec(), seed)? else {
+        return Ok(());
+    };
+    let cluster = &field.trial.cluster;
+    status::await_healthy(cluster)?;
+    let leader = status::leader(cluster, None)?;
+    let partition = rng.random_range(0..cluster.partitions());
+    let (_, primary) = status::primary(cluster, partition)?;
+    println!("coordinator-{leader} does not reach data-{primary}");
+    let before = (status::epochs(cluster)?, promotions_started(cluster)?);
+    field.network.separate(
+        &hosts([&cluster.coordinators[leader]]),
+        &hosts([&cluster.data[primary]]),
+    )?;
+    let_pass(NODE_TIMEOUT * 4)?;
+    field.trial.goes_on()?;
+    let after = (status::epochs(cluster)?, promotions_started(cluster)?);
+    ensure!(
+        before == after,
+        "a healthy pair was fenced: {before:?} became {after:?}"
+    );
+    ensure!(status::leader(cluster, None)? == leader, "it leads no more");
+    field.heal()?;
     field.judge()
 }
 
