@@ -11,18 +11,16 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 /// So little that the machine has time for the faults.
-const LOAD: load::Plan = load::Plan {
-    writers: 16,
-    keys: 16,
-    counters: 64,
-    native: 4,
-    native_counters: 32,
-    patience: cairn_process_tests::resp::Patience {
-        connect: std::time::Duration::from_millis(500),
-        request: std::time::Duration::from_millis(1500),
-        refresh: std::time::Duration::from_millis(50),
-    },
-};
+fn little() -> load::Plan {
+    load::Plan {
+        writers: 16,
+        keys: 16,
+        counters: 64,
+        native: 4,
+        native_counters: 32,
+        ..load::Plan::default()
+    }
+}
 
 const HISTORY: history::Plan = history::Plan {
     // Every strong level: what one of them saw binds the others.
@@ -54,7 +52,7 @@ impl Trial {
 
     /// Loads a cluster that serves, which clients reach at `target`.
     pub(crate) fn start(cluster: Cluster, target: Target, seed: u64) -> Result<Self> {
-        let load = Load::start(&target, LOAD, seed)?;
+        let load = Load::start(&target, little(), seed)?;
         let recording = Recording::start(&target, HISTORY, seed)?;
         let trial = Self {
             cluster,
