@@ -8,6 +8,8 @@ use cairn_client::transport::Dialer;
 use cairn_client::{ClusterMap, Options};
 use cairn_core::cluster::status::{ClusterStatus, PartitionState};
 use cairn_core::ids::ReplicaId;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use crate::cluster::{BOUND, Cluster};
 use crate::node::Node;
@@ -19,15 +21,31 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .build()?)
 }
 
-/// The map, as the first node that answers knows it.
+/// How long a node may take to tell its map.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The map: the newest that a majority of the nodes tell, or as many as answer. One that is
+/// cut off knows an old one.
 ///
 /// # Errors
 /// Where none answers.
 pub fn map(cluster: &Cluster) -> Result<ClusterMap> {
     runtime()?.block_on(async {
-        let options = Options::default();
-        let client = cairn_client::Client::connect(cluster.client_addresses(), options).await?;
-        Ok(client.map().as_ref().clone())
+        let addresses = cluster.client_addresses();
+        let enough = addresses.len() / 2 + 1;
+        let ask = |address| async move {
+            let options = Options {
+                deadline: PATIENCE,
+                ..Options::default()
+            };
+            let client = cairn_client::Client::connect([address], options).await?;
+            anyhow::Ok(client.map().as_ref().clone())
+        };
+        let asked: FuturesUnordered<_> = addresses.into_iter().map(ask).collect();
+        let told = asked.filter_map(|map: Result<ClusterMap>| std::future::ready(map.ok()));
+        let maps: Vec<ClusterMap> = told.take(enough).collect().await;
+        let newest = maps.into_iter().max_by_key(|map| map.version);
+        newest.context("no node tells its map")
     })
 }
 
@@ -96,7 +114,8 @@ pub fn primary(cluster: &Cluster, partition: u32) -> Result<(u64, usize)> {
 pub fn leader(cluster: &Cluster, but: Option<usize>) -> Result<usize> {
     waiting::until("a leader of the coordinators", BOUND, || {
         for (index, node) in cluster.coordinators.iter().enumerate() {
-            if Some(index) != but && node.metric("cairn_coordinator_leading")? > 0.0 {
+            let leading = node.metric("cairn_coordinator_leading");
+            if Some(index) != but && leading.is_ok_and(|leading| leading > 0.0) {
                 return Ok(Some(index));
             }
         }

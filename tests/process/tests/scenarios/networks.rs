@@ -59,16 +59,13 @@ fn hosts<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<Host> {
     nodes.into_iter().map(|node| node.host.clone()).collect()
 }
 
-/// The hosts of every node but one data node.
-fn all_but(cluster: &Cluster, victim: usize) -> Vec<Host> {
-    let data = cluster.data.iter().enumerate();
-    let others = data.filter(|(index, _)| *index != victim);
-    let mut found = hosts(others.map(|(_, node)| node));
-    found.extend(hosts(&cluster.coordinators));
-    found
+/// The hosts of every node but one.
+fn all_but(cluster: &Cluster, one: &Node) -> Vec<Host> {
+    let nodes = cluster.coordinators.iter().chain(&cluster.data);
+    hosts(nodes.filter(|node| node.name != one.name))
 }
 
-/// How one data node is cut off from all other nodes, while clients reach it as before.
+/// How one node is cut off from all other nodes, while clients reach it as before.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Off,
@@ -78,8 +75,10 @@ enum Cut {
     Mute,
 }
 
-fn cut(network: &Network, cluster: &Cluster, victim: usize, how: Cut) -> Result<()> {
-    let (one, others) = (hosts([&cluster.data[victim]]), all_but(cluster, victim));
+const CUTS: [Cut; 3] = [Cut::Off, Cut::Deaf, Cut::Mute];
+
+fn cut(network: &Network, cluster: &Cluster, victim: &Node, how: Cut) -> Result<()> {
+    let (one, others) = (hosts([victim]), all_but(cluster, victim));
     match how {
         Cut::Off => network.separate(&one, &others),
         Cut::Deaf => network.block(&others, &one),
@@ -185,7 +184,9 @@ fn histories_are_linearizable_while_the_network_splits_in_every_way() -> Result<
 fn a_primary_is(field: &mut Field, rng: &mut StdRng, how: Cut) -> Result<()> {
     println!("a primary is {how:?}");
     let Field { trial, network } = field;
-    trial.deposed(rng, |cluster, _, victim| cut(network, cluster, victim, how))?;
+    trial.deposed(rng, |cluster, _, victim| {
+        cut(network, cluster, &cluster.data[victim], how)
+    })?;
     trial.goes_on()
 }
 
@@ -203,21 +204,24 @@ fn a_pair_is_split(field: &mut Field, rng: &mut StdRng) -> Result<()> {
     field.trial.goes_on()
 }
 
-/// First their leader is cut off, then all of them are from the data nodes.
-fn the_coordinators_are_split(field: &mut Field, _: &mut StdRng) -> Result<()> {
+/// First their leader is cut off, and the next one has to name primaries; then all of them are
+/// cut off from the data nodes.
+fn the_coordinators_are_split(field: &mut Field, rng: &mut StdRng) -> Result<()> {
     let Field { trial, network } = field;
     let old = status::leader(&trial.cluster, None)?;
-    println!("coordinator-{old}, the leader, is cut off, then every coordinator");
-    let data = hosts(&trial.cluster.data);
-    let (one, others): (Vec<_>, Vec<_>) = hosts(&trial.cluster.coordinators)
-        .into_iter()
-        .enumerate()
-        .partition(|(index, _)| *index == old);
-    let [one, others] =
-        [one, others].map(|hosts| hosts.into_iter().map(|(_, host)| host).collect::<Vec<_>>());
-    network.separate(&one, &[others.clone(), data.clone()].concat())?;
+    let how = CUTS[rng.random_range(0..CUTS.len())];
+    println!("coordinator-{old}, the leader, is {how:?}, and so is a primary");
+    let leader = &trial.cluster.coordinators[old];
+    cut(network, &trial.cluster, leader, how)?;
     status::leader(&trial.cluster, Some(old))?;
+    trial.deposed(rng, |cluster, _, victim| {
+        cut(network, cluster, &cluster.data[victim], Cut::Off)
+    })?;
     trial.goes_on()?;
+    let lost = network.heal()?;
+    println!("{lost} packets were lost; now no coordinator reaches a data node");
+    let others = hosts(&trial.cluster.coordinators);
+    let data = hosts(&trial.cluster.data);
     network.separate(&others, &data)?;
     let before = promotions_started(&trial.cluster)?;
     trial.goes_on()?;
@@ -275,7 +279,7 @@ fn a_primary_cut_off_with_its_clients_serves_nothing_stale_and_acknowledges_noth
             ensure!(reply == Reply::Bulk(Some(b"old".to_vec())), "{reply:?}");
             captives.push((key, captive));
         }
-        let mut others = all_but(cluster, victim);
+        let mut others = all_but(cluster, node);
         others.push(network.clients.clone());
         network.separate(&hosts([node]), &others)?;
         Ok(captives)
@@ -352,10 +356,19 @@ enum Fault {
     Kill,
     Freeze,
     HangingFlushes,
-    /// A data node alone.
     Cut(Cut),
 }
 
+const FAULTS: [Fault; 6] = [
+    Fault::Kill,
+    Fault::Freeze,
+    Fault::HangingFlushes,
+    Fault::Cut(Cut::Off),
+    Fault::Cut(Cut::Deaf),
+    Fault::Cut(Cut::Mute),
+];
+
+/// What the network does not do.
 fn begin(node: &mut Node, fault: Fault) -> Result<()> {
     match fault {
         Fault::Kill => node.kill(),
@@ -375,13 +388,6 @@ fn end(node: &mut Node, fault: Fault) -> Result<()> {
     }
 }
 
-fn begin_at(network: &Network, cluster: &mut Cluster, victim: usize, fault: Fault) -> Result<()> {
-    if let Fault::Cut(how) = fault {
-        cut(network, cluster, victim, how)?;
-    }
-    begin(&mut cluster.data[victim], fault)
-}
-
 #[test]
 fn histories_are_linearizable_while_kills_stops_hanging_disks_and_partitions_mix() -> Result<()> {
     let (seed, mut rng) = seed::draw("mixed faults");
@@ -395,16 +401,8 @@ fn histories_are_linearizable_while_kills_stops_hanging_disks_and_partitions_mix
     let Field { mut trial, network } = field;
     let rounds = if seed::full() { 20 } else { 1 };
     for _ in 0..rounds {
-        let mut faults = [
-            Fault::Kill,
-            Fault::Freeze,
-            Fault::HangingFlushes,
-            Fault::Cut(Cut::Off),
-            Fault::Cut(Cut::Deaf),
-            Fault::Cut(Cut::Mute),
-        ];
+        let [mut faults, mut of_coordinators] = [FAULTS, FAULTS];
         faults.shuffle(&mut rng);
-        let mut of_coordinators = [Fault::Kill, Fault::Freeze, Fault::HangingFlushes];
         of_coordinators.shuffle(&mut rng);
         for (pair, other) in faults.chunks(2).zip(of_coordinators) {
             let leader = status::leader(&trial.cluster, None)?;
@@ -414,9 +412,21 @@ fn histories_are_linearizable_while_kills_stops_hanging_disks_and_partitions_mix
             // can go on so.
             let (first, second) = trial.deposed(&mut rng, |cluster, partition, victim| {
                 let spares = status::without(cluster, partition)?;
+                let Cluster {
+                    coordinators, data, ..
+                } = &*cluster;
+                for (node, fault) in [
+                    (&coordinators[leader], other),
+                    (&data[victim], pair[0]),
+                    (&data[spares[0]], pair[1]),
+                ] {
+                    if let Fault::Cut(how) = fault {
+                        cut(&network, cluster, node, how)?;
+                    }
+                }
                 begin(&mut cluster.coordinators[leader], other)?;
-                begin_at(&network, cluster, victim, pair[0])?;
-                begin_at(&network, cluster, spares[0], pair[1])?;
+                begin(&mut cluster.data[victim], pair[0])?;
+                begin(&mut cluster.data[spares[0]], pair[1])?;
                 Ok(spares[0])
             })?;
             trial.some_go_on(500)?;
