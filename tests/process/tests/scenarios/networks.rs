@@ -224,6 +224,7 @@ fn the_coordinators_are_split(field: &mut Field, rng: &mut StdRng) -> Result<()>
     let data = hosts(&trial.cluster.data);
     network.separate(&others, &data)?;
     let before = promotions_started(&trial.cluster)?;
+    let_pass(NODE_TIMEOUT * 2)?;
     trial.goes_on()?;
     let after = promotions_started(&trial.cluster)?;
     ensure!(
@@ -248,7 +249,7 @@ fn the_cluster_is_halved(field: &mut Field, rng: &mut StdRng) -> Result<()> {
         &hosts(smaller),
         &hosts(data.into_iter().chain(coordinators)),
     )?;
-    field.trial.some_go_on(2_000)
+    field.trial.some_go_on(500)
 }
 
 #[test]
