@@ -89,6 +89,8 @@ bugs! {
         "A new primary begins with an empty idempotence table.";
     JudgeForgottenAsNew "judge-forgotten-as-new", rule 8:
         "A retry that the table has dropped is taken for a new write.";
+    PruneTableEarly "prune-table-early", rule 8:
+        "The table drops more rows than it says that it forgot.";
     AckBeforeShrink "ack-before-shrink", rule 10:
         "A primary leaves silent members out before a configuration without them commits.";
     LeaveJointEarly "leave-joint-early", rule 11:

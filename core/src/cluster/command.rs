@@ -136,6 +136,16 @@ pub enum Command {
         /// The members that stay.
         keep: Vec<ReplicaId>,
     },
+    /// Gives a partition other seats. Its replicas follow one by one: a learner on an empty
+    /// seat, then a joint configuration without one that has no seat (rules 11 and 13).
+    Reseat {
+        /// Which partition.
+        partition: PartitionId,
+        /// The seats that this was decided for.
+        before: Vec<NodeId>,
+        /// The nodes it belongs on, preferred primary first.
+        seats: Vec<NodeId>,
+    },
     /// Several commands in one entry, each judged alone.
     Batch(Vec<Command>),
 }
@@ -152,7 +162,8 @@ impl Command {
             | Self::EnterJoint { partition, .. }
             | Self::LeaveJoint { partition, .. }
             | Self::Shrink { partition, .. }
-            | Self::KeepSurvivors { partition, .. } => Some(*partition),
+            | Self::KeepSurvivors { partition, .. }
+            | Self::Reseat { partition, .. } => Some(*partition),
             Self::CreateCluster { .. }
             | Self::ChangeSettings { .. }
             | Self::RegisterNode(_)
@@ -330,6 +341,12 @@ pub enum Refusal {
         epoch: Epoch,
         /// Its revision.
         revision: u64,
+    },
+    /// The partition has other seats by now.
+    #[error("partition {partition} has other seats by now")]
+    SeatsChanged {
+        /// Which.
+        partition: PartitionId,
     },
     /// The epoch has a primary already.
     #[error("partition {partition} has a primary in its epoch already")]

@@ -185,6 +185,9 @@ impl Table {
                 self.drop_oldest();
             }
             self.forgotten = self.forgotten.max(*left);
+            if is_seeded(Bug::PruneTableEarly) {
+                self.drop_oldest();
+            }
         }
         let last = self.rows.back().map(|row| row.position.index);
         let known = position.index <= self.forgotten.index || Some(position.index) <= last;

@@ -14,13 +14,18 @@ impl Replica {
         epoch < self.promised && !is_seeded(Bug::AckPastFence)
     }
 
+    /// Whether it holds all that it ever flushed (rule 12).
+    fn is_whole(&self) -> bool {
+        !self.corrupt || is_seeded(Bug::CorruptReplicaCounts)
+    }
+
     /// Takes an order of the coordinators.
     pub(super) fn order(&mut self, ctx: &mut Context<'_>, order: &Order) {
         match *order {
             Order::Ask { round, .. } => self.report_once_flushed(ctx, round, None),
             Order::Fence { epoch, round, .. } => {
                 // A damaged replica counts as absent, unless it knows its head.
-                let counts = !self.corrupt || self.mending.is_some();
+                let counts = self.is_whole() || self.mending.is_some();
                 if epoch > self.promised && counts {
                     self.promise(ctx, epoch);
                 }
@@ -43,7 +48,25 @@ impl Replica {
         }
     }
 
-    pub(super) fn report(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
+    /// What waits to be reported waits for that flush too: while a switch to a snapshot is
+    /// on its way to the disk, less is durable here than what was acknowledged, and whoever
+    /// is inspected then would hide it.
+    pub(super) fn delay_reports(&mut self, number: u64) {
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let (reports, rest): (Vec<_>, Vec<_>) =
+            pending.partition(|(_, p)| matches!(p, Pending::Report { .. }));
+        self.pending.extend(rest);
+        let later = reports.into_iter().map(|(_, report)| (number, report));
+        self.pending.extend(later);
+    }
+
+    pub(super) fn report_all(&mut self, ctx: &mut Context<'_>, reports: Vec<(u64, Option<Epoch>)>) {
+        for (round, fence) in reports {
+            self.report(ctx, round, fence);
+        }
+    }
+
+    fn report(&mut self, ctx: &mut Context<'_>, round: u64, fence: Option<Epoch>) {
         let fenced = fence == Some(self.flushed_promise);
         if fenced {
             self.inspected = self.flushed_promise;
@@ -62,7 +85,7 @@ impl Replica {
             promised: self.flushed_promise,
             head: self.inspected_head().position,
             commit: self.commit,
-            whole: !self.corrupt || is_seeded(Bug::CorruptReplicaCounts),
+            whole: self.is_whole(),
             head_intact: self.mending.is_some(),
             lease_current,
             lease_remaining: ctx.grants.remaining(self.partition, ctx.now),

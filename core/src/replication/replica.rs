@@ -526,6 +526,7 @@ impl Replica {
                 primary,
             },
         ));
+        self.delay_reports(number);
         ctx.standing_changed(self.partition);
     }
 
@@ -650,7 +651,7 @@ impl Replica {
 
     /// The WAL is durable up to `number`.
     pub(super) fn on_flushed(&mut self, ctx: &mut Context<'_>, number: u64) {
-        let mut head_moved = false;
+        let (mut head_moved, mut reports) = (false, Vec::new());
         while self.pending.front().is_some_and(|(n, _)| *n <= number) {
             let Some((_, pending)) = self.pending.pop_front() else {
                 break;
@@ -674,7 +675,7 @@ impl Replica {
                 Pending::Promised(epoch) => {
                     self.flushed_promise = self.flushed_promise.max(epoch);
                 }
-                Pending::Report { round, fence } => self.report(ctx, round, fence),
+                Pending::Report { round, fence } => reports.push((round, fence)),
                 Pending::Installed {
                     durable,
                     old,
@@ -693,6 +694,8 @@ impl Replica {
                 }
             }
         }
+        // Once all that was flushed is taken note of: they tell of that.
+        self.report_all(ctx, reports);
         if head_moved && matches!(self.part, Part::Primary(_)) {
             self.replicate(ctx);
             self.advance_commit(ctx);

@@ -445,9 +445,8 @@ fn a_cut_below_what_was_applied_is_damage_unless_the_record_allows_for_a_loss() 
     }
 }
 
-/// Node 2 with 30 entries, 10 of them applied, and a snapshot that covers the 25th on
-/// its way into the log.
-fn installing(log: &[LogEntry], mark: Mark, degraded: bool) -> Rig {
+/// Node 2 with that log, 10 entries of it applied, which fetches a snapshot.
+fn fetching(log: &[LogEntry], degraded: bool) -> (Rig, Generation) {
     let before = PartitionRecord {
         degraded,
         ..record(1, 1, 3, 2, Some(1))
@@ -468,6 +467,10 @@ fn installing(log: &[LogEntry], mark: Mark, degraded: bool) -> Rig {
             _ => None,
         })
         .expect("a snapshot is fetched");
+    (rig, generation)
+}
+
+fn install(rig: &mut Rig, generation: Generation, mark: Mark) {
     let effects = rig.step(Event::SnapshotFetched {
         partition: P,
         generation,
@@ -475,7 +478,27 @@ fn installing(log: &[LogEntry], mark: Mark, degraded: bool) -> Rig {
         lineage: vec![mark],
     });
     assert!(discards(&effects));
+}
+
+/// The same with a snapshot up to `mark` on its way into the log.
+fn installing(log: &[LogEntry], mark: Mark, degraded: bool) -> Rig {
+    let (mut rig, generation) = fetching(log, degraded);
+    install(&mut rig, generation, mark);
     rig
+}
+
+#[test]
+fn a_head_that_waits_to_be_reported_is_not_told_as_none_while_a_snapshot_is_switched_to() {
+    let line = entries(Mark::ZERO, 1, 40, "a");
+    let (mut rig, generation) = fetching(&line[..30], false);
+    // The report waits for the flush of the promise.
+    assert!(reports(&rig.fence(2, 1)).is_empty());
+    let promise = rig.appended;
+    install(&mut rig, generation, line[39].mark());
+    let effects = rig.step(Event::Flushed { number: promise });
+    assert!(reports(&effects).is_empty(), "{:?}", reports(&effects));
+    let effects = rig.flush();
+    assert_eq!(reports(&effects)[0].head, line[39].position);
 }
 
 #[test]

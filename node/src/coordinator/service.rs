@@ -233,6 +233,7 @@ fn refusal_status(refusal: &Refusal) -> Status {
         | Refusal::LastCopies { .. }
         | Refusal::TooFewNodes { .. }
         | Refusal::Stale { .. }
+        | Refusal::SeatsChanged { .. }
         | Refusal::HasPrimary { .. }
         | Refusal::NoPrimary { .. } => Code::Unavailable,
         Refusal::IdentityGone { .. }

@@ -69,9 +69,14 @@ pub enum Kind {
     Coordinators,
     /// Clients reach the primary, and hardly anybody else does, while another is wanted.
     Siege,
+    /// Just enough nodes reach each other to go on, and who they are changes again and
+    /// again, so that one set has as little in common with the next as may be.
+    Rotation,
+    /// Something strikes at the moment when the coordinators decide.
+    Ambush,
 }
 
-const KINDS: [(Kind, u32); 17] = [
+const KINDS: [(Kind, u32); 19] = [
     (Kind::Crash, 5),
     (Kind::PowerLoss, 5),
     (Kind::Pause, 5),
@@ -89,6 +94,8 @@ const KINDS: [(Kind, u32); 17] = [
     (Kind::Lease, 2),
     (Kind::Coordinators, 3),
     (Kind::Siege, 4),
+    (Kind::Rotation, 3),
+    (Kind::Ambush, 4),
 ];
 
 /// One fault.

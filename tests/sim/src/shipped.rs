@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cairn_core::cluster::command::{Command, NodeRegistration, Response};
+use cairn_core::cluster::command::{Command, NodeRegistration, Refusal, Response};
 use cairn_core::cluster::settings::SettingsRequest;
 use cairn_core::cluster::state::ClusterState;
 use cairn_core::cluster::supervisor::{
@@ -14,6 +14,7 @@ use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::{Addresses, PartitionRecord};
 use rand::Rng;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
 /// A leader and the state behind it.
 #[derive(Debug)]
@@ -113,12 +114,20 @@ impl Shipped {
         self.apply(Command::RegisterNode(registration(seat, identity)))
     }
 
-    /// An empty disk claims the identity that the one before it had (rule 12).
-    pub fn register_again(&mut self, seat: u64, identity: u64) -> Response {
-        self.apply(Command::RegisterNode(NodeRegistration {
-            incarnation: format!("another incarnation-{identity}"),
+    /// An empty disk claims the identity that the one before it had (rule 12). Whether it
+    /// is given it.
+    pub fn takes_for_the_same(&mut self, seat: u64, identity: u64) -> bool {
+        let response = self.apply(Command::RegisterNode(NodeRegistration {
+            incarnation: format!("another-incarnation-{identity}"),
             ..registration(seat, identity)
-        }))
+        }));
+        match response {
+            Response::Registered { .. } => true,
+            Response::Refused(Refusal::OtherIncarnation { .. } | Refusal::IdentityGone { .. }) => {
+                false
+            }
+            other => panic!("an empty disk is answered {other:?}"),
+        }
     }
 
     /// An admin gives the cluster another lease.
@@ -129,6 +138,30 @@ impl Shipped {
         let mut settings = (**settings).clone();
         settings.lease_ms = lease_ms;
         self.apply(Command::ChangeSettings { settings });
+        let state = self.state.clone();
+        self.step(now, Input::Applied { state })
+    }
+
+    /// Somebody wants a copy on another node, and perhaps another primary.
+    pub fn reseat(&mut self, now: Micros, rng: &mut StdRng) -> Vec<Output> {
+        let partition = PartitionId(0);
+        let before = self.state.seats(partition).to_vec();
+        let members = self.state.members().map(|node| node.id);
+        let mut free: Vec<NodeId> = members.filter(|id| !before.contains(id)).collect();
+        free.shuffle(rng);
+        let mut seats = before.clone();
+        for node in free.into_iter().take(rng.random_range(1..=2)) {
+            let seat = rng.random_range(0..seats.len().max(1));
+            if let Some(seat) = seats.get_mut(seat) {
+                *seat = node;
+            }
+        }
+        seats.shuffle(rng);
+        self.apply(Command::Reseat {
+            partition,
+            before,
+            seats,
+        });
         let state = self.state.clone();
         self.step(now, Input::Applied { state })
     }

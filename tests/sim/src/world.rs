@@ -5,19 +5,19 @@ mod effects;
 mod faults;
 mod govern;
 mod reads;
+mod rotation;
 
 pub use reads::Planted;
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use cairn_core::cluster::command::Command;
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::supervisor::{Input, ProposalId};
 use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId};
-use cairn_core::record::PartitionRecord;
+use cairn_core::record::{Member, PartitionRecord};
 use cairn_core::replication::{DiskRoom, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -26,7 +26,7 @@ use crate::coordinators::Coordinators;
 use crate::edge::{Answer, Caller, Edge, Work};
 use crate::invariants::Invariants;
 use crate::node::{Node, Started};
-use crate::plan::{self, Fault, Mask, Noise};
+use crate::plan::{self, Fault, Kind, Mask, Noise};
 use crate::report::{Coverage, Failure, SIMULATED};
 use crate::shipped::{self, Shipped};
 
@@ -78,6 +78,10 @@ enum Happening {
     Look(NodeId, u64),
     Coordinators,
     Fault(Fault),
+    /// An ambush strikes.
+    Strike(NodeId, Kind, u64),
+    /// Perhaps others reach each other from now on.
+    Turn,
     Room(NodeId, u64, DiskRoom),
     /// A node that drained ends.
     Stop(NodeId, u64),
@@ -109,12 +113,44 @@ pub struct Options {
     pub lossy: bool,
 }
 
+/// What happens at a time, in the order of that, and then of when it was decided on.
+struct Scheduled {
+    at: u64,
+    sequence: u64,
+    happening: Box<Happening>,
+}
+
+impl Scheduled {
+    const fn place(&self) -> (u64, u64) {
+        (self.at, self.sequence)
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
 struct World {
     options: Options,
     rng: StdRng,
     now: Micros,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    happenings: BTreeMap<u64, Happening>,
+    queue: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
     nodes: Vec<Node>,
     timing: Timing,
@@ -130,6 +166,12 @@ struct World {
     named: Epoch,
     cut: BTreeMap<(u64, u64), Micros>,
     slow: BTreeMap<(u64, u64), (Micros, u64)>,
+    rotation: Option<rotation::Rotation>,
+    ambush: Option<faults::Ambush>,
+    /// The newest epoch and primary that were published.
+    decided: (Epoch, Option<Member>),
+    /// How restless the shipped coordinators are made.
+    unrest: govern::Unrest,
     invariants: Invariants,
     edges: BTreeMap<NodeId, Edge>,
     clients: clients::Clients,
@@ -171,7 +213,7 @@ pub fn run_with(seed: u64, options: &Options) -> Result<Coverage, Box<Failure>> 
     play(seed, options).0
 }
 
-/// Runs one seed and tells its last steps, whatever came of it.
+/// Runs one seed and tells all its steps, whatever came of it.
 pub fn trace(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String) {
     let options = Options {
         trace: true,
@@ -199,7 +241,7 @@ fn play(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String
         }
     };
     let result = result.map_err(|what| Box::new(Failure { seed, what }));
-    (result, world.tail())
+    (result, world.trace.join("\n"))
 }
 
 /// The numbers of everything that may be left out of a run, see [`Options::without`].
@@ -224,7 +266,7 @@ impl World {
         let nodes = replicas + rng.random_range(0..=2u64);
         // Stand-ins know no way to lose a write.
         let stand_in = seed.is_multiple_of(2) && !options.lossy;
-        let lossy = !stand_in && (rng.random_bool(0.15) || options.lossy);
+        let lossy = !stand_in && (rng.random_bool(0.25) || options.lossy);
         let write_quorum = match lossy {
             true => 1,
             false => rng.random_range(2..=replicas) as u8,
@@ -241,7 +283,7 @@ impl World {
             tick: TICK,
             resend: Micros::from_millis(rng.random_range(30..150)),
             stuck: Micros::from_millis(1500),
-            window_bytes: 4096,
+            window_bytes: [400, 1_500, 4_096][rng.random_range(0..3)],
             log_bytes: if rng.random_bool(0.5) { 2_000 } else { 1 << 20 },
             keep_bytes: if rng.random_bool(0.5) { 2_000 } else { 1 << 18 },
             unapplied_bytes: if rng.random_bool(0.5) {
@@ -264,6 +306,7 @@ impl World {
             .map(|n| Node::new(NodeId(n), timing, &mut rng))
             .collect();
         let clients = clients::Clients::new(&mut rng);
+        let unrest = govern::Unrest::draw(&mut rng);
         let mut invariants = Invariants::default();
         invariants.losses.allowed = lossy;
         Self {
@@ -271,7 +314,6 @@ impl World {
             rng,
             now: START,
             queue: BinaryHeap::new(),
-            happenings: BTreeMap::new(),
             sequence: 0,
             nodes,
             timing,
@@ -284,6 +326,10 @@ impl World {
             named: Epoch::ZERO,
             cut: BTreeMap::new(),
             slow: BTreeMap::new(),
+            rotation: None,
+            ambush: None,
+            decided: (Epoch::ZERO, None),
+            unrest,
             invariants,
             edges: BTreeMap::new(),
             clients,
@@ -298,17 +344,16 @@ impl World {
 
     fn at(&mut self, after: u64, happening: Happening) {
         self.sequence += 1;
-        self.queue
-            .push(Reverse((self.now.0 + after, self.sequence)));
-        self.happenings.insert(self.sequence, happening);
+        self.queue.push(Reverse(Scheduled {
+            at: self.now.0 + after,
+            sequence: self.sequence,
+            happening: Box::new(happening),
+        }));
     }
 
     fn say(&mut self, text: impl FnOnce() -> String) {
         if !self.options.trace {
             return;
-        }
-        if self.trace.len() > 20_000 {
-            self.trace.drain(..10_000);
         }
         let line = format!("{:>9.3} {}", millis(self.now), text());
         // FNV-1a: any difference between two runs of a seed shows.
@@ -316,15 +361,6 @@ impl World {
             self.coverage.1 = (self.coverage.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         self.trace.push(line);
-    }
-
-    fn tail(&self) -> String {
-        let from = self.trace.len().saturating_sub(4_000);
-        let mut text = String::new();
-        for line in &self.trace[from..] {
-            let _ = writeln!(text, "{line}");
-        }
-        text
     }
 
     /// Whether something goes wrong that does so all the time, with that probability.
@@ -354,17 +390,15 @@ impl World {
         }
         let faults_end = START.plus(FAULTS);
         let end = faults_end.plus(PEACE);
-        while let Some(Reverse((at, sequence))) = self.queue.pop() {
-            if at > end.0 {
+        while let Some(Reverse(next)) = self.queue.pop() {
+            if next.at > end.0 {
                 break;
             }
-            self.now = Micros(at);
+            self.now = Micros(next.at);
             if !self.healing && self.now >= faults_end {
                 self.heal()?;
             }
-            if let Some(happening) = self.happenings.remove(&sequence) {
-                self.happen(happening)?;
-            }
+            self.happen(*next.happening)?;
         }
         self.coverage.add(SIMULATED, end.0 - START.0);
         if self.invariants.losses.allowed {
@@ -492,6 +526,10 @@ impl World {
             Happening::Look(_, number) => self.look(number),
             Happening::Coordinators => self.coordinate(),
             Happening::Fault(fault) => self.fault(fault),
+            Happening::Strike(id, kind, seed) => {
+                self.strike(kind, id, &mut StdRng::seed_from_u64(seed))
+            }
+            Happening::Turn => self.turn(),
             Happening::Room(id, _, room) => self.step(id, Event::DiskRoom { room }),
             Happening::Stop(id, _) => {
                 self.stop(id);
@@ -519,6 +557,12 @@ impl World {
 
     fn node(&mut self, id: NodeId) -> &mut Node {
         &mut self.nodes[(id.0 - 1) as usize]
+    }
+
+    /// How many times as long clients think: what is to be seen after the faults is that
+    /// the cluster serves.
+    fn leisure(&self) -> u64 {
+        if self.healing { 4 } else { 1 }
     }
 
     fn is_cut(&self, from: u64, to: u64) -> bool {

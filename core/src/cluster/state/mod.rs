@@ -136,6 +136,11 @@ impl ClusterState {
                 epoch,
                 keep,
             } => self.keep_survivors(at, partition, epoch, &keep),
+            Command::Reseat {
+                partition,
+                before,
+                seats,
+            } => self.reseat(at, partition, &before, seats),
             Command::Batch(_) => Err(Refusal::BadBatch),
         }
     }

@@ -107,19 +107,8 @@ impl ClusterState {
                 settings.partitions
             )));
         }
-        for (partition, nodes) in seats.iter().enumerate() {
-            let distinct: BTreeSet<_> = nodes.iter().collect();
-            if nodes.len() != usize::from(settings.replication_factor)
-                || distinct.len() != nodes.len()
-            {
-                return Err(invalid(format!(
-                    "partition {partition} needs {} distinct nodes, the table gives it {nodes:?}",
-                    settings.replication_factor
-                )));
-            }
-            if let Some(&node) = nodes.iter().find(|n| !self.is_member(**n)) {
-                return Err(Refusal::UnknownNode { node });
-            }
+        for (partition, nodes) in (0..settings.partitions).map(PartitionId).zip(&seats) {
+            self.check_seats(partition, nodes, &settings)?;
         }
         for (id, nodes) in (0..settings.partitions).zip(&seats) {
             let members: Vec<Member> = nodes
@@ -149,6 +138,50 @@ impl ClusterState {
             }));
         }
         self.seats = seats;
+        self.version = at;
+        Ok(Response::Done)
+    }
+
+    fn check_seats(
+        &self,
+        partition: PartitionId,
+        nodes: &[NodeId],
+        settings: &ClusterSettings,
+    ) -> Result<(), Refusal> {
+        let distinct: BTreeSet<_> = nodes.iter().collect();
+        if nodes.len() != usize::from(settings.replication_factor) || distinct.len() != nodes.len()
+        {
+            return Err(invalid(format!(
+                "partition {partition} needs {} distinct nodes, and is given {nodes:?}",
+                settings.replication_factor
+            )));
+        }
+        match nodes.iter().find(|n| !self.is_member(**n)) {
+            Some(&node) => Err(Refusal::UnknownNode { node }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn reseat(
+        &mut self,
+        at: MapVersion,
+        partition: PartitionId,
+        before: &[NodeId],
+        seats: Vec<NodeId>,
+    ) -> Result<Response, Refusal> {
+        let settings = self.settings_or_refuse()?;
+        self.check_seats(partition, &seats, &settings)?;
+        let known = self
+            .seats
+            .get_mut(partition.0 as usize)
+            .ok_or(Refusal::UnknownPartition { partition })?;
+        if *known != before {
+            return Err(Refusal::SeatsChanged { partition });
+        }
+        if *known == seats {
+            return Ok(Response::Unchanged);
+        }
+        *known = seats;
         self.version = at;
         Ok(Response::Done)
     }

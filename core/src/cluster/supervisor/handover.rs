@@ -39,6 +39,8 @@ impl Supervisor {
                 None => self.best_successor(record, primary),
             };
             (to, false)
+        } else if !self.state.seats(record.id).contains(&primary.node) {
+            (self.seated_successor(record, primary), false)
         } else {
             (self.balanced_successor(now, record, primary), true)
         };
@@ -103,6 +105,15 @@ impl Supervisor {
     /// node led is spread.
     fn best_successor(&self, record: &PartitionRecord, primary: Member) -> Option<Member> {
         self.successors(record, primary)
+            .min_by_key(|m| self.leads(m.node))
+    }
+
+    /// Who takes over from a primary that has no seat any more: until then it cannot be
+    /// replaced.
+    fn seated_successor(&self, record: &PartitionRecord, primary: Member) -> Option<Member> {
+        let seats = self.state.seats(record.id);
+        self.successors(record, primary)
+            .filter(|m| seats.contains(&m.node))
             .min_by_key(|m| self.leads(m.node))
     }
 

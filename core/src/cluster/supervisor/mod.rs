@@ -245,6 +245,9 @@ impl Supervisor {
         let members: BTreeSet<NodeId> = self.state.members().map(|n| n.id).collect();
         self.views.set_members(now, &members);
         for (at, record) in self.state.partitions().iter().enumerate() {
+            if before.seats(record.id) != self.state.seats(record.id) {
+                self.dirty.insert(record.id);
+            }
             let old = before.partitions().get(at);
             if old.is_some_and(|old| Arc::ptr_eq(old, record) || old == record) {
                 continue;

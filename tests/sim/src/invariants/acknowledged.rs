@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cairn_core::ids::{Epoch, Index, Mark, NodeId, PartitionId, ReplicaId};
-use cairn_core::record::Configuration;
+use cairn_core::record::{Configuration, ReplicaSet};
 use cairn_core::replication::{DurableRecord, NodeCore, RecoveredPartition, Standing};
 
 use super::{Check, broken};
@@ -71,6 +71,17 @@ impl Acknowledged {
     #[must_use]
     pub fn newest(&self) -> Option<Mark> {
         self.newest
+    }
+
+    /// How many members of a set have flushed an entry of an epoch, or of a later one.
+    #[must_use]
+    pub fn holding_epoch(&self, set: &ReplicaSet, epoch: Epoch) -> usize {
+        let reaches = |flushed: &Flushed| {
+            let newest = flushed.entries.last_key_value().map(|(_, mark)| *mark);
+            flushed.base.epoch() >= epoch || newest.is_some_and(|mark| mark.epoch() >= epoch)
+        };
+        let holds = |replica| self.replicas.get(&replica).is_some_and(reaches);
+        set.members.iter().filter(|m| holds(m.replica)).count()
     }
 
     /// The coordinators decided on the sets of an epoch.

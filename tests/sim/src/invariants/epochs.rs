@@ -46,12 +46,18 @@ impl Epochs {
         *known = newest.fold(*known, Epoch::max);
     }
 
+    /// The newest epoch that a node has promised durably.
+    #[must_use]
+    pub fn durable(&self, node: NodeId) -> Epoch {
+        self.flushed.get(&node).copied().unwrap_or_default()
+    }
+
     /// A node tells the coordinators how it stands.
     ///
     /// # Errors
     /// Where it vouches for an epoch that is not durable.
     pub fn reports(&mut self, node: NodeId, report: &ReplicaReport) -> Check {
-        let durable = self.flushed.get(&node).copied().unwrap_or_default();
+        let durable = self.durable(node);
         if report.fenced && report.promised > durable {
             return Err(broken(
                 NAME,
@@ -69,7 +75,7 @@ impl Epochs {
     /// # Errors
     /// Where the disk forgot what was flushed.
     pub fn recovered(&mut self, node: NodeId, found: Option<&RecoveredPartition>) -> Check {
-        let durable = self.flushed.get(&node).copied().unwrap_or_default();
+        let durable = self.durable(node);
         let promised = found.map_or(Epoch::ZERO, |found| found.meta.promised);
         let corrupt = found.is_some_and(|found| found.corrupt);
         if promised < durable && !corrupt {

@@ -1,5 +1,5 @@
-//! Rule 4: logs match up to the commit index, which never goes back while a process
-//! runs.
+//! Rules 3 and 4: logs match up to the commit index, which never goes back while a process
+//! runs, and moves by an entry of the primary's own epoch.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,9 @@ use cairn_core::replication::{Generation, NodeCore, Standing};
 
 use super::{Check, broken};
 
+/// Copies of an older epoch's entry prove nothing: a later promotion may choose a log
+/// without it. So what commits first in an epoch ends with an entry of that epoch.
+const OWN_EPOCH: &str = "an older epoch's entry commits with one of the primary's own (rule 3)";
 const NAME: &str = "logs match up to the commit index (rule 4)";
 
 /// The one line of committed entries.
@@ -68,7 +71,21 @@ impl Logs {
         if standing.commit == from {
             return Ok(());
         }
-        for entry in core.log_after(partition, from) {
+        let log = core.log_after(partition, from);
+        let last = log.iter().find(|e| e.position.index == standing.commit);
+        if let Some(last) = last.map(|entry| entry.position)
+            && last.epoch < standing.epoch
+            && !self.line.contains_key(&last.index)
+        {
+            return Err(broken(
+                OWN_EPOCH,
+                format!(
+                    "{node} committed {last} in {}, as the first",
+                    standing.epoch
+                ),
+            ));
+        }
+        for entry in log {
             if entry.position.index > standing.commit {
                 break;
             }

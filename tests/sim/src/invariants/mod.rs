@@ -5,6 +5,8 @@ pub mod acknowledged;
 pub mod commit;
 pub mod epochs;
 pub mod history;
+pub mod inspection;
+pub mod joint;
 pub mod leases;
 pub mod liveness;
 pub mod logs;
@@ -12,14 +14,19 @@ pub mod loss;
 pub mod monotone;
 pub mod primary;
 pub mod state;
+pub mod whole;
 
 use std::fmt::Display;
 
+use cairn_core::cluster::report::ReplicaReport;
 use cairn_core::ids::{Index, Mark, Micros, NodeId, PartitionId, Position};
+use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{DurableRecord, LogEntry, RecoveredPartition, Standing};
 
 use crate::digest::Digest;
 use crate::node::Node;
+
+const UNDER_LEASE: &str = "where W is 1 a write is acknowledged under the lease (rule 7)";
 
 /// Whether an invariant holds; else its name, a colon, and what was seen.
 pub type Check = Result<(), String>;
@@ -39,6 +46,12 @@ pub struct Invariants {
     pub logs: logs::Logs,
     /// Rule 1.
     pub epochs: epochs::Epochs,
+    /// Rule 2.
+    pub inspections: inspection::Inspections,
+    /// Rule 11.
+    pub joint: joint::Joint,
+    /// Rule 12.
+    pub wholeness: whole::Wholeness,
     /// Rules 8, 17.
     pub states: state::States,
     /// Rule 6.
@@ -52,6 +65,28 @@ pub struct Invariants {
 }
 
 impl Invariants {
+    /// The coordinators have committed a record.
+    ///
+    /// # Errors
+    /// Where they were not allowed to.
+    pub fn decided(&mut self, record: &PartitionRecord) -> Check {
+        self.acknowledged.configured(record.epoch, &record.config);
+        self.primary.named(record)?;
+        self.inspections
+            .decided(record, &self.epochs, self.losses.allowed)?;
+        self.joint.decided(record, &self.acknowledged)
+    }
+
+    /// A node tells the coordinators how it stands.
+    ///
+    /// # Errors
+    /// Where it claims too much.
+    pub fn reports(&mut self, node: NodeId, report: &ReplicaReport) -> Check {
+        self.epochs.reports(node, report)?;
+        let durable = self.epochs.durable(node);
+        self.wholeness.reports(node, durable, report)
+    }
+
     /// A node was stepped.
     ///
     /// # Errors
@@ -102,6 +137,7 @@ impl Invariants {
     pub fn flushed(&mut self, node: NodeId, records: &[DurableRecord]) -> Check {
         self.epochs.flushed(node, records);
         self.acknowledged.flushed(node, records);
+        self.wholeness.flushed(node, records);
         for record in records {
             if let DurableRecord::Entry { entry, .. } = record {
                 self.primary.flushed(node, entry.mark())?;
@@ -116,6 +152,7 @@ impl Invariants {
     /// Where its disk forgot a promise.
     pub fn recovered(&mut self, node: NodeId, found: Option<&RecoveredPartition>) -> Check {
         self.acknowledged.recovered(node, found);
+        self.wholeness.recovered(node, found)?;
         self.epochs.recovered(node, found)
     }
 
@@ -155,10 +192,21 @@ impl Invariants {
     ///
     /// # Errors
     /// Where it may not.
-    pub fn acknowledge(&mut self, node: NodeId, standing: &Standing, mark: Mark) -> Check {
+    pub fn acknowledge(
+        &mut self,
+        (node, clock): (NodeId, Micros),
+        standing: &Standing,
+        mark: Mark,
+    ) -> Check {
+        if standing.ack_needs_lease && standing.lease_until <= clock {
+            return Err(broken(
+                UNDER_LEASE,
+                format!("{node} acknowledged {mark:?} without it"),
+            ));
+        }
         if !self.trusts(standing) {
             return Err(broken(
-                "where W is 1 a write is acknowledged under the lease (rule 7)",
+                UNDER_LEASE,
                 format!(
                     "{node} acknowledged {mark:?} in {}, a newer primary's time",
                     standing.epoch

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use cairn_core::ids::{Epoch, Mark, NodeId, Position};
+use cairn_core::record::{Member, PartitionRecord};
 use cairn_core::replication::Standing;
 
 use super::{Check, broken};
@@ -13,11 +14,33 @@ const NAME: &str = "one primary per epoch (rule 1)";
 /// Who served in which epoch, and what was written in it.
 #[derive(Debug, Default)]
 pub struct OnePrimary {
+    named: BTreeMap<Epoch, Member>,
     serving: BTreeMap<Epoch, NodeId>,
     written: BTreeMap<Position, (u64, NodeId)>,
 }
 
 impl OnePrimary {
+    /// The coordinators have committed a record.
+    ///
+    /// # Errors
+    /// Where another primary was named in its epoch before.
+    pub fn named(&mut self, record: &PartitionRecord) -> Check {
+        let Some(primary) = record.primary else {
+            return Ok(());
+        };
+        let first = *self.named.entry(record.epoch).or_insert(primary);
+        if first == primary {
+            return Ok(());
+        }
+        Err(broken(
+            NAME,
+            format!(
+                "{first:?} and {primary:?} are both named in {}",
+                record.epoch
+            ),
+        ))
+    }
+
     /// A node serves. Whether it is the first time in this epoch.
     ///
     /// # Errors

@@ -45,6 +45,8 @@ pub(super) struct Clients {
 struct Client {
     sequence: u64,
     known: Position,
+    /// Who answered it last: it goes on there until it is told better.
+    leader: Option<NodeId>,
     call: Option<Call>,
 }
 
@@ -53,6 +55,7 @@ struct Client {
 struct Call {
     began: Micros,
     attempt: u64,
+    to: NodeId,
     tries: u64,
     /// Where some try may have been taken without an answer.
     unsure: bool,
@@ -297,6 +300,7 @@ impl World {
         me.call = Some(Call {
             began: now,
             attempt: 0,
+            to: NodeId(0),
             tries: 0,
             unsure: false,
             request: WriteRequest { op, sequenced },
@@ -310,8 +314,10 @@ impl World {
     fn attempt(&mut self, client: usize) -> Result<(), String> {
         let primary = self.record().and_then(|record| record.primary);
         let count = self.nodes.len() as u64;
-        let id = match primary {
-            Some(primary) if self.rng.random_bool(0.8) => primary.node,
+        let leader = self.clients.clients[client].leader;
+        let id = match (leader, primary) {
+            (Some(leader), _) if self.rng.random_bool(0.8) => leader,
+            (_, Some(primary)) if self.rng.random_bool(0.8) => primary.node,
             _ => NodeId(self.rng.random_range(1..=count)),
         };
         self.clients.attempts += 1;
@@ -321,6 +327,7 @@ impl World {
             return Ok(());
         };
         call.attempt = attempt;
+        call.to = id;
         call.tries += 1;
         let request = call.request.clone();
         if call.tries == 2 {
@@ -438,6 +445,7 @@ impl World {
     fn answered(&mut self, client: usize, reply: WriteReply) {
         let me = &mut self.clients.clients[client];
         let Some(call) = me.call.take() else { return };
+        me.leader = Some(call.to);
         me.known = me.known.max(reply.position);
         let outputs = outputs(&call.ops, &reply.outcome);
         self.invariants
@@ -463,7 +471,7 @@ impl World {
         self.clients.clients[client].call = None;
         self.coverage.count(how);
         self.say(|| format!("client {client}: {how}"));
-        let after = self.rng.random_range(500..14_000);
+        let after = self.rng.random_range(500..14_000) * self.leisure();
         self.at(after, Happening::Client(client));
     }
 
@@ -484,6 +492,11 @@ impl World {
     /// A client tries again, unless it has had enough.
     pub(super) fn retry(&mut self, caller: Caller) -> Result<(), String> {
         let now = self.now;
+        if self.rng.random_bool(0.5)
+            && let Some(me) = self.clients.clients.get_mut(caller.client)
+        {
+            me.leader = None;
+        }
         let Some(call) = self.clients.call(caller) else {
             return Ok(());
         };

@@ -44,6 +44,10 @@ impl World {
                     if matches!(record, DurableRecord::Truncate { .. }) {
                         self.coverage.count("truncation");
                     }
+                    self.invariants.wholeness.appends(id, &record);
+                    if matches!(record, DurableRecord::Create { .. }) {
+                        self.node(id).corrupt = false;
+                    }
                     self.node(id).waiting.push(record);
                 }
                 Effect::Send { to, message } => self.send(id, to, message),
@@ -61,7 +65,7 @@ impl World {
                     }
                 }
                 Effect::Report(report) => {
-                    self.invariants.epochs.reports(id, &report)?;
+                    self.invariants.reports(id, &report)?;
                     if self.now >= self.coordinators_away_until && !self.is_cut(id.0, COORDINATORS)
                     {
                         let after = self.rng.random_range(200..5_000);
@@ -95,6 +99,12 @@ impl World {
                 Effect::Mended { .. } => {
                     self.coverage.count("log mended");
                     self.node(id).corrupt = false;
+                    let core = self.node(id).core.as_ref();
+                    let head = core
+                        .and_then(|core| core.standing(PARTITION))
+                        .map(|s| s.head);
+                    let head = head.unwrap_or(Index::ZERO);
+                    self.invariants.wholeness.mended(id, head);
                 }
                 Effect::Standing { .. } | Effect::Everywhere { .. } => {}
                 Effect::Proved {
@@ -250,11 +260,14 @@ impl World {
         for event in outcome.events {
             self.coverage.count(event);
         }
-        let core = self.node(id).core.as_ref();
+        let now = self.now;
+        let node = self.node(id);
+        let clock = node.clock(now);
+        let core = node.core.as_ref();
         let standing = core.and_then(|core| core.standing(PARTITION));
         if let Some(standing) = standing {
             for mark in outcome.acknowledged {
-                self.invariants.acknowledge(id, &standing, mark)?;
+                self.invariants.acknowledge((id, clock), &standing, mark)?;
                 self.coverage.count("write acknowledged");
                 self.invariants.liveness.written = self.now;
             }

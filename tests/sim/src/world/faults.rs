@@ -2,12 +2,29 @@
 
 use cairn_core::cluster::supervisor::{AdminRequest, Input};
 use cairn_core::ids::{Micros, NodeId};
+use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{DiskRoom, Event, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Brain, COORDINATORS, Happening, PARTITION, World};
 use crate::plan::{Fault, Kind};
+
+/// What an ambush does, when its moment comes.
+const AMBUSHES: [Kind; 6] = [
+    Kind::Crash,
+    Kind::PowerLoss,
+    Kind::Isolate,
+    Kind::Isolate,
+    Kind::OneWay,
+    Kind::Pause,
+];
+
+/// Something that waits for the coordinators to decide.
+pub(super) struct Ambush {
+    left: u32,
+    rng: StdRng,
+}
 
 impl World {
     /// A fault strikes.
@@ -20,14 +37,23 @@ impl World {
             Some(primary) if rng.random_bool(0.3) => primary.node,
             _ => any,
         };
+        let number = fault.number;
+        self.say(|| format!("-- fault {number}: {:?}", fault.kind));
+        self.strike(fault.kind, id, &mut rng)
+    }
+
+    /// Something strikes a node, or what is around it.
+    pub(super) fn strike(
+        &mut self,
+        kind: Kind,
+        id: NodeId,
+        rng: &mut StdRng,
+    ) -> Result<(), String> {
         let n = (id.0 - 1) as usize;
         if self.healing || self.retired.contains(&id.0) {
             return Ok(());
         }
-        let number = fault.number;
-        self.say(|| format!("-- fault {number}: {:?}", fault.kind));
-        let rng = &mut rng;
-        match fault.kind {
+        match kind {
             Kind::Crash => self.crash(id, false, rng),
             Kind::PowerLoss => self.crash(id, true, rng),
             Kind::Pause => {
@@ -95,9 +121,48 @@ impl World {
             }
             Kind::Lease => return self.change_lease(rng),
             Kind::Coordinators => self.lose_coordinators(rng),
-            Kind::Siege => return self.besiege(primary.map_or(id, |primary| primary.node), rng),
+            Kind::Siege => {
+                let primary = self.record().and_then(|record| record.primary);
+                return self.besiege(primary.map_or(id, |primary| primary.node), rng);
+            }
+            Kind::Rotation => {
+                let until = self.lasting(rng, 500_000..4_000_000);
+                self.begin_rotation(until, rng);
+            }
+            Kind::Ambush => {
+                self.ambush = Some(Ambush {
+                    left: rng.random_range(1..=4),
+                    rng: StdRng::seed_from_u64(rng.random()),
+                });
+            }
         }
         Ok(())
+    }
+
+    /// The coordinators have decided on a record.
+    pub(super) fn spring_ambush(&mut self, record: &PartitionRecord) {
+        let Some(mut ambush) = self.ambush.take().filter(|_| !self.healing) else {
+            return;
+        };
+        let rng = &mut ambush.rng;
+        for _ in 0..rng.random_range(0..=2) {
+            let voters = record.config.voters();
+            let target = match record.primary {
+                Some(primary) if rng.random_bool(0.6) => Some(primary),
+                _ => voters
+                    .get(rng.random_range(0..voters.len().max(1)))
+                    .copied(),
+            };
+            let Some(target) = target else { continue };
+            let kind = AMBUSHES[rng.random_range(0..AMBUSHES.len())];
+            // Before anybody hears of it, while they do, or a little later.
+            let longest = [200, 20_000, 150_000][rng.random_range(0..3)];
+            let after = rng.random_range(0..longest);
+            self.at(after, Happening::Strike(target.node, kind, rng.random()));
+            self.coverage.count("ambush");
+        }
+        ambush.left -= 1;
+        self.ambush = (ambush.left > 0).then_some(ambush);
     }
 
     fn lasting(&self, rng: &mut StdRng, micros: std::ops::Range<u64>) -> Micros {
@@ -105,7 +170,7 @@ impl World {
     }
 
     /// Every pair of those who talk to each other, once.
-    fn pairs(&self) -> Vec<(u64, u64)> {
+    pub(super) fn pairs(&self) -> Vec<(u64, u64)> {
         let count = self.nodes.len() as u64;
         (COORDINATORS..=count)
             .flat_map(|a| (a + 1..=count).map(move |b| (a, b)))
@@ -251,6 +316,7 @@ impl World {
         self.copy_lost = true;
         self.node(id).damaged = true;
         self.node(id).corrupt = true;
+        self.invariants.wholeness.finds_damage(id);
         self.say(|| format!("{id} finds its replica damaged"));
         self.coverage.count("damage found");
         let partitions = vec![PARTITION];
@@ -353,6 +419,8 @@ impl World {
         self.healing = true;
         self.cut.clear();
         self.slow.clear();
+        self.rotation = None;
+        self.ambush = None;
         self.coordinators_away_until = Micros(0);
         self.say(|| "-- healing".into());
         for n in 0..self.nodes.len() {

@@ -19,6 +19,28 @@ use crate::invariants::leases;
 use crate::node::Node;
 use crate::plan::Noise;
 
+/// How often the shipped coordinators are asked for what nobody needs, and how often
+/// their log takes its time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unrest {
+    /// Another primary is asked for, at each look.
+    promotions: f64,
+    /// Other seats are given, at each look.
+    moves: f64,
+    /// A proposal commits after its proposer gave up waiting.
+    late: f64,
+}
+
+impl Unrest {
+    pub(super) fn draw(rng: &mut StdRng) -> Self {
+        Self {
+            promotions: [0.001, 0.01, 0.03][rng.random_range(0..3)],
+            moves: [0.0, 0.002, 0.01, 0.04][rng.random_range(0..4)],
+            late: [0.02, 0.1, 0.4][rng.random_range(0..3)],
+        }
+    }
+}
+
 impl World {
     /// A heartbeat, as the agent sends it.
     pub(super) fn beat(&mut self, id: NodeId, session: u64) {
@@ -117,9 +139,7 @@ impl World {
         let Some(record) = self.record() else {
             return Ok(());
         };
-        self.invariants
-            .acknowledged
-            .configured(record.epoch, &record.config);
+        self.invariants.decided(&record)?;
         if let Brain::Shipped(shipped) = &self.brain {
             self.invariants.losses.told = shipped.state.loss(PARTITION).promotions;
         }
@@ -136,6 +156,10 @@ impl World {
             return Ok(());
         };
         self.say(|| format!("record {record:?}"));
+        if record.epoch > self.decided.0 || record.primary != self.decided.1 {
+            self.decided = (record.epoch, record.primary);
+            self.spring_ambush(&record);
+        }
         for n in 1..=self.nodes.len() as u64 {
             if !self.noise(Noise::Unheard, 0.1) && !self.is_cut(COORDINATORS, n) {
                 let after = self.rng.random_range(200..20_000);
@@ -183,12 +207,13 @@ impl World {
         let now = self.now;
         let lost = self.noise(Noise::Proposals, 0.05);
         let heard = !self.noise(Noise::Proposals, 0.05);
-        let late = self.noise(Noise::Proposals, 0.05);
-        let after = self.rng.random_range(50_000..800_000);
+        let late = self.noise(Noise::Proposals, self.unrest.late);
+        let after = self.rng.random_range(50_000..1_500_000);
         self.say(|| format!("raft: {command:?} lost {lost} heard {heard} late {late}"));
         let Brain::Shipped(shipped) = &mut self.brain else {
             return Ok(());
         };
+        let mut unheard = false;
         let outputs = if lost {
             shipped.fail(now, id)
         } else if late {
@@ -197,10 +222,14 @@ impl World {
             let outputs = shipped.step(now, Input::Proposal { id, outcome });
             self.at(after, Happening::Late(term, command));
             self.coverage.count("late commit");
+            unheard = true;
             outputs
         } else {
             shipped.commit(now, id, command, heard)
         };
+        if let Some(record) = self.record().filter(|_| unheard) {
+            self.spring_ambush(&record);
+        }
         self.publish()?;
         self.outputs(outputs)
     }
@@ -237,7 +266,11 @@ impl World {
             Brain::Shipped(shipped) => {
                 let outputs = shipped.tick(now);
                 self.outputs(outputs)?;
-                if !self.healing && self.rng.random_bool(0.01) {
+                let unrest = self.unrest;
+                if !self.healing && self.rng.random_bool(unrest.moves) {
+                    self.move_seats()?;
+                }
+                if !self.healing && self.rng.random_bool(unrest.promotions) {
                     self.coverage.count("promotion by request");
                     let partition = PARTITION;
                     self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
@@ -274,6 +307,23 @@ impl World {
         Ok(())
     }
 
+    /// Copies are wanted elsewhere, and nothing is wrong where they are.
+    fn move_seats(&mut self) -> Result<(), String> {
+        let now = self.now;
+        let Brain::Shipped(shipped) = &mut self.brain else {
+            return Ok(());
+        };
+        if !shipped.leading {
+            return Ok(());
+        }
+        let outputs = shipped.reseat(now, &mut self.rng);
+        self.coverage.count("copies wanted elsewhere");
+        let seats = shipped.state.seats(PARTITION).to_vec();
+        self.say(|| format!("copies are wanted on {seats:?}"));
+        self.publish()?;
+        self.outputs(outputs)
+    }
+
     fn serving(&self) -> bool {
         let epoch = self.record().map_or(Epoch::ZERO, |r| r.epoch);
         self.nodes
@@ -293,7 +343,7 @@ impl World {
         self.nodes[(old.0 - 1) as usize].core = None;
         self.edges.remove(&old);
         let seat = self.seats[&old.0];
-        if let Response::Registered { .. } = shipped.register_again(seat, old.0) {
+        if shipped.takes_for_the_same(seat, old.0) {
             // It is taken for the one that it was.
             self.node(old).replace_disk();
             self.at(20_000, Happening::Start(old));
