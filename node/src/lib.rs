@@ -16,6 +16,8 @@ pub mod partition;
 pub mod peer;
 mod reload;
 pub mod resp;
+#[cfg(test)]
+mod samples;
 pub mod settings;
 pub mod store;
 pub mod tasks;

@@ -362,34 +362,33 @@ impl Plan {
     /// The walk of the brief: clockwise from the partition's position, passing over
     /// nodes that hold their share.
     fn fill_by_walking(&mut self) {
+        let ring = std::mem::take(&mut self.ring);
+        let owners: Vec<NodeAt> = (ring.points().iter())
+            .map(|point| self.at[&point.node])
+            .collect();
         for partition in 0..self.holders.len() {
-            if self.missing(partition) == 0 {
-                continue;
-            }
-            let mut passed = vec![false; self.nodes.len()];
-            let from = position(partition);
-            let walk: Vec<NodeAt> = self
-                .ring
-                .clockwise(from)
-                .map(|point| self.at[&point.node])
-                .filter(|node| {
-                    let first = !passed[*node];
-                    passed[*node] = true;
-                    first
-                })
-                .take(self.nodes.len())
+            let mut hungry: Vec<bool> = (self.nodes.iter())
+                .map(|node| node.holds.len() < node.quota)
                 .collect();
-            // A zone may be owed a replica only later in the walk, so it is walked
-            // again until it gives nothing more.
-            while self.missing(partition) > 0 {
-                let Some(&node) = walk.iter().find(|node| {
-                    self.load(**node) < self.nodes[**node].quota && self.may_add(partition, **node)
-                }) else {
-                    break;
-                };
-                self.hold(partition, node);
+            let mut left = hungry.iter().filter(|hungry| **hungry).count();
+            let mut walk = ring.clockwise(position(partition));
+            // Whoever may not have the partition when it is met may not have it after
+            // others got it either, so that one round is enough.
+            while left > 0
+                && self.missing(partition) > 0
+                && let Some((place, _)) = walk.next()
+            {
+                let node = owners[place];
+                if !std::mem::take(&mut hungry[node]) {
+                    continue;
+                }
+                left -= 1;
+                if self.may_add(partition, node) {
+                    self.hold(partition, node);
+                }
             }
         }
+        self.ring = ring;
     }
 
     /// Gives a node that holds too little, as one that just joined, the partitions

@@ -109,10 +109,13 @@ impl Ring {
         &self.points
     }
 
-    /// The virtual nodes clockwise from a position, each once.
-    pub fn clockwise(&self, from: u64) -> impl Iterator<Item = VirtualNode> {
+    /// The virtual nodes clockwise from a position, each once, with their places among
+    /// [`Self::points`].
+    pub fn clockwise(&self, from: u64) -> impl Iterator<Item = (usize, VirtualNode)> {
         let at = self.points.partition_point(|p| p.position < from);
-        self.points[at..].iter().chain(&self.points[..at]).copied()
+        (at..self.points.len())
+            .chain(0..at)
+            .map(|place| (place, self.points[place]))
     }
 }
 
@@ -135,8 +138,8 @@ mod tests {
         let from = ring.points()[7].position;
         let walk: Vec<_> = ring.clockwise(from).collect();
         assert_eq!(walk.len(), 12);
-        assert_eq!(walk[0], ring.points()[7]);
-        assert_eq!(walk[5], ring.points()[0]);
+        assert_eq!(walk[0], (7, ring.points()[7]));
+        assert_eq!(walk[5], (0, ring.points()[0]));
     }
 
     #[test]

@@ -23,7 +23,7 @@
 //! leaves out the start, hence the check that the numbers ascend.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -50,26 +50,26 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// What [`settle`] found and did.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Settled {
+pub(crate) struct Settled {
     /// How many whole batches the journals hold.
-    pub(super) batches: u64,
+    pub(crate) batches: u64,
     /// Bytes of the journal that was copied and flushed.
-    pub(super) copied_bytes: u64,
+    pub(crate) copied_bytes: u64,
     /// Where the sequence of batches was cut.
-    pub(super) cut: Option<Cut>,
+    pub(crate) cut: Option<Cut>,
 }
 
 /// Where and why journals were cut.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Cut {
-    /// The journal that is now the last.
-    pub(super) journal: u64,
+pub(crate) struct Cut {
+    /// The journal that is the last to stay.
+    pub(crate) journal: u64,
     /// Its length.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// What stood there.
-    pub(super) what: &'static str,
-    /// How many later journals went.
-    pub(super) removed: usize,
+    pub(crate) what: &'static str,
+    /// How many later journals go.
+    pub(crate) removed: usize,
 }
 
 impl Cut {
@@ -81,7 +81,7 @@ impl Cut {
 }
 
 /// A place in the sequence of journals.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Place {
     /// Which of the listed journals.
     journal: usize,
@@ -93,75 +93,132 @@ struct Place {
 /// # Errors
 /// What the operating system says. Damage is no error: it is cut.
 pub(super) fn settle(path: &Path) -> io::Result<Settled> {
-    let journals = list(path)?;
-    let Some(newest) = journals.len().checked_sub(1) else {
-        return Ok(Settled::default());
-    };
-    let mut batches = 0;
-    let mut end = Place {
-        journal: 0,
-        offset: 0,
-    };
-    // The last batch may have to go with the one behind it.
-    let mut last: Option<(u64, Place)> = None;
-    let mut flaw = None;
-    for (number, (id, file)) in journals.iter().enumerate() {
-        if number > 0 && journals[number - 1].0 + 1 != *id {
-            flaw = Some("a journal is missing");
-            break;
-        }
-        let mut walk = Walk::new(File::open(file)?);
-        end = Place {
-            journal: number,
-            offset: 0,
+    Journals::read(path)?.settle()
+}
+
+/// Journals as they were found, with nothing changed yet.
+#[derive(Debug)]
+pub(crate) struct Journals {
+    directory: PathBuf,
+    /// Ascending.
+    files: Vec<(u64, PathBuf)>,
+    batches: u64,
+    /// Where the sequence of whole batches ends.
+    end: Place,
+    /// What stands there, unless it is the end.
+    flaw: Option<&'static str>,
+}
+
+impl Journals {
+    /// Reads them as one sequence that ends where anything is wrong.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn read(directory: &Path) -> io::Result<Self> {
+        let mut found = Self {
+            directory: directory.to_owned(),
+            files: list(directory)?,
+            batches: 0,
+            end: Place::default(),
+            flaw: None,
         };
-        while flaw.is_none() {
-            match walk.batch()? {
-                Step::Batch(sequence) => {
-                    if let Some((before, begun)) = last
-                        && before >= sequence
-                    {
-                        // One of the two numbers is wrong, and nobody knows which. A
-                        // number that is too high would put old values over new ones.
-                        flaw = Some("sequence numbers that do not ascend");
-                        end = begun;
-                        batches -= 1;
-                        break;
+        // The last batch may have to go with the one behind it.
+        let mut last: Option<(u64, Place)> = None;
+        for (number, (id, file)) in found.files.iter().enumerate() {
+            if number > 0 && found.files[number - 1].0 + 1 != *id {
+                found.flaw = Some("a journal is missing");
+                break;
+            }
+            let mut walk = Walk::new(open_buffered(file)?);
+            found.end = Place {
+                journal: number,
+                offset: 0,
+            };
+            while found.flaw.is_none() {
+                match walk.batch()? {
+                    Step::Batch(sequence) => {
+                        if let Some((before, begun)) = last
+                            && before >= sequence
+                        {
+                            // One of the two numbers is wrong, and nobody knows which. A
+                            // number that is too high would put old values over new ones.
+                            found.flaw = Some("sequence numbers that do not ascend");
+                            found.end = begun;
+                            found.batches -= 1;
+                            break;
+                        }
+                        last = Some((sequence, found.end));
+                        found.end.offset = walk.at;
+                        found.batches += 1;
                     }
-                    last = Some((sequence, end));
-                    end.offset = walk.at;
-                    batches += 1;
+                    Step::Over => break,
+                    Step::Flaw(what) => found.flaw = Some(what),
                 }
-                Step::Over => break,
-                Step::Flaw(what) => flaw = Some(what),
+            }
+            if found.flaw.is_some() {
+                break;
             }
         }
-        if flaw.is_some() {
-            break;
+        Ok(found)
+    }
+
+    /// Where they have to be cut.
+    pub(crate) fn cut(&self) -> Option<Cut> {
+        self.flaw.map(|what| Cut {
+            journal: self.files[self.end.journal].0,
+            at: self.end.offset,
+            what,
+            removed: self.files.len() - 1 - self.end.journal,
+        })
+    }
+
+    /// Whether anything whole stands behind the place where they have to be cut: a later
+    /// journal, or a batch of the same one. Where each batch is flushed before the next
+    /// one is begun, what is broken there had been flushed.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn is_whole_behind_cut(&self) -> io::Result<bool> {
+        let Some(cut) = self.cut() else {
+            return Ok(false);
+        };
+        if cut.removed > 0 {
+            return Ok(true);
         }
+        let mut rest = Vec::new();
+        let mut file = File::open(&self.files[self.end.journal].1)?;
+        // What is broken may itself be whole and have a wrong number.
+        file.seek(SeekFrom::Start(cut.at + 1))?;
+        file.read_to_end(&mut rest)?;
+        holds_whole_batch(&rest)
     }
-    let cut = flaw.map(|what| Cut {
-        journal: journals[end.journal].0,
-        at: end.offset,
-        what,
-        removed: newest - end.journal,
-    });
-    // The newest goes first and the cut comes last: a process that dies in between
-    // finds the flaw again, never a gap that nobody sees.
-    for (_, file) in journals[end.journal + 1..].iter().rev() {
-        fs::remove_file(file)?;
-        sync_directory(path)?;
+
+    /// Cuts them where they have to be, and makes them durable.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn settle(self) -> io::Result<Settled> {
+        let cut = self.cut();
+        let Some((_, last)) = self.files.get(self.end.journal) else {
+            return Ok(Settled::default());
+        };
+        // The newest goes first and the cut comes last: a process that dies in between
+        // finds the flaw again, never a gap that nobody sees.
+        for (_, file) in self.files[self.end.journal + 1..].iter().rev() {
+            fs::remove_file(file)?;
+            sync_directory(&self.directory)?;
+        }
+        let mut copied_bytes = 0;
+        if self.end.offset > 0 || cut.is_some() {
+            rewrite(&self.directory, last, self.end.offset)?;
+            copied_bytes = self.end.offset;
+        }
+        Ok(Settled {
+            batches: self.batches,
+            copied_bytes,
+            cut,
+        })
     }
-    let mut copied_bytes = 0;
-    if end.offset > 0 || cut.is_some() {
-        rewrite(path, &journals[end.journal].1, end.offset)?;
-        copied_bytes = end.offset;
-    }
-    Ok(Settled {
-        batches,
-        copied_bytes,
-        cut,
-    })
 }
 
 /// The journals, ascending. What has another name is fjall's to judge.
@@ -262,10 +319,22 @@ enum Step {
     Flaw(&'static str),
 }
 
+/// Whether a whole batch begins anywhere in these bytes.
+fn holds_whole_batch(bytes: &[u8]) -> io::Result<bool> {
+    for at in 0..bytes.len() {
+        if bytes[at] == START
+            && let Step::Batch(_) = Walk::new(&bytes[at..]).batch()?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Reads a journal batch by batch. It holds no more than its buffer, whatever lengths
 /// it finds.
-struct Walk {
-    from: BufReader<File>,
+struct Walk<R> {
+    from: R,
     at: u64,
     checksum: Xxh3,
 }
@@ -282,10 +351,14 @@ macro_rules! read {
     };
 }
 
-impl Walk {
-    fn new(file: File) -> Self {
+fn open_buffered(journal: &Path) -> io::Result<BufReader<File>> {
+    Ok(BufReader::with_capacity(BUFFER_BYTES, File::open(journal)?))
+}
+
+impl<R: BufRead> Walk<R> {
+    fn new(from: R) -> Self {
         Self {
-            from: BufReader::with_capacity(BUFFER_BYTES, file),
+            from,
             at: 0,
             checksum: Xxh3::new(),
         }
@@ -397,4 +470,4 @@ impl Walk {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -13,7 +13,7 @@ mod apply;
 mod cache;
 mod counts;
 mod fjall_store;
-mod journal_check;
+pub(crate) mod journal_check;
 mod maintenance;
 mod open;
 mod opening;
@@ -25,6 +25,7 @@ pub use fjall_store::FjallStore;
 pub use open::{
     CorruptCallback, NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError,
 };
+pub(crate) use opening::remove_unfinished;
 pub use read::{Due, DueBounds, KeyRange, StateReader, TableRows};
 pub use snapshot::{SnapshotSink, SnapshotSource};
 

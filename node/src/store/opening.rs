@@ -111,18 +111,31 @@ fn look_at_marker(path: &Path) -> Result<(), Failure> {
             _ => Err(Failure::Damaged("its marker is damaged".to_owned())),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if !path.exists() {
-                return Ok(());
+            let unfinished =
+                remove_unfinished(path).map_err(Failure::io("remove an unfinished store"))?;
+            if unfinished || !path.exists() {
+                Ok(())
+            } else {
+                Err(Failure::Damaged("its marker is missing".to_owned()))
             }
-            if holds_tables(path).map_err(Failure::io("look for the store's tables"))? {
-                return Err(Failure::Damaged("its marker is missing".to_owned()));
-            }
-            // fjall makes the tables' places after the marker: nothing was written yet.
-            tracing::warn!("the store was not finished when it was made: it is made again");
-            fs::remove_dir_all(path).map_err(Failure::io("remove the unfinished store"))
         }
         Err(error) => Err(Failure::io("read the store's marker")(error)),
     }
+}
+
+/// Removes what there is of a fjall database that was not finished when it was made, and
+/// with which fjall cannot go on. `true` where there was one.
+///
+/// # Errors
+/// What the operating system says.
+pub(crate) fn remove_unfinished(path: &Path) -> io::Result<bool> {
+    if !path.exists() || path.join(MARKER).exists() || holds_tables(path)? {
+        return Ok(false);
+    }
+    // fjall makes the tables' places after the marker: nothing was written yet.
+    tracing::warn!("the database was not finished when it was made: it is made again");
+    fs::remove_dir_all(path)?;
+    Ok(true)
 }
 
 fn holds_tables(path: &Path) -> io::Result<bool> {

@@ -1,5 +1,6 @@
 //! What the cluster says of itself, asked as `cairn status` asks.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -162,15 +163,35 @@ pub fn replicas_on(cluster: &Cluster, name: &str) -> Result<Vec<ReplicaId>> {
         .collect())
 }
 
+/// What the coordinators' leader says.
+fn document(cluster: &Cluster) -> Result<String> {
+    let coordinators = cluster.coordinators.iter().map(Node::client);
+    let admin = Admin::new(coordinators, Dialer::default()).deadline(Duration::from_secs(5));
+    Ok(runtime()?.block_on(admin.status())?)
+}
+
 /// How the coordinators see everything.
 ///
 /// # Errors
 /// Where they have no leader.
 pub fn cluster(cluster: &Cluster) -> Result<ClusterStatus> {
-    let coordinators = cluster.coordinators.iter().map(Node::client);
-    let admin = Admin::new(coordinators, Dialer::default()).deadline(Duration::from_secs(5));
-    let text = runtime()?.block_on(admin.status())?;
-    serde_json::from_str(&text).context("read the status")
+    serde_json::from_str(&document(cluster)?).context("read the status")
+}
+
+/// The Raft ids of the coordinators that vote, by name.
+///
+/// # Errors
+/// Where they have no leader.
+pub fn voters(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
+    let document: serde_json::Value = serde_json::from_str(&document(cluster)?)?;
+    let coordinators = document["coordinators"].as_array().context("a list")?;
+    let voters = coordinators.iter().filter(|c| c["voter"] == true);
+    let text = |of: &serde_json::Value, field: &str| -> Result<String> {
+        Ok(of[field].as_str().context("a text")?.to_owned())
+    };
+    voters
+        .map(|c| Ok((text(c, "name")?, text(c, "raftId")?)))
+        .collect()
 }
 
 /// Waits until every partition has all its replicas, answering and whole, and nothing

@@ -106,19 +106,35 @@ impl Plan {
     fn shift(&mut self, starts: &[Place], end: Place) -> bool {
         let mut came: Vec<Option<Place>> = vec![None; self.places()];
         let mut queue = VecDeque::new();
+        // How many nodes of each zone were not come to yet.
+        let mut left: Vec<usize> = self.zones.iter().map(|zone| zone.nodes.len()).collect();
         for &start in starts {
             came[self.number(start)] = Some(start);
             queue.push_back(start);
+            if let Place::Node(node) = start {
+                left[self.nodes[node].zone] -= 1;
+            }
         }
         let mut steps = Vec::new();
         while let Some(place) = queue.pop_front() {
-            self.steps_from(place, &mut steps);
+            if let Place::Zone(partition, zone) = place
+                && left[zone] == 0
+            {
+                // Most of what is looked at, where many partitions are on few nodes.
+                steps.clear();
+                steps.extend(self.step_to_other_zones(partition, zone));
+            } else {
+                self.steps_from(place, &mut steps);
+            }
             for &(next, _) in &steps {
                 let way = &mut came[self.number(next)];
                 if way.is_some() {
                     continue;
                 }
                 *way = Some(place);
+                if let Place::Node(node) = next {
+                    left[self.nodes[node].zone] -= 1;
+                }
                 // A node with room is as good as the drain, and the queue may be long.
                 let has_room = matches!(next, Place::Node(n) if self.load(n) < self.nodes[n].most);
                 if next == end || (end == Place::Drain && has_room) {
@@ -246,9 +262,7 @@ impl Plan {
                     .map(|z| (Place::Zone(partition, z), 0)),
             ),
             Place::Zone(partition, zone) => {
-                if self.in_zone(partition, zone) > self.zones[zone].least {
-                    steps.push((Place::Partition(partition), 0));
-                }
+                steps.extend(self.step_to_other_zones(partition, zone));
                 steps.extend(
                     self.zones[zone]
                         .nodes
@@ -261,6 +275,12 @@ impl Plan {
                 );
             }
         }
+    }
+
+    /// The step by which a zone gives a replica of the partition to another one.
+    fn step_to_other_zones(&self, partition: PartitionAt, zone: usize) -> Option<Step> {
+        let spare = self.in_zone(partition, zone) > self.zones[zone].least;
+        spare.then_some((Place::Partition(partition), 0))
     }
 
     /// Carries out a path: what it gives up first, so that no node ever seems to hold

@@ -654,7 +654,7 @@ fn a_partition_goes_to_the_first_node_on_its_walk_unless_that_one_has_its_share(
     let first = seats
         .iter()
         .enumerate()
-        .filter(|(p, seats)| ring.clockwise(position(*p)).next().unwrap().node == seats[0])
+        .filter(|(p, seats)| ring.clockwise(position(*p)).next().unwrap().1.node == seats[0])
         .count();
     assert!(
         first > 128 * 3 / 4,

@@ -40,17 +40,14 @@ impl LogStore {
         purged: Option<LogId>,
         entries: Vec<Entry>,
     ) -> Result<Self, OpenError> {
-        let mut next = purged.map(|p| p.index + 1);
-        for entry in &entries {
+        let first = purged.map_or(0, |p| p.index + 1);
+        for (expected, entry) in (first..).zip(&entries) {
             let index = entry.log_id.index;
-            if let Some(expected) = next
-                && index != expected
-            {
+            if index != expected {
                 return Err(OpenError::Log(format!(
                     "entry {index} stands where {expected} belongs"
                 )));
             }
-            next = Some(index + 1);
         }
         let last = entries.last().map(|e| e.log_id).or(purged);
         let log = Log {

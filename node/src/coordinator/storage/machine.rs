@@ -97,6 +97,11 @@ impl Machine {
         })
     }
 
+    /// The last entry that is applied.
+    pub(super) fn applied(&self) -> Option<LogId> {
+        self.position.read().applied
+    }
+
     /// What is applied, as it changes. Raft tells a proposer of its outcome only
     /// after the view holds it.
     pub(in super::super) fn view(&self) -> watch::Receiver<View> {

@@ -3,6 +3,9 @@
 //!
 //! Invariants:
 //! - Whatever is acknowledged to Raft was flushed before ([`writer`]).
+//! - A disk that lost any of that is refused, and is left as it is, so that it is refused
+//!   the next time too: a forgotten vote is given twice. [`check_journals`] and
+//!   [`witness`] tell.
 //! - Whatever was read back at the start is written and flushed once more before it
 //!   is used: after a failed flush and a restart it may have been in the page cache
 //!   alone (rule 12).
@@ -34,6 +37,11 @@ use witness::Witness;
 use writer::Disk;
 
 use crate::disk::{DirectoryError, lock};
+use crate::store::journal_check::{Cut, Journals};
+use crate::store::remove_unfinished;
+
+const MUST_NOT_VOTE: &str = "it must not vote any more. Empty the directory, and the \
+     coordinator joins anew under another Raft id";
 
 /// Why the disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +67,18 @@ pub(super) enum OpenError {
     #[error("{0}")]
     Write(#[from] WriteError),
     /// Less is there than was flushed.
-    #[error(
-        "{missing} flushed writes are gone from the disk: it must not vote any more. \
-         Empty the directory, and the coordinator joins anew under another Raft id"
-    )]
+    #[error("{missing} flushed writes are gone from the disk: {MUST_NOT_VOTE}")]
     Lost {
         /// How many.
         missing: u64,
     },
+    /// What was flushed is broken.
+    #[error(
+        "the disk is damaged: {} at byte {} of journal {}, and what stands behind it was \
+         written after it had been flushed: {MUST_NOT_VOTE}",
+        .0.what, .0.at, .0.journal
+    )]
+    Damaged(Cut),
     /// The directory belongs to another coordinator.
     #[error("the directory belongs to the coordinator `{found}`, and this one is `{expected}`")]
     OtherName {
@@ -106,7 +118,10 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
     let failed = |e: std::io::Error| OpenError::Fjall(e.to_string());
     std::fs::create_dir_all(directory).map_err(failed)?;
     let lock = lock(directory)?;
-    let database = Database::builder(directory.join("log"))
+    let path = directory.join("log");
+    remove_unfinished(&path).map_err(failed)?;
+    check_journals(&path)?;
+    let database = Database::builder(path)
         .worker_threads(1)
         .cache_size(4 << 20)
         .open()?;
@@ -174,12 +189,17 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
         written,
         _lock: lock,
     };
-    disk.commit(rewritten, true)?;
+    disk.commit(rewritten)?;
 
     let (writer, closed) = Writer::spawn(disk)?;
     let log = LogStore::new(writer.clone(), vote, committed, purged, entries)?;
     let machine =
         Machine::restore(writer.clone(), snapshot.as_deref()).map_err(stored("the snapshot"))?;
+    if purged > machine.applied() {
+        return Err(OpenError::Log(
+            "what was purged is not in the snapshot".to_owned(),
+        ));
+    }
     Ok(Opened {
         identity,
         log,
@@ -187,4 +207,25 @@ pub(super) fn open(directory: &Path, name: &str) -> Result<Opened, OpenError> {
         writer,
         closed,
     })
+}
+
+/// Cuts off what a power loss tore, and makes durable what is left, as a data node does
+/// with its store. But there the write-ahead log makes good for what is cut, and here
+/// nothing does: a break with anything whole behind it was flushed and acknowledged.
+fn check_journals(path: &Path) -> Result<(), OpenError> {
+    let failed = |e: std::io::Error| OpenError::Fjall(format!("check the journals: {e}"));
+    let journals = Journals::read(path).map_err(failed)?;
+    let damaged = journals.is_whole_behind_cut().map_err(failed)?;
+    match journals.cut() {
+        Some(cut) if damaged => return Err(OpenError::Damaged(cut)),
+        Some(cut) => tracing::info!(
+            journal = cut.journal,
+            at = cut.at,
+            what = cut.what,
+            "cut the end of the Raft log's journal, as a power loss leaves it"
+        ),
+        None => {}
+    }
+    journals.settle().map_err(failed)?;
+    Ok(())
 }

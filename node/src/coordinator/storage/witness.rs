@@ -1,12 +1,12 @@
 //! A witness beside the database: how many flushed writes there were.
 //!
-//! fjall takes a broken batch for a torn tail, wherever it stands, and goes on
-//! without what follows. For Raft that is fatal: a forgotten vote is given twice.
-//! So each flushed batch carries its number, and *after* it was flushed the number
-//! is also put here, without a flush of its own. At the start the database must
-//! hold at least the witnessed number: less means that flushed writes are gone, and
-//! such a disk must not vote (rule 12). The witness itself may lag behind (after a
-//! power cut), which proves nothing and harms nothing.
+//! A last batch that is broken, or a journal or table that is gone, looks like the end
+//! of the log. For Raft that is fatal: a forgotten vote is given twice. So each batch
+//! carries its number, and *after* it was flushed the number is also put here, without
+//! a flush of its own. At the start the database must hold at least the witnessed
+//! number: less means that flushed writes are gone, and such a disk must not vote (rule
+//! 12). The witness itself may lag behind (after a power cut), which proves nothing and
+//! harms nothing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};

@@ -4,13 +4,19 @@
 //! (fjall persists under its journal's lock and groups nothing by itself), and only
 //! then is everybody told, in order. After a failure nothing is ever written again:
 //! what reached the disk is unknown, and the process is to stop.
+//!
+//! Each batch is flushed before the next one is begun, so that one that is broken with
+//! a whole one behind it was damaged and not torn. When the disk falls idle, and when it
+//! closes, a batch follows that is worth nothing by itself: it says so of the last one
+//! that was acknowledged (rule 12).
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use fjall::{Database, Keyspace, PersistMode};
 use openraft::storage::LogFlushed;
 use tokio::sync::oneshot;
@@ -21,6 +27,8 @@ use crate::coordinator::raft::TypeConfig;
 
 /// The most requests that one flush covers.
 const GROUP_MAX: usize = 256;
+/// For how long nothing is asked for before the disk counts as idle.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// Why something was not written. The process is to stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -39,7 +47,7 @@ pub(super) enum Done {
     Raft(LogFlushed<TypeConfig>),
     /// A task that waits.
     Task(oneshot::Sender<Result<(), WriteError>>),
-    /// Nobody: a hint that goes along with the next flush.
+    /// Nobody: a hint that goes along with the next flush, or with that of an idle disk.
     Nobody,
 }
 
@@ -120,22 +128,41 @@ impl Writer {
 fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool, hold: &impl Fn()) {
     let flushes = metrics::counter!("cairn_coordinator_log_flushes_total");
     let seconds = metrics::histogram!("cairn_coordinator_log_flush_seconds");
-    while let Ok(first) = queue.recv() {
-        let mut changes = BTreeMap::new();
+    let mut changes = BTreeMap::new();
+    // The last batch is the one that was written when the disk was opened.
+    let mut is_last_proven = false;
+    loop {
+        let first = if is_last_proven && changes.is_empty() {
+            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            queue.recv_timeout(IDLE)
+        };
+        let is_idle = first.is_err();
+        let is_over = matches!(first, Err(RecvTimeoutError::Disconnected));
         let mut waiting = Vec::new();
-        for request in std::iter::once(first).chain(queue.try_iter().take(GROUP_MAX)) {
+        for request in first.into_iter().chain(queue.try_iter().take(GROUP_MAX)) {
             // A later change of a key replaces an earlier one: the items of a fjall
             // batch share a sequence number, so that each key must stand there once.
             changes.extend(request.changes);
-            waiting.push(request.done);
+            if !matches!(request.done, Done::Nobody) {
+                waiting.push(request.done);
+            }
         }
+        if waiting.is_empty() && !is_idle {
+            // Hints wait for a flush that takes them along.
+            continue;
+        }
+        if is_over && is_last_proven && changes.is_empty() {
+            return;
+        }
+        is_last_proven = waiting.is_empty();
+        let batch = std::mem::take(&mut changes);
         let outcome = if failed.load(Ordering::Acquire) {
             Err(WriteError::Failed(" before".to_owned()))
         } else {
-            let flushed = waiting.iter().any(|done| !matches!(done, Done::Nobody));
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             hold();
-            let outcome = disk.commit(changes, flushed);
+            let outcome = disk.commit(batch);
             seconds.record(begun.elapsed().as_secs_f64());
             flushes.increment(1);
             outcome
@@ -155,6 +182,9 @@ fn serve(mut disk: Disk, queue: &Receiver<Request>, failed: &AtomicBool, hold: &
                 Done::Nobody => {}
             }
         }
+        if is_over {
+            return;
+        }
     }
 }
 
@@ -170,20 +200,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Writes the changes as one batch.
+    /// Writes the changes as one batch and flushes it.
     pub(super) fn commit(
         &mut self,
         mut changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-        flushed: bool,
     ) -> Result<(), WriteError> {
         let number = self.written + 1;
-        if flushed {
-            changes.insert(keys::WRITTEN.to_vec(), Some(format::encode(&number)));
-        }
-        let mut batch = self
-            .database
-            .batch()
-            .durability(flushed.then_some(PersistMode::SyncAll));
+        changes.insert(keys::WRITTEN.to_vec(), Some(format::encode(&number)));
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         for (key, value) in changes {
             match value {
                 Some(value) => batch.insert(&self.keyspace, key, value),
@@ -193,12 +217,10 @@ impl Disk {
         batch
             .commit()
             .map_err(|e| WriteError::Failed(format!(": {e}")))?;
-        if flushed {
-            self.written = number;
-            if let Err(error) = self.witness.note(number) {
-                // It only ever says too little then.
-                tracing::warn!(%error, "note a flushed write");
-            }
+        self.written = number;
+        if let Err(error) = self.witness.note(number) {
+            // It only ever says too little then.
+            tracing::warn!(%error, "note a flushed write");
         }
         Ok(())
     }

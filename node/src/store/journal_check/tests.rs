@@ -13,6 +13,7 @@ use tempfile::{TempDir, tempdir};
 use super::super::opening::open_store;
 use super::super::{FjallStore, StorageConfig};
 use super::*;
+use crate::samples::copy_tree;
 
 const G: Generation = Generation(1);
 const PAGE: usize = 4096;
@@ -87,26 +88,13 @@ pub(in super::super) fn checked_mark(store: &FjallStore, value: impl Fn(u64) -> 
     mark
 }
 
-pub(in super::super) fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 fn journal(path: &Path, id: u64) -> PathBuf {
     path.join(format!("{id}.jnl"))
 }
 
 /// Where each batch of a journal ends.
-fn ends(journal: &Path) -> Vec<u64> {
-    let mut walk = Walk::new(File::open(journal).unwrap());
+pub(crate) fn batch_ends(journal: &Path) -> Vec<u64> {
+    let mut walk = Walk::new(open_buffered(journal).unwrap());
     let mut ends = Vec::new();
     while let Step::Batch(_) = walk.batch().unwrap() {
         ends.push(walk.at);
@@ -131,7 +119,7 @@ fn sealed() -> Sealed {
     let rows = 40;
     fill(root.path(), 1..=rows);
     let whole = journal(root.path(), 0);
-    let all = ends(&whole);
+    let all = batch_ends(&whole);
     let bytes = fs::read(&whole).unwrap();
     let (first, second) = (all[all.len() / 2], all[3 * all.len() / 4]);
     let last = *all.last().unwrap();
@@ -240,7 +228,7 @@ fn a_page_that_a_power_loss_took_from_the_last_journal_is_cut_off() {
     }
     store.persist().unwrap();
     drop(store);
-    let ends = ends(&journal(root.path(), 0));
+    let ends = batch_ends(&journal(root.path(), 0));
     let (begin, end) = (ends[ends.len() - 3] as usize, ends[ends.len() - 2] as usize);
     let mut tried = 0;
     for page in begin.div_ceil(PAGE)..end / PAGE {
@@ -260,7 +248,7 @@ fn an_end_that_was_cut_anywhere_is_cut_back_to_the_last_whole_batch() {
     let root = tempdir().unwrap();
     fill(root.path(), 1..=4);
     let file = journal(root.path(), 0);
-    let ends = ends(&file);
+    let ends = batch_ends(&file);
     let (begin, end) = (ends[ends.len() - 2], ends[ends.len() - 1]);
     for length in (begin..end).step_by(97).chain(begin + 1..begin + 40) {
         let copy = tempdir().unwrap();
@@ -282,7 +270,7 @@ fn lengths_that_are_nonsense_reserve_no_memory() {
     let root = tempdir().unwrap();
     fill(root.path(), 1..=2);
     let file = journal(root.path(), 0);
-    let begin = ends(&file)[1];
+    let begin = batch_ends(&file)[1];
     // Items of the batch; length of the key; length of the value, twice.
     for (at, length) in [(1, 4), (24, 2), (26, 4), (30, 4)] {
         let copy = tempdir().unwrap();
@@ -323,5 +311,45 @@ fn a_fresh_journal_and_none_at_all_are_left_alone() {
     assert_eq!(
         fs::metadata(journal(root.path(), 3)).unwrap().len(),
         3 * PAGE as u64
+    );
+}
+
+/// How many whole batches the bytes begin with, where they end, and whether nothing else
+/// follows.
+fn walked(bytes: &[u8]) -> (u64, usize, bool) {
+    let mut walk = Walk::new(bytes);
+    let (mut batches, mut end) = (0, 0);
+    loop {
+        match walk.batch().unwrap() {
+            Step::Batch(_) => {
+                batches += 1;
+                end = walk.at as usize;
+            }
+            Step::Over => return (batches, end, true),
+            Step::Flaw(_) => return (batches, end, false),
+        }
+    }
+}
+
+#[test]
+fn fuzz_store_journals() {
+    let root = tempdir().unwrap();
+    fill(root.path(), 1..=6);
+    let file = journal(root.path(), 0);
+    let end = batch_ends(&file).pop().unwrap() as usize;
+    let whole = fs::read(&file).unwrap()[..end].to_vec();
+    let padded = [&whole[..], &[0; 64]].concat();
+    cairn_fuzz::run(
+        "store_journal",
+        4,
+        vec![whole, padded, vec![0; 64]],
+        |bytes| {
+            let (batches, end, is_over) = walked(bytes);
+            // What is cut behind them stays whole.
+            assert_eq!(walked(&bytes[..end]), (batches, end, true));
+            if !is_over {
+                holds_whole_batch(&bytes[end + 1..]).unwrap();
+            }
+        },
     );
 }

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cairn_storage::format::segment_header::LogIdentity;
 use cairn_storage::store::Store;
 
-use super::super::journal_check::tests::{checked_mark, copy_tree, open, write};
+use super::super::journal_check::tests::{checked_mark, open, write};
 use super::super::opening::open_store;
 use super::super::snapshot::{Room, SnapshotSink};
 use super::*;
+use crate::samples::copy_tree;
 
 /// Set in the environment of a test that is to end in the process's end.
 const DOOMED: &str = "CAIRN_TEST_DOOMED";

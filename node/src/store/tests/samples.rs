@@ -1,24 +1,12 @@
-//! Disks of earlier builds, kept so that later builds are held to reading them (rule
-//! 18).
-//!
-//! A sample is a data directory as [`write_sample`] makes it: an identity and a log
-//! with a replica and its entries, without the store, which the log makes anew. To
-//! keep one of this build, when a format has changed:
-//!
-//! ```text
-//! CAIRN_KEEP_SAMPLE=wal-2 cargo test -p cairn-node --lib store::tests::samples
-//! ```
+//! Samples of a data node's disk: an identity and a log with a replica and its entries,
+//! without the store, which the log makes anew.
 
 use std::fs;
 
-use super::super::journal_check::tests::copy_tree;
 use super::*;
+use crate::samples::{self, copy_tree};
 
-/// Names the sample to be kept, below [`KEPT`].
-const KEEP: &str = "CAIRN_KEEP_SAMPLE";
-const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/samples");
-/// The most bytes of a sample: it is kept for good.
-const SAMPLE_BYTES_MAX: u64 = 64 << 10;
+const KIND: &str = "data";
 const ENTRIES: u64 = 10;
 
 fn sample_config() -> StorageConfig {
@@ -42,12 +30,10 @@ fn write_sample(to: &Path) {
     fs::create_dir_all(to.join("wal")).unwrap();
     let identity = root.path().join("identity.json");
     fs::copy(identity, to.join("identity.json")).unwrap();
-    let mut bytes = 0;
     for segment in segments(&root) {
         let name = segment.file_name().unwrap();
-        bytes += fs::copy(&segment, to.join("wal").join(name)).unwrap();
+        fs::copy(&segment, to.join("wal").join(name)).unwrap();
     }
-    assert!(bytes <= SAMPLE_BYTES_MAX, "{bytes}");
 }
 
 /// Opens a copy of a sample and looks at all that is in it.
@@ -76,20 +62,12 @@ fn a_sample_of_this_build_opens() {
     let sample = tempdir().unwrap();
     write_sample(sample.path());
     check_sample(sample.path());
-    if let Some(name) = std::env::var_os(KEEP) {
-        copy_tree(sample.path(), &Path::new(KEPT).join(name));
-    }
+    samples::keep(KIND, sample.path());
 }
 
 #[test]
 fn every_sample_of_an_earlier_build_still_opens() {
-    // None is kept before the first format that is to be read for good.
-    let Ok(kept) = fs::read_dir(KEPT) else {
-        return;
-    };
-    for sample in kept {
-        let sample = sample.unwrap().path();
-        println!("{}", sample.display());
+    for sample in samples::kept(KIND) {
         check_sample(&sample);
     }
 }

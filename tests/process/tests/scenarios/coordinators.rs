@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::gaps::Gaps;
 use cairn_process_tests::load::{Load, Plan};
 use cairn_process_tests::resp::Patience;
-use cairn_process_tests::{seed, status, waiting};
+use cairn_process_tests::{seed, status, waiting, wal};
 use rand::Rng;
 
 /// The default node time-out: a data node that is silent for longer counts as down.
@@ -143,5 +143,47 @@ fn one_coordinator_at_a_time_may_die_and_failover_still_works() -> Result<()> {
         cluster.start_all()?;
         cluster.await_ready()?;
     }
+    load.stop()?.verify(&cluster.target())
+}
+
+#[test]
+fn a_coordinator_with_a_damaged_disk_does_not_vote_and_joins_anew_once_it_is_empty() -> Result<()> {
+    let (seed, mut rng) = seed::draw("damaged coordinator");
+    let mut cluster = Cluster::start(Spec::default())?;
+    let load = Load::start(&cluster.target(), Plan::default(), seed)?;
+    load.await_every_partition()?;
+    let victim = rng.random_range(0..cluster.coordinators.len());
+    let before = status::voters(&cluster)?
+        .get(&cluster.coordinators[victim].name)
+        .cloned();
+    let node = &mut cluster.coordinators[victim];
+    node.kill()?;
+    // In the first batch of its journal, with all the others behind it. What tells that
+    // flushed writes are gone is not there, as after a power cut.
+    let journal = node.data.join("log").join("0.jnl");
+    wal::flip(&journal, rng.random_range(40..60))?;
+    std::fs::remove_file(node.data.join("witness")).context("its witness")?;
+    for _ in 0..2 {
+        node.start()?;
+        let status = node.await_end(BOUND)?;
+        ensure!(!status.success(), "it ended as if nothing had happened");
+        let said = node.log_tail(5);
+        ensure!(said.contains("must not vote any more"), "it said: {said}");
+    }
+    node.wipe()?;
+    node.start()?;
+    cluster.await_ready()?;
+    let name = cluster.coordinators[victim].name.clone();
+    waiting::until("it to vote under another id", BOUND, || {
+        let id = status::voters(&cluster)?.get(&name).cloned();
+        Ok((id.is_some() && id != before).then_some(()))
+    })?;
+    // It counts again: another one may go.
+    let other = (victim + 1) % cluster.coordinators.len();
+    cluster.coordinators[other].kill()?;
+    cluster.data[0].kill()?;
+    load.await_every_partition()?;
+    cluster.start_all()?;
+    cluster.await_ready()?;
     load.stop()?.verify(&cluster.target())
 }

@@ -187,6 +187,17 @@ fn cairn_dev_finds_its_data_again_and_its_nodes_end_with_it() -> Result<()> {
         "it does not name the holder: {said}"
     );
 
+    // So is one on the same ports, whatever its directory.
+    let aside = TempDir::with_prefix("cairn-dev-")?;
+    let said = refused(command(aside.path(), dev.port, &counts)?)?;
+    let port = format!("{}, Redis of data-1: in use by process", dev.port);
+    ensure!(
+        children
+            .iter()
+            .any(|pid| said.contains(&format!("{port} {pid} "))),
+        "it does not name who has the port: {said}"
+    );
+
     // Killed, without a chance to end its nodes itself.
     drop(dev);
     waiting::until("the nodes to end", BOUND, || {

@@ -181,7 +181,9 @@ impl World {
                 return Ok(());
             }
             Came::Later => {
-                let after = self.rng.random_range(50..2_000);
+                // The longer it waits the seldomer it looks.
+                let waited = self.now.minus(read.began).0;
+                let after = self.rng.random_range(50..2_000 + waited / 4);
                 let id = read.node;
                 self.reads.insert(number, read);
                 self.at(after, Happening::Look(id, number));
