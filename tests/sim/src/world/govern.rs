@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cairn_core::cluster::command::{Command, Response};
+use cairn_core::cluster::command::Command;
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::supervisor::{
     AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
