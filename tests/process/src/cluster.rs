@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::network::Host;
 use crate::node::{Node, Ports, Role};
 use crate::power::Power;
 use crate::resp::{ClusterClient, Patience, Reply, Routes, Unanswered};
@@ -29,6 +30,8 @@ pub struct Spec {
     pub environment: BTreeMap<String, String>,
     /// Whether the power-loss shim is loaded into every node.
     pub shim: bool,
+    /// Where the coordinators and then the data nodes run; this machine where it names none.
+    pub hosts: Vec<Host>,
     /// Where the directory is made, instead of the system's temporary directory.
     pub below: Option<PathBuf>,
 }
@@ -42,6 +45,7 @@ impl Default for Spec {
             partitions: 128,
             environment: BTreeMap::new(),
             shim: false,
+            hosts: Vec::new(),
             below: None,
         }
     }
@@ -105,12 +109,13 @@ impl Cluster {
         };
         let root = directory.path().canonicalize()?;
         let name = |kind: &str, number: usize| format!("{kind}-{number}");
-        let coordinators: Vec<(String, Ports)> = (0..spec.coordinators)
-            .map(|n| Ok((name("coordinator", n), Ports::free()?)))
+        let host = |n: usize| spec.hosts.get(n).cloned().unwrap_or_else(Host::local);
+        let coordinators: Vec<(String, Ports, Host)> = (0..spec.coordinators)
+            .map(|n| Ok((name("coordinator", n), Ports::free()?, host(n))))
             .collect::<Result<_>>()?;
         let list = coordinators
             .iter()
-            .map(|(name, ports)| format!("{name}=127.0.0.1:{}", ports.peer))
+            .map(|(name, ports, host)| format!("{name}={}:{}", host.address, ports.peer))
             .collect::<Vec<_>>()
             .join(",");
 
@@ -130,14 +135,11 @@ impl Cluster {
 
         let coordinators = coordinators
             .into_iter()
-            .map(|(name, ports)| {
-                Node::new(
-                    Role::Coordinator,
-                    &name,
-                    ports,
-                    &root,
-                    for_coordinators.clone(),
-                )
+            .map(|(name, ports, host)| {
+                let settings = for_coordinators.clone();
+                let mut node = Node::new(Role::Coordinator, &name, ports, &root, settings);
+                node.host = host;
+                node
             })
             .collect();
         let cluster_wide = [
@@ -152,14 +154,10 @@ impl Cluster {
         }
         let data = (0..spec.data_nodes)
             .map(|n| {
-                let ports = Ports::free()?;
-                Ok(Node::new(
-                    Role::Data,
-                    &name("data", n),
-                    ports,
-                    &root,
-                    environment.clone(),
-                ))
+                let (name, settings) = (name("data", n), environment.clone());
+                let mut node = Node::new(Role::Data, &name, Ports::free()?, &root, settings);
+                node.host = host(spec.coordinators + n);
+                Ok(node)
             })
             .collect::<Result<Vec<_>>>()?;
         let mut cluster = Self {

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cairn_client::{Client, Condition, Consistency, Error, Options, PutOptions, Stats};
-use cairn_linear::kv::{KeyOperation, Op, Output};
+use cairn_linear::kv::{Key, KeyOperation, Op, Output};
+use cairn_linear::{Summary, check_keys};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
@@ -24,13 +25,13 @@ use crate::waiting;
 /// What is done to the keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// The consistency of reads.
-    pub reads: Consistency,
+    /// The consistency of reads, drawn for each.
+    pub reads: &'static [Consistency],
     /// Tasks, half of them of a client that gives up early.
     pub tasks: u32,
     /// Keys. Most operations go to a few of them at a time.
     pub keys: u64,
-    /// Operations that return, after which the tasks end.
+    /// Operations that return, after which the tasks end at the latest.
     pub operations: u64,
 }
 
@@ -48,6 +49,8 @@ const OPEN_MAX: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Written values lie so far apart that no increments lead from one to the next.
 const SPACING: i64 = 1 << 20;
+/// Configurations that the search for an order may visit per key.
+const SEARCH_MAX: usize = 4_000_000;
 
 /// What tasks did so far, wherever they run.
 #[derive(Clone, Debug)]
@@ -242,6 +245,11 @@ impl Recording {
         })
     }
 
+    /// Lets no further operation begin.
+    pub fn wind_down(&self) {
+        self.history.end();
+    }
+
     /// What both clients counted.
     #[must_use]
     pub fn stats(&self) -> [Stats; 2] {
@@ -252,11 +260,11 @@ impl Recording {
     ///
     /// # Errors
     /// Where a call failed in a way that it must not, or the tasks do not end in time.
-    pub fn finish(self) -> Result<BTreeMap<u64, Vec<KeyOperation>>> {
+    pub fn finish(self) -> Result<Recorded> {
         let outcome = waiting::until("the history to be complete", BOUND * 4, || {
             Ok(self.is_complete().then_some(()))
         });
-        self.history.end();
+        self.wind_down();
         self.runtime.block_on(async {
             for task in self.tasks {
                 task.await.context("a task of the history panicked")?;
@@ -264,7 +272,55 @@ impl Recording {
             anyhow::Ok(())
         })?;
         outcome?;
-        self.history.take()
+        Ok(Recorded(self.history.take()?))
+    }
+}
+
+/// What was seen of each key.
+#[derive(Debug)]
+pub struct Recorded(BTreeMap<u64, Vec<KeyOperation>>);
+
+impl Recorded {
+    /// Judges it; and judges it again with one read that is older than it may be, which must
+    /// be rejected: what was judged is one in which that would be seen.
+    ///
+    /// # Errors
+    /// Where it is not linearizable, or the planted read is accepted.
+    pub fn judge(mut self) -> Result<Summary> {
+        let summary =
+            check_keys(&Key, &self.0, SEARCH_MAX).map_err(|rejected| anyhow!("{rejected}"))?;
+        self.plant_a_stale_read()?;
+        ensure!(
+            check_keys(&Key, &self.0, SEARCH_MAX).is_err(),
+            "a planted stale read was accepted"
+        );
+        Ok(summary)
+    }
+
+    fn plant_a_stale_read(&mut self) -> Result<()> {
+        let busiest = self
+            .0
+            .values_mut()
+            .max_by_key(|operations| operations.len());
+        let operations = busiest.context("an empty history")?;
+        operations.sort_by_key(|operation| operation.called);
+        let reads: Vec<usize> = (0..operations.len())
+            .filter(|&at| {
+                let returned = operations[at].returned.as_ref();
+                returned.is_some_and(|(_, output)| matches!(output, Output::Value(Some(_))))
+            })
+            .collect();
+        ensure!(
+            reads.len() > 10,
+            "only {} reads of the busiest key",
+            reads.len()
+        );
+        let old = operations[reads[0]].returned;
+        let last = reads[reads.len() - 1];
+        if let (Some((_, old)), Some((_, new))) = (old, &mut operations[last].returned) {
+            *new = old;
+        }
+        Ok(())
     }
 }
 
@@ -284,8 +340,9 @@ async fn work(shared: Arc<Shared>, task: u32, client: Client, mut random: StdRng
             90..96 => Op::SetIf(None, value),
             _ => Op::Delete,
         };
+        let level = shared.plan.reads[random.random_range(0..shared.plan.reads.len())];
         let called = shared.now();
-        let answer = call(&client, shared.plan.reads, key, op).await;
+        let answer = call(&client, level, key, op).await;
         let returned = match answer {
             Ok(output) => {
                 shared.close(number);

@@ -7,6 +7,8 @@
 //!   acknowledged and judges what is read, and [`gaps`] how long a partition was
 //!   silent. None of that lives in a process that is killed.
 //! - [`history`] records what the Rust client saw, to be judged for linearizability.
+//! - [`network`] runs nodes in network namespaces, and loses packets between them; [`proxy`]
+//!   delays, holds up and cuts TCP connections.
 //! - [`http2`] misuses gRPC as no proper client would.
 //! - [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
@@ -24,9 +26,11 @@ pub mod http2;
 pub mod ledger;
 pub mod load;
 mod native;
+pub mod network;
 pub mod node;
 pub mod ports;
 pub mod power;
+pub mod proxy;
 pub mod resp;
 pub mod seed;
 pub mod skip;

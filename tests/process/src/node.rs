@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustls::ClientConfig;
 
+use crate::network::Host;
 use crate::power::Power;
 use crate::{binary, http, ports, waiting};
 
@@ -65,6 +66,8 @@ pub struct Node {
     pub data: PathBuf,
     /// What it wrote to standard output and error, over all its lives.
     pub log: PathBuf,
+    /// Where it runs.
+    pub host: Host,
     /// Its power supply, where the shim is loaded.
     pub power: Option<Power>,
     /// How its HTTP port is asked, where it speaks TLS.
@@ -89,6 +92,7 @@ impl Node {
             ports,
             data: directory.join(name),
             log: directory.join(format!("{name}.log")),
+            host: Host::local(),
             power: None,
             tls: None,
             environment,
@@ -99,19 +103,23 @@ impl Node {
     /// Where Redis clients connect.
     #[must_use]
     pub fn resp(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.resp)
+        self.listening_at(self.ports.resp)
     }
 
     /// Where native clients connect.
     #[must_use]
     pub fn client(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.client)
+        self.listening_at(self.ports.client)
     }
 
     /// Where other nodes connect.
     #[must_use]
     pub fn peer(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.peer)
+        self.listening_at(self.ports.peer)
+    }
+
+    fn listening_at(&self, port: u16) -> String {
+        format!("{}:{port}", self.host.address)
     }
 
     /// A node with the same settings, another name, other ports and a log of its own.
@@ -121,13 +129,18 @@ impl Node {
     pub fn twin(&self, name: &str, ports: Ports) -> Result<Self> {
         let directory = self.log.parent().context("a log without a folder")?;
         let name = format!("{}-{name}", self.name);
-        Ok(Self::new(
-            self.role,
-            &name,
-            ports,
-            directory,
-            self.environment.clone(),
-        ))
+        let mut twin = Self::new(self.role, &name, ports, directory, self.environment.clone());
+        twin.host = self.host.clone();
+        Ok(twin)
+    }
+
+    /// Its power supply.
+    ///
+    /// # Errors
+    /// Where the shim is not loaded.
+    pub fn power(&self) -> Result<&Power> {
+        let power = self.power.as_ref();
+        power.with_context(|| format!("{} runs without the shim", self.name))
     }
 
     /// Sets a variable for the next start.
@@ -150,17 +163,16 @@ impl Node {
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        let listen = |port: u16| format!("127.0.0.1:{port}");
         command
             .env("CAIRN_ROLE", role)
             .env("CAIRN_NAME", &self.name)
             .env("CAIRN_DATA_DIR", &self.data)
-            .env("CAIRN_CLIENT_LISTEN", listen(self.ports.client))
-            .env("CAIRN_PEER_LISTEN", listen(self.ports.peer))
-            .env("CAIRN_HTTP_LISTEN", listen(self.ports.http))
+            .env("CAIRN_CLIENT_LISTEN", self.client())
+            .env("CAIRN_PEER_LISTEN", self.peer())
+            .env("CAIRN_HTTP_LISTEN", self.listening_at(self.ports.http))
             .env("RUST_BACKTRACE", "1");
         if self.role == Role::Data {
-            command.env("CAIRN_RESP_LISTEN", listen(self.ports.resp));
+            command.env("CAIRN_RESP_LISTEN", self.resp());
         }
         command.envs(&self.environment);
         if let Some(power) = &self.power {
@@ -189,7 +201,8 @@ impl Node {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = self.command()?;
         command.stdout(log.try_clone()?).stderr(log);
-        self.process = Some(command.spawn().context("start the cairn binary")?);
+        let started = self.host.on(|| Ok(command.spawn()?));
+        self.process = Some(started.context("start the cairn binary")?);
         Ok(())
     }
 
@@ -321,7 +334,7 @@ impl Node {
     /// # Errors
     /// Where there is no answer.
     pub fn http(&self, path: &str) -> Result<(u16, String)> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.http));
+        let address = SocketAddr::from((self.host.address, self.ports.http));
         http::get(address, path, self.tls.as_ref())
     }
 

@@ -9,6 +9,8 @@ use cairn_client::transport::Dialer;
 use cairn_client::{ClusterMap, Options};
 use cairn_core::cluster::status::{ClusterStatus, PartitionState};
 use cairn_core::ids::ReplicaId;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use crate::cluster::{BOUND, Cluster};
 use crate::node::Node;
@@ -20,15 +22,31 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .build()?)
 }
 
-/// The map, as the first node that answers knows it.
+/// How long a node may take to tell its map.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The map: the newest that a majority of the nodes tell, or as many as answer. One that is
+/// cut off knows an old one.
 ///
 /// # Errors
 /// Where none answers.
 pub fn map(cluster: &Cluster) -> Result<ClusterMap> {
     runtime()?.block_on(async {
-        let options = Options::default();
-        let client = cairn_client::Client::connect(cluster.client_addresses(), options).await?;
-        Ok(client.map().as_ref().clone())
+        let addresses = cluster.client_addresses();
+        let enough = addresses.len() / 2 + 1;
+        let ask = |address| async move {
+            let options = Options {
+                deadline: PATIENCE,
+                ..Options::default()
+            };
+            let client = cairn_client::Client::connect([address], options).await?;
+            anyhow::Ok(client.map().as_ref().clone())
+        };
+        let asked: FuturesUnordered<_> = addresses.into_iter().map(ask).collect();
+        let told = asked.filter_map(|map: Result<ClusterMap>| std::future::ready(map.ok()));
+        let maps: Vec<ClusterMap> = told.take(enough).collect().await;
+        let newest = maps.into_iter().max_by_key(|map| map.version);
+        newest.context("no node tells its map")
     })
 }
 
@@ -69,6 +87,60 @@ pub fn epochs(cluster: &Cluster) -> Result<Vec<u64>> {
         map.partitions.len()
     );
     Ok(map.partitions.iter().map(|record| record.epoch.0).collect())
+}
+
+/// A partition's epoch, and which data node of the cluster is its primary.
+///
+/// # Errors
+/// Where no node answers, or there is no primary at the time.
+pub fn primary(cluster: &Cluster, partition: u32) -> Result<(u64, usize)> {
+    let map = map(cluster)?;
+    let record = map.partitions.get(partition as usize);
+    let record = record.with_context(|| format!("partition {partition}"))?;
+    let primary = record.primary.as_ref();
+    let primary = primary.with_context(|| format!("partition {partition} has no primary"))?;
+    let name = map.nodes.get(&primary.node).map(|node| &node.name);
+    let index = cluster
+        .data
+        .iter()
+        .position(|node| Some(&node.name) == name);
+    Ok((record.epoch.0, index.context("a data node of the test")?))
+}
+
+/// A coordinator that leads, other than `but`: one that is cut off may think that it still
+/// does.
+///
+/// # Errors
+/// Where none does, in time.
+pub fn leader(cluster: &Cluster, but: Option<usize>) -> Result<usize> {
+    waiting::until("a leader of the coordinators", BOUND, || {
+        for (index, node) in cluster.coordinators.iter().enumerate() {
+            let leading = node.metric("cairn_coordinator_leading");
+            if Some(index) != but && leading.is_ok_and(|leading| leading > 0.0) {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// The data nodes of the cluster that hold no replica of a partition.
+///
+/// # Errors
+/// Where no node answers.
+pub fn without(cluster: &Cluster, partition: u32) -> Result<Vec<usize>> {
+    let map = map(cluster)?;
+    let record = map.partitions.get(partition as usize);
+    let record = record.with_context(|| format!("partition {partition}"))?;
+    let members = record.config.replicas();
+    let holders: Vec<&str> = members
+        .iter()
+        .filter_map(|member| map.nodes.get(&member.node))
+        .map(|node| node.name.as_str())
+        .collect();
+    let nodes = cluster.data.iter().enumerate();
+    let others = nodes.filter(|(_, node)| !holders.contains(&node.name.as_str()));
+    Ok(others.map(|(index, _)| index).collect())
 }
 
 /// The replicas that the map places on the node of this name.

@@ -11,17 +11,17 @@ use cairn_process_tests::{seed, status, waiting, wal};
 use rand::Rng;
 
 /// The default node time-out: a data node that is silent for longer counts as down.
-const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
+pub(crate) const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Promotions that the coordinators began, whatever for.
-fn promotions_started(cluster: &Cluster) -> Result<f64> {
+pub(crate) fn promotions_started(cluster: &Cluster) -> Result<f64> {
     let all = cluster.coordinators.iter();
     all.map(|node| node.metric("cairn_coordinator_promotions_started_total"))
         .sum()
 }
 
 /// Lets time pass: what is waited for is that nothing happens meanwhile.
-fn let_pass(time: Duration) -> Result<()> {
+pub(crate) fn let_pass(time: Duration) -> Result<()> {
     let began = Instant::now();
     waiting::until("time to pass", time + BOUND, || {
         Ok((began.elapsed() >= time).then_some(()))

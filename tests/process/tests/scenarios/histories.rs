@@ -3,19 +3,15 @@
 
 use anyhow::{Result, ensure};
 use cairn_client::Consistency;
-use cairn_linear::check_keys;
-use cairn_linear::kv::{Key, Output};
 use cairn_process_tests::cluster::{Cluster, Spec};
 use cairn_process_tests::history::{Plan, Recording};
 use cairn_process_tests::seed;
 use rand::Rng;
 
-/// Configurations that the search for an order may visit per key.
-const BOUND: usize = 4_000_000;
 const OPERATIONS: u64 = 101_000;
 
 /// Kills and stops data nodes by turns while a history is made, and judges it.
-fn judged(reads: Consistency) -> Result<()> {
+fn judged(reads: &'static [Consistency]) -> Result<()> {
     let (seed, mut rng) = seed::draw(&format!("history of {reads:?} reads"));
     let mut cluster = Cluster::start(Spec::default())?;
     let plan = Plan {
@@ -49,54 +45,24 @@ fn judged(reads: Consistency) -> Result<()> {
         recording.await_more(6_000)?;
     }
     let stats = recording.stats();
-    let mut history = recording.finish()?;
-    let summary = check_keys(&Key, &history, BOUND)
-        .map_err(|rejected| anyhow::anyhow!("seed {seed}: {rejected}"))?;
+    let summary = recording.finish()?.judge()?;
     println!("{kills} kills, {stops} stops: {summary:?}; {stats:?}");
     ensure!(summary.completed as u64 >= OPERATIONS, "{summary:?}");
     ensure!(kills > 1 && stops > 1, "{kills} kills, {stops} stops");
-
-    // The same history with one read that is older than it may be is rejected: what was
-    // judged is one in which that would be seen.
-    let stale = history
-        .values_mut()
-        .max_by_key(|operations| operations.len());
-    let operations = stale.ok_or_else(|| anyhow::anyhow!("an empty history"))?;
-    operations.sort_by_key(|operation| operation.called);
-    let reads: Vec<usize> = (0..operations.len())
-        .filter(|&at| {
-            let returned = operations[at].returned.as_ref();
-            returned.is_some_and(|(_, output)| matches!(output, Output::Value(Some(_))))
-        })
-        .collect();
-    ensure!(
-        reads.len() > 10,
-        "only {} reads of the busiest key",
-        reads.len()
-    );
-    let old = operations[reads[0]].returned;
-    let last = reads[reads.len() - 1];
-    if let (Some((_, old)), Some((_, new))) = (old, &mut operations[last].returned) {
-        *new = old;
-    }
-    ensure!(
-        check_keys(&Key, &history, BOUND).is_err(),
-        "a planted stale read was accepted"
-    );
     cluster.check_running()
 }
 
 #[test]
 fn reads_of_the_primary_are_linearizable_while_nodes_are_killed_and_stopped() -> Result<()> {
-    judged(Consistency::Primary)
+    judged(&[Consistency::Primary])
 }
 
 #[test]
 fn reads_of_a_quorum_are_linearizable_while_nodes_are_killed_and_stopped() -> Result<()> {
-    judged(Consistency::Quorum)
+    judged(&[Consistency::Quorum])
 }
 
 #[test]
 fn reads_of_replicas_are_linearizable_while_nodes_are_killed_and_stopped() -> Result<()> {
-    judged(Consistency::Replica)
+    judged(&[Consistency::Replica])
 }
