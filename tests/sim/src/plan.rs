@@ -69,6 +69,9 @@ pub enum Kind {
     Coordinators,
     /// Clients reach the primary, and hardly anybody else does, while another is wanted.
     Siege,
+    /// The nodes fall into two parts that do not reach each other; the coordinators are
+    /// with one of them.
+    Halves,
     /// Just enough nodes reach each other to go on, and who they are changes again and
     /// again, so that one set has as little in common with the next as may be.
     Rotation,
@@ -76,7 +79,7 @@ pub enum Kind {
     Ambush,
 }
 
-const KINDS: [(Kind, u32); 19] = [
+const KINDS: [(Kind, u32); 20] = [
     (Kind::Crash, 5),
     (Kind::PowerLoss, 5),
     (Kind::Pause, 5),
@@ -94,6 +97,7 @@ const KINDS: [(Kind, u32); 19] = [
     (Kind::Lease, 2),
     (Kind::Coordinators, 3),
     (Kind::Siege, 4),
+    (Kind::Halves, 4),
     (Kind::Rotation, 3),
     (Kind::Ambush, 4),
 ];

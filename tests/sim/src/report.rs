@@ -121,6 +121,7 @@ pub const MUST_HAPPEN: &[&str] = &[
     "coordinators away",
     "copies wanted elsewhere",
     "crash",
+    "cut in two",
     "damage found",
     "delay",
     "deposed",

@@ -1,5 +1,7 @@
 //! What goes wrong, and the end of it.
 
+use std::collections::BTreeSet;
+
 use cairn_core::cluster::supervisor::{AdminRequest, Input};
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::PartitionRecord;
@@ -11,13 +13,15 @@ use super::{Brain, COORDINATORS, Happening, PARTITION, World};
 use crate::plan::{Fault, Kind};
 
 /// What an ambush does, when its moment comes.
-const AMBUSHES: [Kind; 6] = [
+const AMBUSHES: [Kind; 8] = [
     Kind::Crash,
     Kind::PowerLoss,
     Kind::Isolate,
     Kind::Isolate,
     Kind::OneWay,
     Kind::Pause,
+    Kind::Halves,
+    Kind::Halves,
 ];
 
 /// Something that waits for the coordinators to decide.
@@ -125,6 +129,7 @@ impl World {
                 let primary = self.record().and_then(|record| record.primary);
                 return self.besiege(primary.map_or(id, |primary| primary.node), rng);
             }
+            Kind::Halves => self.halve(id, rng),
             Kind::Rotation => {
                 let until = self.lasting(rng, 500_000..4_000_000);
                 self.begin_rotation(until, rng);
@@ -235,6 +240,23 @@ impl World {
             }
         }
         self.say(|| format!("{id} is cut off until {until:?}, one way {one_way}"));
+    }
+
+    /// A node and about half of the others are cut off from the rest and the coordinators.
+    fn halve(&mut self, id: NodeId, rng: &mut StdRng) {
+        let until = self.lasting(rng, 50_000..1_500_000);
+        let others = 1..=self.nodes.len() as u64;
+        let apart: BTreeSet<u64> = others
+            .filter(|n| *n == id.0 || rng.random_bool(0.4))
+            .collect();
+        for (a, b) in self.pairs() {
+            if apart.contains(&a) != apart.contains(&b) {
+                self.cut.insert((a, b), until);
+                self.cut.insert((b, a), until);
+            }
+        }
+        self.say(|| format!("{apart:?} are cut off from the others until {until:?}"));
+        self.coverage.count("cut in two");
     }
 
     /// A primary is cut off from most, is slow to reach for the others, and is to be
