@@ -19,6 +19,7 @@ pub const WAITING: &[(Bug, &str)] = &[];
 pub const RARE: &[Bug] = &[
     Bug::AckPastFence,
     Bug::NameTwoPrimaries,
+    Bug::RankByIndex,
     Bug::CountStrangers,
     Bug::CountLeaseFromReceipt,
     Bug::ForgetGrantsOnRestart,
