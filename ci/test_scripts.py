@@ -139,7 +139,7 @@ class Shares(unittest.TestCase):
         ]
         told = "\n".join(run_tests.shares(results))
         self.assertRegex(told, r"clients +1\.5 of 4 min$|clients +1\.5 of 4 min\n")
-        self.assertRegex(told, r"simulator +10\.0 of 5 min, OVER ITS SHARE")
+        self.assertRegex(told, r"simulator +10\.0 of 3 min, OVER ITS SHARE")
 
 
 class Documentation(unittest.TestCase):
