@@ -34,7 +34,7 @@ struct Arguments {
     /// Let W be 1 in every run, so that writes may be lost.
     #[arg(long)]
     lossy: bool,
-    /// Print the end of the trace.
+    /// Print the trace.
     #[arg(long)]
     trace: bool,
     /// Find a smaller set of faults that breaks the same invariant.
