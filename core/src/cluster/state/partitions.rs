@@ -410,6 +410,11 @@ impl ClusterState {
             ));
         }
         current.members.retain(|m| keep.contains(&m.replica));
+        // One that was replaced since this was proposed has nothing any more: to drop the
+        // others for it would be to drop the last copies.
+        if let Some(gone) = current.members.iter().find(|m| !self.is_member(m.node)) {
+            return Err(Refusal::UnknownNode { node: gone.node });
+        }
         let after = current.len();
         if after == before {
             return Err(invalid("nothing is dropped"));
