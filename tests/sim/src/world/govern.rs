@@ -257,7 +257,7 @@ impl World {
         }
         let now = self.now;
         let nodes = self.nodes.len() as u64;
-        let served = self.serving();
+        let served = self.serves_among(|_| true);
         if self.rng.random_bool(0.05) {
             self.publish()?;
         }
@@ -324,15 +324,14 @@ impl World {
         self.outputs(outputs)
     }
 
-    fn serving(&self) -> bool {
+    /// Whether one of those nodes serves in the newest epoch.
+    pub(super) fn serves_among(&self, whom: impl Fn(u64) -> bool) -> bool {
         let epoch = self.record().map_or(Epoch::ZERO, |r| r.epoch);
         self.nodes
             .iter()
-            .filter_map(|n| n.core.as_ref())
-            .any(|core| {
-                core.standing(PARTITION)
-                    .is_some_and(|s| s.serving && s.epoch == epoch)
-            })
+            .filter(|node| whom(node.id.0))
+            .filter_map(|node| node.core.as_ref()?.standing(PARTITION))
+            .any(|standing| standing.serving && standing.epoch == epoch)
     }
 
     /// A disk is gone; an empty one takes its place under the same name.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use cairn_core::cluster::supervisor::{AdminRequest, Input};
-use cairn_core::ids::{Epoch, Micros, NodeId};
+use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ReplicaSet;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -56,7 +56,7 @@ impl World {
             return Ok(());
         }
         self.at(LOOK, Happening::Turn);
-        if rotation.ends.is_none() && self.serves_within(&rotation.group) {
+        if rotation.ends.is_none() && self.serves_among(|n| rotation.group.contains(&n)) {
             let longest = [5_000, 50_000, 300_000][rotation.rng.random_range(0..3)];
             rotation.ends = Some(now.plus(Micros(rotation.rng.random_range(500..longest))));
         }
@@ -68,15 +68,6 @@ impl World {
         };
         self.rotation = Some(rotation);
         done
-    }
-
-    fn serves_within(&self, group: &BTreeSet<u64>) -> bool {
-        let epoch = self.record().map_or(Epoch::ZERO, |record| record.epoch);
-        self.nodes
-            .iter()
-            .filter(|node| group.contains(&node.id.0))
-            .filter_map(|node| node.core.as_ref()?.standing(PARTITION))
-            .any(|standing| standing.serving && standing.epoch == epoch)
     }
 
     fn next_turn(&mut self, rotation: &mut Rotation) -> Result<(), String> {
