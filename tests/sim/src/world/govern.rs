@@ -213,7 +213,6 @@ impl World {
         let Brain::Shipped(shipped) = &mut self.brain else {
             return Ok(());
         };
-        let mut unheard = false;
         let outputs = if lost {
             shipped.fail(now, id)
         } else if late {
@@ -222,12 +221,11 @@ impl World {
             let outputs = shipped.step(now, Input::Proposal { id, outcome });
             self.at(after, Happening::Late(term, command));
             self.coverage.count("late commit");
-            unheard = true;
             outputs
         } else {
             shipped.commit(now, id, command, heard)
         };
-        if let Some(record) = self.record().filter(|_| unheard) {
+        if let Some(record) = self.record().filter(|_| late && !lost) {
             self.spring_ambush(&record);
         }
         self.publish()?;
