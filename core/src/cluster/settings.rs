@@ -20,6 +20,13 @@ pub const WEIGHT_MAX: u32 = 10_000;
 pub const LEASE_MS_DEFAULT: u64 = 400;
 /// How long a node may be silent where nobody says otherwise.
 pub const NODE_TIMEOUT_MS_DEFAULT: u64 = 1_500;
+/// How long a node may stay away before its replicas are made anew elsewhere, where
+/// nobody says otherwise.
+pub const REPLACE_AFTER_MS_DEFAULT: u64 = 300_000;
+/// The longest such time: a week.
+pub const REPLACE_AFTER_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
+/// Replicas that are made at a time on one node where nobody says otherwise.
+pub const MOVES_PER_NODE_DEFAULT: u8 = 4;
 /// Sequenced writes remembered per partition where nobody says otherwise.
 pub const IDEMPOTENCE_WINDOW_DEFAULT: u32 = 65_536;
 
@@ -84,6 +91,10 @@ pub struct SettingsRequest {
     pub node_timeout_ms: Option<u64>,
     /// Sequenced writes remembered per partition.
     pub idempotence_window: Option<u32>,
+    /// How long a node may stay away before its replicas are made anew elsewhere.
+    pub replace_after_ms: Option<u64>,
+    /// Replicas that are made at a time on one node.
+    pub moves_per_node: Option<u8>,
 }
 
 /// Settings that were taken, and what should be said about them.
@@ -193,6 +204,12 @@ pub enum SettingsError {
     /// A window that is no use or too dear.
     #[error("idempotenceWindow {0} is not between 16 and 16777216")]
     IdempotenceWindow(u32),
+    /// A grace that is no use.
+    #[error("replaceAfterMs {0} is above {REPLACE_AFTER_MS_MAX}, a week")]
+    ReplaceAfter(u64),
+    /// No or too many moves at a time.
+    #[error("movesPerNode {0} is not between 1 and 64")]
+    MovesPerNode(u8),
 }
 
 /// What is taken, and should still be known.
@@ -285,6 +302,8 @@ impl SettingsRequest {
             }),
             // Never below what meets every write quorum: see `ReadQuorumTooSmall`.
             read_quorum: self.read_quorum.unwrap_or(0),
+            replace_after_ms: self.replace_after_ms.unwrap_or(REPLACE_AFTER_MS_DEFAULT),
+            moves_per_node: self.moves_per_node.unwrap_or(MOVES_PER_NODE_DEFAULT),
         };
         let mut errors = check(&settings);
         if self.preset == Some(Preset::Strong) && write_quorum < majority(replication_factor) {
@@ -349,6 +368,8 @@ pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
         // Every level can be kept, and a quorum of reads is made as large as it must be.
         read_level: _,
         read_quorum: _,
+        replace_after_ms,
+        moves_per_node,
     } = settings;
     let mut errors = Vec::new();
     if !(1..=REPLICATION_FACTOR_MAX).contains(&replication_factor) {
@@ -395,6 +416,12 @@ pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
     }
     if !(100..=600_000).contains(&node_timeout_ms) {
         errors.push(SettingsError::NodeTimeout(node_timeout_ms));
+    }
+    if replace_after_ms > REPLACE_AFTER_MS_MAX {
+        errors.push(SettingsError::ReplaceAfter(replace_after_ms));
+    }
+    if !(1..=64).contains(&moves_per_node) {
+        errors.push(SettingsError::MovesPerNode(moves_per_node));
     }
     errors
 }

@@ -564,6 +564,8 @@ fn differences(
             node_timeout_ms,
             read_level,
             read_quorum,
+            replace_after_ms,
+            moves_per_node,
         } = settings;
         [
             ("replicationFactor", u64::from(*replication_factor)),
@@ -577,6 +579,8 @@ fn differences(
             ("nodeTimeoutMs", *node_timeout_ms),
             ("readLevel", *read_level as u64),
             ("readQuorum", u64::from(*read_quorum)),
+            ("replaceAfterMs", *replace_after_ms),
+            ("movesPerNode", u64::from(*moves_per_node)),
         ]
     };
     list(agreed)
