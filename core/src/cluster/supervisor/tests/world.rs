@@ -769,7 +769,7 @@ impl World {
         }
     }
 
-    fn heartbeat(&mut self, node: NodeId) -> Heartbeat {
+    pub(super) fn heartbeat(&mut self, node: NodeId) -> Heartbeat {
         let unreachable: Vec<NodeId> = self
             .state
             .members()
@@ -802,6 +802,7 @@ impl World {
             silent_client_ports,
             disk_full: false,
             draining: sim.draining,
+            figures: None,
             full: std::mem::take(&mut sim.full),
             partitions: statuses,
         }
@@ -852,6 +853,8 @@ impl World {
             applied: replica.head.index,
             wish: replica.wish,
             followers,
+            bytes: None,
+            copying: None,
         }
     }
 
