@@ -234,6 +234,8 @@ mod tests {
             applied: None,
             lag: None,
             corrupt: false,
+            bytes: None,
+            copying: None,
         }
     }
 
@@ -251,6 +253,7 @@ mod tests {
             expected_back_unix_ms: None,
             leads: 0,
             replicas: 1,
+            figures: None,
         }
     }
 

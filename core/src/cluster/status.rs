@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Loss;
 use super::failure_detector::Health;
-use super::report::Role;
+use super::report::{CopyProgress, NodeFigures, Role};
 use super::supervisor::PromotionReason;
 use crate::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position};
 use crate::record::{Member, NodeStanding, SlotRange};
@@ -76,6 +76,9 @@ pub struct NodeStatus {
     pub leads: usize,
     /// Replicas on it.
     pub replicas: usize,
+    /// Its disk and its load, as it told last; absent where it did not yet.
+    #[serde(flatten)]
+    pub figures: Option<NodeFigures>,
 }
 
 /// How a partition is, the worst that applies first.
@@ -176,4 +179,10 @@ pub struct ReplicaHealth {
     pub lag: Option<u64>,
     /// Whether it found damage.
     pub corrupt: bool,
+    /// About how many bytes its state takes on its node's disk, when last heard of.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// Of one that fetches a copy: how far that is.
+    #[serde(flatten)]
+    pub copying: Option<CopyProgress>,
 }

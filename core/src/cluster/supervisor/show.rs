@@ -75,6 +75,7 @@ impl Supervisor {
                 expected_back_unix_ms: self.state.expected_back(n.id),
                 leads: leads.get(&n.id).copied().unwrap_or(0),
                 replicas: replicas.get(&n.id).copied().unwrap_or(0),
+                figures: self.views.figures(n.id),
             })
             .collect()
     }
@@ -151,6 +152,8 @@ impl Supervisor {
                 .zip(matched)
                 .map(|(head, matched)| head.saturating_sub(matched)),
             corrupt: now_known.is_some_and(|s| s.wish == Wish::Replace),
+            bytes: last.and_then(|s| s.bytes),
+            copying: now_known.and_then(|s| s.copying),
         }
     }
 }

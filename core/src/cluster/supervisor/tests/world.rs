@@ -779,7 +779,7 @@ impl World {
         }
     }
 
-    fn heartbeat(&mut self, node: NodeId) -> Heartbeat {
+    pub(super) fn heartbeat(&mut self, node: NodeId) -> Heartbeat {
         let unreachable: Vec<NodeId> = self
             .state
             .members()
@@ -812,6 +812,7 @@ impl World {
             silent_client_ports,
             disk_full: false,
             draining: sim.draining,
+            figures: None,
             full: std::mem::take(&mut sim.full),
             partitions: statuses,
         }
@@ -862,6 +863,8 @@ impl World {
             applied: replica.head.index,
             wish: replica.wish,
             followers,
+            bytes: None,
+            copying: None,
         }
     }
 
