@@ -281,7 +281,7 @@ impl SettingsRequest {
         });
         let min_in_sync = self
             .min_in_sync
-            .unwrap_or_else(|| write_quorum.min(replication_factor.div_ceil(2)));
+            .unwrap_or_else(|| usual_floor(replication_factor, write_quorum));
         let lease_ms = self.lease_ms.unwrap_or(LEASE_MS_DEFAULT);
         let settings = ClusterSettings {
             replication_factor,
@@ -348,6 +348,69 @@ impl SettingsRequest {
         }
         Ok(ResolvedSettings { settings, warnings })
     }
+}
+
+/// What a person wants changed while the cluster lives; everything unsaid stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettingsChange {
+    /// RF.
+    pub replication_factor: Option<u8>,
+    /// W. Where RF changes and W was the majority of the old one, it becomes the majority
+    /// of the new one.
+    pub write_quorum: Option<u8>,
+    /// The floor of rule 10. It follows RF and W where it was their default.
+    pub min_in_sync: Option<u8>,
+    /// How long a grant lasts.
+    pub lease_ms: Option<u64>,
+    /// How long a node may be silent.
+    pub node_timeout_ms: Option<u64>,
+    /// How long a node may stay away before its replicas are made anew elsewhere.
+    pub replace_after_ms: Option<u64>,
+    /// Replicas that are made at a time on one node.
+    pub moves_per_node: Option<u8>,
+    /// Sequenced writes remembered per partition.
+    pub idempotence_window: Option<u32>,
+}
+
+impl SettingsChange {
+    /// What the settings come to be, before they are judged.
+    #[must_use]
+    pub fn of(&self, agreed: &ClusterSettings) -> ClusterSettings {
+        let replication_factor = self.replication_factor.unwrap_or(agreed.replication_factor);
+        let write_quorum = self.write_quorum.unwrap_or_else(|| {
+            if agreed.write_quorum == majority(agreed.replication_factor) {
+                majority(replication_factor)
+            } else {
+                agreed.write_quorum
+            }
+        });
+        let min_in_sync = self.min_in_sync.unwrap_or_else(|| {
+            let usual = usual_floor(agreed.replication_factor, agreed.write_quorum);
+            if agreed.min_in_sync == usual {
+                usual_floor(replication_factor, write_quorum)
+            } else {
+                agreed.min_in_sync
+            }
+        });
+        ClusterSettings {
+            replication_factor,
+            write_quorum,
+            min_in_sync,
+            lease_ms: self.lease_ms.unwrap_or(agreed.lease_ms),
+            node_timeout_ms: self.node_timeout_ms.unwrap_or(agreed.node_timeout_ms),
+            replace_after_ms: self.replace_after_ms.unwrap_or(agreed.replace_after_ms),
+            moves_per_node: self.moves_per_node.unwrap_or(agreed.moves_per_node),
+            idempotence_window: self.idempotence_window.unwrap_or(agreed.idempotence_window),
+            // More than there are cannot be asked.
+            read_quorum: agreed.read_quorum.min(replication_factor),
+            ..agreed.clone()
+        }
+    }
+}
+
+/// The floor of rule 10 where nobody says otherwise.
+fn usual_floor(replication_factor: u8, write_quorum: u8) -> u8 {
+    write_quorum.min(replication_factor.div_ceil(2))
 }
 
 /// Every reason for which the settings cannot keep their promise.
@@ -547,6 +610,31 @@ mod tests {
             taken.warnings[0].to_string(),
             "writeQuorum 2 of 5 survives 3 losses for writes but only 1 for a promotion"
         );
+    }
+
+    #[test]
+    fn what_followed_from_the_replication_factor_follows_the_new_one() {
+        let agreed = resolve(|_| ()).unwrap().settings;
+        let to = |change: SettingsChange, agreed: &ClusterSettings| {
+            let s = change.of(agreed);
+            (s.replication_factor, s.write_quorum, s.min_in_sync)
+        };
+        let rf = |rf| SettingsChange {
+            replication_factor: Some(rf),
+            ..SettingsChange::default()
+        };
+        assert_eq!(to(rf(5), &agreed), (5, 3, 3));
+        assert_eq!(to(rf(2), &agreed), (2, 2, 1));
+        let three = SettingsChange {
+            write_quorum: Some(3),
+            ..SettingsChange::default()
+        };
+        let chosen = three.of(&agreed);
+        assert_eq!(to(rf(5), &chosen), (5, 3, 3));
+        assert_eq!(to(rf(4), &chosen), (4, 3, 2));
+        // What was chosen stays, and is judged.
+        assert_eq!(to(rf(2), &chosen), (2, 3, 1));
+        assert!(!check(&rf(2).of(&chosen)).is_empty());
     }
 
     #[test]

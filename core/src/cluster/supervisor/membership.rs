@@ -50,6 +50,24 @@ impl Supervisor {
             })
     }
 
+    /// Keeps track of which draining nodes hold nothing any more: they may go once they
+    /// have seen that themselves.
+    pub(super) fn note_emptied(&mut self) {
+        let state = &self.state;
+        let is_empty = |node: NodeId| {
+            state.leaving(node) == Some(Leaving::Draining) && state.held_by(node).is_none()
+        };
+        self.emptied.retain(|node, _| is_empty(*node));
+        let emptied: Vec<NodeId> = state
+            .members()
+            .map(|n| n.id)
+            .filter(|node| is_empty(*node))
+            .collect();
+        for node in emptied {
+            self.emptied.entry(node).or_insert(state.version());
+        }
+    }
+
     /// Keeps track of who is down, and since when without a break.
     fn note_absences(&mut self, now: Micros) {
         let members: BTreeSet<NodeId> = self.state.members().map(|n| n.id).collect();

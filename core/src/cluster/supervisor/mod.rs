@@ -18,6 +18,7 @@
 mod handover;
 mod io;
 mod membership;
+mod preview;
 mod promotion;
 mod reconfigure;
 mod show;
@@ -25,6 +26,8 @@ mod show;
 mod tests;
 mod view;
 mod work;
+
+pub use preview::PreviewError;
 
 pub use io::{
     AdminRequest, Input, Output, PromotionReason, ProposalId, ProposalOutcome, SupervisorEvent,
@@ -41,7 +44,7 @@ use crate::cluster::rebalance;
 use crate::cluster::report::Order;
 use crate::cluster::settings::{LEASE_MS_DEFAULT, NODE_TIMEOUT_MS_DEFAULT};
 use crate::cluster::state::ClusterState;
-use crate::ids::{Micros, NodeId, PartitionId};
+use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
 use crate::record::{Configuration, PartitionRecord};
 
 use reconfigure::Wanted;
@@ -81,6 +84,8 @@ pub struct Supervisor {
     wanted: Vec<Wanted>,
     /// Partitions that want a replica and have to wait for others that are being made.
     waiting: BTreeSet<PartitionId>,
+    /// Nodes that drain and hold nothing any more, and the version of the map that says so.
+    emptied: BTreeMap<NodeId, MapVersion>,
     /// Who is down, and since when without a break.
     down_since: BTreeMap<NodeId, Micros>,
     /// Whether nobody is replaced because too many are down at once.
@@ -121,6 +126,7 @@ impl Supervisor {
             last_round: 0,
             wanted: Vec::new(),
             waiting: BTreeSet::new(),
+            emptied: BTreeMap::new(),
             down_since: BTreeMap::new(),
             replacement_held_back: false,
             unsettled: false,
@@ -290,6 +296,7 @@ impl Supervisor {
         }
         let basis = self.state.basis();
         self.unsettled = *self.state.placed_for() != basis;
+        self.note_emptied();
         if before.nodes() != self.state.nodes() || before.basis() != basis {
             self.mark_all();
             self.next_sweep = now;
