@@ -161,6 +161,7 @@ pub const MUST_HAPPEN: &[&str] = &[
     "retry answered by the table",
     "retry that cannot be judged",
     "segment reclaimed",
+    "several partitions",
     "shrunk",
     "slow disk",
     "slow links",
