@@ -457,6 +457,9 @@ impl Grants {
                     until: granted.until,
                 };
                 linger(&mut self.lingering, now, partition, left);
+                if is_seeded(Bug::FenceWholeBatch) {
+                    granted.set.clear();
+                }
             }
         }
     }
@@ -467,14 +470,11 @@ impl Grants {
     /// of an older epoch is void all the more, for that holder answers in none but its
     /// newest.
     pub(super) fn release(&mut self, peer: NodeId, partition: PartitionId, epoch: Epoch) {
-        if let Some(granted) = self.peers.get_mut(&peer) {
-            if granted.set.get(&partition) == Some(&epoch) {
-                granted.set.remove(&partition);
-                granted.excluded.push(partition);
-            }
-            if is_seeded(Bug::ReleaseWholeBatch) {
-                granted.set.retain(|other, _| *other == partition);
-            }
+        if let Some(granted) = self.peers.get_mut(&peer)
+            && granted.set.get(&partition) == Some(&epoch)
+        {
+            granted.set.remove(&partition);
+            granted.excluded.push(partition);
         }
         if let Some(left) = self.lingering.get_mut(&partition) {
             left.retain(|l| l.holder != peer || l.epoch > epoch);

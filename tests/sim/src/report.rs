@@ -162,6 +162,7 @@ pub const MUST_HAPPEN: &[&str] = &[
     "retry that cannot be judged",
     "segment reclaimed",
     "several partitions",
+    "several partitions led by one node",
     "shrunk",
     "slow disk",
     "slow links",

@@ -487,11 +487,12 @@ impl World {
         }
         let tells = now >= self.coordinators_away_until && !self.is_cut(COORDINATORS, id.0);
         let records: Vec<_> = self.records().filter(|_| tells).collect();
-        let told = !records.is_empty();
+        // There is no map before the table was made.
+        let map = !records.is_empty();
         for record in records {
             self.at(2_000, Happening::Record(id, record));
         }
-        if told {
+        if map {
             let lease = self.timing.lease;
             self.at(2_000, Happening::Lease(id, lease));
         }

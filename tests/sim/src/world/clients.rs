@@ -291,7 +291,11 @@ impl World {
     /// A client begins a write.
     pub(super) fn client(&mut self, client: usize) -> Result<(), String> {
         let wall_ms = self.now.0 / 1_000;
-        let partition = self.partitions.draw(&mut self.rng);
+        let partition = match self.healing {
+            // None waits for what is still wrong with another partition.
+            true => PartitionId(client as u32 % self.partitions.count()),
+            false => self.partitions.draw(&mut self.rng),
+        };
         let prefix = &self.partitions[partition].prefix;
         let (op, ops) = self.clients.draw(prefix, &mut self.rng, wall_ms);
         if matches!(op, WriteOp::Batch { .. }) {

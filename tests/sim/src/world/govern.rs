@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use cairn_core::cluster::command::Command;
-use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
+use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport, Role};
 use cairn_core::cluster::supervisor::{
     AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
 };
@@ -67,6 +67,10 @@ impl World {
         let draining = node.draining_until > now;
         let Some(core) = &mut node.core else { return };
         let partitions = core.statuses(clock, true);
+        let led = partitions.iter().filter(|s| s.role == Role::Primary);
+        if led.count() > 1 {
+            self.coverage.count("several partitions led by one node");
+        }
         let beat = Heartbeat {
             node: id,
             session,

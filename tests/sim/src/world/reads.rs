@@ -105,7 +105,9 @@ impl Read {
 impl World {
     /// A read of some level begins on some node.
     pub(super) fn begin_read(&mut self) -> Result<(), String> {
-        let after = self.rng.random_range(300..4_000) * self.leisure();
+        // Each partition is read as often as a single one would be, once all is healed.
+        let leisure = (self.leisure() / u64::from(self.partitions.count())).max(1);
+        let after = self.rng.random_range(300..4_000) * leisure;
         self.at(after, Happening::Read);
         let n = self.rng.random_range(0..self.nodes.len());
         let level = ReadLevel::ALL[self.rng.random_range(0..ReadLevel::ALL.len())];
