@@ -118,6 +118,15 @@ pub struct Fault {
 /// Which faults are left out of a run.
 pub type Mask = BTreeSet<u32>;
 
+/// How many partitions a run has. One as often as not: what needs much of a single one is
+/// found there.
+pub fn partitions(rng: &mut StdRng) -> u32 {
+    match rng.random_bool(0.5) {
+        true => 1,
+        false => rng.random_range(2..=3),
+    }
+}
+
 /// Every fault of a run between two times.
 pub fn draw(rng: &mut StdRng, from: Micros, until: Micros) -> Vec<Fault> {
     // Some runs have more of one kind than of another, and some have none: what needs
