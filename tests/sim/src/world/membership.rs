@@ -60,7 +60,9 @@ impl World {
         id: NodeId,
         rng: &mut StdRng,
     ) -> Result<(), String> {
-        let Some(state) = self.state() else {
+        // Until all have come of whom the settings tell, there is no table.
+        let table = |state: &&ClusterState| !state.partitions().is_empty();
+        let Some(state) = self.state().filter(table) else {
             return Ok(());
         };
         match kind {
