@@ -333,12 +333,13 @@ impl ClusterState {
         if nodes.len() != set.len() {
             return Err(invalid("a set has one replica on each of its nodes"));
         }
-        if set.len() < usize::from(settings.min_in_sync)
+        // A floor that was raised since does not keep a smaller set from growing.
+        let least = usize::from(settings.min_in_sync).min(config.current.len());
+        if set.len() < least
             || set.len() > usize::from(settings.replication_factor).max(config.current.len())
         {
             return Err(invalid(format!(
-                "a set has between minInSync {} and replicationFactor {} members, not {}",
-                settings.min_in_sync,
+                "a set has between minInSync {least} and replicationFactor {} members, not {}",
                 settings.replication_factor,
                 set.len()
             )));

@@ -13,6 +13,10 @@ use crate::report::{Coverage, Failure};
 /// Within this everything that is waited for has to come.
 const PATIENCE: Micros = Micros::from_millis(30_000);
 
+/// How many crashes there are at most after each join: a move that is disturbed at every
+/// step for ever never ends.
+const CRASHES: usize = 8;
+
 /// What is waited for, and what is done.
 type Script = fn(&mut World, &mut StdRng) -> Result<(), String>;
 
@@ -116,14 +120,11 @@ pub fn expansion_with_crashes(seed: u64) -> Result<Coverage, Box<Failure>> {
                 let state = world.state();
                 state.is_some_and(|state| state.held_by(joined).is_some())
             })?;
-            loop {
+            for _ in 0..CRASHES {
                 let before = world.configurations();
                 world.wait("another step", |world| {
                     world.settled().is_ok() || world.configurations() != before
                 })?;
-                if world.settled().is_ok() {
-                    break;
-                }
                 let moved = world
                     .records()
                     .find(|record| !before.contains(&record.config));
@@ -131,6 +132,7 @@ pub fn expansion_with_crashes(seed: u64) -> Result<Coverage, Box<Failure>> {
                     world.strike_party(*party, &record, rng);
                 }
             }
+            world.wait("an end of the moves", |world| world.settled().is_ok())?;
         }
         let held = |n: u64| {
             world

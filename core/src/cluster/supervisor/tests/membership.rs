@@ -463,6 +463,29 @@ fn rf_and_w_change_online_and_come_back() {
     );
 }
 
+#[test]
+fn a_set_that_was_shrunk_grows_although_the_floor_is_above_it_by_now() {
+    let mut world = cluster(2, 6);
+    let node = NodeId(2);
+    world.kill(node);
+    let shrunk = |world: &World| {
+        let mut records = world.state.partitions().iter();
+        records.any(|record| record.config.current.len() == 1)
+    };
+    while !shrunk(&world) {
+        world.run(5);
+    }
+    let response = world.change_settings(|settings| {
+        settings.replication_factor = 5;
+        settings.write_quorum = 4;
+        settings.min_in_sync = 3;
+    });
+    assert_eq!(response, Response::Done);
+    world.start(node);
+    settle(&mut world);
+    nothing_is_lost(&world);
+}
+
 /// One thing that happens to a cluster, of those that this file is about.
 fn upheaval(world: &mut World, draw: &mut Draw) {
     let count = world.state.nodes().len() as u64;
