@@ -33,6 +33,13 @@ pub(super) struct Unrest {
 }
 
 impl Unrest {
+    /// They are asked for nothing.
+    pub(super) const NONE: Self = Self {
+        promotions: 0.0,
+        moves: 0.0,
+        late: 0.0,
+    };
+
     pub(super) fn draw(rng: &mut StdRng) -> Self {
         Self {
             promotions: [0.001, 0.01, 0.03][rng.random_range(0..3)],

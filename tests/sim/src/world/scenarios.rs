@@ -7,6 +7,7 @@ use cairn_core::record::{Configuration, Member, PartitionRecord};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::govern::Unrest;
 use super::{Brain, Cluster, Happening, Options, World, faults_of, played};
 use crate::report::{Coverage, Failure};
 
@@ -159,6 +160,8 @@ fn script(
         ..Options::default()
     };
     let mut world = World::new(seed, &options);
+    // Nothing moves but for what is written down.
+    world.unrest = Unrest::NONE;
     played(seed, &mut world, |world| {
         world.begin()?;
         script(world, &mut StdRng::seed_from_u64(seed))?;
