@@ -238,7 +238,7 @@ impl ClusterState {
             self.eventual = self
                 .partitions
                 .iter()
-                .filter(|record| record.config.current.write_quorum == 1)
+                .filter(|record| record.config.sets().any(|set| set.write_quorum == 1))
                 .map(|record| record.id)
                 .collect();
         }

@@ -230,6 +230,25 @@ fn where_w_was_one_a_loss_is_taken_until_the_new_set_is_in_force() {
 }
 
 #[test]
+fn one_that_is_on_its_way_to_w_of_one_is_remembered_as_well() {
+    let mut machine = made(3, 2, 3);
+    let set = |machine: &mut Machine, w| {
+        machine.done(change(machine, |settings| {
+            settings.write_quorum = w;
+            settings.min_in_sync = w;
+        }));
+    };
+    set(&mut machine, 1);
+    let all = machine.record().config.current.members.clone();
+    machine.done(machine.enter_joint(all, 1));
+    set(&mut machine, 2);
+    machine.done(machine.leave_joint(Direction::Forward));
+    assert_eq!(machine.record().config.current.write_quorum, 1);
+    assert!(machine.state.is_eventual(P), "one copy acknowledges");
+    assert!(!machine.state.is_eventual(PartitionId(1)));
+}
+
+#[test]
 fn records_say_at_once_that_they_have_fewer_copies_than_configured() {
     let mut machine = made(2, 2, 3);
     let before = machine.record().order();
