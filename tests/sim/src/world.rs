@@ -27,7 +27,7 @@ use rand::{Rng, SeedableRng};
 use crate::coordinators::Coordinators;
 use crate::edge::{Answer, Caller, Edge, Work};
 use crate::node::{Node, Started};
-use crate::plan::{self, Fault, Kind, Mask, Noise};
+use crate::plan::{self, Fault, Kind, Layout, Mask, Noise};
 use crate::report::{Coverage, Failure, SIMULATED};
 use crate::shipped::{self, Shipped};
 
@@ -255,11 +255,13 @@ fn plan_of(seed: u64) -> Vec<Fault> {
     plan::draw(&mut rng, begin, START.plus(FAULTS))
 }
 
-fn partitions_of(seed: u64, options: &Options) -> u32 {
+fn layout_of(seed: u64, options: &Options) -> Layout {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x7061_7274_7300);
-    options
-        .partitions
-        .unwrap_or_else(|| plan::partitions(&mut rng))
+    let drawn = plan::layout(&mut rng);
+    Layout {
+        partitions: options.partitions.unwrap_or(drawn.partitions),
+        ..drawn
+    }
 }
 
 /// When a run begins.
@@ -299,10 +301,11 @@ impl World {
             },
             push_back: Micros::from_millis(1_000),
         };
-        let partitions = partitions_of(seed, options);
+        let layout = layout_of(seed, options);
+        let partitions = layout.partitions;
         let brain = if stand_in {
             let each = (0..partitions)
-                .map(|id| Coordinators::new((id, partitions), nodes, replicas, write_quorum));
+                .map(|id| Coordinators::new(id, layout, nodes, replicas, write_quorum));
             Brain::StandIn(each.collect())
         } else {
             let lease_ms = lease.0 / 1000;
