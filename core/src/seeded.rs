@@ -109,6 +109,8 @@ bugs! {
         "A log that does not hold a snapshot's last entry is kept under it on the disk.";
     RenewPastFence "renew-past-fence", rule 16:
         "A fenced replica goes on renewing the old primary's lease.";
+    FenceWholeBatch "fence-whole-batch", rule 16:
+        "A fence ends the grants on all partitions of a batch, and remembers its own alone.";
     ApplyMarkApart "apply-mark-apart", rule 17:
         "The applied index is written to the store before the data, in a batch of its own.";
     ReclaimBeforeDurable "reclaim-before-durable", rule 17:

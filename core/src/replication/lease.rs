@@ -457,6 +457,9 @@ impl Grants {
                     until: granted.until,
                 };
                 linger(&mut self.lingering, now, partition, left);
+                if is_seeded(Bug::FenceWholeBatch) {
+                    granted.set.clear();
+                }
             }
         }
     }
@@ -618,10 +621,14 @@ mod tests {
 
     #[test]
     fn a_grant_that_was_fenced_lasts_as_long_as_it_would_have() {
-        let mut holdings = holdings(1);
+        let mut holdings = holdings(2);
         let mut grants = Grants::new(Micros(0), ms(400));
         round(&mut holdings, &mut grants, ms(10_000), ms(400));
         grants.fence(ms(10_050), P);
+        // The other partition of the batch is not touched by it.
+        let other = PartitionId(1);
+        assert_eq!(grants.remaining(other, ms(10_050)), ms(350));
+        assert!(grants.current(other, Epoch(1), ms(10_050)));
         round(&mut holdings, &mut grants, ms(10_100), ms(400));
         assert_eq!(grants.remaining(P, ms(10_100)), ms(300));
         assert_eq!(grants.remaining(P, ms(10_500)), Micros(0));

@@ -161,6 +161,8 @@ pub const MUST_HAPPEN: &[&str] = &[
     "retry answered by the table",
     "retry that cannot be judged",
     "segment reclaimed",
+    "several partitions",
+    "several partitions led by one node",
     "shrunk",
     "slow disk",
     "slow links",

@@ -78,26 +78,24 @@ impl Wholeness {
         }
     }
 
-    /// A node has flushed records.
-    pub fn flushed(&mut self, node: NodeId, records: &[DurableRecord]) {
-        for record in records {
-            let Some(held) = self.held(node) else {
-                continue;
-            };
-            match record {
-                DurableRecord::Entry { entry, .. } => {
-                    held.take(entry.mark());
-                }
-                DurableRecord::Installed { mark, .. } => {
-                    held.take(*mark);
-                }
-                _ => {}
+    /// A node has flushed a record.
+    pub fn flushed(&mut self, node: NodeId, record: &DurableRecord) {
+        let Some(held) = self.held(node) else {
+            return;
+        };
+        match record {
+            DurableRecord::Entry { entry, .. } => {
+                held.take(entry.mark());
             }
-            if let Some(to) = cut(record) {
-                held.cut(to);
-                if !held.cuts.is_empty() {
-                    held.cuts.remove(0);
-                }
+            DurableRecord::Installed { mark, .. } => {
+                held.take(*mark);
+            }
+            _ => {}
+        }
+        if let Some(to) = cut(record) {
+            held.cut(to);
+            if !held.cuts.is_empty() {
+                held.cuts.remove(0);
             }
         }
     }
