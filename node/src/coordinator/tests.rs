@@ -72,6 +72,7 @@ pub(crate) struct Fleet {
     listeners: Vec<Option<Listeners>>,
     running: Vec<Option<Coordinator>>,
     settings: ClusterSettings,
+    pub(crate) users: crate::users::Users,
 }
 
 impl Fleet {
@@ -84,6 +85,7 @@ impl Fleet {
             listeners: Vec::new(),
             running: Vec::new(),
             settings,
+            users: crate::users::Users::open(),
         };
         for place in 0..count {
             let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -123,7 +125,7 @@ impl Fleet {
             dialer: Dialer::default(),
             peer_tls: None,
             client_tls: None,
-            users: crate::users::Users::open(),
+            users: self.users.clone(),
             cluster: self.settings.clone(),
             raft: RaftTimings::default(),
             tick: Duration::from_millis(25),
@@ -210,6 +212,11 @@ impl Fleet {
         .await;
     }
 
+    /// The routes of a coordinator's status page.
+    pub(crate) fn page(&self, place: usize) -> axum::Router {
+        self.running[place].as_ref().unwrap().page()
+    }
+
     async fn status(&self, place: usize) -> Value {
         self.running[place].as_ref().unwrap().status().await
     }
@@ -236,7 +243,7 @@ impl Fleet {
         id.as_str().unwrap().to_owned()
     }
 
-    async fn register(
+    pub(crate) async fn register(
         &self,
         place: usize,
         uuid: &str,

@@ -1,11 +1,13 @@
 //! What people and tools ask of the coordinators.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_core::cluster::ring::Ring;
 use cairn_core::cluster::status::ClusterStatus;
 use cairn_core::cluster::{AdminRequest, Command, Response as Answer};
 use cairn_core::ids::{Epoch, NodeId, PartitionId};
-use cairn_core::record::ClusterSettings;
+use cairn_core::record::{ClusterMap, ClusterSettings};
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::admin_server::Admin;
 use cairn_proto::pb::coordinator::v1::change_request::Change;
@@ -35,6 +37,8 @@ pub(in super::super) struct StatusDocument {
     http: String,
     /// Every member of the Raft group.
     coordinators: Vec<CoordinatorStatus>,
+    /// Every member of the cluster on the ring, and where it listens.
+    ring: Vec<RingMember>,
     /// What the cluster agreed on.
     settings: Option<Arc<ClusterSettings>>,
     /// What happened of late, oldest first.
@@ -52,6 +56,61 @@ struct CoordinatorStatus {
     client: String,
     voter: bool,
     leader: bool,
+    /// Whether it answered the leader when it was asked last; absent where nobody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<bool>,
+}
+
+/// A data node's part of the ring.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RingMember {
+    node: NodeId,
+    /// Relative to the others; 100 is usual.
+    weight: u32,
+    virtual_nodes: usize,
+    /// The part of all positions whose first virtual node clockwise is its, from 0 to 1.
+    share: f64,
+    /// For Redis clients.
+    resp: String,
+    /// For gRPC clients.
+    client: String,
+    /// Health and metrics.
+    http: String,
+}
+
+fn ring_members(map: &ClusterMap) -> Vec<RingMember> {
+    let shares = Ring::of_map(map).shares();
+    let on_ring = |(node, (virtual_nodes, share)): (NodeId, (usize, f64))| {
+        let info = map.nodes.get(&node)?;
+        Some(RingMember {
+            node,
+            weight: info.weight,
+            virtual_nodes,
+            share,
+            resp: info.addresses.resp.clone(),
+            client: info.addresses.client.clone(),
+            http: info.addresses.http.clone(),
+        })
+    };
+    shares.into_iter().filter_map(on_ring).collect()
+}
+
+impl StatusDocument {
+    /// Tells which coordinators answered the leader, by name.
+    pub(in super::super) fn note_answers(&mut self, answers: &BTreeMap<String, bool>) {
+        for coordinator in &mut self.coordinators {
+            coordinator.answers = answers.get(&coordinator.name).copied();
+        }
+    }
+
+    /// Without what changes by the passing of time alone.
+    pub(in super::super) fn forget_ages(&mut self) {
+        for node in &mut self.status.nodes {
+            node.health_for_ms = 0;
+            node.heard_ms_ago = None;
+        }
+    }
 }
 
 /// `cairn.coordinator.v1.Admin`.
@@ -112,18 +171,16 @@ impl Office {
             .map(|(id, node)| CoordinatorStatus {
                 name: node.name.clone(),
                 raft_id: id.to_string(),
-                peer: self
-                    .group
-                    .addresses
-                    .get(&node.name)
-                    .map_or_else(|| node.peer.clone(), |a| a.peer.clone()),
+                peer: self.group.peer_of(node),
                 client: node.client.clone(),
                 voter: membership.voter_ids().any(|voter| voter == *id),
                 leader: metrics.current_leader == Some(*id),
+                answers: None,
             })
             .collect();
         let (status, events) =
             shown.map_or_else(Default::default, |shown| (shown.status, shown.events));
+        let map = Arc::clone(&self.view.borrow().map);
         StatusDocument {
             status,
             answered_by: self.group.identity.name.clone(),
@@ -131,7 +188,8 @@ impl Office {
             term: metrics.current_term,
             http: self.http_advertise.clone(),
             coordinators,
-            settings: self.view.borrow().map.settings.clone(),
+            ring: ring_members(&map),
+            settings: map.settings.clone(),
             events,
         }
     }

@@ -1,0 +1,614 @@
+// The status page: asks for the status document every second and shows what changed.
+//
+// Fields that this build does not know are left alone, and those that are absent are not
+// shown.
+
+import {
+  derive,
+  isPrimary,
+  known,
+  leading,
+  MARKS,
+  markOf,
+  measure,
+  nodeName,
+  nodeState,
+  partitionWord,
+  rateOf,
+  replicaNote,
+  underWay,
+} from "./cluster.js";
+import { together } from "./events.js";
+import { byId, make, pairs, say, state, Table, withBar } from "./table.js";
+import { byName, bytes, clock, count, few, plural, rateText, slotOf, SLOTS, span } from "./words.js";
+
+const DOCUMENT = "/status.json";
+const EVERY_MS = 1000;
+// How long an answer may take.
+const PATIENCE_MS = 8000;
+// Asking and drawing take this part of the time at most, however large the cluster is.
+const SHARE = 1 / 5;
+const ROWS_PER_PAGE = 128;
+const UNDER_WAY_MAX = 40;
+
+// ---- data nodes --------------------------------------------------------------------
+
+const largest = { leads: 1, replicas: 1, share: 1, rate: 1 };
+const has = (field) => (items) => items.some((item) => item[field] !== undefined && item[field] !== null);
+const nodes = new Table(
+  "nodes",
+  [
+    {
+      label: "Node",
+      text: (node) => node.name,
+      draw: (node) => {
+        const button = make("button", { type: "button", class: "link", title: "Show its partitions" }, node.name);
+        button.addEventListener("click", () => {
+          byId("filter-node").value = String(node.id);
+          byId("filter-node").dispatchEvent(new Event("change"));
+          byId("partitions").focus();
+          byId("partitions").scrollIntoView();
+        });
+        return button;
+      },
+    },
+    {
+      label: "State",
+      state: true,
+      text: (node) => Object.values(nodeState(node)).join(" "),
+      draw: (node) => {
+        const { word, tone, more } = nodeState(node);
+        return state(word, tone, more);
+      },
+    },
+    { label: "Zone", when: (items) => items.some((node) => node.zone !== ""), text: (node) => node.zone },
+    {
+      label: "Leads",
+      title: "Partitions that it is primary of",
+      number: true,
+      text: (node) => `${node.leads}/${largest.leads}`,
+      draw: (node) => withBar(count(node.leads), node.leads / largest.leads),
+    },
+    {
+      label: "Replicas",
+      title: "Replicas on it, those included that it leads",
+      number: true,
+      text: (node) => `${node.replicas}/${largest.replicas}`,
+      draw: (node) => withBar(count(node.replicas), node.replicas / largest.replicas),
+    },
+    {
+      label: "Ring",
+      title: "The part of the ring that falls to its virtual nodes",
+      number: true,
+      when: has("ring"),
+      text: (node) => (node.ring ? `${(node.ring.share * 100).toFixed(1)} %` : ""),
+    },
+    {
+      label: "Entries/s",
+      title: "Entries that its primaries commit, from their commit indexes",
+      number: true,
+      when: (items) => !has("writesPerSecond")(items),
+      text: (node) => `${rateText(node.rate)}/${rateText(largest.rate)}`,
+      draw: (node) => withBar(rateText(node.rate), node.rate / largest.rate),
+    },
+    { label: "Reads/s", number: true, when: has("readsPerSecond"), text: (node) => rateText(node.readsPerSecond ?? 0) },
+    { label: "Writes/s", number: true, when: has("writesPerSecond"), text: (node) => rateText(node.writesPerSecond ?? 0) },
+    {
+      label: "Lag",
+      title: "Entries that the replica which is furthest behind lacks",
+      number: true,
+      text: (node) => count(node.lag),
+    },
+    {
+      label: "Disk free",
+      number: true,
+      when: has("diskTotalBytes"),
+      text: (node) =>
+        node.diskTotalBytes ? `${bytes(node.diskFreeBytes ?? 0)} of ${bytes(node.diskTotalBytes)}` : "",
+    },
+    { label: "Redis", when: has("ring"), text: (node) => node.ring?.resp ?? "" },
+  ],
+  { named: true },
+);
+
+// ---- coordinators and settings -----------------------------------------------------
+
+function coordinatorState(coordinator) {
+  const role = coordinator.leader ? "leader" : coordinator.voter ? "follower" : "joining";
+  if (coordinator.answers === false) return { word: `${role}, silent`, tone: "bad" };
+  return { word: role, tone: coordinator.answers === undefined && !coordinator.leader ? "quiet" : "good" };
+}
+const coordinators = new Table(
+  "coordinators",
+  [
+    { label: "Coordinator", text: (coordinator) => coordinator.name },
+    {
+      label: "State",
+      state: true,
+      text: (coordinator) => Object.values(coordinatorState(coordinator)).join(" "),
+      draw: (coordinator) => {
+        const { word, tone } = coordinatorState(coordinator);
+        return state(word, tone);
+      },
+    },
+    { label: "gRPC", text: (coordinator) => coordinator.client },
+  ],
+  { named: true },
+);
+
+const SETTINGS = [
+  ["replication_factor", "replication factor"],
+  ["write_quorum", "write quorum"],
+  ["min_in_sync", "min in sync"],
+  ["read_level", "read level"],
+  ["virtual_nodes", "virtual nodes of weight 100"],
+  ["lease_ms", "lease", (value) => span(value)],
+  ["node_timeout_ms", "node timeout", (value) => span(value)],
+  ["idempotence_window", "idempotence window"],
+];
+
+function showSettings(settings) {
+  const told = SETTINGS.filter(([field]) => settings?.[field] !== undefined).map(([field, name, text]) => {
+    const value = settings[field];
+    return { name, value: text ? text(value) : typeof value === "number" ? count(value) : String(value) };
+  });
+  pairs(byId("settings"), told);
+}
+
+function showSummary(status, total) {
+  const { summary } = status;
+  const unserved = summary.partitions - summary.serving;
+  const voters = status.coordinators.filter((coordinator) => coordinator.voter);
+  const silent = voters.filter((coordinator) => coordinator.answers === false).length;
+  const tile = (name, value, more, tone) => ({ name, value, more, tone, inDiv: true });
+  const unknown = !status.leading;
+  pairs(byId("summary"), [
+    tile(
+      "Partitions served",
+      unknown ? "?" : count(summary.serving),
+      `of ${count(summary.partitions)}`,
+      !unknown && unserved > 0 ? "bad" : "",
+    ),
+    tile("Degraded", count(summary.degraded), "", summary.degraded > 0 ? "warn" : ""),
+    tile("Moving", count(summary.moving), ""),
+    tile(
+      "Data nodes up",
+      unknown ? "?" : count(summary.nodesUp),
+      `of ${count(summary.nodes)}`,
+      !unknown && summary.nodesUp < summary.nodes ? "bad" : "",
+    ),
+    tile("Coordinators", count(voters.length - silent), `of ${voters.length}`, silent > 0 ? "bad" : ""),
+    tile("Entries/s", rateText(total), ""),
+    tile(
+      "Possible losses",
+      count(summary.lossyPromotions),
+      summary.lossyPromotions > 0 ? "promotions" : "",
+      summary.lossyPromotions > 0 ? "bad" : "",
+    ),
+  ]);
+  const sentence = unknown
+    ? "How nodes and partitions are now is not known."
+    : `${summary.serving} of ${summary.partitions} partitions are served, ` +
+      `${summary.nodesUp} of ${summary.nodes} data nodes are up.`;
+  say(byId("announcement"), sentence);
+  const trouble = unknown || unserved > 0 || summary.nodesUp < summary.nodes;
+  document.title = trouble ? `\u26a0 Cairn: ${sentence}` : "Cairn";
+}
+
+// ---- who holds what ----------------------------------------------------------------
+
+const plot = { rows: [], row: 18, pointed: null };
+const canvas = byId("placement-canvas");
+
+function showPlacement(status, shownNodes) {
+  plot.rows = shownNodes;
+  plot.row = shownNodes.length <= 12 ? 20 : shownNodes.length <= 30 ? 15 : 11;
+  byId("placement").style.setProperty("--row", `${plot.row}px`);
+  const names = byId("placement-names");
+  while (names.children.length > shownNodes.length) names.lastChild.remove();
+  while (names.children.length < shownNodes.length) names.append(make("li"));
+  shownNodes.forEach((node, at) => {
+    const item = names.children[at];
+    say(item, node.name);
+    item.dataset.state = nodeState(node).health;
+  });
+  const unserved = status.summary.partitions - status.summary.serving;
+  canvas.setAttribute(
+    "aria-label",
+    `${plural(status.partitions.length, "partition", "partitions")} over ` +
+      `${plural(shownNodes.length, "data node", "data nodes")}, in the order of their slots; ` +
+      `${status.leading ? unserved : "an unknown number"} not served. The table of partitions tells the same.`,
+  );
+  draw();
+}
+
+function draw() {
+  const { partitions } = known.status;
+  const width = canvas.parentElement.clientWidth;
+  const height = plot.rows.length * plot.row;
+  const scale = window.devicePixelRatio || 1;
+  canvas.style.height = `${height}px`;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  const style = getComputedStyle(document.documentElement);
+  const context = canvas.getContext("2d");
+  const rowOf = new Map(plot.rows.map((node, at) => [node.id, at]));
+  const cell = canvas.width / Math.max(1, partitions.length);
+  const gap = cell >= 4 * scale ? scale : 0;
+  const tall = Math.round((plot.row - (plot.row > 12 ? 3 : 2)) * scale);
+  const cells = Object.fromEntries(MARKS.map((mark) => [mark, []]));
+  partitions.forEach((partition, at) => {
+    for (const replica of partition.replicas) {
+      const row = rowOf.get(replica.member.node);
+      if (row !== undefined) cells[markOf(partition, replica)].push([at, row]);
+    }
+  });
+  context.fillStyle = style.getPropertyValue("--ground");
+  plot.rows.forEach((_, row) => context.fillRect(0, Math.round(row * plot.row * scale), canvas.width, tall));
+  for (const mark of MARKS) {
+    context.fillStyle = style.getPropertyValue(`--${mark}`);
+    for (const [at, row] of cells[mark]) {
+      const left = Math.round(at * cell);
+      const wide = Math.max(1, Math.round((at + 1) * cell) - left - gap);
+      context.fillRect(left, Math.round(row * plot.row * scale), wide, tall);
+    }
+  }
+  if (plot.pointed !== null) {
+    context.strokeStyle = style.getPropertyValue("--ink");
+    context.lineWidth = scale;
+    const left = Math.round(plot.pointed * cell) - scale / 2;
+    context.strokeRect(left, scale / 2, Math.max(2 * scale, cell), canvas.height - scale);
+  }
+}
+
+function replicaText(partition, replica) {
+  return `${nodeName(replica.member.node)} ${replicaNote(partition, replica)}`.trim();
+}
+
+function point(event) {
+  const { partitions } = known.status;
+  const box = canvas.getBoundingClientRect();
+  const at = Math.floor(((event.clientX - box.left) / box.width) * partitions.length);
+  plot.pointed = event.type === "pointerleave" || !partitions[at] ? null : at;
+  readout();
+  draw();
+}
+
+function readout() {
+  const partition = plot.pointed === null ? null : known.status.partitions[plot.pointed];
+  const text = partition
+    ? `Partition ${partition.partition}, slots ${partition.slots.first} to ${partition.slots.last}, ` +
+      `${partitionWord(partition)}: ` +
+      partition.replicas.map((replica) => replicaText(partition, replica)).join(", ")
+    : "Each column is a partition, in the order of its slots; each row a data node.";
+  say(byId("placement-readout"), text);
+}
+canvas.addEventListener("pointermove", point);
+canvas.addEventListener("pointerleave", point);
+canvas.addEventListener("click", () => {
+  const partition = plot.pointed === null ? null : known.status.partitions[plot.pointed];
+  if (partition === null) return;
+  byId("filter-slot").value = String(partition.slots.first);
+  showPartitions();
+});
+
+// ---- under way ---------------------------------------------------------------------
+
+function progressOf({ replica, why }) {
+  if (replica === undefined) return { text: why };
+  if (replica.expectedBytes) {
+    const done = replica.receivedBytes ?? 0;
+    return { text: `${bytes(done)} of ${bytes(replica.expectedBytes)}`, part: done / replica.expectedBytes };
+  }
+  return { text: replica.lag === null ? "" : `${plural(replica.lag, "entry", "entries")} behind` };
+}
+
+const moving = new Table("moving", [
+  {
+    label: "Partition",
+    text: ({ partitions }) => {
+      const numbers = few(partitions.map((partition) => partition.partition));
+      return partitions.length === 1 ? numbers : `${count(partitions.length)}: ${numbers}`;
+    },
+  },
+  {
+    label: "What",
+    state: true,
+    text: ({ what }) => what,
+    draw: ({ what, tone }) => state(what, tone),
+  },
+  { label: "Where", text: ({ where }) => where },
+  {
+    label: "How far",
+    wide: true,
+    text: (item) => progressOf(item).text,
+    draw: (item) => {
+      const { text, part } = progressOf(item);
+      if (part === undefined) return text;
+      return [make("progress", { max: 1, value: part, "aria-label": "copied" }), text];
+    },
+  },
+]);
+
+function showUnderWay(status) {
+  const found = underWay(status);
+  const more = found.length - UNDER_WAY_MAX;
+  say(byId("moving-count"), found.length === 0 ? "" : `${count(found.length)}${more > 0 ? `, ${UNDER_WAY_MAX} shown` : ""}`);
+  moving.show(
+    found.slice(0, UNDER_WAY_MAX),
+    ({ partitions, replica, what, why }) =>
+      replica ? `${partitions[0].partition} ${replica.member.replica}` : `${what} ${why} ${partitions[0].partition}`,
+    leading() ? "Nothing moves, and no primary is being looked for." : "Not known without a leader.",
+  );
+}
+
+// ---- partitions --------------------------------------------------------------------
+
+const TONES = {
+  healthy: "good",
+  moving: "making",
+  "member-silent": "warn",
+  degraded: "warn",
+  promoting: "bad",
+  unserved: "bad",
+};
+const SEVERITY = ["unserved", "promoting", "degraded", "moving", "member-silent", "healthy"];
+const lagOf = (partition) => partition.replicas.reduce((most, replica) => Math.max(most, replica.lag ?? 0), 0);
+
+function replicaTone(partition, replica) {
+  const mark = markOf(partition, replica);
+  if (mark === "silent") return replica.corrupt ? "bad" : "warn";
+  return mark === "making" ? "making" : "";
+}
+
+const table = new Table(
+  "table",
+  [
+    { label: "Partition", number: true, order: (p) => p.partition, text: (p) => String(p.partition) },
+    {
+      label: "State",
+      state: true,
+      order: (p) => SEVERITY.indexOf(p.state),
+      text: (p) => `${partitionWord(p)} ${p.promotion ?? ""} ${p.lossyPromotions}`,
+      draw: (p) => {
+        const more = p.lossyPromotions > 0 ? "may have lost writes" : "";
+        return state(partitionWord(p), TONES[partitionWord(p)] ?? "quiet", more);
+      },
+    },
+    { label: "Slots", text: (p) => `${p.slots.first}\u2013${p.slots.last}` },
+    { label: "Epoch", number: true, order: (p) => p.epoch, text: (p) => count(p.epoch) },
+    { label: "W", title: "The write quorum in force", number: true, text: (p) => String(p.writeQuorum) },
+    {
+      label: "Primary",
+      order: (p) => (p.primary ? nodeName(p.primary.node) : ""),
+      text: (p) => (p.primary ? nodeName(p.primary.node) : "none"),
+    },
+    {
+      label: "Other replicas",
+      title: "Behind each, how many entries it lacks",
+      wide: true,
+      text: (p) => p.replicas.map((replica) => replicaText(p, replica) + replicaTone(p, replica)).join(", "),
+      draw: (p) => {
+        const others = p.replicas.filter((replica) => !isPrimary(p, replica));
+        const items = others.map((replica) => {
+          const item = make("li", { "data-tone": replicaTone(p, replica) }, nodeName(replica.member.node));
+          const note = replicaNote(p, replica);
+          if (note) item.append(" ", make("small", {}, note));
+          return item;
+        });
+        return make("ul", { class: "replicas" }, ...items);
+      },
+    },
+    { label: "Lag", title: "Of the replica that is furthest behind", number: true, order: lagOf, text: (p) => count(lagOf(p)) },
+    {
+      label: "Entries/s",
+      title: "Entries committed, from the primary's commit index",
+      number: true,
+      order: rateOf,
+      text: (p) => rateText(rateOf(p)),
+    },
+  ],
+  { named: true, sort: sortBy },
+);
+
+const choice = { page: 0, column: null, down: false };
+function sortBy(column) {
+  // What is most is what one looks for first; of names and numbers, the first.
+  const first = column.label !== "Partition" && column.number === true;
+  choice.down = choice.column === column ? !choice.down : first;
+  choice.column = column;
+  choice.page = 0;
+  for (const other of table.columns) {
+    if (other !== column) other.head?.removeAttribute("aria-sort");
+  }
+  column.head.setAttribute("aria-sort", choice.down ? "descending" : "ascending");
+  showPartitions();
+}
+
+function chosen(partitions) {
+  const wanted = byId("filter-state").value;
+  const node = byId("filter-node").value;
+  const slot = byId("filter-slot").value.trim();
+  let found = partitions;
+  if (wanted === "!healthy") found = found.filter((p) => partitionWord(p) !== "healthy");
+  else if (wanted !== "") found = found.filter((p) => partitionWord(p) === wanted);
+  if (node !== "") found = found.filter((p) => p.replicas.some((r) => String(r.member.node) === node));
+  if (slot !== "") {
+    const number = /^\d{1,5}$/.test(slot) && Number(slot) < SLOTS ? Number(slot) : slotOf(slot);
+    found = found.filter((p) => p.slots.first <= number && number <= p.slots.last);
+  }
+  if (choice.column) {
+    const { order } = choice.column;
+    const sign = choice.down ? -1 : 1;
+    found = [...found].sort((a, b) => {
+      const [x, y] = [order(a), order(b)];
+      return sign * (typeof x === "string" ? byName(x, y) : x - y) || a.partition - b.partition;
+    });
+  }
+  return found;
+}
+
+function showPartitions() {
+  const found = chosen(known.status.partitions);
+  const pages = Math.max(1, Math.ceil(found.length / ROWS_PER_PAGE));
+  choice.page = Math.min(choice.page, pages - 1);
+  const from = choice.page * ROWS_PER_PAGE;
+  const page = found.slice(from, from + ROWS_PER_PAGE);
+  table.show(page, (p) => p.partition, "No partition is like that.");
+  byId("pages").hidden = pages === 1;
+  say(byId("page-text"), `${count(from + 1)} to ${count(from + page.length)} of ${count(found.length)}`);
+  byId("before").disabled = choice.page === 0;
+  byId("after").disabled = choice.page === pages - 1;
+}
+
+function turn(by) {
+  choice.page += by;
+  showPartitions();
+}
+byId("before").addEventListener("click", () => turn(-1));
+byId("after").addEventListener("click", () => turn(1));
+byId("filter").addEventListener("submit", (event) => event.preventDefault());
+for (const id of ["filter-state", "filter-node", "filter-slot"]) {
+  byId(id).addEventListener(id === "filter-slot" ? "input" : "change", () => {
+    choice.page = 0;
+    if (known.status) showPartitions();
+  });
+}
+
+function offerNodes(shownNodes) {
+  const select = byId("filter-node");
+  const wanted = shownNodes.map((node) => `${node.id} ${node.name}`).join("\n");
+  if (select.said === wanted) return;
+  select.said = wanted;
+  const before = select.value;
+  select.replaceChildren(
+    make("option", { value: "" }, "all"),
+    ...shownNodes.map((node) => make("option", { value: node.id }, node.name)),
+  );
+  select.value = before;
+  if (select.selectedIndex < 0) select.value = "";
+}
+
+// ---- events ------------------------------------------------------------------------
+
+function showEvents(noted) {
+  const last = noted.at(-1);
+  const said = `${noted.length} ${last?.atUnixMs} ${noted[0]?.atUnixMs} ${[...known.names]}`;
+  const list = byId("events");
+  if (list.said === said) return;
+  list.said = said;
+  const items = together(noted).map(({ what, more, tone, took, at, partitions }) => {
+    const of = [...new Set(partitions)].sort((a, b) => a - b);
+    const parts = [];
+    if (of.length === 1) parts.push(`partition ${of[0]}`);
+    else if (of.length > 1) {
+      parts.push(`${of.length} partitions: ${few(of)}`);
+    }
+    if (took) parts.push(`${of.length > 1 ? "the slowest after" : "after"} ${span(took / 1000)}`);
+    if (more) parts.push(more);
+    const time = make("time", { datetime: new Date(at).toISOString() }, clock(at));
+    const text = make("span", {}, make("span", { "data-tone": tone }, what));
+    if (parts.length > 0) text.append(make("small", {}, parts.join("; ")));
+    return make("li", {}, time, text);
+  });
+  if (items.length === 0) items.push(make("li", { class: "nothing" }, "Nothing since this leader was elected."));
+  list.replaceChildren(...items);
+}
+
+// ---- all of it ---------------------------------------------------------------------
+
+function show(status) {
+  const shownNodes = derive(status);
+  const total = shownNodes.reduce((sum, node) => sum + node.rate, 0);
+  largest.leads = Math.max(1, ...shownNodes.map((node) => node.leads));
+  largest.replicas = Math.max(1, ...shownNodes.map((node) => node.replicas));
+  largest.rate = Math.max(1, ...shownNodes.map((node) => node.rate));
+  byId("content").hidden = false;
+  say(byId("cluster"), status.clusterId);
+  say(
+    byId("source"),
+    `${status.leading ? `${status.answeredBy} leads` : `told by ${status.answeredBy}`}, ` +
+      `term ${count(status.term)}, map ${count(status.version)}`,
+  );
+  showSummary(status, total);
+  showPlacement(status, shownNodes);
+  readout();
+  nodes.show(shownNodes, (node) => node.id, "No data node has registered yet.");
+  const sorted = [...status.coordinators].sort((a, b) => byName(a.name, b.name));
+  coordinators.show(sorted, (coordinator) => coordinator.raftId, "There is no group yet.");
+  showSettings(status.settings);
+  showUnderWay(status);
+  offerNodes(shownNodes);
+  showPartitions();
+  showEvents(status.events);
+}
+
+// What a person must know before believing the rest.
+function warn() {
+  const banner = byId("banner");
+  const { status, lostSince } = known;
+  let text = "";
+  if (lostSince) {
+    text = `No answer from ${location.host} since ${clock(lostSince)}. ` +
+      (status ? "What follows is what was known then; it is asked again every second." : "It is asked again every second.");
+  } else if (status && status.clusterId === "") {
+    text = "The cluster is not made yet.";
+  } else if (status && !status.leading) {
+    const leader = status.coordinators.find((coordinator) => coordinator.leader);
+    text = leader
+      ? `${status.answeredBy} answers, and does not lead. ${leader.name} does (gRPC at ${leader.client}) but gives it no answer: how nodes and partitions are now is not known here.`
+      : "The coordinators have no leader: reads and writes go on, but nothing is promoted or moved, and how nodes and partitions are now is not known.";
+  } else if (status && status.partitions.length === 0) {
+    text = `The partitions are placed once ${status.settings?.initial_data_nodes ?? "enough"} data nodes have registered; ${status.nodes.length} have.`;
+  }
+  banner.dataset.state = lostSince ? "lost" : "";
+  banner.hidden = text === "";
+  say(banner, text);
+  const connection = lostSince ? "lost" : status ? "live" : "waiting";
+  byId("connection").dataset.state = connection;
+  say(byId("connection-text"), { lost: "connection lost", live: "live", waiting: "connecting" }[connection]);
+}
+
+// One question: what changed since the last answer.
+async function ask() {
+  const headers = known.etag ? { "If-None-Match": known.etag } : {};
+  const response = await fetch(DOCUMENT, { headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+  if (response.status !== 304 && !response.ok) throw new Error(`answered ${response.status}`);
+  const status = response.status === 304 ? known.status : await response.json();
+  const now = performance.now();
+  if (status.leading) measure(status, now);
+  if (status === known.status) {
+    // Ages grow on by themselves.
+    const passed = now - known.at;
+    for (const node of status.nodes) node.healthForMs += passed;
+  }
+  known.etag = response.headers.get("ETag");
+  known.status = status;
+  known.at = now;
+}
+
+let timer = null;
+async function turnAround() {
+  timer = null;
+  const begun = performance.now();
+  try {
+    await ask();
+    known.lostSince = null;
+  } catch {
+    // The banner says it, and it is asked again.
+    known.lostSince ??= Date.now();
+  }
+  if (!known.lostSince) show(known.status);
+  warn();
+  const took = performance.now() - begun;
+  again(Math.max(EVERY_MS - took, took / SHARE - took));
+}
+function again(after) {
+  if (document.hidden || timer !== null) return;
+  timer = setTimeout(turnAround, after);
+}
+
+document.addEventListener("visibilitychange", () => again(0));
+window.addEventListener("resize", () => known.status && draw());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => known.status && draw());
+turnAround();
