@@ -7,6 +7,9 @@ export const known = {
   status: null,
   at: 0,
   etag: null,
+  // Since when there is no answer, and why; null while there are answers.
+  lostSince: null,
+  lostWhy: null,
   names: new Map(),
   // Entries per second by partition, and the commit index behind it.
   rates: new Map(),

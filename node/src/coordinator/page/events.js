@@ -40,12 +40,21 @@ const EVENTS = {
   RequestRefused: ({ reason }) => ({ what: "a request is refused", more: reason, tone: "warn" }),
 };
 
+// An event that this page does not know, or not in this form, is told by its name.
+function inWords(kind, fields) {
+  try {
+    return EVENTS[kind](fields);
+  } catch {
+    return { what: kebab(kind).replaceAll("-", " ") };
+  }
+}
+
 // Newest first; what happened to many partitions at once is told once.
 export function together(noted) {
   const groups = [];
   for (const { atUnixMs, event } of [...noted].reverse()) {
     const [kind, fields] = variant(event);
-    const told = (EVENTS[kind] ?? (() => ({ what: kebab(kind).replaceAll("-", " ") })))(fields ?? {});
+    const told = inWords(kind, fields ?? {});
     const partition = fields?.partition ?? null;
     const same = groups
       .slice(-8)

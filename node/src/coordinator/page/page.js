@@ -197,8 +197,22 @@ function showSummary(status, total) {
 
 // ---- who holds what ----------------------------------------------------------------
 
-const plot = { rows: [], row: 18, pointed: null };
+const plot = { rows: [], row: 18, pointed: null, columns: [] };
 const canvas = byId("placement-canvas");
+const WHOLE_RING = 65536;
+const ORDERS = {
+  slots: {
+    ends: ["slot 0", "16383"],
+    says: "Each column is a partition, in the order of its slots; each row a data node.",
+  },
+  ring: {
+    ends: ["0", "the ring closes"],
+    says:
+      "Each tick is a virtual node, each mark a partition, where its walk begins. The first virtual node to the right " +
+      "owns it; the next distinct nodes hold its replicas, unless they have their share already.",
+  },
+};
+const order = () => byId("placement-order").value;
 
 function showPlacement(status, shownNodes) {
   plot.rows = shownNodes;
@@ -212,18 +226,31 @@ function showPlacement(status, shownNodes) {
     say(item, node.name);
     item.dataset.state = nodeState(node).health;
   });
+  // A coordinator of another build may not tell where things are on the ring.
+  const untold = status.ringPositions?.length !== status.partitions.length;
+  byId("placement-order").parentElement.hidden = untold;
+  if (untold) byId("placement-order").value = "slots";
   const unserved = status.summary.partitions - status.summary.serving;
   canvas.setAttribute(
     "aria-label",
     `${plural(status.partitions.length, "partition", "partitions")} over ` +
-      `${plural(shownNodes.length, "data node", "data nodes")}, in the order of their slots; ` +
+      `${plural(shownNodes.length, "data node", "data nodes")}; ` +
       `${status.leading ? unserved : "an unknown number"} not served. The table of partitions tells the same.`,
   );
+  readout();
   draw();
 }
 
+// Where each partition begins and ends across the plot, from 0 to 1.
+function columns(status, narrowest) {
+  const count = status.partitions.length;
+  if (order() === "slots") return status.partitions.map((_, at) => [at / count, (at + 1) / count]);
+  const wide = Math.max(narrowest, 1 / (count * 2));
+  return status.ringPositions.map((position) => [position / WHOLE_RING, position / WHOLE_RING + wide]);
+}
+
 function draw() {
-  const { partitions } = known.status;
+  const { status } = known;
   const width = canvas.parentElement.clientWidth;
   const height = plot.rows.length * plot.row;
   const scale = window.devicePixelRatio || 1;
@@ -233,31 +260,37 @@ function draw() {
   const style = getComputedStyle(document.documentElement);
   const context = canvas.getContext("2d");
   const rowOf = new Map(plot.rows.map((node, at) => [node.id, at]));
-  const cell = canvas.width / Math.max(1, partitions.length);
-  const gap = cell >= 4 * scale ? scale : 0;
   const tall = Math.round((plot.row - (plot.row > 12 ? 3 : 2)) * scale);
+  const top = (row) => Math.round(row * plot.row * scale);
+  plot.columns = columns(status, 2 / Math.max(1, width));
   const cells = Object.fromEntries(MARKS.map((mark) => [mark, []]));
-  partitions.forEach((partition, at) => {
+  status.partitions.forEach((partition, at) => {
+    const [left, right] = plot.columns[at].map((part) => Math.round(part * canvas.width));
+    const gap = right - left >= 4 * scale ? scale : 0;
     for (const replica of partition.replicas) {
       const row = rowOf.get(replica.member.node);
-      if (row !== undefined) cells[markOf(partition, replica)].push([at, row]);
+      if (row !== undefined) cells[markOf(partition, replica)].push([left, Math.max(1, right - left - gap), row]);
     }
   });
   context.fillStyle = style.getPropertyValue("--ground");
-  plot.rows.forEach((_, row) => context.fillRect(0, Math.round(row * plot.row * scale), canvas.width, tall));
+  plot.rows.forEach((_, row) => context.fillRect(0, top(row), canvas.width, tall));
+  if (order() === "ring") {
+    context.fillStyle = style.getPropertyValue("--tick");
+    plot.rows.forEach((node, row) => {
+      for (const position of node.ring?.points ?? []) {
+        context.fillRect(Math.round((position / WHOLE_RING) * canvas.width), top(row), scale, tall);
+      }
+    });
+  }
   for (const mark of MARKS) {
     context.fillStyle = style.getPropertyValue(`--${mark}`);
-    for (const [at, row] of cells[mark]) {
-      const left = Math.round(at * cell);
-      const wide = Math.max(1, Math.round((at + 1) * cell) - left - gap);
-      context.fillRect(left, Math.round(row * plot.row * scale), wide, tall);
-    }
+    for (const [left, wide, row] of cells[mark]) context.fillRect(left, top(row), wide, tall);
   }
-  if (plot.pointed !== null) {
+  if (plot.pointed !== null && plot.columns[plot.pointed]) {
+    const [left, right] = plot.columns[plot.pointed].map((part) => part * canvas.width);
     context.strokeStyle = style.getPropertyValue("--ink");
     context.lineWidth = scale;
-    const left = Math.round(plot.pointed * cell) - scale / 2;
-    context.strokeRect(left, scale / 2, Math.max(2 * scale, cell), canvas.height - scale);
+    context.strokeRect(Math.round(left) - scale / 2, scale / 2, Math.max(2 * scale, right - left), canvas.height - scale);
   }
 }
 
@@ -266,28 +299,39 @@ function replicaText(partition, replica) {
 }
 
 function point(event) {
-  const { partitions } = known.status;
   const box = canvas.getBoundingClientRect();
-  const at = Math.floor(((event.clientX - box.left) / box.width) * partitions.length);
-  plot.pointed = event.type === "pointerleave" || !partitions[at] ? null : at;
+  const part = (event.clientX - box.left) / box.width;
+  const away = ([left, right]) => Math.abs((left + right) / 2 - part);
+  plot.pointed = null;
+  if (event.type !== "pointerleave") {
+    plot.columns.forEach((column, at) => {
+      if (plot.pointed === null || away(column) < away(plot.columns[plot.pointed])) plot.pointed = at;
+    });
+  }
   readout();
   draw();
 }
 
 function readout() {
-  const partition = plot.pointed === null ? null : known.status.partitions[plot.pointed];
+  const partition = known.status.partitions[plot.pointed];
+  const { ends, says } = ORDERS[order()];
   const text = partition
     ? `Partition ${partition.partition}, slots ${partition.slots.first} to ${partition.slots.last}, ` +
       `${partitionWord(partition)}: ` +
       partition.replicas.map((replica) => replicaText(partition, replica)).join(", ")
-    : "Each column is a partition, in the order of its slots; each row a data node.";
+    : says;
   say(byId("placement-readout"), text);
+  [...byId("placement-axis").children].forEach((end, at) => say(end, ends[at]));
 }
+byId("placement-order").addEventListener("change", () => {
+  readout();
+  draw();
+});
 canvas.addEventListener("pointermove", point);
 canvas.addEventListener("pointerleave", point);
 canvas.addEventListener("click", () => {
-  const partition = plot.pointed === null ? null : known.status.partitions[plot.pointed];
-  if (partition === null) return;
+  const partition = known.status.partitions[plot.pointed];
+  if (partition === undefined) return;
   byId("filter-slot").value = String(partition.slots.first);
   showPartitions();
 });
@@ -532,7 +576,6 @@ function show(status) {
   );
   showSummary(status, total);
   showPlacement(status, shownNodes);
-  readout();
   nodes.show(shownNodes, (node) => node.id, "No data node has registered yet.");
   const sorted = [...status.coordinators].sort((a, b) => byName(a.name, b.name));
   coordinators.show(sorted, (coordinator) => coordinator.raftId, "There is no group yet.");
@@ -546,11 +589,11 @@ function show(status) {
 // What a person must know before believing the rest.
 function warn() {
   const banner = byId("banner");
-  const { status, lostSince } = known;
+  const { status, lostSince, lostWhy } = known;
   let text = "";
   if (lostSince) {
-    text = `No answer from ${location.host} since ${clock(lostSince)}. ` +
-      (status ? "What follows is what was known then; it is asked again every second." : "It is asked again every second.");
+    text = `No status from ${location.host} since ${clock(lostSince)} (${lostWhy}); it is asked for again every second.`;
+    if (status) text += " What follows is what was known then.";
   } else if (status && status.clusterId === "") {
     text = "The cluster is not made yet.";
   } else if (status && !status.leading) {
@@ -573,7 +616,7 @@ function warn() {
 async function ask() {
   const headers = known.etag ? { "If-None-Match": known.etag } : {};
   const response = await fetch(DOCUMENT, { headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
-  if (response.status !== 304 && !response.ok) throw new Error(`answered ${response.status}`);
+  if (response.status !== 304 && !response.ok) throw new Error(`the answer is ${response.status}`);
   const status = response.status === 304 ? known.status : await response.json();
   const now = performance.now();
   if (status.leading) measure(status, now);
@@ -594,14 +637,18 @@ async function turnAround() {
   try {
     await ask();
     known.lostSince = null;
-  } catch {
+  } catch (error) {
     // The banner says it, and it is asked again.
+    known.lostWhy = error.message;
     known.lostSince ??= Date.now();
   }
-  if (!known.lostSince) show(known.status);
-  warn();
-  const took = performance.now() - begun;
-  again(Math.max(EVERY_MS - took, took / SHARE - took));
+  try {
+    warn();
+    if (!known.lostSince) show(known.status);
+  } finally {
+    const took = performance.now() - begun;
+    again(Math.max(EVERY_MS - took, took / SHARE - took));
+  }
 }
 function again(after) {
   if (document.hidden || timer !== null) return;

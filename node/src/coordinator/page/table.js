@@ -59,11 +59,19 @@ export class Table {
 
   show(items, key, nothing) {
     this.settle(items);
-    const kept = new Set();
+    // What goes, goes first: otherwise the rows behind it would be moved, and lose the focus.
+    const wanted = new Set(items.map((item) => String(key(item))));
+    for (const [name, row] of this.rows) {
+      if (!wanted.has(name)) {
+        row.remove();
+        this.rows.delete(name);
+      }
+    }
+    this.empty?.remove();
+    this.empty = null;
     let place = this.body.firstChild;
     for (const item of items) {
       const name = String(key(item));
-      kept.add(name);
       let row = this.rows.get(name);
       if (row === undefined) {
         row = this.begin(name);
@@ -79,16 +87,6 @@ export class Table {
       });
       if (row === place) place = place.nextSibling;
       else this.body.insertBefore(row, place);
-    }
-    for (const [name, row] of this.rows) {
-      if (!kept.has(name)) {
-        row.remove();
-        this.rows.delete(name);
-      }
-    }
-    if (this.empty) {
-      this.empty.remove();
-      this.empty = null;
     }
     if (items.length === 0) {
       const cell = make("td", { role: "cell", class: "nothing wide", colspan: this.visible.length }, nothing);

@@ -119,6 +119,7 @@ async fn a_follower_tells_what_the_leader_says_and_who_is_silent() {
     .await;
     assert_eq!(told["leading"], true);
     assert_eq!(told["ring"][0]["share"], 1.0);
+    assert_eq!(told["ring"][0]["points"].as_array().unwrap().len(), 16);
     let answers = |document: &Value, of: &str| {
         let coordinators = document["coordinators"].as_array().unwrap();
         let one = coordinators.iter().find(|c| c["name"] == of).unwrap();

@@ -2,7 +2,7 @@
 
 export const SLOTS = 16384;
 
-export const count = (value) => value.toLocaleString("en");
+export const count = (value) => (value ?? 0).toLocaleString("en");
 export const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many}`;
 export const byName = (a, b) => a.localeCompare(b, "en", { numeric: true });
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cairn_core::cluster::ring::Ring;
+use cairn_core::cluster::ring::{Ring, partition_position};
 use cairn_core::cluster::status::ClusterStatus;
 use cairn_core::cluster::{AdminRequest, Command, Response as Answer};
 use cairn_core::ids::{Epoch, NodeId, PartitionId};
@@ -39,6 +39,8 @@ pub(in super::super) struct StatusDocument {
     coordinators: Vec<CoordinatorStatus>,
     /// Every member of the cluster on the ring, and where it listens.
     ring: Vec<RingMember>,
+    /// From where on the ring each partition walks, in 65,536ths of it.
+    ring_positions: Vec<u16>,
     /// What the cluster agreed on.
     settings: Option<Arc<ClusterSettings>>,
     /// What happened of late, oldest first.
@@ -71,6 +73,8 @@ struct RingMember {
     virtual_nodes: usize,
     /// The part of all positions whose first virtual node clockwise is its, from 0 to 1.
     share: f64,
+    /// Where its virtual nodes are, in 65,536ths of the ring.
+    points: Vec<u16>,
     /// For Redis clients.
     resp: String,
     /// For gRPC clients.
@@ -79,15 +83,28 @@ struct RingMember {
     http: String,
 }
 
+/// A position on the ring as far as a picture needs it.
+fn coarse(position: u64) -> u16 {
+    (position >> 48) as u16
+}
+
 fn ring_members(map: &ClusterMap) -> Vec<RingMember> {
-    let shares = Ring::of_map(map).shares();
+    let ring = Ring::of_map(map);
+    let shares = ring.shares();
+    let mut points: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
+    for point in ring.points() {
+        let of = points.entry(point.node).or_default();
+        of.push(coarse(point.position));
+    }
     let on_ring = |(node, (virtual_nodes, share)): (NodeId, (usize, f64))| {
+        let points = points.remove(&node).unwrap_or_default();
         let info = map.nodes.get(&node)?;
         Some(RingMember {
             node,
             weight: info.weight,
             virtual_nodes,
             share,
+            points,
             resp: info.addresses.resp.clone(),
             client: info.addresses.client.clone(),
             http: info.addresses.http.clone(),
@@ -189,6 +206,11 @@ impl Office {
             http: self.http_advertise.clone(),
             coordinators,
             ring: ring_members(&map),
+            ring_positions: map
+                .partitions
+                .iter()
+                .map(|record| coarse(partition_position(record.id)))
+                .collect(),
             settings: map.settings.clone(),
             events,
         }

@@ -154,6 +154,16 @@ fn a_browser_shows_every_node_and_partition_and_follows_what_happens_to_them() -
     ensure!((1..16).contains(&held), "one node of four holds {found}");
     browser.evaluate(&look_for("node", "''"))?;
 
+    // The same placement, as it is on the ring.
+    browser.evaluate(
+        "(() => { const order = document.querySelector('#placement-order'); order.value = 'ring'; \
+         order.dispatchEvent(new Event('change')); })()",
+    )?;
+    browser.until(
+        "the ring to be explained",
+        "document.querySelector('#placement-readout').innerText.includes('virtual node')",
+    )?;
+
     // What happens is seen without loading the page again.
     browser.evaluate("window.stillHere = true")?;
     let victim = cluster.data[1].name.clone();
