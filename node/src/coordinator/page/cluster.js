@@ -60,7 +60,8 @@ export function derive(status) {
 }
 
 export function nodeState(node) {
-  const standing = kebab(node.standing);
+  // A member that is to hold nothing, or one that never comes back.
+  const standing = node.leaving ?? kebab(node.standing);
   const [health, reason] = leading() ? variant(node.health) : ["unknown", null];
   const words = [];
   let tone = { up: "good", suspect: "warn", down: "bad" }[health] ?? "quiet";
@@ -70,6 +71,7 @@ export function nodeState(node) {
     words.push(standing);
     if (standing === "gone") tone = "bad";
     else if (health === "up") tone = "making";
+    if (node.empty) words.push("may be removed");
     if (health !== "up") words.push(health);
   }
   if (node.draining && standing !== "draining") {

@@ -36,6 +36,15 @@ const EVENTS = {
   LearnerRemoved: ({ node }) => ({ what: `the replica on ${nodeName(node)} is given up` }),
   JointEntered: () => ({ what: "a joint configuration is entered" }),
   JointLeft: ({ direction }) => ({ what: `the joint configuration is left ${kebab(variant(direction)[0])}` }),
+  Planned: ({ partitions, copies }) => ({
+    what: `${plural(partitions, "partition gets", "partitions get")} other seats`,
+    more: `${plural(copies, "replica has", "replicas have")} to be made`,
+  }),
+  ReplacementHeldBack: ({ down, nodes }) => ({
+    what: "nobody is replaced",
+    more: `${down} of ${nodes} nodes are down at once`,
+    tone: "bad",
+  }),
   ProposalRefused: ({ refusal }) => ({ what: "a proposal was refused", more: kebab(variant(refusal)[0]) }),
   RequestRefused: ({ reason }) => ({ what: "a request is refused", more: reason, tone: "warn" }),
 };

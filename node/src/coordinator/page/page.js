@@ -33,7 +33,8 @@ const UNDER_WAY_MAX = 40;
 
 // ---- data nodes --------------------------------------------------------------------
 
-const largest = { leads: 1, replicas: 1, share: 1, rate: 1 };
+// The largest of each figure that has a bar.
+const largest = { leads: 1, replicas: 1, rate: 1, reads: 1, writes: 1 };
 const has = (field) => (items) => items.some((item) => item[field] !== undefined && item[field] !== null);
 const nodes = new Table(
   "nodes",
@@ -77,6 +78,14 @@ const nodes = new Table(
       draw: (node) => withBar(count(node.replicas), node.replicas / largest.replicas),
     },
     {
+      label: "Seats",
+      title: "Replicas that belong on it",
+      number: true,
+      // Where every replica is where it belongs, they say the same twice.
+      when: (items) => items.some((node) => node.seats !== undefined && node.seats !== node.replicas),
+      text: (node) => count(node.seats),
+    },
+    {
       label: "Ring",
       title: "The part of the ring that falls to its virtual nodes",
       number: true,
@@ -91,8 +100,17 @@ const nodes = new Table(
       text: (node) => `${rateText(node.rate)}/${rateText(largest.rate)}`,
       draw: (node) => withBar(rateText(node.rate), node.rate / largest.rate),
     },
-    { label: "Reads/s", number: true, when: has("readsPerSecond"), text: (node) => rateText(node.readsPerSecond ?? 0) },
-    { label: "Writes/s", number: true, when: has("writesPerSecond"), text: (node) => rateText(node.writesPerSecond ?? 0) },
+    ...["reads", "writes"].map((kind) => {
+      const of = (node) => node[`${kind}PerSecond`] ?? 0;
+      return {
+        label: kind === "reads" ? "Reads/s" : "Writes/s",
+        title: `${kind === "reads" ? "Reads" : "Writes"} of clients, smoothed over some ten seconds`,
+        number: true,
+        when: has(`${kind}PerSecond`),
+        text: (node) => `${rateText(of(node))}/${rateText(largest[kind])}`,
+        draw: (node) => withBar(rateText(of(node)), of(node) / largest[kind]),
+      };
+    }),
     {
       label: "Lag",
       title: "Entries that the replica which is furthest behind lacks",
@@ -144,6 +162,8 @@ const SETTINGS = [
   ["virtual_nodes", "virtual nodes of weight 100"],
   ["lease_ms", "lease", (value) => span(value)],
   ["node_timeout_ms", "node timeout", (value) => span(value)],
+  ["replace_after_ms", "replace after", (value) => span(value)],
+  ["moves_per_node", "moves per node"],
   ["idempotence_window", "idempotence window"],
 ];
 
@@ -376,8 +396,14 @@ const moving = new Table("moving", [
 
 function showUnderWay(status) {
   const found = underWay(status);
-  const more = found.length - UNDER_WAY_MAX;
-  say(byId("moving-count"), found.length === 0 ? "" : `${count(found.length)}${more > 0 ? `, ${UNDER_WAY_MAX} shown` : ""}`);
+  const { paused, heldBack, underWay: made, waiting, bytesLeft } = status.rebalance ?? {};
+  const words = [];
+  if (paused) words.push("moves are paused");
+  if (heldBack) words.push("nobody is replaced, for too many nodes are down at once");
+  if (made || waiting) words.push(`${count(made)} being made, ${count(waiting)} waiting`);
+  if (bytesLeft) words.push(`about ${bytes(bytesLeft)} left`);
+  if (found.length > UNDER_WAY_MAX) words.push(`the first ${UNDER_WAY_MAX} of ${count(found.length)} are shown`);
+  say(byId("moving-count"), words.join("; "));
   moving.show(
     found.slice(0, UNDER_WAY_MAX),
     ({ partitions, replica, what, why }) =>
@@ -564,9 +590,15 @@ function showEvents(noted) {
 function show(status) {
   const shownNodes = derive(status);
   const total = shownNodes.reduce((sum, node) => sum + node.rate, 0);
-  largest.leads = Math.max(1, ...shownNodes.map((node) => node.leads));
-  largest.replicas = Math.max(1, ...shownNodes.map((node) => node.replicas));
-  largest.rate = Math.max(1, ...shownNodes.map((node) => node.rate));
+  for (const [figure, field] of Object.entries({
+    leads: "leads",
+    replicas: "replicas",
+    rate: "rate",
+    reads: "readsPerSecond",
+    writes: "writesPerSecond",
+  })) {
+    largest[figure] = Math.max(1, ...shownNodes.map((node) => node[field] ?? 0));
+  }
   byId("content").hidden = false;
   say(byId("cluster"), status.clusterId);
   say(

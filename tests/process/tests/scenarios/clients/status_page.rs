@@ -253,7 +253,8 @@ fn a_browser_shows_thousands_of_partitions_by_the_page_and_what_moves() -> Resul
     let text = browser.evaluate("document.body.innerText")?;
     let text = text.as_str().context("text")?;
     for told in [
-        "draining",
+        "draining, may be removed",
+        "moves are paused; 1 being made, 1 waiting; about 1.0 MiB left",
         "zone-1",
         "512 GiB of 1.0 TiB",
         "being made",
