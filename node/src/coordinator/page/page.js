@@ -101,7 +101,8 @@ const nodes = new Table(
       draw: (node) => withBar(rateText(node.rate), node.rate / largest.rate),
     },
     ...["reads", "writes"].map((kind) => {
-      const of = (node) => node[`${kind}PerSecond`] ?? 0;
+      // What a node told before it fell silent is not its load now.
+      const of = (node) => (node.health === "up" ? (node[`${kind}PerSecond`] ?? 0) : 0);
       return {
         label: kind === "reads" ? "Reads/s" : "Writes/s",
         title: `${kind === "reads" ? "Reads" : "Writes"} of clients, smoothed over some ten seconds`,
