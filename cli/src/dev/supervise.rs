@@ -309,10 +309,12 @@ impl<'a> Supervisor<'a> {
              try:  redis-cli -c -p {resp_port} set greeting hello\n      \
                    cairn get greeting{}\n      \
                    cairn status{}\n\
+             status page: http://127.0.0.1:{}/\n\
              All listen on 127.0.0.1. Ctrl-C stops them; the data stays.\n",
             self.directory.display(),
             self.endpoints_hint(),
             self.endpoints_hint(),
+            self.slots.first().map_or(0, |slot| slot.node.http),
         ))
     }
 

@@ -230,7 +230,7 @@ pub const SETTINGS: &[Setting] = &[
         Network,
         "0.0.0.0:7402",
         "ip:port",
-        "Health (`/livez`, `/readyz`) and Prometheus (`/metrics`).",
+        "Health (`/livez`, `/readyz`), Prometheus (`/metrics`) and, on a coordinator, the status page (`/`).",
     ),
     row(
         "CAIRN_ADVERTISE_HOST",
