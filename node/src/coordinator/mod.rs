@@ -323,6 +323,7 @@ pub async fn start_with<L: Accept>(
         desk,
         view,
         http_advertise: config.http_advertise.clone(),
+        changing: Arc::default(),
     };
     let documents = Documents::new(office.clone());
     let users = config.users.clone();

@@ -38,6 +38,8 @@ pub(super) struct Office {
     pub(super) desk: Desk,
     pub(super) view: watch::Receiver<View>,
     pub(super) http_advertise: String,
+    /// Held while a change is read, judged and proposed.
+    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Office {

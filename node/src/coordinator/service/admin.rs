@@ -174,7 +174,15 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanReply>, Status> {
+        let admin = caller_of(request.extensions()).has(Role::Admin);
         let change = request.into_inner().change;
+        if change.is_some() && !admin {
+            // It is placed for, on the leader.
+            Users::note_forbidden("coordinator-client");
+            return Err(Status::permission_denied(
+                "permission denied: planning a change takes the role admin",
+            ));
+        }
         self.0.reign()?;
         let command = match change {
             None => None,
@@ -185,7 +193,7 @@ impl Admin for AdminService {
                         "handing a primary over copies nothing: there is nothing to plan",
                     ));
                 };
-                Some(command)
+                Some(*command)
             }
         };
         let plan = self.0.preview(command).await?;
@@ -202,7 +210,7 @@ fn named(change: Option<Change>) -> Result<Change, Status> {
 enum Asked {
     /// A command of the state machine.
     Command {
-        command: Command,
+        command: Box<Command>,
         /// What is said once it is done.
         done: String,
         warnings: Vec<String>,
@@ -216,7 +224,7 @@ enum Asked {
 impl Asked {
     fn command(command: Command, done: impl Into<String>) -> Self {
         Self::Command {
-            command,
+            command: Box::new(command),
             done: done.into(),
             warnings: Vec::new(),
             needs_room: false,
@@ -273,6 +281,12 @@ impl Office {
             change,
         } = request;
         self.reign()?;
+        if token > 0 {
+            let judged = self.view.borrow().state.check_token(token);
+            judged.map_err(|refusal| refused_change(&refusal))?;
+        }
+        // What is read of the settings is written back whole: one at a time.
+        let _changing = self.changing.lock().await;
         match self.read(named(change)?).await? {
             Asked::Leader { request, done } => {
                 if !self.desk.tell(Message::Admin(request)).await {
@@ -293,11 +307,8 @@ impl Office {
                     self.check_room(&command).await?;
                 }
                 let command = match token {
-                    0 => command,
-                    token => Command::Fenced {
-                        token,
-                        command: Box::new(command),
-                    },
+                    0 => *command,
+                    token => Command::Fenced { token, command },
                 };
                 let message = match self.propose(command).await? {
                     Answer::Refused(refusal) => return Err(refused_change(&refusal)),
@@ -335,7 +346,7 @@ impl Office {
                          minInSync {}",
                         settings.replication_factor, settings.write_quorum, settings.min_in_sync
                     ),
-                    command: Command::ChangeSettings { settings },
+                    command: Box::new(Command::ChangeSettings { settings }),
                     needs_room,
                 }
             }
@@ -351,7 +362,7 @@ impl Office {
             Change::Drain(pb::Drain { node, undo: false }) => {
                 let node = NodeId(node);
                 Asked::Command {
-                    command: Command::Drain { node },
+                    command: Box::new(Command::Drain { node }),
                     done: format!("{node} gives up all that it holds"),
                     warnings: Vec::new(),
                     needs_room: true,
@@ -377,6 +388,9 @@ impl Office {
                     "moves go on"
                 },
             ),
+            Change::ResetToken(pb::ResetToken {}) => {
+                Asked::command(Command::ResetToken, "the next caller's token begins anew")
+            }
             Change::ExpectBack(pb::ExpectBack {
                 node,
                 until_unix_ms,

@@ -149,6 +149,10 @@ fn a_caller_that_was_replaced_is_refused() {
             .refused(fenced(7, undrain.clone()))
             .contains("token 8")
     );
+    // One that begins anew would be refused for ever.
+    machine.done(Command::ResetToken);
+    assert_eq!(machine.apply(Command::ResetToken), Response::Unchanged);
+    assert_eq!(machine.apply(fenced(1, drain.clone())), Response::Unchanged);
     // People have none, and are not refused.
     machine.done(undrain);
     let nested = fenced(9, fenced(1, drain));
