@@ -1,6 +1,7 @@
 //! The world: a queue of events in simulated time, the nodes, the network.
 
 mod clients;
+mod copies;
 mod effects;
 mod faults;
 mod govern;
@@ -21,6 +22,8 @@ use cairn_core::record::{Member, PartitionRecord};
 use cairn_core::replication::{DiskRoom, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use copies::Copy;
 
 use crate::coordinators::Coordinators;
 use crate::edge::{Answer, Caller, Edge, Work};
@@ -58,12 +61,7 @@ enum Happening {
     Late(u64, Command),
     Elected,
     Applied(NodeId, u64, Generation, Index),
-    Fetched {
-        node: NodeId,
-        session: u64,
-        from: NodeId,
-        generation: Generation,
-    },
+    Copy(Box<Copy>),
     /// A client begins a write.
     Client(usize),
     /// A client's try reaches a node.
@@ -511,12 +509,7 @@ impl World {
             Happening::Late(term, command) => self.commit_late(term, command),
             Happening::Elected => self.elected(),
             Happening::Applied(id, _, generation, index) => self.applied(id, generation, index),
-            Happening::Fetched {
-                node,
-                from,
-                generation,
-                ..
-            } => self.fetched(node, from, generation),
+            Happening::Copy(copy) => self.go_on_copying(*copy),
             Happening::Client(client) => self.client(client),
             Happening::Request(id, work) => self.request(id, work),
             Happening::Reply(caller, answer) => self.reply(caller, answer),
@@ -588,9 +581,6 @@ impl Happening {
             | Self::Flushed(id, session)
             | Self::Probed(id, session)
             | Self::Applied(id, session, ..)
-            | Self::Fetched {
-                node: id, session, ..
-            }
             | Self::Room(id, session, _)
             | Self::Stop(id, session)
             | Self::LeaseSaved(id, session, _) => Some((*id, *session)),
@@ -606,7 +596,6 @@ impl Happening {
             | Self::Record(id, _)
             | Self::Order(id, _)
             | Self::Applied(id, ..)
-            | Self::Fetched { node: id, .. }
             | Self::Request(id, _)
             | Self::Room(id, ..)
             | Self::Lease(id, _)
