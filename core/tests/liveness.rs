@@ -297,6 +297,7 @@ impl Rig {
     }
 
     /// Whose state that node was told last to fetch.
+    #[track_caller]
     fn source(&mut self, to: u64) -> u64 {
         let (from, wanted) = self.machine(to).fetches.expect("it fetches");
         assert_eq!(wanted.replica.0, from.0);

@@ -42,14 +42,18 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
-    /// No snapshot comes of that source.
-    pub(super) fn failed(&mut self, source: ReplicaId) {
-        self.source = None;
-        self.copy = None;
-        self.snapshot = None;
+    /// No snapshot comes of that source. Whether it is the one that was chosen last.
+    pub(super) fn failed(&mut self, source: ReplicaId) -> bool {
         if !self.tried.contains(&source) {
             self.tried.push(source);
         }
+        let current = self.source == Some(source);
+        if current {
+            self.source = None;
+            self.copy = None;
+            self.snapshot = None;
+        }
+        current
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use super::context::Context;
 use super::message::{CopyNews, PeerMessage, SnapshotNews};
 use super::primary::Leadership;
-use super::progress::Progress;
+use super::progress::{Flow, Progress};
 use super::replica::{Part, Replica};
 use crate::ids::{NodeId, PartitionId, ReplicaId};
 use crate::record::Member;
@@ -152,16 +152,20 @@ impl Replica {
                 }
             }
             CopyNews::Failed => {
-                if progress.catch_up.source != Some(news.source) {
-                    // Of a source that another one has taken the place of.
+                if !progress.catch_up.rebuilding {
+                    // Late: it has caught up since.
                     return;
                 }
-                progress.catch_up.failed(news.source);
-                ctx.givers.remove(partition, news.from);
-                if news.source == me.replica {
+                // It may be of a source that another one has taken the place of, for which
+                // it was busy until now.
+                let was_current = progress.catch_up.failed(news.source);
+                if was_current {
+                    ctx.givers.remove(partition, news.from);
+                }
+                if was_current && news.source == me.replica {
                     // All have been tried. The next round begins when it is asked again.
                     progress.catch_up.tried.clear();
-                } else {
+                } else if progress.flow == Flow::Snapshot {
                     self.ask_for_snapshot(ctx, news.from);
                 }
             }
