@@ -210,7 +210,7 @@ impl Fleet {
         .await;
     }
 
-    async fn status(&self, place: usize) -> Value {
+    pub(crate) async fn status(&self, place: usize) -> Value {
         self.running[place].as_ref().unwrap().status().await
     }
 
