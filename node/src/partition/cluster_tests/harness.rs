@@ -42,8 +42,8 @@ pub(super) struct Network {
     pub(super) unsent: HashSet<PartitionId>,
     /// Nodes whose snapshots break off after their first chunk.
     pub(super) breaking: HashSet<NodeId>,
-    /// From where snapshots were fetched.
-    pub(super) sources: Vec<NodeId>,
+    /// Of which partition, and from where, snapshots were fetched.
+    pub(super) sources: Vec<(PartitionId, NodeId)>,
 }
 
 #[derive(Clone)]
@@ -111,7 +111,7 @@ impl SnapshotFetch for Way {
         let (handle, to) = (self.to(from), self.own);
         let breaks = {
             let mut network = self.network.lock();
-            network.sources.push(from);
+            network.sources.push((wanted.partition, from));
             network.breaking.contains(&from)
         };
         Box::pin(async move {

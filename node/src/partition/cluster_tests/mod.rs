@@ -367,7 +367,9 @@ async fn bring_back_a_wiped_replica(cluster: &mut TestCluster) -> Vec<NodeId> {
     let local = back.read_any(&key(&counter)).await.expect("it is read");
     assert_eq!(local.value.expect("it was copied").data, key("100"));
     let network = cluster.network.lock();
-    network.sources.clone()
+    let fetched = network.sources.iter();
+    let of_this = fetched.filter(|(of, _)| *of == partition);
+    of_this.map(|(_, from)| *from).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
