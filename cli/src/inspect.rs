@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use cairn_client::ClusterMap;
 use cairn_core::cluster::failure_detector::Health;
 use cairn_core::cluster::ring::{Ring, RingNode};
+use cairn_core::cluster::state::Leaving;
 use cairn_core::cluster::status::{
     ClusterStatus, NodeStatus, PartitionHealth, PartitionState, ReplicaHealth,
 };
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::endpoints::{Endpoints, block_on};
 use crate::failure::{Failure, Kind};
 use crate::output::{self, Format};
+use crate::rebalance;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct PartitionsArgs {
@@ -37,7 +39,7 @@ pub(crate) struct Document {
     answered_by: String,
     pub(crate) leading: bool,
     coordinators: Vec<Coordinator>,
-    settings: Option<ClusterSettings>,
+    pub(crate) settings: Option<ClusterSettings>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -179,6 +181,7 @@ fn status_text(document: &Document) -> String {
             ),
         );
     }
+    line("replicas", rebalance::line(document));
     for node in status.nodes.iter().filter(|node| !is_well(node)) {
         line("node", format!("{}: {}", node.name, condition(node)));
     }
@@ -188,6 +191,7 @@ fn status_text(document: &Document) -> String {
 fn is_well(node: &NodeStatus) -> bool {
     node.standing == NodeStanding::Member
         && node.health == Health::Up
+        && node.leaving.is_none()
         && !node.draining
         && !node.disk_full
 }
@@ -197,8 +201,14 @@ fn condition(node: &NodeStatus) -> String {
         NodeStanding::Gone => "gone".to_owned(),
         NodeStanding::Member => health_word(node.health),
     }];
+    match node.leaving {
+        Some(_) if node.empty => words.push("empty".to_owned()),
+        Some(Leaving::Draining) => words.push("draining".to_owned()),
+        Some(Leaving::Away) => words.push("replaced elsewhere".to_owned()),
+        None => {}
+    }
     if node.draining {
-        words.push("draining".to_owned());
+        words.push("stopping".to_owned());
     }
     if node.disk_full {
         words.push("disk full".to_owned());
@@ -296,7 +306,7 @@ pub(crate) fn nodes(endpoints: &Endpoints, format: Format) -> Result<(), Failure
 }
 
 /// A number of bytes for people, in units of 1024.
-fn bytes_text(bytes: u64) -> String {
+pub(crate) fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut amount = bytes as f64;
     let mut unit = None;

@@ -8,6 +8,7 @@
 //! node belongs to one and ends with it.
 
 mod events;
+mod gauges;
 mod proposals;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
-use cairn_core::cluster::status::ClusterStatus;
+use cairn_core::cluster::status::{ClusterStatus, Plan, RebalanceStatus, Summary};
+use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Input, Output, Response, Supervisor};
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterSettings;
@@ -49,6 +51,8 @@ const MESSAGES_MAX: usize = 8192;
 const TURN_MAX: usize = 512;
 /// How long a new leader may take to be confirmed before it tries once more.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the figures of the cluster are told.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// How long it waits before that.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(200);
 
@@ -105,6 +109,13 @@ pub(super) enum Message {
         /// The answer.
         answer: oneshot::Sender<bool>,
     },
+    /// What would have to be copied.
+    Preview {
+        /// After this change, if one is named.
+        change: Option<Command>,
+        /// The answer.
+        answer: oneshot::Sender<Result<Plan, PreviewError>>,
+    },
     /// What there is to show to people.
     Show {
         /// The answer.
@@ -140,6 +151,18 @@ impl Desk {
     pub(super) async fn may_replace(&self, name: String) -> bool {
         let (answer, receiver) = oneshot::channel();
         self.tell(Message::MayReplace { name, answer }).await && receiver.await.unwrap_or(false)
+    }
+
+    /// What would have to be copied, after a change if one is named.
+    pub(super) async fn preview(
+        &self,
+        change: Option<Command>,
+    ) -> Option<Result<Plan, PreviewError>> {
+        let (answer, receiver) = oneshot::channel();
+        if !self.tell(Message::Preview { change, answer }).await {
+            return None;
+        }
+        receiver.await.ok()
     }
 
     /// What there is to show.
@@ -183,6 +206,7 @@ pub(super) struct Leader {
     sessions: HashMap<NodeId, Session>,
     proposals: Proposals,
     chronicle: Chronicle,
+    figures_told: Option<Instant>,
 }
 
 impl Leader {
@@ -213,6 +237,7 @@ impl Leader {
             raft_heard: Instant::now(),
             sessions: HashMap::new(),
             chronicle: Chronicle::default(),
+            figures_told: None,
         };
         let desk = Desk {
             messages: sender,
@@ -261,6 +286,7 @@ impl Leader {
                 _ = tick.tick() => {
                     if leading {
                         self.inputs.push(Input::Tick { unix_ms: wall_ms() });
+                        self.tell_figures();
                     }
                     self.watch_leadership();
                 }
@@ -278,6 +304,19 @@ impl Leader {
             self.carry_out(wanted);
         }
         self.end_reign();
+    }
+
+    fn tell_figures(&mut self) {
+        if self
+            .figures_told
+            .is_none_or(|at| at.elapsed() >= FIGURES_EVERY)
+        {
+            self.figures_told = Some(Instant::now());
+            gauges::set(
+                self.supervisor.summary(),
+                self.supervisor.rebalance_status(),
+            );
+        }
     }
 
     fn is_leading(&self) -> bool {
@@ -337,6 +376,10 @@ impl Leader {
                 self.step(wanted);
                 let may = self.is_leading() && self.supervisor.may_replace(&name);
                 let _ = answer.send(may);
+            }
+            Message::Preview { change, answer } => {
+                self.step(wanted);
+                let _ = answer.send(self.supervisor.preview(change.as_ref()));
             }
             Message::Show { answer } => {
                 self.step(wanted);
@@ -442,6 +485,7 @@ impl Leader {
             reign.over.cancel();
         }
         metrics::gauge!("cairn_coordinator_leading").set(0.0);
+        gauges::set(Summary::default(), RebalanceStatus::default());
         self.sessions.drain().map(|(node, _)| node).collect()
     }
 
@@ -564,6 +608,8 @@ fn differences(
             node_timeout_ms,
             read_level,
             read_quorum,
+            replace_after_ms,
+            moves_per_node,
         } = settings;
         [
             ("replicationFactor", u64::from(*replication_factor)),
@@ -577,6 +623,8 @@ fn differences(
             ("nodeTimeoutMs", *node_timeout_ms),
             ("readLevel", *read_level as u64),
             ("readQuorum", u64::from(*read_quorum)),
+            ("replaceAfterMs", *replace_after_ms),
+            ("movesPerNode", u64::from(*moves_per_node)),
         ]
     };
     list(agreed)

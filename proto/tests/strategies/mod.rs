@@ -193,6 +193,8 @@ pub(crate) fn settings() -> BoxedStrategy<ClusterSettings> {
         .prop_map(|(small, counts, times, reads)| ClusterSettings {
             read_level: reads.0,
             read_quorum: reads.1,
+            replace_after_ms: times.1 ^ times.2,
+            moves_per_node: reads.1 ^ small.0,
             replication_factor: small.0,
             write_quorum: small.1,
             min_in_sync: small.2,

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use super::Supervisor;
 use super::work::{Promotion, Work};
 use crate::cluster::command::Loss;
+use crate::cluster::rebalance::copies_to;
 use crate::cluster::report::{Role, Wish};
 use crate::cluster::status::{
-    ClusterStatus, NodeStatus, PartitionHealth, PartitionState, PromotionStep, ReplicaHealth,
-    Standing, Summary,
+    ClusterStatus, NodeStatus, PartitionHealth, PartitionState, PromotionStep, RebalanceStatus,
+    ReplicaHealth, Standing, Summary,
 };
 use crate::ids::{Micros, NodeId};
 use crate::record::{Configuration, Member, NodeStanding, PartitionRecord};
@@ -23,29 +24,86 @@ impl Supervisor {
             .iter()
             .map(|record| self.partition_health(record))
             .collect();
-        let nodes = self.node_statuses(now);
-        let count =
-            |test: fn(&PartitionHealth) -> bool| partitions.iter().filter(|p| test(p)).count();
         ClusterStatus {
             cluster_id: state.cluster_id().to_owned(),
             version: state.version(),
-            summary: Summary {
-                partitions: partitions.len(),
-                serving: count(|p| p.serving),
-                degraded: count(|p| p.degraded),
-                moving: count(|p| p.replicas.iter().any(|r| r.standing != Standing::Member)),
-                nodes_up: state.members().filter(|n| self.views.is_up(n.id)).count(),
-                nodes: state.members().count(),
-                lossy_promotions: partitions.iter().map(|p| p.lossy_promotions).sum(),
-            },
-            nodes,
+            summary: self.summary(),
+            rebalance: self.rebalance_status(),
+            nodes: self.node_statuses(now),
             partitions,
         }
+    }
+
+    /// How many partitions and nodes are how: what [`Supervisor::status`] has of it, without
+    /// the rest.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let state = &self.state;
+        let records = state.partitions();
+        let count = |test: &dyn Fn(&PartitionRecord) -> bool| {
+            records.iter().filter(|record| test(record)).count()
+        };
+        Summary {
+            partitions: records.len(),
+            serving: count(&|record| self.serves(record)),
+            degraded: count(&|record| record.degraded),
+            moving: count(&|record| super::is_changing(&record.config)),
+            nodes_up: state.members().filter(|n| self.views.is_up(n.id)).count(),
+            nodes: state.members().count(),
+            lossy_promotions: records
+                .iter()
+                .map(|record| state.loss(record.id).promotions)
+                .sum(),
+        }
+    }
+
+    /// One that says so and reaches too few others serves nobody.
+    fn serves(&self, record: &PartitionRecord) -> bool {
+        self.views.is_serving(record) && self.views.has_quorum(record)
+    }
+
+    /// What is being moved, and what is to be.
+    #[must_use]
+    pub fn rebalance_status(&self) -> RebalanceStatus {
+        let state = &self.state;
+        let basis = state.basis();
+        let mut status = RebalanceStatus {
+            too_few_nodes: basis.nodes.len() < usize::from(basis.replication_factor),
+            paused: state.moves_paused(),
+            planned: !self.unsettled,
+            held_back: self.replacement_held_back,
+            ..RebalanceStatus::default()
+        };
+        for record in state.partitions() {
+            let copies = copies_to(state, record, state.seats(record.id));
+            for copy in &copies {
+                let begun = record.config.on_node(copy.to).is_some();
+                *(if begun {
+                    &mut status.under_way
+                } else {
+                    &mut status.waiting
+                }) += 1;
+                status.bytes_left += self.bytes_left_of(copy).unwrap_or(0);
+            }
+            let current = &record.config.current;
+            let settled = current.len() == state.seats(record.id).len()
+                && state
+                    .settings()
+                    .is_none_or(|s| s.write_quorum == current.write_quorum);
+            if copies.is_empty() && (!settled || super::is_changing(&record.config)) {
+                status.to_adjust += 1;
+            }
+        }
+        status
     }
 
     fn node_statuses(&self, now: Micros) -> Vec<NodeStatus> {
         let mut leads: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut replicas: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut seats: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for seat in self.state.all_seats().iter().flatten() {
+            *seats.entry(*seat).or_default() += 1;
+        }
         for record in self.state.partitions() {
             if let Some(primary) = record.primary {
                 *leads.entry(primary.node).or_default() += 1;
@@ -75,6 +133,12 @@ impl Supervisor {
                 expected_back_unix_ms: self.state.expected_back(n.id),
                 leads: leads.get(&n.id).copied().unwrap_or(0),
                 replicas: replicas.get(&n.id).copied().unwrap_or(0),
+                seats: seats.get(&n.id).copied().unwrap_or(0),
+                leaving: self.state.leaving(n.id),
+                empty: self
+                    .emptied
+                    .get(&n.id)
+                    .is_some_and(|version| self.views.has_seen(n.id, *version)),
                 figures: self.views.figures(n.id),
             })
             .collect()
@@ -82,8 +146,7 @@ impl Supervisor {
 
     fn partition_health(&self, record: &PartitionRecord) -> PartitionHealth {
         let work = self.works.get(&record.id);
-        // One that says so and reaches too few others serves nobody.
-        let serving = self.views.is_serving(record) && self.views.has_quorum(record);
+        let serving = self.serves(record);
         let replicas: Vec<ReplicaHealth> = record
             .config
             .replicas()
@@ -123,6 +186,7 @@ impl Supervisor {
             lost: Loss {
                 entries_known: loss.entries_known,
             },
+            seats: self.state.seats(record.id).to_vec(),
             replicas,
         }
     }

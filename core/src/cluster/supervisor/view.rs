@@ -144,6 +144,16 @@ impl Views {
         self.nodes.get(&node).is_some_and(|v| v.disk_full)
     }
 
+    /// Whether the node has seen that version of the map, or is down, so that it tells
+    /// nothing.
+    pub(super) fn has_seen(&self, node: NodeId, version: MapVersion) -> bool {
+        self.health(node).is_down()
+            || self
+                .nodes
+                .get(&node)
+                .is_some_and(|view| self.is_up(node) && view.map_version >= version)
+    }
+
     /// The disk and the load of a node, as it told last.
     pub(super) fn figures(&self, node: NodeId) -> Option<NodeFigures> {
         self.nodes.get(&node)?.figures

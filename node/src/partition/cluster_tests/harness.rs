@@ -189,6 +189,8 @@ pub(super) fn settings() -> ClusterSettings {
         node_timeout_ms: 1000,
         read_level: ReadLevel::Primary,
         read_quorum: 0,
+        replace_after_ms: 300_000,
+        moves_per_node: 4,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::cluster::supervisor::{
     Input, Output, ProposalId, ProposalOutcome, Supervisor, SupervisorOptions,
 };
 use crate::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position};
-use crate::record::{Addresses, Member, PartitionRecord};
+use crate::record::{Addresses, ClusterSettings, Member, PartitionRecord};
 
 pub(super) const MS: u64 = 1_000;
 const SLICE: u64 = 5 * MS;
@@ -251,6 +251,16 @@ impl World {
             );
         }
         response
+    }
+
+    /// Changes what the cluster agreed on.
+    pub(super) fn change_settings(
+        &mut self,
+        change: impl FnOnce(&mut ClusterSettings),
+    ) -> Response {
+        let mut settings = ClusterSettings::clone(self.state.settings().expect("a cluster"));
+        change(&mut settings);
+        self.commit(Command::ChangeSettings { settings })
     }
 
     /// Applies a command, and checks what must hold of every state.
