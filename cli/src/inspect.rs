@@ -585,7 +585,7 @@ mod tests {
     #[test]
     fn figures_of_nodes_and_replicas_are_read_where_they_are_told() {
         let node = json!({
-            "id": 1, "name": "data-1", "zone": "", "standing": "Member", "health": "Up",
+            "id": 1, "name": "data-1", "zone": "", "standing": "Member", "health": "up",
             "healthForMs": 1, "heardMsAgo": 1, "draining": false, "diskFull": false,
             "expectedBackUnixMs": null, "leads": 1, "replicas": 1,
         });

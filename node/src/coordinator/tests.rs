@@ -219,7 +219,7 @@ impl Fleet {
         self.running[place].as_ref().unwrap().page()
     }
 
-    async fn status(&self, place: usize) -> Value {
+    pub(crate) async fn status(&self, place: usize) -> Value {
         self.running[place].as_ref().unwrap().status().await
     }
 

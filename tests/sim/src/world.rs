@@ -1,6 +1,7 @@
 //! The world: a queue of events in simulated time, the nodes, the network.
 
 mod clients;
+mod copies;
 mod effects;
 mod faults;
 mod govern;
@@ -23,6 +24,8 @@ use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{DiskRoom, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use copies::Copy;
 
 use crate::coordinators::Coordinators;
 use crate::edge::{Answer, Caller, Edge, Work};
@@ -58,13 +61,7 @@ enum Happening {
     Late(u64, Command),
     Elected,
     Applied(NodeId, u64, PartitionId, Generation, Index),
-    Fetched {
-        node: NodeId,
-        session: u64,
-        partition: PartitionId,
-        from: NodeId,
-        generation: Generation,
-    },
+    Copy(Box<Copy>),
     /// A client begins a write.
     Client(usize),
     /// A client's try reaches a node.
@@ -544,13 +541,7 @@ impl World {
             Happening::Applied(id, _, partition, generation, index) => {
                 self.applied(id, partition, generation, index)
             }
-            Happening::Fetched {
-                node,
-                partition,
-                from,
-                generation,
-                ..
-            } => self.fetched(node, partition, from, generation),
+            Happening::Copy(copy) => self.go_on_copying(*copy),
             Happening::Client(client) => self.client(client),
             Happening::Request(id, partition, work) => self.request(id, partition, work),
             Happening::Reply(caller, answer) => self.reply(caller, answer),
@@ -622,9 +613,6 @@ impl Happening {
             | Self::Flushed(id, session)
             | Self::Probed(id, session)
             | Self::Applied(id, session, ..)
-            | Self::Fetched {
-                node: id, session, ..
-            }
             | Self::Room(id, session, _)
             | Self::Stop(id, session)
             | Self::LeaseSaved(id, session, _) => Some((*id, *session)),
@@ -640,7 +628,6 @@ impl Happening {
             | Self::Record(id, _)
             | Self::Order(id, _)
             | Self::Applied(id, ..)
-            | Self::Fetched { node: id, .. }
             | Self::Request(id, ..)
             | Self::Room(id, ..)
             | Self::Lease(id, _)
