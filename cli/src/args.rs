@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::config::Config;
+use crate::coordinators::CoordinatorsArgs;
 use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
 use crate::dev::DevArgs;
@@ -18,8 +19,11 @@ use crate::inspect::PartitionsArgs;
 use crate::keyspace::{ScanArgs, WatchArgs};
 use crate::output::Format;
 use crate::recover::RecoverArgs;
+use crate::recover_coordinators::RecoverCoordinatorsArgs;
 use crate::user::UserCommand;
-use crate::{bench, data, dev, inspect, keyspace, node, recover, user};
+use crate::{
+    bench, coordinators, data, dev, inspect, keyspace, node, recover, recover_coordinators, user,
+};
 
 /// A durable, replicated key-value store
 ///
@@ -121,6 +125,14 @@ enum Command {
     /// by itself: what the lost ones acknowledged might be missing. This shows what may be
     /// lost, asks, gives up every replica but the named ones, and waits until it is served.
     Recover(RecoverArgs),
+    /// The coordinators, and changes of their group while it runs
+    Coordinators(CoordinatorsArgs),
+    /// Go on with one coordinator's disk where the majority of the disks is lost
+    ///
+    /// On the machine of a coordinator that is stopped. This shows what its disk and the data
+    /// nodes know, asks, and makes it the only coordinator of a new group, from which the
+    /// other disks are kept out. Start it then, and add the others again.
+    RecoverCoordinators(RecoverCoordinatorsArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
     /// Print what makes a shell complete this command line
@@ -229,6 +241,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Nodes => inspect::nodes(&endpoints, output),
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
         Command::Recover(args) => recover::run(&args, &endpoints, output),
+        Command::Coordinators(args) => coordinators::run(args, &endpoints, output),
+        Command::RecoverCoordinators(args) => recover_coordinators::run(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
         Command::Completion { shell } => completion(shell),
         Command::User { command } => user::run(&command, output),
@@ -325,6 +339,11 @@ mod tests {
             "cairn --tls-ca-file /ca.pem get key",
             "cairn partitions --degraded",
             "cairn recover 7 --survivor data-1,data-2 --yes",
+            "cairn coordinators -o json",
+            "cairn coordinators add c1=h:1 c2=h:2 --wait --timeout 60",
+            "cairn coordinators remove c1 c2",
+            "cairn coordinators replace c1 c3=h:3 --wait",
+            "cairn recover-coordinators --data-dir /x --accept-loss",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
             "cairn bench --workload A --rate 1000 --distribution latest",
@@ -350,6 +369,9 @@ mod tests {
             "cairn put key value --file x",
             "cairn incr key --by x",
             "cairn recover 7",
+            "cairn coordinators add c1",
+            "cairn coordinators remove",
+            "cairn coordinators replace c1",
             "cairn recover --survivor data-1",
             "cairn scan --limit 0",
             "cairn scan --from x",

@@ -11,6 +11,7 @@ mod args;
 mod bench;
 mod config;
 mod confirm;
+mod coordinators;
 mod credential;
 mod data;
 mod dev;
@@ -21,6 +22,7 @@ mod keyspace;
 mod node;
 mod output;
 mod recover;
+mod recover_coordinators;
 mod resp;
 mod user;
 

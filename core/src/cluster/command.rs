@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NodeId, PartitionId, ReplicaId};
-use crate::record::{Addresses, ClusterSettings, Member, ReplicaSet};
+use crate::record::{Addresses, ClusterSettings, CoordinatorInfo, Member, ReplicaSet};
 
 use super::settings::SettingsError;
 
@@ -146,6 +146,11 @@ pub enum Command {
         /// The nodes it belongs on, preferred primary first.
         seats: Vec<NodeId>,
     },
+    /// Tells data nodes and clients, by the map, who the coordinators are.
+    NoteCoordinators {
+        /// The voters of their group.
+        coordinators: Vec<CoordinatorInfo>,
+    },
     /// Several commands in one entry, each judged alone.
     Batch(Vec<Command>),
 }
@@ -170,6 +175,7 @@ impl Command {
             | Self::MarkGone { .. }
             | Self::ExpectBack { .. }
             | Self::MakeTable { .. }
+            | Self::NoteCoordinators { .. }
             | Self::Batch(_) => None,
         }
     }

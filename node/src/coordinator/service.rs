@@ -21,6 +21,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::group::Group;
 use super::leader::{Desk, Reign};
+use super::membership::Changing;
 use super::raft::Applied;
 use super::storage::View;
 
@@ -35,6 +36,7 @@ pub(super) struct Office {
     pub(super) group: Arc<Group>,
     pub(super) desk: Desk,
     pub(super) view: watch::Receiver<View>,
+    pub(super) changing: Changing,
     pub(super) http_advertise: String,
 }
 
@@ -45,7 +47,7 @@ impl Office {
     }
 
     /// Proposes on behalf of a caller, and waits for the answer.
-    async fn propose(&self, command: Command) -> Result<Answer, Status> {
+    pub(super) async fn propose(&self, command: Command) -> Result<Answer, Status> {
         self.reign()?;
         match timeout(PROPOSE_TIMEOUT, self.group.raft.client_write(command)).await {
             Ok(Ok(written)) => match written.data {

@@ -11,13 +11,16 @@
 //! - the primary of an epoch is a voter in it;
 //! - one live identity holds a name.
 
+mod coordinators;
 mod nodes;
 mod partitions;
+mod recovery;
 #[cfg(test)]
 mod tests;
 
 pub(in crate::cluster) use nodes::promotion_needs;
 pub(in crate::cluster) use partitions::may_shrink;
+pub use recovery::{NUMBERS_SKIPPED, RecoveryError, Survivor};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +30,9 @@ use serde::{Deserialize, Serialize};
 use super::command::{BATCH_MAX, Command, Refusal, Response};
 use super::settings;
 use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
-use crate::record::{ClusterMap, ClusterSettings, NodeInfo, NodeStanding, PartitionRecord};
+use crate::record::{
+    ClusterMap, ClusterSettings, CoordinatorInfo, NodeInfo, NodeStanding, PartitionRecord,
+};
 
 /// What was lost of a partition, as far as known (rule 9).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -59,6 +64,12 @@ pub struct ClusterState {
     forced: BTreeMap<PartitionId, Epoch>,
     last_node: NodeId,
     last_replica: ReplicaId,
+    /// The voters of the coordinators' group, as its leader noted them.
+    #[serde(default)]
+    coordinators: Vec<CoordinatorInfo>,
+    /// The ids of the coordinators' groups before this one, of which one disk was left.
+    #[serde(default)]
+    former_groups: Vec<String>,
 }
 
 impl ClusterState {
@@ -141,6 +152,7 @@ impl ClusterState {
                 before,
                 seats,
             } => self.reseat(at, partition, &before, seats),
+            Command::NoteCoordinators { coordinators } => self.note_coordinators(at, coordinators),
             Command::Batch(_) => Err(Refusal::BadBatch),
         }
     }
@@ -323,6 +335,7 @@ impl ClusterState {
             settings: self.settings.clone(),
             nodes: self.nodes.clone(),
             partitions: self.partitions.clone(),
+            coordinators: self.coordinators.clone(),
         }
     }
 }

@@ -15,6 +15,8 @@ use tonic::{Request, Response, Status};
 use super::{Office, refusal_status};
 use crate::coordinator::group::Group;
 use crate::coordinator::leader::{Message, Noted};
+use crate::coordinator::membership::Progress;
+use crate::coordinator::raft::{RaftId, RaftMetrics};
 use crate::grpc::caller_of;
 use crate::users::{Role, Users};
 
@@ -35,6 +37,8 @@ pub(in super::super) struct StatusDocument {
     http: String,
     /// Every member of the Raft group.
     coordinators: Vec<CoordinatorStatus>,
+    /// The last change of the group that this coordinator worked on as its leader.
+    coordinators_change: Option<Progress>,
     /// What the cluster agreed on.
     settings: Option<Arc<ClusterSettings>>,
     /// What happened of late, oldest first.
@@ -52,6 +56,8 @@ struct CoordinatorStatus {
     client: String,
     voter: bool,
     leader: bool,
+    /// How many entries of the log it is behind the leader, as only that one knows.
+    lag: Option<u64>,
 }
 
 /// `cairn.coordinator.v1.Admin`.
@@ -112,14 +118,11 @@ impl Office {
             .map(|(id, node)| CoordinatorStatus {
                 name: node.name.clone(),
                 raft_id: id.to_string(),
-                peer: self
-                    .group
-                    .addresses
-                    .get(&node.name)
-                    .map_or_else(|| node.peer.clone(), |a| a.peer.clone()),
+                peer: node.peer.clone(),
                 client: node.client.clone(),
                 voter: membership.voter_ids().any(|voter| voter == *id),
                 leader: metrics.current_leader == Some(*id),
+                lag: lag_of(&metrics, *id),
             })
             .collect();
         let (status, events) =
@@ -131,6 +134,7 @@ impl Office {
             term: metrics.current_term,
             http: self.http_advertise.clone(),
             coordinators,
+            coordinators_change: self.changing.progress(),
             settings: self.view.borrow().map.settings.clone(),
             events,
         }
@@ -164,6 +168,7 @@ impl Office {
                 Ok(format!("the primary of {partition} is asked to hand over"))
             }
             Change::Recover(recover) => self.recover(recover).await,
+            Change::Coordinators(change) => self.change_coordinators(change).await,
         }
     }
 
@@ -235,6 +240,13 @@ impl Office {
             _ => Ok(done),
         }
     }
+}
+
+/// How far behind the leader's log a member is, as far as this coordinator knows.
+fn lag_of(metrics: &RaftMetrics, id: RaftId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&id)?;
+    let last = metrics.last_log_index.unwrap_or(0);
+    Some(last.saturating_sub(matched.map_or(0, |matched| matched.index)))
 }
 
 /// The settings with what is asked for; absent fields stay as they are.
