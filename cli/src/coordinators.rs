@@ -78,36 +78,17 @@ pub(crate) fn run(
     endpoints: &Endpoints,
     format: Format,
 ) -> Result<(), Failure> {
-    let (change, wait) = match args.command {
+    let (add, remove, wait) = match args.command {
         None => return list(&block_on(inspect::document(endpoints))?, format),
-        Some(CoordinatorsCommand::Add { coordinators, wait }) => {
-            let add = coordinators;
-            (
-                ChangeCoordinators {
-                    add,
-                    remove: Vec::new(),
-                },
-                wait,
-            )
+        Some(CoordinatorsCommand::Add { coordinators, wait }) => (coordinators, Vec::new(), wait),
+        Some(CoordinatorsCommand::Remove { names, wait }) => (Vec::new(), names, wait),
+        Some(CoordinatorsCommand::Replace { old, new, wait }) => {
+            // Under its own name a newcomer takes the place of a dead one by itself.
+            let remove = if old == new.name { vec![] } else { vec![old] };
+            (vec![new], remove, wait)
         }
-        Some(CoordinatorsCommand::Remove { names, wait }) => {
-            let remove = names;
-            (
-                ChangeCoordinators {
-                    add: Vec::new(),
-                    remove,
-                },
-                wait,
-            )
-        }
-        Some(CoordinatorsCommand::Replace { old, new, wait }) => (
-            ChangeCoordinators {
-                add: vec![new],
-                remove: vec![old],
-            },
-            wait,
-        ),
     };
+    let change = ChangeCoordinators { add, remove };
     let said = block_on(ask(endpoints, &change))?;
     if !wait.wait {
         return match format {

@@ -2,12 +2,13 @@
 //!
 //! Two things say so: the membership, which follows a coordinator that moves, and the
 //! list that this process was configured with, which alone is there at first and where
-//! all of them moved at once. Both are tried. A wrong one does no harm: messages name
+//! all of them moved at once. Both are tried, by turns until one answers. A wrong one does no harm: messages name
 //! the Raft id that they are for, and whoever else gets one refuses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::config::CoordinatorAddress;
@@ -19,6 +20,9 @@ pub(super) struct Addresses {
     configured: BTreeMap<String, CoordinatorAddress>,
     /// Raft itself is made with these addresses, and tells the membership later.
     metrics: OnceLock<watch::Receiver<RaftMetrics>>,
+    /// Whose turn it is, where it is not the likeliest's: Raft makes a new link for each
+    /// vote, so that a link alone would begin with the wrong one each time.
+    turns: Mutex<BTreeMap<RaftId, String>>,
 }
 
 impl Addresses {
@@ -29,6 +33,7 @@ impl Addresses {
                 .map(|address| (address.name.clone(), address.clone()))
                 .collect(),
             metrics: OnceLock::new(),
+            turns: Mutex::default(),
         }
     }
 
@@ -67,6 +72,26 @@ impl Addresses {
             all.push(configured.peer.clone());
         }
         all
+    }
+
+    /// Where an identity is to be looked for now.
+    pub(super) fn now(&self, id: RaftId, known: &RaftNode) -> String {
+        let mut all = self.of(id, known);
+        let turn = self.turns.lock().get(&id).cloned();
+        let at = turn.and_then(|turn| all.iter().position(|one| *one == turn));
+        all.swap_remove(at.unwrap_or(0))
+    }
+
+    /// It gave no answer at the address: the next one's turn comes.
+    pub(super) fn failed(&self, id: RaftId, known: &RaftNode, address: &str) {
+        if self.now(id, known) != address {
+            // Another link was faster.
+            return;
+        }
+        let all = self.of(id, known);
+        let at = all.iter().position(|one| one == address).unwrap_or(0);
+        let next = all[(at + 1) % all.len()].clone();
+        self.turns.lock().insert(id, next);
     }
 
     /// Where everybody of each name may be, those of `but` aside.

@@ -13,7 +13,6 @@
 //! be committed: an initialiser has a log before anybody voted for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cairn_client::transport::Dialer;
 use cairn_proto::pb::coordinator::v1 as pb;
@@ -116,8 +115,9 @@ pub(super) struct Group {
     log: LogStore,
     writer: Writer,
     view: watch::Receiver<View>,
-    /// Whether the leader said that this disk is no member, though it has a log.
-    out: AtomicBool,
+    /// The index of the membership that this disk knew when the leader said that it is no
+    /// member any more, if it did.
+    out: RwLock<Option<u64>>,
     /// Held for reading while a message goes to Raft, for writing while the cluster
     /// id changes, so that no message of the old one comes in behind the change.
     gate: tokio::sync::RwLock<()>,
@@ -188,7 +188,7 @@ impl Group {
             log,
             writer,
             view,
-            out: AtomicBool::new(false),
+            out: RwLock::default(),
             gate: tokio::sync::RwLock::default(),
             joining: Arc::default(),
             elections,
@@ -268,13 +268,16 @@ impl Group {
                 .is_some_and(|(index, voters)| newer(*index) && !voters.contains(&self.id()))
     }
 
-    /// Whether the leader said that this disk is no member any more.
+    /// Whether the leader said that this disk is no member any more, and it has heard of
+    /// no other membership since.
     pub(super) fn is_out(&self) -> bool {
-        self.out.load(Ordering::Relaxed)
+        let said = *self.out.read();
+        said.is_some_and(|at| self.newest_membership().is_none_or(|(now, _)| now == at))
     }
 
     pub(super) fn set_out(&self, out: bool) {
-        self.out.store(out, Ordering::Relaxed);
+        let at = self.newest_membership().map_or(0, |(index, _)| index);
+        *self.out.write() = out.then_some(at);
     }
 
     /// Notes on the disk that a person gave the group up and went on without this disk.

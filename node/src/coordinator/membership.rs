@@ -21,11 +21,13 @@ use openraft::ChangeMembers;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use super::config::{COORDINATORS_MAX, CoordinatorAddress};
 use super::group::{Card, Group};
+use super::join::ASK_TIMEOUT;
+use super::leader::Reign;
 use super::raft::{RaftId, RaftMetrics, RaftNode};
 use super::service::Office;
 
@@ -151,6 +153,7 @@ impl Office {
         &self,
         change: pb::ChangeCoordinators,
     ) -> Result<String, Status> {
+        let reign = self.reign()?;
         let wanted = Wanted::try_from(change)?;
         let what = wanted.describe();
         let Ok(alone) = Arc::clone(&self.group.joining).try_lock_owned() else {
@@ -166,8 +169,10 @@ impl Office {
                 None => Err(Status::unavailable("a coordinator is being taken in")),
             };
         };
-        let confirmed = self.group.raft.ensure_linearizable().await;
-        confirmed.map_err(|_| self.group.not_leader())?;
+        let confirmed = timeout(ASK_TIMEOUT, self.group.raft.ensure_linearizable()).await;
+        if !matches!(confirmed, Ok(Ok(_))) {
+            return Err(self.group.not_leader());
+        }
         let metrics = self.group.raft.metrics().borrow().clone();
         if metrics
             .membership_config
@@ -185,7 +190,7 @@ impl Office {
         };
         let count = plan.voters.len();
         self.changing.begin(&what);
-        tokio::spawn(self.clone().carry_out(plan, alone));
+        tokio::spawn(self.clone().carry_out(plan, reign, alone));
         let even = if count.is_multiple_of(2) {
             ": an even number survives no more losses than one fewer, and is for passing \
              through only"
@@ -197,17 +202,26 @@ impl Office {
         ))
     }
 
-    async fn carry_out(self, plan: Plan, _alone: OwnedMutexGuard<()>) {
-        let group = &self.group;
-        let changing = &self.changing;
-        let outcome = group
-            .change_voters(&plan.added, &plan.dropped, |step| changing.step(step))
-            .await;
-        if let Err(why) = &outcome {
+    async fn carry_out(self, plan: Plan, reign: Reign, _alone: OwnedMutexGuard<()>) {
+        let (group, changing) = (&self.group, &self.changing);
+        let step = |step| changing.step(step);
+        // What a leader that lost its place still waits for may never come, and would keep
+        // the disk open.
+        let outcome = tokio::select! {
+            outcome = group.change_voters(&plan.added, &plan.dropped, step) => outcome,
+            () = reign.over.cancelled() => Err("this coordinator leads no longer".to_owned()),
+        };
+        if let Err(why) = &outcome
+            && !reign.over.is_cancelled()
+        {
             tracing::warn!(why, "the change of the coordinators' group came to nothing");
             // What did not become a voter is nobody.
             let added = plan.added.iter().map(|(id, _)| *id).collect();
-            if let Err(error) = group.drop_learners(&added).await {
+            let dropped = tokio::select! {
+                dropped = group.drop_learners(&added) => dropped,
+                () = reign.over.cancelled() => Ok(()),
+            };
+            if let Err(error) = dropped {
                 tracing::warn!(error, "drop the learners of a change that failed");
             }
         }

@@ -112,7 +112,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: RaftId, node: &RaftNode) -> Link {
-        let address = self.addresses.of(target, node).swap_remove(0);
+        let address = self.addresses.now(target, node);
         Link {
             from: self.from,
             to: target,
@@ -141,21 +141,6 @@ pub(super) struct Link {
 type Refused<E> = RPCError<RaftId, RaftNode, RaftError<RaftId, E>>;
 
 impl Link {
-    /// Goes to where the identity is to be looked for: elsewhere, if it has moved or
-    /// `failed` says that it does not answer where it was looked for last.
-    fn follow(&mut self, failed: bool) {
-        let all = self.addresses.of(self.to, &self.node);
-        let at = all.iter().position(|one| one == self.caller.address());
-        let next = match at {
-            Some(at) if failed => (at + 1) % all.len(),
-            Some(_) => return,
-            None => 0,
-        };
-        if Some(next) != at {
-            self.caller = Caller::new(&self.dialer, &all[next]);
-        }
-    }
-
     async fn send<Q, A, E>(
         &mut self,
         kind: Kind,
@@ -167,7 +152,10 @@ impl Link {
         A: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        self.follow(false);
+        let address = self.addresses.now(self.to, &self.node);
+        if self.caller.address() != address {
+            self.caller = Caller::new(&self.dialer, &address);
+        }
         let answer: Result<Result<A, RaftError<RaftId, E>>, CallError> = self
             .caller
             .call(
@@ -180,7 +168,7 @@ impl Link {
             )
             .await;
         if answer.is_err() {
-            self.follow(true);
+            self.addresses.failed(self.to, &self.node, &address);
         }
         match answer {
             Ok(Ok(answer)) => Ok(answer),

@@ -42,7 +42,7 @@ pub(super) struct Office {
 
 impl Office {
     /// The present reign, or a redirect to the leader.
-    fn reign(&self) -> Result<Reign, Status> {
+    pub(super) fn reign(&self) -> Result<Reign, Status> {
         self.desk.reign().ok_or_else(|| self.group.not_leader())
     }
 

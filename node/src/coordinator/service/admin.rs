@@ -76,7 +76,8 @@ impl Admin for AdminService {
             let metrics = metrics.borrow();
             Group::leader_of(&metrics)
         };
-        if leader.is_some_and(|(id, _)| id != self.0.group.id()) {
+        // One that was removed knows of what was, and would be believed.
+        if self.0.group.is_out() || leader.is_some_and(|(id, _)| id != self.0.group.id()) {
             return Err(self.0.group.not_leader());
         }
         let document = self.0.document().await;
