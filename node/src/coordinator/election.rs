@@ -32,10 +32,11 @@ use super::raft::{RaftId, RaftMetrics};
 /// How many rounds of questions fit into one lease.
 const ROUNDS_PER_LEASE: u32 = 8;
 
-/// How many turns fit into one lease: a vote, with its flushes, takes less than a turn.
-const TURNS_PER_LEASE: u32 = 3;
+/// How many turns fit into one lease: in one of them there is a tick of openraft's, and
+/// a vote with its flushes.
+const TURNS_PER_LEASE: u32 = 2;
 
-/// Since when a coordinator has leave to stand, and when its turn comes.
+/// When a coordinator that has leave to stand may do so.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     /// The term in which it has leave.
@@ -45,21 +46,14 @@ struct Turn {
 
 impl Turn {
     /// The turn of one that has leave in a term, if it had `before` after the last round
-    /// of questions. `place` is that among the voters.
-    fn next(before: Option<Self>, term: u64, place: u32, lease: Duration) -> Self {
-        let pause = lease / TURNS_PER_LEASE * place;
-        match before {
-            Some(turn) if turn.term == term => turn,
-            // Somebody stood meanwhile: what comes of it is waited for.
-            Some(_) => Self {
+    /// of questions. Whatever began in another term, such as a vote, is waited for anew.
+    fn next(before: Option<Self>, term: u64, wait: Duration) -> Self {
+        before
+            .filter(|turn| turn.term == term)
+            .unwrap_or_else(|| Self {
                 term,
-                at: Instant::now() + lease + pause,
-            },
-            None => Self {
-                term,
-                at: Instant::now() + pause,
-            },
-        }
+                at: Instant::now() + wait,
+            })
     }
 
     fn has_come(self) -> bool {
@@ -146,11 +140,11 @@ impl Group {
         let round = self.elections.lease / ROUNDS_PER_LEASE;
         loop {
             let leave = self.may_stand(&mut callers).await;
-            let (term, place) = {
+            let (term, wait) = {
                 let metrics = metrics.borrow_and_update();
-                (metrics.current_term, self.place(&metrics))
+                (metrics.current_term, self.wait(&metrics))
             };
-            turn = leave.then(|| Turn::next(turn, term, place, self.elections.lease));
+            turn = leave.then(|| Turn::next(turn, term, wait));
             let may = turn.is_some_and(Turn::has_come);
             self.raft.runtime_config().elect(may);
             #[cfg(test)]
@@ -170,11 +164,16 @@ impl Group {
         }
     }
 
-    /// The place of this coordinator among the voters.
-    fn place(&self, metrics: &RaftMetrics) -> u32 {
-        let voters = metrics.membership_config.membership().voter_ids();
-        let before = voters.filter(|voter| *voter < self.id()).count();
-        u32::try_from(before).unwrap_or(u32::MAX)
+    /// How long this coordinator waits for its turn. openraft's own timeout is over by
+    /// the first one: before that all of them would wait for the same moment.
+    fn wait(&self, metrics: &RaftMetrics) -> Duration {
+        let voters: BTreeSet<RaftId> = metrics.membership_config.voter_ids().collect();
+        if voters.len() <= 1 {
+            return Duration::ZERO;
+        }
+        let place = voters.range(..self.id()).count();
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        self.elections.lease + self.elections.lease / TURNS_PER_LEASE * place
     }
 
     /// Whether a majority of the voters hears no leader, in each set in force. Known
