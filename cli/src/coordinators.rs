@@ -103,7 +103,11 @@ pub(crate) fn run(
 
 async fn ask(endpoints: &Endpoints, change: &ChangeCoordinators) -> Result<String, Failure> {
     let change = Change::Coordinators(change.clone());
-    Ok(endpoints.admin().change(change, false).await?)
+    let reply = endpoints.admin().change(change, false).await?;
+    for warning in reply.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(reply.message)
 }
 
 /// Waits until the change is done. A leader that lost its place forgets what it was asked

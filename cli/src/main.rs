@@ -9,6 +9,7 @@ compile_error!("seeded bugs are for the simulator: what is shipped cannot carry 
 
 mod args;
 mod bench;
+mod cluster;
 mod config;
 mod confirm;
 mod coordinators;
@@ -19,8 +20,10 @@ mod endpoints;
 mod failure;
 mod inspect;
 mod keyspace;
+mod membership;
 mod node;
 mod output;
+mod rebalance;
 mod recover;
 mod recover_coordinators;
 mod resp;

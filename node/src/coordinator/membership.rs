@@ -152,7 +152,11 @@ impl Office {
     pub(super) async fn change_coordinators(
         &self,
         change: pb::ChangeCoordinators,
-    ) -> Result<String, Status> {
+    ) -> Result<pb::ChangeReply, Status> {
+        let said = |message: String| pb::ChangeReply {
+            message,
+            warnings: Vec::new(),
+        };
         let reign = self.reign()?;
         let wanted = Wanted::try_from(change)?;
         let what = wanted.describe();
@@ -160,7 +164,7 @@ impl Office {
             let under_way = self.changing.progress();
             return match under_way.filter(|progress| !progress.step.is_empty()) {
                 Some(progress) if progress.what == what => {
-                    Ok(format!("under way already: {}", progress.step))
+                    Ok(said(format!("under way already: {}", progress.step)))
                 }
                 Some(progress) => Err(refuse(format!(
                     "another change is under way, to {}: {}",
@@ -186,20 +190,21 @@ impl Office {
             ));
         }
         let Some(plan) = self.plan(&wanted, &metrics).await? else {
-            return Ok("it already is as asked".to_owned());
+            return Ok(said("it already is as asked".to_owned()));
         };
         let count = plan.voters.len();
         self.changing.begin(&what);
         tokio::spawn(self.clone().carry_out(plan, reign, alone));
-        let even = if count.is_multiple_of(2) {
-            ": an even number survives no more losses than one fewer, and is for passing \
-             through only"
-        } else {
-            ""
-        };
-        Ok(format!(
-            "begun to {what}; the group will have {count} coordinators{even}"
-        ))
+        let message = format!("begun to {what}; the group will have {count} coordinators");
+        let mut reply = said(message);
+        if count.is_multiple_of(2) {
+            reply.warnings.push(format!(
+                "{count} coordinators survive no more losses than {}: an even number is for \
+                 passing through only",
+                count - 1
+            ));
+        }
+        Ok(reply)
     }
 
     async fn carry_out(self, plan: Plan, reign: Reign, _alone: OwnedMutexGuard<()>) {

@@ -20,7 +20,7 @@
 use std::sync::Arc;
 
 use super::{ClusterState, Command};
-use crate::ids::{Epoch, MapVersion, NodeId, ReplicaId};
+use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
 use crate::record::{ClusterMap, NodeStanding};
 
 /// How many epochs, versions and replicas are passed over. An entry of the coordinators'
@@ -175,6 +175,14 @@ impl ClusterState {
             info.is_some_and(|info| info.standing == NodeStanding::Member)
         };
         self.expected_back.retain(|node, _| is_member(node));
+        self.leaving.retain(|node, _| is_member(node));
+        // What was configured to one and is no more is not what a map tells: without the
+        // note the partition takes more to be promoted, never less.
+        let is_of_one = |partition: &PartitionId| {
+            let record = self.partitions.get(partition.0 as usize);
+            record.is_some_and(|record| record.config.current.write_quorum == 1)
+        };
+        self.eventual.retain(is_of_one);
     }
 
     /// Passes over every number that may have been given out, and leaves every partition
@@ -208,7 +216,6 @@ mod tests {
     use super::*;
     use crate::cluster::command::{NodeRegistration, Response};
     use crate::cluster::settings::SettingsRequest;
-    use crate::ids::PartitionId;
     use crate::record::Addresses;
 
     const P: PartitionId = PartitionId(0);

@@ -34,7 +34,10 @@ impl Fleet {
             let office = &self.running[leader].as_ref().unwrap().office;
             match office.change_coordinators(change.clone()).await {
                 Err(status) if status.code() == tonic::Code::Unavailable => None,
-                answer => Some(answer.map_err(|status| status.message().to_owned())),
+                Ok(reply) => Some(Ok([&[reply.message][..], &reply.warnings]
+                    .concat()
+                    .join("; "))),
+                Err(status) => Some(Err(status.message().to_owned())),
             }
         })
         .await
@@ -141,7 +144,10 @@ async fn a_group_of_one_grows_to_three_and_five_and_asking_twice_changes_nothing
         fleet.start(place).await;
     }
     let begun = fleet.ask(change(&fleet, &[3], &[])).await.unwrap();
-    assert!(begun.contains("4 coordinators: an even number"), "{begun}");
+    assert!(
+        begun.contains("4 coordinators; 4 coordinators survive no more"),
+        "{begun}"
+    );
     fleet.consists_of(&[0, 1, 2, 3]).await;
     fleet.ask(change(&fleet, &[4], &[])).await.unwrap();
     let leader = fleet.consists_of(&[0, 1, 2, 3, 4]).await;
