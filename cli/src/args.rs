@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::bench::BenchArgs;
 use crate::cluster::ClusterArgs;
 use crate::config::Config;
+use crate::coordinators::CoordinatorsArgs;
 use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
 use crate::dev::DevArgs;
@@ -21,9 +22,11 @@ use crate::membership::NodesArgs;
 use crate::output::Format;
 use crate::rebalance::RebalanceArgs;
 use crate::recover::RecoverArgs;
+use crate::recover_coordinators::RecoverCoordinatorsArgs;
 use crate::user::UserCommand;
 use crate::{
-    bench, cluster, data, dev, inspect, keyspace, membership, node, rebalance, recover, user,
+    bench, cluster, coordinators, data, dev, inspect, keyspace, membership, node, rebalance,
+    recover, recover_coordinators, user,
 };
 
 /// A durable, replicated key-value store
@@ -130,6 +133,14 @@ enum Command {
     /// by itself: what the lost ones acknowledged might be missing. This shows what may be
     /// lost, asks, gives up every replica but the named ones, and waits until it is served.
     Recover(RecoverArgs),
+    /// The coordinators, and changes of their group while it runs
+    Coordinators(CoordinatorsArgs),
+    /// Go on with one coordinator's disk where the majority of the disks is lost
+    ///
+    /// On the machine of a coordinator that is stopped. This shows what its disk and the data
+    /// nodes know, asks, and makes it the only coordinator of a new group, from which the
+    /// other disks are kept out. Start it then, and add the others again.
+    RecoverCoordinators(RecoverCoordinatorsArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
     /// Print what makes a shell complete this command line
@@ -240,6 +251,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cluster(args) => cluster::run(args, &endpoints, output),
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
         Command::Recover(args) => recover::run(&args, &endpoints, output),
+        Command::Coordinators(args) => coordinators::run(args, &endpoints, output),
+        Command::RecoverCoordinators(args) => recover_coordinators::run(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
         Command::Completion { shell } => completion(shell),
         Command::User { command } => user::run(&command, output),
@@ -353,6 +366,11 @@ mod tests {
             "cairn cluster",
             "cairn cluster set replicationFactor=5 writeQuorum=3 --wait",
             "cairn cluster set replicationFactor=5 --plan",
+            "cairn coordinators -o json",
+            "cairn coordinators add c1=h:1 c2=h:2 --wait --timeout 60",
+            "cairn coordinators remove c1 c2",
+            "cairn coordinators replace c1 c3=h:3 --wait",
+            "cairn recover-coordinators --data-dir /x --accept-loss",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
             "cairn bench --workload A --rate 1000 --distribution latest",
@@ -387,6 +405,9 @@ mod tests {
             "cairn rebalance pause --plan",
             "cairn cluster set",
             "cairn cluster set partitions=7",
+            "cairn coordinators add c1",
+            "cairn coordinators remove",
+            "cairn coordinators replace c1",
             "cairn recover --survivor data-1",
             "cairn scan --limit 0",
             "cairn scan --from x",

@@ -38,6 +38,16 @@ impl Endpoints {
         }
     }
 
+    /// The addresses that were given.
+    pub(crate) fn given(&self) -> &[String] {
+        &self.given
+    }
+
+    /// How connections are made.
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
     /// What to log in with over the Redis protocol.
     pub(crate) fn auth(&self) -> Option<&Auth> {
         self.auth.as_ref()

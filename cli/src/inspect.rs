@@ -34,21 +34,35 @@ pub(crate) struct PartitionsArgs {
 pub(crate) struct Document {
     #[serde(flatten)]
     pub(crate) status: ClusterStatus,
-    answered_by: String,
+    pub(crate) answered_by: String,
     pub(crate) leading: bool,
-    coordinators: Vec<Coordinator>,
+    pub(crate) coordinators: Vec<Coordinator>,
+    #[serde(default)]
+    pub(crate) coordinators_change: Option<CoordinatorsChange>,
     pub(crate) settings: Option<ClusterSettings>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Coordinator {
-    name: String,
-    raft_id: String,
-    peer: String,
-    client: String,
-    voter: bool,
-    leader: bool,
+pub(crate) struct Coordinator {
+    pub(crate) name: String,
+    pub(crate) raft_id: String,
+    pub(crate) peer: String,
+    pub(crate) client: String,
+    pub(crate) voter: bool,
+    pub(crate) leader: bool,
+    #[serde(default)]
+    pub(crate) lag: Option<u64>,
+}
+
+/// How far the last change of the coordinators' group is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CoordinatorsChange {
+    pub(crate) what: String,
+    /// Empty once it has ended.
+    pub(crate) step: String,
+    pub(crate) failed: Option<String>,
 }
 
 async fn fetch(endpoints: &Endpoints) -> Result<Value, Failure> {
@@ -85,6 +99,7 @@ impl Document {
             answered_by: "coordinator-1".to_owned(),
             leading: true,
             coordinators: Vec::new(),
+            coordinators_change: None,
             settings: None,
         }
     }
@@ -97,7 +112,7 @@ impl Document {
             .map_or_else(|| node.to_string(), |status| status.name.clone())
     }
 
-    fn warn_if_blind(&self) {
+    pub(crate) fn warn_if_blind(&self) {
         if !self.leading {
             eprintln!(
                 "the coordinators have no leader: {} tells what it knows, which says nothing of \

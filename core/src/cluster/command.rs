@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NodeId, PartitionId, ReplicaId};
-use crate::record::{Addresses, ClusterSettings, Member, ReplicaSet};
+use crate::record::{Addresses, ClusterSettings, CoordinatorInfo, Member, ReplicaSet};
 
 use super::settings::SettingsError;
 
@@ -199,6 +199,11 @@ pub enum Command {
     },
     /// Forgets the numbers of callers: a person's word that the next one begins anew.
     ResetToken,
+    /// Tells data nodes and clients, by the map, who the coordinators are.
+    NoteCoordinators {
+        /// The voters of their group.
+        coordinators: Vec<CoordinatorInfo>,
+    },
     /// Several commands in one entry, each judged alone.
     Batch(Vec<Command>),
 }
@@ -251,6 +256,7 @@ impl Command {
             | Self::PauseMoves { .. }
             | Self::Rebalance { .. }
             | Self::ResetToken
+            | Self::NoteCoordinators { .. }
             | Self::Batch(_) => None,
             Self::Fenced { command, .. } => command.partition(),
         }

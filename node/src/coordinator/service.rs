@@ -22,6 +22,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::group::Group;
 use super::leader::{Desk, Reign};
+use super::membership::Changing;
 use super::page::{Documents, Edition};
 use super::raft::Applied;
 use super::storage::View;
@@ -37,19 +38,20 @@ pub(super) struct Office {
     pub(super) group: Arc<Group>,
     pub(super) desk: Desk,
     pub(super) view: watch::Receiver<View>,
+    pub(super) changing: Changing,
     pub(super) http_advertise: String,
     /// Held while a change is read, judged and proposed.
-    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
+    pub(super) one_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Office {
     /// The present reign, or a redirect to the leader.
-    fn reign(&self) -> Result<Reign, Status> {
+    pub(super) fn reign(&self) -> Result<Reign, Status> {
         self.desk.reign().ok_or_else(|| self.group.not_leader())
     }
 
     /// Proposes on behalf of a caller, and waits for the answer.
-    async fn propose(&self, command: Command) -> Result<Answer, Status> {
+    pub(super) async fn propose(&self, command: Command) -> Result<Answer, Status> {
         self.reign()?;
         match timeout(PROPOSE_TIMEOUT, self.group.raft.client_write(command)).await {
             Ok(Ok(written)) => match written.data {

@@ -198,7 +198,7 @@ pub const SETTINGS: &[Setting] = &[
         Network,
         "required",
         "`name=host:port,...`",
-        "Every coordinator by name with its peer address. An odd number: 1, 3 or 5.",
+        "Coordinators by name with their peer addresses. An odd number: 1, 3 or 5. All of them, where the cluster is to be made; later, where to begin to look for the present ones.",
     ),
     row(
         "CAIRN_RESP_LISTEN",
@@ -718,7 +718,7 @@ pub const SETTINGS: &[Setting] = &[
         Timings,
         "300",
         "ms",
-        "How long coordinators do without their leader before they elect another: the base of each one's own range.",
+        "How long coordinators do without their leader before they elect another.",
     ),
     row(
         "CAIRN_DRAIN_TIMEOUT_MS",

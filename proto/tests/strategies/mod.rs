@@ -15,8 +15,8 @@ use cairn_core::kv::request::{
     WriteOutcome, WriteReply, WriteRequest,
 };
 use cairn_core::record::{
-    Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
-    PartitionRecord, ReplicaSet, SlotRange,
+    Addresses, ClusterMap, ClusterSettings, Configuration, CoordinatorInfo, Member, NodeInfo,
+    NodeStanding, PartitionRecord, ReplicaSet, SlotRange,
 };
 use cairn_core::replication::message::{
     Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, CopyNews, FetchRange, LeaseRenew,
@@ -220,16 +220,24 @@ pub(crate) fn cluster_map() -> BoxedStrategy<ClusterMap> {
     });
     let nodes = vec(node_info(), 0..4);
     let settings = option::of(settings());
-    (label(), 1..=u64::MAX, settings, nodes, table)
+    let coordinators = vec(coordinator(), 0..4);
+    (label(), 1..=u64::MAX, settings, nodes, table, coordinators)
         .prop_map(
-            |(cluster_id, version, settings, nodes, partitions)| ClusterMap {
+            |(cluster_id, version, settings, nodes, partitions, coordinators)| ClusterMap {
                 cluster_id,
                 version: MapVersion(version),
                 settings: settings.map(Arc::new),
                 nodes: nodes.into_iter().map(|n| (n.id, Arc::new(n))).collect(),
                 partitions,
+                coordinators,
             },
         )
+        .boxed()
+}
+
+fn coordinator() -> BoxedStrategy<CoordinatorInfo> {
+    (label(), label(), label())
+        .prop_map(|(name, peer, client)| CoordinatorInfo { name, peer, client })
         .boxed()
 }
 
@@ -246,6 +254,7 @@ pub(crate) fn map_update() -> BoxedStrategy<MapUpdate> {
                 settings: map.settings,
                 nodes: map.nodes.into_values().collect(),
                 partitions: map.partitions,
+                coordinators: map.coordinators,
             })
         })
         .boxed()

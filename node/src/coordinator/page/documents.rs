@@ -83,7 +83,7 @@ impl Kept {
             let (group, heard) = (Arc::clone(group), Arc::clone(&self.heard));
             let asked = async move {
                 let answers = group.ask_others().await.into_iter();
-                *heard.lock() = answers.map(|(name, card)| (name, card.is_ok())).collect();
+                *heard.lock() = answers.map(|met| (met.name, met.answer.is_ok())).collect();
             };
             self.asking = Some(AbortOnDropHandle::new(tokio::spawn(asked)));
         }
@@ -149,7 +149,7 @@ impl Documents {
         if id == group.id() {
             return None;
         }
-        let address = group.peer_of(&node);
+        let address = node.peer.clone();
         let mut client = match &kept.leader {
             Some((known, client)) if *known == address => client.clone(),
             _ => {

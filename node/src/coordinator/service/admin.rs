@@ -19,6 +19,8 @@ use tonic::{Code, Request, Response, Status};
 use super::Office;
 use crate::coordinator::group::Group;
 use crate::coordinator::leader::{Message, Noted};
+use crate::coordinator::membership::Progress;
+use crate::coordinator::raft::{RaftId, RaftMetrics};
 use crate::grpc::caller_of;
 use crate::users::{Role, Users};
 
@@ -43,6 +45,8 @@ pub(in super::super) struct StatusDocument {
     ring: Vec<RingMember>,
     /// From where on the ring each partition walks, in 65,536ths of it.
     ring_positions: Vec<u16>,
+    /// The last change of the group that this coordinator worked on as its leader.
+    coordinators_change: Option<Progress>,
     /// What the cluster agreed on.
     settings: Option<Arc<ClusterSettings>>,
     /// What happened of late, oldest first.
@@ -60,6 +64,8 @@ struct CoordinatorStatus {
     client: String,
     voter: bool,
     leader: bool,
+    /// How many entries of the log it is behind the leader, as only that one knows.
+    lag: Option<u64>,
     /// Whether it answered the leader when it was asked last; absent where nobody asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     answers: Option<bool>,
@@ -148,7 +154,8 @@ impl Admin for AdminService {
             let metrics = metrics.borrow();
             Group::leader_of(&metrics)
         };
-        if leader.is_some_and(|(id, _)| id != self.0.group.id()) {
+        // One that was removed knows of what was, and would be believed.
+        if self.0.group.is_out() || leader.is_some_and(|(id, _)| id != self.0.group.id()) {
             return Err(self.0.group.not_leader());
         }
         let document = self.0.document().await;
@@ -245,10 +252,11 @@ impl Office {
             .map(|(id, node)| CoordinatorStatus {
                 name: node.name.clone(),
                 raft_id: id.to_string(),
-                peer: self.group.peer_of(node),
+                peer: node.peer.clone(),
                 client: node.client.clone(),
                 voter: membership.voter_ids().any(|voter| voter == *id),
                 leader: metrics.current_leader == Some(*id),
+                lag: lag_of(&metrics, *id),
                 answers: None,
             })
             .collect();
@@ -262,6 +270,7 @@ impl Office {
             term: metrics.current_term,
             http: self.http_advertise.clone(),
             coordinators,
+            coordinators_change: self.changing.progress(),
             ring: ring_members(&map),
             ring_positions: map
                 .partitions
@@ -285,9 +294,16 @@ impl Office {
             let judged = self.view.borrow().state.check_token(token);
             judged.map_err(|refusal| refused_change(&refusal))?;
         }
+        let change = match named(change)? {
+            Change::Coordinators(change) => {
+                self.note_token(token).await?;
+                return self.change_coordinators(change).await;
+            }
+            change => change,
+        };
         // What is read of the settings is written back whole: one at a time.
-        let _changing = self.changing.lock().await;
-        match self.read(named(change)?).await? {
+        let _one_at_a_time = self.one_at_a_time.lock().await;
+        match self.read(change).await? {
             Asked::Leader { request, done } => {
                 if !self.desk.tell(Message::Admin(request)).await {
                     return Err(self.group.not_leader());
@@ -317,6 +333,20 @@ impl Office {
                 };
                 Ok(pb::ChangeReply { message, warnings })
             }
+        }
+    }
+
+    /// Refuses a caller whose place another one took, where what it asks for is no
+    /// command of the state machine.
+    async fn note_token(&self, token: u64) -> Result<(), Status> {
+        if token == 0 {
+            return Ok(());
+        }
+        let coordinators = self.view.borrow().state.coordinators().to_vec();
+        let command = Box::new(Command::NoteCoordinators { coordinators });
+        match self.propose(Command::Fenced { token, command }).await? {
+            Answer::Refused(refusal) => Err(refused_change(&refusal)),
+            _ => Ok(()),
         }
     }
 
@@ -357,6 +387,12 @@ impl Office {
                     request: AdminRequest::HandOver { partition, to },
                     done: format!("the primary of {partition} is asked to hand over"),
                 }
+            }
+            // Raft's own membership, not the state machine's.
+            Change::Coordinators(_) => {
+                return Err(Status::invalid_argument(
+                    "changing the coordinators copies nothing: there is nothing to plan",
+                ));
             }
             Change::Recover(recover) => self.recover(recover).await?,
             Change::Drain(pb::Drain { node, undo: false }) => {
@@ -519,6 +555,13 @@ impl Office {
             format!("{partition} goes on with what its survivors hold"),
         ))
     }
+}
+
+/// How far behind the leader's log a member is, as far as this coordinator knows.
+fn lag_of(metrics: &RaftMetrics, id: RaftId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&id)?;
+    let last = metrics.last_log_index.unwrap_or(0);
+    Some(last.saturating_sub(matched.map_or(0, |matched| matched.index)))
 }
 
 /// A refusal of what a person or the operator asked for: it is told at once. What another

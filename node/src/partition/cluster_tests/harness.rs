@@ -240,6 +240,7 @@ impl TestCluster {
             settings: Some(Arc::new(settings)),
             nodes: BTreeMap::new(),
             partitions,
+            coordinators: Vec::new(),
         };
         let mut cluster = Self {
             root: tempfile::tempdir().expect("a temporary directory"),

@@ -10,6 +10,7 @@ mod dev;
 mod disks;
 mod flushes;
 mod freeze;
+mod group;
 mod histories;
 mod hostile;
 mod keyspace;
