@@ -11,9 +11,10 @@ use crate::cluster::status::{NoRoom, Plan, PlannedCopy};
 use crate::ids::{NodeId, PartitionId};
 use crate::record::Member;
 
-/// Of a disk, what a plan leaves free: the share below which nodes begin to refuse writes
-/// is theirs to decide, and this is well above it.
+/// Of a disk, what a plan leaves free, as a share and at most: where nodes begin to refuse
+/// writes is theirs to decide, and this is above it.
 const KEPT_FREE_PERCENT: u64 = 10;
+const KEPT_FREE_BYTES: u64 = 5 << 30;
 
 /// Why nothing can be planned.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -101,7 +102,8 @@ impl Supervisor {
             .into_iter()
             .filter_map(|(node, needed_bytes)| {
                 let figures = self.views.figures(node)?;
-                let kept = figures.disk_total_bytes / 100 * KEPT_FREE_PERCENT;
+                let share = figures.disk_total_bytes / 100 * KEPT_FREE_PERCENT;
+                let kept = share.min(KEPT_FREE_BYTES);
                 let free_bytes = figures.disk_free_bytes.saturating_sub(kept);
                 // What it holds already may well be above the mark: only more counts.
                 (figures.disk_total_bytes > 0 && needed_bytes > free_bytes).then_some(NoRoom {
