@@ -66,6 +66,11 @@ impl Failure {
         self
     }
 
+    /// What is wrong, and what to do about it.
+    pub(crate) fn into_words(self) -> (String, Option<String>) {
+        (self.message, self.remedy)
+    }
+
     /// The exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)

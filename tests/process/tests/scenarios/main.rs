@@ -7,6 +7,7 @@ mod checker;
 mod clients;
 mod coordinators;
 mod dev;
+mod dev_commands;
 mod disks;
 mod flushes;
 mod freeze;
