@@ -8,6 +8,7 @@ use cairn_node::tls::client_dialer;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::cluster::ClusterArgs;
 use crate::config::Config;
 use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
@@ -16,10 +17,14 @@ use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::inspect::PartitionsArgs;
 use crate::keyspace::{ScanArgs, WatchArgs};
+use crate::membership::NodesArgs;
 use crate::output::Format;
+use crate::rebalance::RebalanceArgs;
 use crate::recover::RecoverArgs;
 use crate::user::UserCommand;
-use crate::{bench, data, dev, inspect, keyspace, node, recover, user};
+use crate::{
+    bench, cluster, data, dev, inspect, keyspace, membership, node, rebalance, recover, user,
+};
 
 /// A durable, replicated key-value store
 ///
@@ -111,10 +116,14 @@ enum Command {
     Status,
     /// The ring of virtual nodes, and how much of it each node has
     Ring,
-    /// The data nodes and coordinators
-    Nodes,
+    /// The data nodes and coordinators; which data nodes hold the data
+    Nodes(NodesArgs),
     /// The partitions: primary, replicas, epoch, lag
     Partitions(PartitionsArgs),
+    /// What is being copied to where, and holding it back
+    Rebalance(RebalanceArgs),
+    /// What the cluster agreed on, and changing it while it serves
+    Cluster(ClusterArgs),
     /// Name the survivors of a partition that lost too many replicas
     ///
     /// Where fewer than N-W+1 replicas of a partition are left, nobody is made its primary
@@ -226,7 +235,9 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(args) => keyspace::watch(&args, &endpoints, output),
         Command::Status => inspect::status(&endpoints, output),
         Command::Ring => inspect::ring(&endpoints, output),
-        Command::Nodes => inspect::nodes(&endpoints, output),
+        Command::Nodes(args) => membership::run(args, &endpoints, output),
+        Command::Rebalance(args) => rebalance::run(&args, &endpoints, output),
+        Command::Cluster(args) => cluster::run(args, &endpoints, output),
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
         Command::Recover(args) => recover::run(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
@@ -333,6 +344,23 @@ mod tests {
             "cairn --tls-ca-file /ca.pem get key",
             "cairn partitions --degraded",
             "cairn recover 7 --survivor data-1,data-2 --yes",
+            "cairn nodes",
+            "cairn nodes add data-4 data-5 --wait --wait-timeout 60",
+            "cairn nodes drain data-4 --wait",
+            "cairn nodes drain data-4 --plan -o json",
+            "cairn nodes undrain data-4",
+            "cairn nodes remove data-4",
+            "cairn nodes remove data-4 --gone-for-good --force --yes",
+            "cairn nodes expect data-4 --within 60",
+            "cairn nodes expect data-4 --clear",
+            "cairn rebalance",
+            "cairn rebalance --plan -o json",
+            "cairn rebalance --wait",
+            "cairn rebalance pause",
+            "cairn rebalance resume",
+            "cairn cluster",
+            "cairn cluster set replicationFactor=5 writeQuorum=3 --wait",
+            "cairn cluster set replicationFactor=5 --plan",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
             "cairn bench --workload A --rate 1000 --distribution latest",
@@ -362,6 +390,15 @@ mod tests {
             "cairn put key value --file x",
             "cairn incr key --by x",
             "cairn recover 7",
+            "cairn nodes drain",
+            "cairn nodes drain data-4 --plan --wait",
+            "cairn nodes remove data-4 --force",
+            "cairn nodes expect data-4",
+            "cairn nodes expect data-4 --within 0",
+            "cairn nodes drain data-4 --wait-timeout 5",
+            "cairn rebalance pause --plan",
+            "cairn cluster set",
+            "cairn cluster set partitions=7",
             "cairn recover --survivor data-1",
             "cairn scan --limit 0",
             "cairn scan --from x",

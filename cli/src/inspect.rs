@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use cairn_client::ClusterMap;
 use cairn_core::cluster::failure_detector::Health;
 use cairn_core::cluster::ring::{Ring, RingNode};
-use cairn_core::cluster::status::{ClusterStatus, NodeStatus, PartitionHealth, PartitionState};
+use cairn_core::cluster::state::Leaving;
+use cairn_core::cluster::status::{
+    ClusterStatus, NodeStatus, PartitionHealth, PartitionState, ReplicaHealth,
+};
 use cairn_core::ids::NodeId;
 use cairn_core::record::{ClusterSettings, Member, NodeStanding};
 use serde::{Deserialize, Serialize};
@@ -15,6 +18,7 @@ use serde_json::{Value, json};
 use crate::endpoints::{Endpoints, block_on};
 use crate::failure::{Failure, Kind};
 use crate::output::{self, Format};
+use crate::rebalance;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct PartitionsArgs {
@@ -35,7 +39,7 @@ pub(crate) struct Document {
     answered_by: String,
     pub(crate) leading: bool,
     coordinators: Vec<Coordinator>,
-    settings: Option<ClusterSettings>,
+    pub(crate) settings: Option<ClusterSettings>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -177,6 +181,7 @@ fn status_text(document: &Document) -> String {
             ),
         );
     }
+    line("replicas", rebalance::line(document));
     for node in status.nodes.iter().filter(|node| !is_well(node)) {
         line("node", format!("{}: {}", node.name, condition(node)));
     }
@@ -186,6 +191,7 @@ fn status_text(document: &Document) -> String {
 fn is_well(node: &NodeStatus) -> bool {
     node.standing == NodeStanding::Member
         && node.health == Health::Up
+        && node.leaving.is_none()
         && !node.draining
         && !node.disk_full
 }
@@ -195,8 +201,14 @@ fn condition(node: &NodeStatus) -> String {
         NodeStanding::Gone => "gone".to_owned(),
         NodeStanding::Member => health_word(node.health),
     }];
+    match node.leaving {
+        Some(_) if node.empty => words.push("empty".to_owned()),
+        Some(Leaving::Draining) => words.push("draining".to_owned()),
+        Some(Leaving::Away) => words.push("replaced elsewhere".to_owned()),
+        None => {}
+    }
     if node.draining {
-        words.push("draining".to_owned());
+        words.push("stopping".to_owned());
     }
     if node.disk_full {
         words.push("disk full".to_owned());
@@ -261,6 +273,8 @@ pub(crate) fn nodes(endpoints: &Endpoints, format: Format) -> Result<(), Failure
             "-".to_owned(),
             "-".to_owned(),
             "-".to_owned(),
+            "-".to_owned(),
+            "-".to_owned(),
             coordinator.client.clone(),
         ]
     });
@@ -277,16 +291,60 @@ pub(crate) fn nodes(endpoints: &Endpoints, format: Format) -> Result<(), Failure
             },
             node.leads.to_string(),
             node.replicas.to_string(),
+            disk_text(node),
+            load_text(node),
             resp,
             client,
         ]
     });
     output::table(
         &[
-            "NODE", "ROLE", "STATE", "ZONE", "LEADS", "REPLICAS", "REDIS", "GRPC",
+            "NODE", "ROLE", "STATE", "ZONE", "LEADS", "REPLICAS", "FREE", "LOAD", "REDIS", "GRPC",
         ],
         coordinators.chain(data),
     )
+}
+
+/// A number of bytes for people, in units of 1024.
+pub(crate) fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut amount = bytes as f64;
+    let mut unit = None;
+    for larger in UNITS {
+        if amount < 1023.95 {
+            break;
+        }
+        amount /= 1024.0;
+        unit = Some(larger);
+    }
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |unit| format!("{amount:.1} {unit}"),
+    )
+}
+
+/// What is free of the disk.
+fn disk_text(node: &NodeStatus) -> String {
+    match node.figures {
+        Some(figures) if figures.disk_total_bytes > 0 => format!(
+            "{} of {}",
+            bytes_text(figures.disk_free_bytes),
+            bytes_text(figures.disk_total_bytes)
+        ),
+        _ => "-".to_owned(),
+    }
+}
+
+/// What clients read and write in a second.
+fn load_text(node: &NodeStatus) -> String {
+    node.figures.map_or("-".to_owned(), |figures| {
+        format!(
+            "{} r/s, {} w/s, {}/s",
+            figures.reads_per_second,
+            figures.writes_per_second,
+            bytes_text(figures.bytes_per_second)
+        )
+    })
 }
 
 /// Every partition.
@@ -329,6 +387,7 @@ pub(crate) fn partitions(
             "EPOCH",
             "STATE",
             "W",
+            "BYTES",
             "PRIMARY",
             "REPLICAS",
             "LAG",
@@ -352,6 +411,7 @@ fn partition_row(document: &Document, partition: &PartitionHealth) -> Vec<String
         .map(|replica| match (replica.up, replica.corrupt, replica.lag) {
             (_, true, _) => "corrupt".to_owned(),
             (false, ..) => "down".to_owned(),
+            _ if replica.copying.is_some() => copying_text(replica),
             (true, _, Some(lag)) => lag.to_string(),
             (true, _, None) => "?".to_owned(),
         })
@@ -369,6 +429,14 @@ fn partition_row(document: &Document, partition: &PartitionHealth) -> Vec<String
             None => state,
         },
         partition.write_quorum.to_string(),
+        // The primary's, or what the fullest other copy is known to take.
+        partition
+            .replicas
+            .iter()
+            .filter(|replica| primary.is_none() || Some(replica.member) == primary)
+            .filter_map(|replica| replica.bytes)
+            .max()
+            .map_or("-".to_owned(), bytes_text),
         primary.map_or("-".to_owned(), name),
         others
             .iter()
@@ -377,6 +445,18 @@ fn partition_row(document: &Document, partition: &PartitionHealth) -> Vec<String
             .join(","),
         lag.join(","),
     ]
+}
+
+/// How far the copy is that a replica fetches.
+fn copying_text(replica: &ReplicaHealth) -> String {
+    match replica.copying {
+        Some(copying) if copying.expected_bytes > 0 => {
+            let hundredths = u128::from(copying.received_bytes) * 100;
+            let percent = hundredths / u128::from(copying.expected_bytes);
+            format!("copying {}%", percent.min(100))
+        }
+        _ => "copying".to_owned(),
+    }
 }
 
 /// The ring and how much of it each node has.
@@ -536,6 +616,58 @@ mod tests {
     #[test]
     fn names_are_told_as_words() {
         assert_eq!(kebab("PrimaryDown"), "primary-down");
+    }
+
+    #[test]
+    fn bytes_are_told_in_the_unit_that_fits() {
+        let told = [0, 1023, 1024, 1536, (1 << 20) - 1, 5 << 30, u64::MAX].map(bytes_text);
+        let expected = [
+            "0 B",
+            "1023 B",
+            "1.0 KiB",
+            "1.5 KiB",
+            "1.0 MiB",
+            "5.0 GiB",
+            "16384.0 PiB",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn figures_of_nodes_and_replicas_are_read_where_they_are_told() {
+        let node = json!({
+            "id": 1, "name": "data-1", "zone": "", "standing": "Member", "health": "Up",
+            "healthForMs": 1, "heardMsAgo": 1, "draining": false, "diskFull": false,
+            "expectedBackUnixMs": null, "leads": 1, "replicas": 1,
+        });
+        let silent = NodeStatus::deserialize(&node).expect("of an older build");
+        assert_eq!(
+            (disk_text(&silent), load_text(&silent)),
+            ("-".into(), "-".into())
+        );
+        let mut told = node.clone();
+        for (name, value) in [
+            ("diskTotalBytes", 4u64 << 30),
+            ("diskFreeBytes", 1 << 30),
+            ("readsPerSecond", 5),
+            ("writesPerSecond", 6),
+            ("bytesPerSecond", 2048),
+        ] {
+            told[name] = value.into();
+        }
+        let node = NodeStatus::deserialize(&told).expect("with figures");
+        assert_eq!(serde_json::to_value(&node).expect("the same"), told);
+        assert_eq!(disk_text(&node), "1.0 GiB of 4.0 GiB");
+        assert_eq!(load_text(&node), "5 r/s, 6 w/s, 2.0 KiB/s");
+
+        let replica = json!({
+            "member": {"node": 1, "replica": 2}, "standing": "learner", "up": true,
+            "role": "Learner", "head": null, "commit": null, "applied": null, "lag": null,
+            "corrupt": false, "bytes": 7, "receivedBytes": 30, "expectedBytes": 120,
+        });
+        let copying = ReplicaHealth::deserialize(&replica).expect("one that copies");
+        assert_eq!(copying_text(&copying), "copying 25%");
+        assert_eq!(serde_json::to_value(&copying).expect("the same"), replica);
     }
 
     #[test]

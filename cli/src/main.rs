@@ -9,6 +9,7 @@ compile_error!("seeded bugs are for the simulator: what is shipped cannot carry 
 
 mod args;
 mod bench;
+mod cluster;
 mod config;
 mod confirm;
 mod credential;
@@ -18,8 +19,10 @@ mod endpoints;
 mod failure;
 mod inspect;
 mod keyspace;
+mod membership;
 mod node;
 mod output;
+mod rebalance;
 mod recover;
 mod resp;
 mod user;

@@ -52,7 +52,7 @@ pub(crate) fn run(
         epoch: health.epoch.0,
     });
     let said = block_on(async { Ok(endpoints.admin().change(change, false).await?) })?;
-    eprintln!("{said}; waiting for a primary");
+    eprintln!("{}; waiting for a primary", said.message);
     let served = await_served(endpoints, args.partition)?;
     let primary = served.primary.map(|member| document.name_of(member.node));
     let primary = primary.unwrap_or_default();
@@ -234,6 +234,8 @@ mod tests {
             applied: None,
             lag: None,
             corrupt: false,
+            bytes: None,
+            copying: None,
         }
     }
 
@@ -250,7 +252,11 @@ mod tests {
             disk_full: false,
             expected_back_unix_ms: None,
             leads: 0,
+            seats: 1,
+            leaving: None,
+            empty: false,
             replicas: 1,
+            figures: None,
         }
     }
 
@@ -278,6 +284,7 @@ mod tests {
                 promotion: None,
                 lossy_promotions: 0,
                 lost: Loss::default(),
+                seats: Vec::new(),
                 replicas,
             }],
             ..ClusterStatus::default()

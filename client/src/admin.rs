@@ -12,7 +12,9 @@ use tonic::{Code, Status};
 use crate::transport::{Channel, DialError, Dialer};
 
 pub use cairn_proto::pb::coordinator::v1::change_request::Change;
-pub use cairn_proto::pb::coordinator::v1::{MovePrimary, NodeGone, Recover, Settings};
+pub use cairn_proto::pb::coordinator::v1::{
+    ChangeReply, Drain, ExpectBack, MovePrimary, NodeGone, PauseMoves, Recover, Retire, Settings,
+};
 
 /// How long a pause is before the coordinators are asked again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -23,6 +25,7 @@ pub struct Admin {
     endpoints: Vec<String>,
     dialer: Dialer,
     deadline: Duration,
+    token: u64,
 }
 
 /// Why the coordinators gave no answer.
@@ -64,7 +67,16 @@ impl Admin {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             dialer,
             deadline: Duration::from_secs(10),
+            token: 0,
         }
+    }
+
+    /// For a caller that others may take the place of: a number that grows with each of
+    /// them. Once one with a higher number has changed something, this one is refused.
+    #[must_use]
+    pub fn token(mut self, token: u64) -> Self {
+        self.token = token;
+        self
     }
 
     /// How long a call may take in all, its retries included; 10 s at first.
@@ -85,7 +97,8 @@ impl Admin {
         Ok(String::from_utf8(reply.json.into())?)
     }
 
-    /// Changes something; returns what was done, in a sentence.
+    /// Changes something; returns what was done, in a sentence, and what should be known
+    /// about it. Asking for what already is so is no error.
     ///
     /// # Errors
     /// See [`AdminError`].
@@ -93,9 +106,10 @@ impl Admin {
         &self,
         change: Change,
         override_manifest: bool,
-    ) -> Result<String, AdminError> {
+    ) -> Result<ChangeReply, AdminError> {
         let request = pb::ChangeRequest {
             override_manifest,
+            token: self.token,
             change: Some(change),
         };
         let reply = self
@@ -104,7 +118,29 @@ impl Admin {
                 async move { client.change(request).await }
             })
             .await?;
-        Ok(reply.message)
+        Ok(reply)
+    }
+
+    /// What would have to be copied, as a JSON document: as things are, or as they were
+    /// after a change.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub async fn plan(&self, change: Option<Change>) -> Result<String, AdminError> {
+        let request = pb::PlanRequest {
+            change: change.map(|change| pb::ChangeRequest {
+                override_manifest: false,
+                token: self.token,
+                change: Some(change),
+            }),
+        };
+        let reply = self
+            .ask(|mut client| {
+                let request = request.clone();
+                async move { client.plan(request).await }
+            })
+            .await?;
+        Ok(String::from_utf8(reply.json.into())?)
     }
 
     /// Asks one coordinator after another, following what they say of their leader.

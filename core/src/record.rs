@@ -268,6 +268,22 @@ pub struct ClusterSettings {
     /// R: how many replicas a quorum read asks at least; N-W+1 where that is more.
     #[serde(default)]
     pub read_quorum: u8,
+    /// How long a node may stay away before its replicas are made anew elsewhere, in
+    /// milliseconds.
+    #[serde(default = "replace_after_ms")]
+    pub replace_after_ms: u64,
+    /// The most replicas that are made at a time on one node, and of one node's partitions.
+    #[serde(default = "moves_per_node")]
+    pub moves_per_node: u8,
+}
+
+// What clusters have that were made before these settings.
+fn replace_after_ms() -> u64 {
+    crate::cluster::settings::REPLACE_AFTER_MS_DEFAULT
+}
+
+fn moves_per_node() -> u8 {
+    crate::cluster::settings::MOVES_PER_NODE_DEFAULT
 }
 
 /// The map: what clients and data nodes cache. Cheap to clone.

@@ -1,7 +1,8 @@
 //! Orders, reports and heartbeats.
 
 use cairn_core::cluster::report::{
-    FollowerStatus, Heartbeat, Order, PartitionStatus, ReplicaReport, Role, Wish,
+    CopyProgress, FollowerStatus, Heartbeat, NodeFigures, Order, PartitionStatus, ReplicaReport,
+    Role, Wish,
 };
 use cairn_core::ids::{Epoch, Index, MapVersion, Micros, NodeId, ReplicaId};
 
@@ -183,6 +184,7 @@ impl From<Heartbeat> for pb::Heartbeat {
             silent_client_ports,
             disk_full,
             draining,
+            figures,
             full,
             partitions,
         }: Heartbeat,
@@ -196,6 +198,7 @@ impl From<Heartbeat> for pb::Heartbeat {
             silent_client_ports: silent_client_ports.into_iter().map(|n| n.0).collect(),
             disk_full,
             draining,
+            figures: figures.map(Into::into),
             full,
             partitions: partitions.into_iter().map(Into::into).collect(),
         }
@@ -215,6 +218,7 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
             silent_client_ports,
             disk_full,
             draining,
+            figures,
             full,
             partitions,
         }: pb::Heartbeat,
@@ -237,6 +241,7 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
             silent_client_ports: silent_client_ports.into_iter().map(NodeId).collect(),
             disk_full,
             draining,
+            figures: figures.map(Into::into),
             full,
             partitions: list(partitions, limits::PARTITIONS, "partitions")?,
         })
@@ -255,6 +260,8 @@ impl From<PartitionStatus> for pb::PartitionStatus {
             applied,
             wish,
             followers,
+            bytes,
+            copying,
         }: PartitionStatus,
     ) -> Self {
         Self {
@@ -267,6 +274,8 @@ impl From<PartitionStatus> for pb::PartitionStatus {
             applied: applied.0,
             wish: pb::Wish::from(wish).into(),
             followers: followers.into_iter().map(Into::into).collect(),
+            bytes,
+            copying: copying.map(Into::into),
         }
     }
 }
@@ -285,6 +294,8 @@ impl TryFrom<pb::PartitionStatus> for PartitionStatus {
             applied,
             wish,
             followers,
+            bytes,
+            copying,
         }: pb::PartitionStatus,
     ) -> Result<Self, Malformed> {
         if replica == 0 {
@@ -300,7 +311,77 @@ impl TryFrom<pb::PartitionStatus> for PartitionStatus {
             applied: Index(applied),
             wish: decode_wish(wish)?,
             followers: list(followers, limits::FOLLOWERS, "followers")?,
+            bytes,
+            copying: copying.map(Into::into),
         })
+    }
+}
+
+impl From<NodeFigures> for pb::NodeFigures {
+    fn from(
+        NodeFigures {
+            disk_total_bytes,
+            disk_free_bytes,
+            reads_per_second,
+            writes_per_second,
+            bytes_per_second,
+        }: NodeFigures,
+    ) -> Self {
+        Self {
+            disk_total_bytes,
+            disk_free_bytes,
+            reads_per_second,
+            writes_per_second,
+            bytes_per_second,
+        }
+    }
+}
+
+impl From<pb::NodeFigures> for NodeFigures {
+    fn from(
+        pb::NodeFigures {
+            disk_total_bytes,
+            disk_free_bytes,
+            reads_per_second,
+            writes_per_second,
+            bytes_per_second,
+        }: pb::NodeFigures,
+    ) -> Self {
+        Self {
+            disk_total_bytes,
+            disk_free_bytes,
+            reads_per_second,
+            writes_per_second,
+            bytes_per_second,
+        }
+    }
+}
+
+impl From<CopyProgress> for pb::CopyProgress {
+    fn from(
+        CopyProgress {
+            received_bytes,
+            expected_bytes,
+        }: CopyProgress,
+    ) -> Self {
+        Self {
+            received_bytes,
+            expected_bytes,
+        }
+    }
+}
+
+impl From<pb::CopyProgress> for CopyProgress {
+    fn from(
+        pb::CopyProgress {
+            received_bytes,
+            expected_bytes,
+        }: pb::CopyProgress,
+    ) -> Self {
+        Self {
+            received_bytes,
+            expected_bytes,
+        }
     }
 }
 

@@ -391,6 +391,8 @@ impl From<&ClusterSettings> for pb::ClusterSettings {
             node_timeout_ms,
             read_level,
             read_quorum,
+            replace_after_ms,
+            moves_per_node,
         }: &ClusterSettings,
     ) -> Self {
         Self {
@@ -406,6 +408,8 @@ impl From<&ClusterSettings> for pb::ClusterSettings {
             node_timeout_ms: *node_timeout_ms,
             read_level: *read_level as u32,
             read_quorum: u32::from(*read_quorum),
+            replace_after_ms: *replace_after_ms,
+            moves_per_node: u32::from(*moves_per_node),
         }
     }
 }
@@ -427,6 +431,8 @@ impl TryFrom<pb::ClusterSettings> for ClusterSettings {
             node_timeout_ms,
             read_level,
             read_quorum,
+            replace_after_ms,
+            moves_per_node,
         }: pb::ClusterSettings,
     ) -> Result<Self, Malformed> {
         if partitions as usize > limits::PARTITIONS {
@@ -451,6 +457,8 @@ impl TryFrom<pb::ClusterSettings> for ClusterSettings {
                 .and_then(|level| ReadLevel::ALL.get(level).copied())
                 .ok_or_else(|| Malformed::new("read_level", format!("{read_level} is unknown")))?,
             read_quorum: narrow(read_quorum, "read_quorum")?,
+            replace_after_ms,
+            moves_per_node: narrow(moves_per_node, "moves_per_node")?,
         })
     }
 }

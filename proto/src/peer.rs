@@ -680,7 +680,12 @@ pub struct SnapshotEnd {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SnapshotChunk {
     /// Rows, in the store's own encoding.
-    Rows(Bytes),
+    Rows {
+        /// The rows.
+        rows: Bytes,
+        /// About how many bytes of rows the whole copy has; 0 where nobody can say.
+        expected_bytes: u64,
+    },
     /// The end.
     End(SnapshotEnd),
 }
@@ -688,8 +693,15 @@ pub enum SnapshotChunk {
 impl From<SnapshotChunk> for pb::SnapshotChunk {
     fn from(chunk: SnapshotChunk) -> Self {
         use pb::snapshot_chunk::Chunk;
+        let mut expected = 0;
         let chunk = match chunk {
-            SnapshotChunk::Rows(rows) => Chunk::Rows(rows),
+            SnapshotChunk::Rows {
+                rows,
+                expected_bytes,
+            } => {
+                expected = expected_bytes;
+                Chunk::Rows(rows)
+            }
             SnapshotChunk::End(SnapshotEnd {
                 mark,
                 lineage,
@@ -702,21 +714,32 @@ impl From<SnapshotChunk> for pb::SnapshotChunk {
                 checksum,
             }),
         };
-        Self { chunk: Some(chunk) }
+        Self {
+            chunk: Some(chunk),
+            expected_bytes: expected,
+        }
     }
 }
 
 impl TryFrom<pb::SnapshotChunk> for SnapshotChunk {
     type Error = Malformed;
 
-    fn try_from(pb::SnapshotChunk { chunk }: pb::SnapshotChunk) -> Result<Self, Malformed> {
+    fn try_from(
+        pb::SnapshotChunk {
+            chunk,
+            expected_bytes,
+        }: pb::SnapshotChunk,
+    ) -> Result<Self, Malformed> {
         use pb::snapshot_chunk::Chunk;
         Ok(match chunk.ok_or_else(|| Malformed::missing("chunk"))? {
             Chunk::Rows(rows) => {
                 if rows.is_empty() {
                     return Err(Malformed::new("rows", "is empty"));
                 }
-                Self::Rows(rows)
+                Self::Rows {
+                    rows,
+                    expected_bytes,
+                }
             }
             Chunk::End(pb::SnapshotEnd {
                 mark,

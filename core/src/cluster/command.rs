@@ -5,6 +5,8 @@
 //! the partition has moved on. So a command may be proposed twice, or by a leader
 //! that lost its place, without harm.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NodeId, PartitionId, ReplicaId};
@@ -25,8 +27,8 @@ pub enum Command {
         /// Already resolved; validated once more when applied.
         settings: ClusterSettings,
     },
-    /// Changes what may change while the cluster lives: timings, the idempotence
-    /// window and `minInSync`.
+    /// Changes what may change while the cluster lives: RF, W, `minInSync`, timings, the
+    /// idempotence window. Configurations follow RF and W one by one.
     ChangeSettings {
         /// All settings, changed or not.
         settings: ClusterSettings,
@@ -146,8 +148,77 @@ pub enum Command {
         /// The nodes it belongs on, preferred primary first.
         seats: Vec<NodeId>,
     },
+    /// Asks a node to give up all that it holds. It stays a member, and what it holds
+    /// counts, until each replica has its successor elsewhere (rule 11).
+    Drain {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Takes [`Command::Drain`] back, or [`Command::MarkAway`].
+    Undrain {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Says that a node stayed away for longer than the grace: its replicas are made
+    /// anew elsewhere, and what is left when it comes back is kept.
+    MarkAway {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Says that a node that stayed away is back. Changes nothing where it drains.
+    MarkBack {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Ends the membership of a node that drains and is empty.
+    Retire {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Holds back, or lets go on, every move that no lost copy asks for.
+    PauseMoves {
+        /// Whether to hold them back.
+        paused: bool,
+    },
+    /// Gives partitions other seats, because other nodes are to hold the data than those
+    /// that the present seats were made for. All or none: refused where the nodes have
+    /// changed since, or one of the partitions has other seats by now.
+    Rebalance {
+        /// What the seats were made for.
+        basis: PlacementBasis,
+        /// Those that change.
+        moves: Vec<SeatChange>,
+    },
+    /// A command of a caller that proves with a number that nobody took its place: one
+    /// with a lower number than another had before is refused.
+    Fenced {
+        /// The caller's number.
+        token: u64,
+        /// The command.
+        command: Box<Command>,
+    },
     /// Several commands in one entry, each judged alone.
     Batch(Vec<Command>),
+}
+
+/// What a placement is made for: other nodes or another RF ask for another one.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PlacementBasis {
+    /// RF.
+    pub replication_factor: u8,
+    /// The nodes that may hold replicas, by number: zone and weight of each.
+    pub nodes: BTreeMap<NodeId, (String, u32)>,
+}
+
+/// The seats of one partition, before and after.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SeatChange {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The seats that this was decided for.
+    pub before: Vec<NodeId>,
+    /// The nodes that it belongs on, preferred primary first.
+    pub seats: Vec<NodeId>,
 }
 
 impl Command {
@@ -170,7 +241,15 @@ impl Command {
             | Self::MarkGone { .. }
             | Self::ExpectBack { .. }
             | Self::MakeTable { .. }
+            | Self::Drain { .. }
+            | Self::Undrain { .. }
+            | Self::MarkAway { .. }
+            | Self::MarkBack { .. }
+            | Self::Retire { .. }
+            | Self::PauseMoves { .. }
+            | Self::Rebalance { .. }
             | Self::Batch(_) => None,
+            Self::Fenced { command, .. } => command.partition(),
         }
     }
 }
@@ -312,8 +391,8 @@ pub enum Refusal {
     /// The table exists already.
     #[error("the partition table exists already")]
     TableExists,
-    /// Fewer nodes than the settings ask for.
-    #[error("{have} data nodes have registered, {need} are needed")]
+    /// Fewer nodes than the settings ask for would be left.
+    #[error("{have} data nodes are there to hold replicas, {need} are needed")]
     TooFewNodes {
         /// How many.
         have: u32,
@@ -347,6 +426,25 @@ pub enum Refusal {
     SeatsChanged {
         /// Which.
         partition: PartitionId,
+    },
+    /// The nodes that are to hold the data have changed since.
+    #[error("other nodes are to hold the data by now")]
+    BasisChanged,
+    /// The node still holds, or is to hold, replicas.
+    #[error("node {node} is not empty: it holds, or is to hold, a replica of {partition}")]
+    NotEmpty {
+        /// Which node.
+        node: NodeId,
+        /// One of them.
+        partition: PartitionId,
+    },
+    /// Another caller with a higher number spoke before.
+    #[error("a caller with token {seen} has taken over from the one with {token}")]
+    StaleCaller {
+        /// The caller's.
+        token: u64,
+        /// The highest one.
+        seen: u64,
     },
     /// The epoch has a primary already.
     #[error("partition {partition} has a primary in its epoch already")]

@@ -2,19 +2,18 @@
 //!
 //! - [`settings`]: what a cluster can be asked to be, and what is refused.
 //! - [`ring`] and [`placement`]: which nodes hold a partition.
+//! - [`rebalance`]: which partitions get other seats when the nodes change.
 //! - [`command`] and [`state`]: the state machine behind the coordinators' Raft log.
 //! - [`failure_detector`]: which nodes are up, by what was heard of them.
 //! - [`supervisor`]: what the Raft leader runs: promotion (rules 1, 2, 9) and
 //!   reconfiguration (rules 10, 11) of every partition.
 //! - [`report`]: what coordinators and data nodes say to each other.
 //! - [`status`]: what people are shown.
-//!
-//! Nothing here moves replicas between healthy nodes: that is planned elsewhere, by
-//! changing the seats that [`state::ClusterState`] keeps.
 
 pub mod command;
 pub mod failure_detector;
 pub mod placement;
+pub mod rebalance;
 pub mod report;
 pub mod ring;
 pub mod settings;

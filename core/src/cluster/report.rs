@@ -71,6 +71,24 @@ pub struct ReplicaReport {
     pub lease_remaining: Micros,
 }
 
+/// How much room a data node's disk has and how much clients ask of it: what a move of
+/// replicas is planned by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFigures {
+    /// The size of the file system that holds the data directory; 0 before it was looked at.
+    pub disk_total_bytes: u64,
+    /// What of it may still be used.
+    pub disk_free_bytes: u64,
+    /// Reads of clients that were served here in a second, smoothed over some ten seconds,
+    /// as the two below are.
+    pub reads_per_second: u64,
+    /// Writes of clients that were taken here in a second.
+    pub writes_per_second: u64,
+    /// Bytes of keys and values that those reads found and those writes brought, in a second.
+    pub bytes_per_second: u64,
+}
+
 /// A data node's heartbeat. The first one of a stream lists every partition that
 /// has a replica on the node, later ones only those whose status changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,6 +109,9 @@ pub struct Heartbeat {
     pub disk_full: bool,
     /// Whether the process is draining: it wants to hand over what it leads.
     pub draining: bool,
+    /// Its disk and its load; `None` from a build that does not tell.
+    #[serde(default)]
+    pub figures: Option<NodeFigures>,
     /// Whether `partitions` lists everything.
     pub full: bool,
     /// Statuses, see above.
@@ -147,6 +168,23 @@ pub struct PartitionStatus {
     pub wish: Wish,
     /// Only from a primary: its view of every other replica.
     pub followers: Vec<FollowerStatus>,
+    /// About how many bytes its state takes on the disk, once that was measured. Told anew
+    /// when it has changed by much.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// How far the copy is that it fetches, if it fetches one.
+    #[serde(default)]
+    pub copying: Option<CopyProgress>,
+}
+
+/// How far a copy of a replica's state is on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyProgress {
+    /// Bytes that have arrived.
+    pub received_bytes: u64,
+    /// About how many bytes it is going to have; 0 while nothing has arrived.
+    pub expected_bytes: u64,
 }
 
 /// A primary's view of one other replica.

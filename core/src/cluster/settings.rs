@@ -20,6 +20,13 @@ pub const WEIGHT_MAX: u32 = 10_000;
 pub const LEASE_MS_DEFAULT: u64 = 400;
 /// How long a node may be silent where nobody says otherwise.
 pub const NODE_TIMEOUT_MS_DEFAULT: u64 = 1_500;
+/// How long a node may stay away before its replicas are made anew elsewhere, where
+/// nobody says otherwise.
+pub const REPLACE_AFTER_MS_DEFAULT: u64 = 300_000;
+/// The longest such time: a week.
+pub const REPLACE_AFTER_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
+/// Replicas that are made at a time on one node where nobody says otherwise.
+pub const MOVES_PER_NODE_DEFAULT: u8 = 4;
 /// Sequenced writes remembered per partition where nobody says otherwise.
 pub const IDEMPOTENCE_WINDOW_DEFAULT: u32 = 65_536;
 
@@ -84,6 +91,10 @@ pub struct SettingsRequest {
     pub node_timeout_ms: Option<u64>,
     /// Sequenced writes remembered per partition.
     pub idempotence_window: Option<u32>,
+    /// How long a node may stay away before its replicas are made anew elsewhere.
+    pub replace_after_ms: Option<u64>,
+    /// Replicas that are made at a time on one node.
+    pub moves_per_node: Option<u8>,
 }
 
 /// Settings that were taken, and what should be said about them.
@@ -193,6 +204,12 @@ pub enum SettingsError {
     /// A window that is no use or too dear.
     #[error("idempotenceWindow {0} is not between 16 and 16777216")]
     IdempotenceWindow(u32),
+    /// A grace that is no use.
+    #[error("replaceAfterMs {0} is above {REPLACE_AFTER_MS_MAX}, a week")]
+    ReplaceAfter(u64),
+    /// No or too many moves at a time.
+    #[error("movesPerNode {0} is not between 1 and 64")]
+    MovesPerNode(u8),
 }
 
 /// What is taken, and should still be known.
@@ -264,7 +281,7 @@ impl SettingsRequest {
         });
         let min_in_sync = self
             .min_in_sync
-            .unwrap_or_else(|| write_quorum.min(replication_factor.div_ceil(2)));
+            .unwrap_or_else(|| usual_floor(replication_factor, write_quorum));
         let lease_ms = self.lease_ms.unwrap_or(LEASE_MS_DEFAULT);
         let settings = ClusterSettings {
             replication_factor,
@@ -285,6 +302,8 @@ impl SettingsRequest {
             }),
             // Never below what meets every write quorum: see `ReadQuorumTooSmall`.
             read_quorum: self.read_quorum.unwrap_or(0),
+            replace_after_ms: self.replace_after_ms.unwrap_or(REPLACE_AFTER_MS_DEFAULT),
+            moves_per_node: self.moves_per_node.unwrap_or(MOVES_PER_NODE_DEFAULT),
         };
         let mut errors = check(&settings);
         if self.preset == Some(Preset::Strong) && write_quorum < majority(replication_factor) {
@@ -331,6 +350,69 @@ impl SettingsRequest {
     }
 }
 
+/// What a person wants changed while the cluster lives; everything unsaid stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettingsChange {
+    /// RF.
+    pub replication_factor: Option<u8>,
+    /// W. Where RF changes and W was the majority of the old one, it becomes the majority
+    /// of the new one.
+    pub write_quorum: Option<u8>,
+    /// The floor of rule 10. It follows RF and W where it was their default.
+    pub min_in_sync: Option<u8>,
+    /// How long a grant lasts.
+    pub lease_ms: Option<u64>,
+    /// How long a node may be silent.
+    pub node_timeout_ms: Option<u64>,
+    /// How long a node may stay away before its replicas are made anew elsewhere.
+    pub replace_after_ms: Option<u64>,
+    /// Replicas that are made at a time on one node.
+    pub moves_per_node: Option<u8>,
+    /// Sequenced writes remembered per partition.
+    pub idempotence_window: Option<u32>,
+}
+
+impl SettingsChange {
+    /// What the settings come to be, before they are judged.
+    #[must_use]
+    pub fn of(&self, agreed: &ClusterSettings) -> ClusterSettings {
+        let replication_factor = self.replication_factor.unwrap_or(agreed.replication_factor);
+        let write_quorum = self.write_quorum.unwrap_or_else(|| {
+            if agreed.write_quorum == majority(agreed.replication_factor) {
+                majority(replication_factor)
+            } else {
+                agreed.write_quorum
+            }
+        });
+        let min_in_sync = self.min_in_sync.unwrap_or_else(|| {
+            let usual = usual_floor(agreed.replication_factor, agreed.write_quorum);
+            if agreed.min_in_sync == usual {
+                usual_floor(replication_factor, write_quorum)
+            } else {
+                agreed.min_in_sync
+            }
+        });
+        ClusterSettings {
+            replication_factor,
+            write_quorum,
+            min_in_sync,
+            lease_ms: self.lease_ms.unwrap_or(agreed.lease_ms),
+            node_timeout_ms: self.node_timeout_ms.unwrap_or(agreed.node_timeout_ms),
+            replace_after_ms: self.replace_after_ms.unwrap_or(agreed.replace_after_ms),
+            moves_per_node: self.moves_per_node.unwrap_or(agreed.moves_per_node),
+            idempotence_window: self.idempotence_window.unwrap_or(agreed.idempotence_window),
+            // More than there are cannot be asked.
+            read_quorum: agreed.read_quorum.min(replication_factor),
+            ..agreed.clone()
+        }
+    }
+}
+
+/// The floor of rule 10 where nobody says otherwise.
+fn usual_floor(replication_factor: u8, write_quorum: u8) -> u8 {
+    write_quorum.min(replication_factor.div_ceil(2))
+}
+
 /// Every reason for which the settings cannot keep their promise.
 #[must_use]
 pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
@@ -349,6 +431,8 @@ pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
         // Every level can be kept, and a quorum of reads is made as large as it must be.
         read_level: _,
         read_quorum: _,
+        replace_after_ms,
+        moves_per_node,
     } = settings;
     let mut errors = Vec::new();
     if !(1..=REPLICATION_FACTOR_MAX).contains(&replication_factor) {
@@ -395,6 +479,12 @@ pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
     }
     if !(100..=600_000).contains(&node_timeout_ms) {
         errors.push(SettingsError::NodeTimeout(node_timeout_ms));
+    }
+    if replace_after_ms > REPLACE_AFTER_MS_MAX {
+        errors.push(SettingsError::ReplaceAfter(replace_after_ms));
+    }
+    if !(1..=64).contains(&moves_per_node) {
+        errors.push(SettingsError::MovesPerNode(moves_per_node));
     }
     errors
 }
@@ -520,6 +610,31 @@ mod tests {
             taken.warnings[0].to_string(),
             "writeQuorum 2 of 5 survives 3 losses for writes but only 1 for a promotion"
         );
+    }
+
+    #[test]
+    fn what_followed_from_the_replication_factor_follows_the_new_one() {
+        let agreed = resolve(|_| ()).unwrap().settings;
+        let to = |change: SettingsChange, agreed: &ClusterSettings| {
+            let s = change.of(agreed);
+            (s.replication_factor, s.write_quorum, s.min_in_sync)
+        };
+        let rf = |rf| SettingsChange {
+            replication_factor: Some(rf),
+            ..SettingsChange::default()
+        };
+        assert_eq!(to(rf(5), &agreed), (5, 3, 3));
+        assert_eq!(to(rf(2), &agreed), (2, 2, 1));
+        let three = SettingsChange {
+            write_quorum: Some(3),
+            ..SettingsChange::default()
+        };
+        let chosen = three.of(&agreed);
+        assert_eq!(to(rf(5), &chosen), (5, 3, 3));
+        assert_eq!(to(rf(4), &chosen), (4, 3, 2));
+        // What was chosen stays, and is judged.
+        assert_eq!(to(rf(2), &chosen), (2, 3, 1));
+        assert!(!check(&rf(2).of(&chosen)).is_empty());
     }
 
     #[test]

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Loss;
 use super::failure_detector::Health;
-use super::report::Role;
+use super::rebalance::CopyMove;
+use super::report::{CopyProgress, NodeFigures, Role};
+use super::state::Leaving;
 use super::supervisor::PromotionReason;
 use crate::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position};
 use crate::record::{Member, NodeStanding, SlotRange};
@@ -26,6 +28,74 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// Every partition.
     pub partitions: Vec<PartitionHealth>,
+    /// What is being moved.
+    #[serde(default)]
+    pub rebalance: RebalanceStatus,
+}
+
+/// What is being moved, and what is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RebalanceStatus {
+    /// Whether moves are held back that no lost copy asks for.
+    pub paused: bool,
+    /// Whether the seats are those for the nodes that are to hold the data; if not, they
+    /// are given anew in a moment, or there are too few nodes.
+    pub planned: bool,
+    /// Whether nobody is replaced because too many nodes are down at once.
+    pub held_back: bool,
+    /// Replicas that are being made.
+    pub under_way: usize,
+    /// Replicas that are still to be made, and wait.
+    pub waiting: usize,
+    /// Replicas that are still to go, or partitions whose W is still to change, without
+    /// anything being copied.
+    pub to_adjust: usize,
+    /// About how many bytes are still to be copied, as far as sizes are known.
+    pub bytes_left: u64,
+}
+
+impl RebalanceStatus {
+    /// Whether every replica is where it belongs.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.planned && self.under_way == 0 && self.waiting == 0 && self.to_adjust == 0
+    }
+}
+
+/// What has to be copied, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// About how many bytes in all, as far as sizes are known.
+    pub bytes: u64,
+    /// Nodes whose disks are too small for it.
+    pub no_room: Vec<NoRoom>,
+    /// The replicas.
+    pub copies: Vec<PlannedCopy>,
+}
+
+/// One replica that has to be made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedCopy {
+    /// Which.
+    #[serde(flatten)]
+    pub copy: CopyMove,
+    /// About how many bytes, where that is known.
+    pub bytes: Option<u64>,
+}
+
+/// A node whose disk is too small for what it would get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NoRoom {
+    /// Which.
+    pub node: NodeId,
+    /// About how many bytes it would get.
+    pub needed_bytes: u64,
+    /// How many it may take.
+    pub free_bytes: u64,
 }
 
 /// How many partitions are how.
@@ -76,6 +146,18 @@ pub struct NodeStatus {
     pub leads: usize,
     /// Replicas on it.
     pub replicas: usize,
+    /// Replicas that belong on it.
+    #[serde(default)]
+    pub seats: usize,
+    /// Why it is to hold nothing, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
+    /// Whether it drains and has said that nothing is left: then it may go.
+    #[serde(default)]
+    pub empty: bool,
+    /// Its disk and its load, as it told last; absent where it did not yet.
+    #[serde(flatten)]
+    pub figures: Option<NodeFigures>,
 }
 
 /// How a partition is, the worst that applies first.
@@ -136,6 +218,9 @@ pub struct PartitionHealth {
     pub lossy_promotions: u64,
     /// What may have been lost so far: entries known of.
     pub lost: Loss,
+    /// The nodes that it belongs on, preferred primary first.
+    #[serde(default)]
+    pub seats: Vec<NodeId>,
     /// Its replicas.
     pub replicas: Vec<ReplicaHealth>,
 }
@@ -176,4 +261,10 @@ pub struct ReplicaHealth {
     pub lag: Option<u64>,
     /// Whether it found damage.
     pub corrupt: bool,
+    /// About how many bytes its state takes on its node's disk, when last heard of.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// Of one that fetches a copy: how far that is.
+    #[serde(flatten)]
+    pub copying: Option<CopyProgress>,
 }

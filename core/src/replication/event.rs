@@ -15,7 +15,7 @@ use super::durable::{DurableRecord, Generation};
 use super::entry::LogEntry;
 use super::message::PeerMessage;
 use super::proof::{Proof, ProofLevel};
-use crate::cluster::report::{Order, ReplicaReport};
+use crate::cluster::report::{CopyProgress, Order, ReplicaReport};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
 use crate::record::PartitionRecord;
 
@@ -102,6 +102,21 @@ pub enum Event {
         partition: PartitionId,
         /// The prefix.
         generation: Generation,
+    },
+    /// More of a snapshot that is fetched has arrived: what a heartbeat tells.
+    SnapshotProgress {
+        /// Which partition.
+        partition: PartitionId,
+        /// The prefix.
+        generation: Generation,
+        /// How far it is.
+        progress: CopyProgress,
+    },
+    /// About how many bytes the states under these prefixes take on the disk, where that is
+    /// news: what a heartbeat tells. Ascending by prefix.
+    StateMeasured {
+        /// Prefixes, with their bytes.
+        sizes: Vec<(Generation, u64)>,
     },
     /// A node streams a snapshot of this replica: entries past `from` are to stay in
     /// the log until [`Event::SnapshotServed`], as far as the bound allows.

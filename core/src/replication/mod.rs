@@ -7,6 +7,7 @@
 mod catch_up;
 mod committed;
 mod context;
+mod copying;
 pub mod durable;
 pub mod entry;
 pub mod event;

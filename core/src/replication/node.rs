@@ -271,6 +271,18 @@ impl NodeCore {
                     replica.on_snapshot_failed(generation);
                 });
             }
+            Event::SnapshotProgress {
+                partition,
+                generation,
+                progress,
+            } => {
+                self.with(now, effects, partition, |replica, _| {
+                    replica.on_snapshot_progress(generation, progress);
+                });
+            }
+            Event::StateMeasured { sizes } => {
+                self.each(now, effects, |replica, _| replica.on_measured(&sizes));
+            }
             Event::SnapshotServing {
                 partition,
                 to,

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::context::Context;
+use super::copying::Fetching;
 use super::durable::{DurableRecord, Generation, RecoveredPartition};
 use super::event::Effect;
 use super::lease::Holdings;
@@ -21,7 +22,7 @@ use super::proof::Proving;
 use super::room::Room;
 use super::suspended::Suspension;
 use crate::cluster::report::{PartitionStatus, Role, Wish};
-use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
+use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId};
 use crate::record::{Member, PartitionRecord};
 use crate::seeded::{Bug, is_seeded};
 
@@ -105,8 +106,10 @@ pub(super) struct Replica {
     /// The newest epoch whose fence this process answered.
     pub(super) inspected: Epoch,
     pub(super) part: Part,
-    /// A snapshot that is being fetched, and from which node.
-    pub(super) fetching: Option<(Generation, NodeId)>,
+    /// A snapshot that is being fetched.
+    pub(super) fetching: Option<Fetching>,
+    /// About how many bytes its state takes on the disk, once that was measured.
+    pub(super) bytes: Option<u64>,
     /// Snapshots that are being served from this replica: to whom, and their marks.
     pub(super) serving_snapshots: Vec<(NodeId, Index)>,
     pub(super) reclaimable_told: Index,
@@ -151,6 +154,7 @@ impl Replica {
             inspected: Epoch::ZERO,
             part: Part::Follower,
             fetching: None,
+            bytes: None,
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
             proving: Box::default(),
@@ -219,6 +223,7 @@ impl Replica {
             inspected: Epoch::ZERO,
             part,
             fetching: None,
+            bytes: None,
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
             proving: Box::default(),
@@ -479,7 +484,7 @@ impl Replica {
         self.switch_to(ctx, generation, Mark::ZERO, Vec::new(), false, None);
     }
 
-    fn switch_to(
+    pub(super) fn switch_to(
         &mut self,
         ctx: &mut Context<'_>,
         generation: Generation,
@@ -489,6 +494,7 @@ impl Replica {
         primary: Option<NodeId>,
     ) {
         let old = std::mem::replace(&mut self.generation, generation);
+        self.bytes = None;
         if !keep_tail {
             self.log = Log::new(mark, Vec::new(), lineage.clone());
             self.matched = Index::ZERO;
@@ -703,81 +709,6 @@ impl Replica {
         self.apply_committed(ctx);
     }
 
-    /// The primary says that its log no longer reaches back to this one.
-    pub(super) fn on_need_snapshot(
-        &mut self,
-        ctx: &mut Context<'_>,
-        from: NodeId,
-        epoch: Epoch,
-        to: ReplicaId,
-    ) {
-        let primary = self.record.config.on_node(from);
-        if to != self.me.replica
-            || epoch != self.promised
-            || self.corrupt
-            || !matches!(self.part, Part::Follower)
-            || self.fetching.is_some()
-        {
-            return;
-        }
-        let Some(primary) = primary else { return };
-        let generation = ctx.fresh_generation();
-        self.fetching = Some((generation, from));
-        ctx.effects.push(Effect::FetchSnapshot {
-            partition: self.partition,
-            from,
-            replica: primary.replica,
-            generation,
-        });
-    }
-
-    /// A snapshot is durable in the store under `generation` (rule 13).
-    pub(super) fn on_snapshot(
-        &mut self,
-        ctx: &mut Context<'_>,
-        generation: Generation,
-        mark: Mark,
-        lineage: Vec<Mark>,
-    ) {
-        let Some((expected, from)) = self.fetching.take() else {
-            return self.drop_generation(ctx, generation);
-        };
-        if expected != generation {
-            self.fetching = Some((expected, from));
-            return self.drop_generation(ctx, generation);
-        }
-        let held =
-            self.log.mark_at(mark.index()) == Some(mark) || is_seeded(Bug::KeepTailUnderSnapshot);
-        // Only after a promotion that lost entries (rule 9) can the snapshot be of
-        // another line than what was applied here.
-        let same_line = held || self.log.epoch_at(mark.index()) == Some(mark.epoch());
-        let useless = mark.index() <= self.applying && same_line;
-        if useless || !matches!(self.part, Part::Follower) || self.corrupt {
-            return self.drop_generation(ctx, generation);
-        }
-        if mark.epoch() > self.promised {
-            // What committed in that epoch came after it was raised.
-            self.promise(ctx, mark.epoch());
-        }
-        self.switch_to(ctx, generation, mark, lineage, held, Some(from));
-    }
-
-    /// The fetch failed; the primary asks again.
-    pub(super) fn on_snapshot_failed(&mut self, generation: Generation) {
-        if self.fetching.is_some_and(|(g, _)| g == generation) {
-            self.fetching = None;
-        }
-    }
-
-    fn drop_generation(&self, ctx: &mut Context<'_>, generation: Generation) {
-        if generation != self.generation {
-            ctx.effects.push(Effect::DropGeneration {
-                partition: self.partition,
-                generation,
-            });
-        }
-    }
-
     /// Another replica, primary of its epoch before it restarted, asks (rule 14).
     pub(super) fn on_confirm(&mut self, ctx: &mut Context<'_>, from: NodeId, confirm: &Confirm) {
         if confirm.to != self.me.replica || self.corrupt {
@@ -895,6 +826,8 @@ impl Replica {
             applied: self.applied,
             wish,
             followers,
+            bytes: self.bytes,
+            copying: self.fetching.map(|fetching| fetching.progress),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Schedules that lost a write, or ended the process, one test each: a single core,
 //! driven by hand.
 
+mod copying;
 mod reads;
 
 use std::sync::Arc;

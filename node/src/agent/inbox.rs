@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cairn_core::cluster::report::ReplicaReport;
+use cairn_core::cluster::report::{NodeFigures, ReplicaReport};
 use cairn_core::ids::{MapVersion, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
@@ -36,6 +36,7 @@ pub(super) struct Shared {
     unreachable: Mutex<Vec<NodeId>>,
     silent_client_ports: Mutex<Vec<NodeId>>,
     disk_full: AtomicBool,
+    figures: Mutex<Option<NodeFigures>>,
     urgent: Notify,
 }
 
@@ -60,6 +61,10 @@ impl Shared {
 
     pub(super) fn disk_full(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn figures(&self) -> Option<NodeFigures> {
+        *self.figures.lock()
     }
 
     /// Waits until something is to be told before the next heartbeat is due.
@@ -122,6 +127,11 @@ impl AgentInbox {
         if self.shared.disk_full.swap(full, Ordering::Relaxed) != full {
             self.shared.urge();
         }
+    }
+
+    /// The node's disk and load: told with the next heartbeat.
+    pub fn set_figures(&self, figures: NodeFigures) {
+        *self.shared.figures.lock() = Some(figures);
     }
 
     /// Another node said which map it has.

@@ -299,6 +299,7 @@ impl Keeper {
             silent_client_ports: self.shared.silent_client_ports(),
             disk_full: self.shared.disk_full(),
             draining: *self.draining.borrow(),
+            figures: self.shared.figures(),
             full,
             partitions,
         };

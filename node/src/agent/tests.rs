@@ -336,6 +336,8 @@ async fn draining_ends_once_nothing_is_led_any_more() {
         applied: Index::ZERO,
         wish: Wish::None,
         followers: Vec::new(),
+        bytes: None,
+        copying: None,
     });
     let agent = node.spawn(enrolled);
     Node::connected(&agent).await;

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
-use cairn_core::cluster::status::ClusterStatus;
+use cairn_core::cluster::status::{ClusterStatus, Plan};
+use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Input, Output, Response, Supervisor};
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterSettings;
@@ -105,6 +106,13 @@ pub(super) enum Message {
         /// The answer.
         answer: oneshot::Sender<bool>,
     },
+    /// What would have to be copied.
+    Preview {
+        /// After this change, if one is named.
+        change: Option<Command>,
+        /// The answer.
+        answer: oneshot::Sender<Result<Plan, PreviewError>>,
+    },
     /// What there is to show to people.
     Show {
         /// The answer.
@@ -140,6 +148,18 @@ impl Desk {
     pub(super) async fn may_replace(&self, name: String) -> bool {
         let (answer, receiver) = oneshot::channel();
         self.tell(Message::MayReplace { name, answer }).await && receiver.await.unwrap_or(false)
+    }
+
+    /// What would have to be copied, after a change if one is named.
+    pub(super) async fn preview(
+        &self,
+        change: Option<Command>,
+    ) -> Option<Result<Plan, PreviewError>> {
+        let (answer, receiver) = oneshot::channel();
+        if !self.tell(Message::Preview { change, answer }).await {
+            return None;
+        }
+        receiver.await.ok()
     }
 
     /// What there is to show.
@@ -337,6 +357,10 @@ impl Leader {
                 self.step(wanted);
                 let may = self.is_leading() && self.supervisor.may_replace(&name);
                 let _ = answer.send(may);
+            }
+            Message::Preview { change, answer } => {
+                self.step(wanted);
+                let _ = answer.send(self.supervisor.preview(change.as_ref()));
             }
             Message::Show { answer } => {
                 self.step(wanted);
@@ -564,6 +588,8 @@ fn differences(
             node_timeout_ms,
             read_level,
             read_quorum,
+            replace_after_ms,
+            moves_per_node,
         } = settings;
         [
             ("replicationFactor", u64::from(*replication_factor)),
@@ -577,6 +603,8 @@ fn differences(
             ("nodeTimeoutMs", *node_timeout_ms),
             ("readLevel", *read_level as u64),
             ("readQuorum", u64::from(*read_quorum)),
+            ("replaceAfterMs", *replace_after_ms),
+            ("movesPerNode", u64::from(*moves_per_node)),
         ]
     };
     list(agreed)

@@ -234,12 +234,15 @@ fn refusal_status(refusal: &Refusal) -> Status {
         | Refusal::TooFewNodes { .. }
         | Refusal::Stale { .. }
         | Refusal::SeatsChanged { .. }
+        | Refusal::BasisChanged
+        | Refusal::NotEmpty { .. }
         | Refusal::HasPrimary { .. }
         | Refusal::NoPrimary { .. } => Code::Unavailable,
         Refusal::IdentityGone { .. }
         | Refusal::OtherIncarnation { .. }
         | Refusal::ClusterExists { .. }
         | Refusal::TableExists
+        | Refusal::StaleCaller { .. }
         | Refusal::FixedSetting { .. } => Code::PermissionDenied,
         Refusal::BadText { .. }
         | Refusal::Settings(_)

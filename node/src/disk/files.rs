@@ -9,6 +9,8 @@ use std::sync::Arc;
 use cairn_storage::disk::{Disk, DiskFile, Preallocation};
 use rustix::fs::FallocateFlags;
 
+use super::space::DiskSpace;
+
 /// How much is filled with zeroes between two flushes, so that filling a file does
 /// not make everybody else's flush wait for all of it.
 const FILL_BYTES: usize = 1 << 20;
@@ -35,6 +37,18 @@ impl DirectoryDisk {
         Ok(Self {
             path: Arc::new(path.to_path_buf()),
             directory: Arc::new(File::open(path)?),
+        })
+    }
+
+    /// The room of the file system that it lies on.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn space(&self) -> io::Result<DiskSpace> {
+        let stat = rustix::fs::fstatvfs(&*self.directory)?;
+        Ok(DiskSpace {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
         })
     }
 }
@@ -83,8 +97,7 @@ impl Disk for DirectoryDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(&*self.directory)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        self.space().map(|space| space.free_bytes)
     }
 }
 

@@ -13,7 +13,7 @@ mod wal;
 pub(crate) use directory::lock;
 pub use directory::{DataDirectory, DirectoryError, Identity};
 pub use files::{DirectoryDisk, RealFile};
-pub use space::{KeepWatch, SpaceWatch};
+pub use space::{DiskSpace, KeepWatch, SpaceWatch};
 pub use wal::{WalConfig, WalHandle};
 
 /// Ends the process where going on would break a promise: after a flush that failed

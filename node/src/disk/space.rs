@@ -3,6 +3,15 @@
 
 use cairn_core::replication::DiskRoom;
 
+/// The room of a file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiskSpace {
+    /// All of it, in bytes.
+    pub total_bytes: u64,
+    /// What may still be used, in bytes.
+    pub free_bytes: u64,
+}
+
 /// Says when the disk counts as full, when even the reserve as spent, and when again
 /// as not.
 ///

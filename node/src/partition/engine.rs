@@ -17,6 +17,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_core::cluster::report::NodeFigures;
 use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
 use cairn_core::kv::{Table, VersionedValue};
 use cairn_core::replication::{
@@ -32,6 +33,7 @@ use super::figures::Figures;
 use super::inbox::{Found, Input, LoadedTable, Submission};
 use super::lane::{Lane, Lookup, TableLoad, Turn};
 use super::links::{Links, SnapshotWanted};
+use super::load::Rate;
 use super::read::Unreadable;
 use super::shared::Shared;
 use super::snapshot::Fetcher;
@@ -73,10 +75,23 @@ pub(super) struct Engine {
     flushing: VecDeque<(u64, Micros)>,
     next_tick: Micros,
     next_figures: Micros,
+    /// When they were told last.
+    figures_at: Micros,
     writes_since: u64,
+    /// Bytes of the writes that came since.
+    write_bytes_since: u64,
+    rates: Rates,
     /// Bytes that went to the log since the figures were told.
     written_since: u64,
     figures: Figures,
+}
+
+/// What clients ask of the node.
+#[derive(Debug, Default)]
+struct Rates {
+    reads: Rate,
+    writes: Rate,
+    bytes: Rate,
 }
 
 /// What the engine is made of.
@@ -130,7 +145,10 @@ impl Engine {
             flushing: VecDeque::new(),
             next_tick: Micros(0),
             next_figures: Micros(0),
+            figures_at: clock::boottime(),
             writes_since: 0,
+            write_bytes_since: 0,
+            rates: Rates::default(),
             written_since: 0,
             figures: Figures::new(),
         };
@@ -333,6 +351,7 @@ impl Engine {
     fn submit(&mut self, mut write: Submission) {
         write.arrived = self.turn.now;
         self.writes_since += 1;
+        self.write_bytes_since += write.place.bytes as u64;
         let partition = write.partition;
         let known = self.lanes.get_mut(partition.0 as usize);
         let Some(lane) = known.and_then(Option::as_mut).filter(|l| l.is_primary()) else {
@@ -384,6 +403,7 @@ impl Engine {
         let expired = std::mem::take(&mut self.turn.expired);
         self.figures.expired.increment(expired);
         self.shared.expired.fetch_add(expired, Ordering::Relaxed);
+        self.tell_load(writes);
         // Snapshots give way to clients, where there are any, but never so far that
         // clients write faster than a snapshot is copied (rule 13).
         let written = std::mem::take(&mut self.written_since);
@@ -392,6 +412,25 @@ impl Engine {
         self.shared.serving_throttle.set_rate(rate);
         let fetching = if writes < IDLE_WRITES { 0 } else { rate };
         self.fetcher.throttle.set_rate(fetching);
+    }
+
+    /// Tells the coordinators of the node's disk and load.
+    fn tell_load(&mut self, writes: u64) {
+        let passed = self.turn.now.minus(self.figures_at);
+        self.figures_at = self.turn.now;
+        let (reads, read_bytes) = self.shared.load.take();
+        let bytes = read_bytes + std::mem::take(&mut self.write_bytes_since);
+        self.rates.reads.observe(reads, passed);
+        self.rates.writes.observe(writes, passed);
+        self.rates.bytes.observe(bytes, passed);
+        let space = *self.shared.disk_space.lock();
+        self.links.agent.figures(NodeFigures {
+            disk_total_bytes: space.map_or(0, |space| space.total_bytes),
+            disk_free_bytes: space.map_or(0, |space| space.free_bytes),
+            reads_per_second: self.rates.reads.per_second(),
+            writes_per_second: self.rates.writes.per_second(),
+            bytes_per_second: self.rates.bytes.per_second(),
+        });
     }
 
     fn take_map(&mut self) {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cairn_core::cluster::report::ReplicaReport;
+use cairn_core::cluster::report::{NodeFigures, ReplicaReport};
 use cairn_core::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
 use cairn_core::replication::PeerMessage;
 use futures::future::BoxFuture;
@@ -37,6 +37,9 @@ pub trait AgentLink: Send + Sync + 'static {
     /// Whether the node refuses writes for want of disk space.
     fn disk_full(&self, full: bool);
 
+    /// The node's disk and load, as of now.
+    fn figures(&self, figures: NodeFigures);
+
     /// Another node said which map it has.
     fn peer_map(&self, peer: NodeId, version: MapVersion);
 }
@@ -52,6 +55,10 @@ impl AgentLink for AgentInbox {
 
     fn disk_full(&self, full: bool) {
         self.set_disk_full(full);
+    }
+
+    fn figures(&self, figures: NodeFigures) {
+        self.set_figures(figures);
     }
 
     fn peer_map(&self, peer: NodeId, version: MapVersion) {

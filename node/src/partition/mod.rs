@@ -14,6 +14,7 @@
 //! - `board`: what is published of each partition; `read`, `levels`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
+//! - `snapshot`: copies for other nodes, and from them. `load`: how much clients ask.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
@@ -28,6 +29,7 @@ mod inbox;
 mod lane;
 mod levels;
 mod links;
+mod load;
 mod park;
 mod read;
 mod reply;

@@ -282,11 +282,14 @@ impl Shared {
         reader.ok_or(RequestError::NotReady { partition })
     }
 
+    /// Decodes what a read of a client found, and counts it.
     pub(super) fn decode(
         &self,
         partition: PartitionId,
         stored: Option<Bytes>,
     ) -> Result<Option<VersionedValue>, RequestError> {
+        // What is read again, since it turned out to be of no use, is load as well.
+        self.load.read(stored.as_ref().map_or(0, Bytes::len));
         stored
             .map(VersionedValue::decode)
             .transpose()

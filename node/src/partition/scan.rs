@@ -87,6 +87,8 @@ impl Handle {
             (Vec::new(), take)
         });
         let (rows, examined) = visited.await?;
+        let bytes = rows.iter().map(|row| row.key.len() + row.value.data.len());
+        self.shared.load.read(bytes.sum());
         let next = match examined {
             Examined::All => None,
             Examined::Through(key) => Some(key),

@@ -18,7 +18,8 @@ use super::board::Board;
 use super::config::EngineConfig;
 use super::figures::ReadFigures;
 use super::inbox::{Inbox, Input};
-use crate::disk::DirectoryDisk;
+use super::load::Load;
+use crate::disk::{DirectoryDisk, DiskSpace};
 use crate::peer::Throttle;
 use crate::store::StateReader;
 
@@ -38,6 +39,10 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     pub(super) peer_backlog: PeerBacklog,
     pub(super) reads: ReadFigures,
+    /// What clients read.
+    pub(super) load: Load,
+    /// The room of the disk, once it was looked at.
+    pub(super) disk_space: Mutex<Option<DiskSpace>>,
     /// Whether this node refuses writes for want of disk space.
     pub(super) disk_full: AtomicBool,
     /// Keys that this node deleted as primary because their time was past.
@@ -76,6 +81,8 @@ impl Shared {
             admission,
             peer_backlog: PeerBacklog::default(),
             reads: ReadFigures::new(),
+            load: Load::default(),
+            disk_space: Mutex::new(None),
             disk_full: AtomicBool::new(false),
             expired: AtomicU64::new(0),
             serving_throttle,

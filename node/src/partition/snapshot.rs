@@ -3,13 +3,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_core::cluster::report::CopyProgress;
 use cairn_core::ids::{Epoch, Mark, NodeId, PartitionId, ReplicaId};
 use cairn_core::replication::{Event, Generation};
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::handle::Handle;
 use super::inbox::Input;
@@ -18,12 +21,51 @@ use super::shared::Shared;
 use crate::peer::{SnapshotPart, SnapshotReader, SnapshotRefusal, SnapshotSource, Throttle};
 use crate::store::{self, ApplyHandle, SnapshotSink, StateReader};
 
+/// How often it is told how far a copy is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// A copy under way, for the metrics.
+struct Copying {
+    bytes: metrics::Counter,
+    under_way: metrics::Gauge,
+}
+
+impl Copying {
+    /// Of a replica of `partition` for the node `to`; `direction` is "received" or "sent".
+    fn begin(shared: &Shared, direction: &'static str, partition: PartitionId, to: NodeId) -> Self {
+        let map = shared.map.load();
+        let record = map.partitions.get(partition.0 as usize);
+        let member = record.is_some_and(|record| {
+            let there = record.config.on_node(to);
+            there.is_some_and(|there| record.config.is_voter(there.replica))
+        });
+        let reason = if member { "behind" } else { "new_replica" };
+        let under_way = metrics::gauge!("cairn_snapshots_under_way", "direction" => direction);
+        under_way.increment(1.0);
+        Self {
+            bytes: metrics::counter!(
+                "cairn_snapshot_copied_bytes_total",
+                "direction" => direction,
+                "reason" => reason
+            ),
+            under_way,
+        }
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.under_way.decrement(1.0);
+    }
+}
+
 /// A view that is being streamed. While it lives, the log keeps what follows it.
 struct Served {
     view: store::SnapshotSource,
     to: NodeId,
     partition: PartitionId,
     shared: Arc<Shared>,
+    copying: Copying,
 }
 
 impl Served {
@@ -38,11 +80,13 @@ impl Served {
             to,
             from: view.mark().index(),
         }));
+        let copying = Copying::begin(&shared, "sent", partition, to);
         Self {
             view,
             to,
             partition,
             shared,
+            copying,
         }
     }
 }
@@ -66,14 +110,21 @@ impl SnapshotReader for Served {
         self.view.lineage().to_vec()
     }
 
+    fn expected_bytes(&self) -> u64 {
+        self.view.expected_bytes()
+    }
+
     fn next_chunk(&mut self, bytes: usize) -> Result<Option<Bytes>, String> {
-        self.view.next_chunk(bytes).map_err(|error| {
+        let chunk = self.view.next_chunk(bytes).map_err(|error| {
             let partitions = vec![self.partition];
             self.shared
                 .inbox
                 .push(Input::Event(Event::Corrupt { partitions }));
             error.to_string()
-        })
+        })?;
+        let given = chunk.as_ref().map_or(0, Bytes::len);
+        self.copying.bytes.increment(given as u64);
+        Ok(chunk)
     }
 }
 
@@ -163,14 +214,33 @@ impl Fetcher {
             .acquire()
             .await
             .map_err(|error| error.to_string())?;
+        let partition = wanted.partition;
+        let copying = Copying::begin(&self.shared, "received", partition, self.shared.config.node);
         let mut parts = self.source.fetch(wanted).await?;
+        let mut progress = CopyProgress::default();
+        let mut told: Option<Instant> = None;
         let reader = self.reader.clone();
         let mut sink = blocking(move || reader.install(generation)).await?;
         loop {
             match parts.next().await? {
-                SnapshotPart::Rows(chunk) => {
-                    self.throttle.pass(chunk.len()).await;
-                    sink = blocking(move || sink.write_chunk(chunk).map(|()| sink)).await?;
+                SnapshotPart::Rows {
+                    rows,
+                    expected_bytes,
+                } => {
+                    self.throttle.pass(rows.len()).await;
+                    copying.bytes.increment(rows.len() as u64);
+                    progress.received_bytes += rows.len() as u64;
+                    progress.expected_bytes = expected_bytes;
+                    sink = blocking(move || sink.write_chunk(rows).map(|()| sink)).await?;
+                    if told.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+                        told = Some(Instant::now());
+                        let event = Event::SnapshotProgress {
+                            partition,
+                            generation,
+                            progress,
+                        };
+                        self.shared.inbox.push_quietly(Input::Event(event));
+                    }
                 }
                 SnapshotPart::End { mark, lineage } => {
                     return blocking(move || {

@@ -72,7 +72,9 @@ impl Prepared {
     /// What the storage is to call.
     #[must_use]
     pub fn callbacks(&self) -> StorageCallbacks {
-        let (flushed, applied, corrupt, disk) = (
+        let (flushed, applied, corrupt, disk, space, sizes) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
@@ -101,6 +103,11 @@ impl Prepared {
             disk_room: Box::new(move |room| {
                 let event = Event::DiskRoom { room };
                 disk.inbox.push(Input::Event(event));
+            }),
+            disk_space: Box::new(move |now| *space.disk_space.lock() = Some(now)),
+            sizes: Box::new(move |news| {
+                let event = Event::StateMeasured { sizes: news };
+                sizes.inbox.push_quietly(Input::Event(event));
             }),
         }
     }

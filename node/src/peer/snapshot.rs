@@ -45,6 +45,10 @@ pub trait SnapshotReader: Send + 'static {
     /// The last mark of each epoch up to it, oldest first.
     fn lineage(&self) -> Vec<Mark>;
 
+    /// About how many bytes all chunks have together, as far as is known by now; 0 where
+    /// nothing is.
+    fn expected_bytes(&self) -> u64;
+
     /// The next chunk of about `bytes`; `None` after the last one. Blocks.
     ///
     /// # Errors
@@ -193,7 +197,11 @@ pub(super) fn serve(
             Err(error) => Err(Status::internal(format!("read the snapshot: {error}"))),
             Ok(Some(chunk)) => {
                 serving.throttle.pass(chunk.len()).await;
-                Ok(Some((SnapshotChunk::Rows(chunk).into(), Some(serving))))
+                let rows = SnapshotChunk::Rows {
+                    expected_bytes: serving.reader.expected_bytes(),
+                    rows: chunk,
+                };
+                Ok(Some((rows.into(), Some(serving))))
             }
             Ok(None) => {
                 let end = SnapshotEnd {
@@ -238,7 +246,12 @@ pub enum FetchError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SnapshotPart {
     /// A chunk of rows, as [`SnapshotReader::next_chunk`] gave it.
-    Rows(Bytes),
+    Rows {
+        /// The rows.
+        rows: Bytes,
+        /// About how many bytes of rows there will be in all; 0 where nobody can say.
+        expected_bytes: u64,
+    },
     /// It is whole; nothing follows.
     End {
         /// The last entry that it holds.
@@ -268,9 +281,15 @@ impl SnapshotStream {
             .map_err(|_| FetchError::Stalled(self.stall))??
             .ok_or(FetchError::BrokenOff)?;
         match SnapshotChunk::try_from(chunk)? {
-            SnapshotChunk::Rows(rows) => {
+            SnapshotChunk::Rows {
+                rows,
+                expected_bytes,
+            } => {
                 self.sum.add(&rows);
-                Ok(SnapshotPart::Rows(rows))
+                Ok(SnapshotPart::Rows {
+                    rows,
+                    expected_bytes,
+                })
             }
             SnapshotChunk::End(SnapshotEnd {
                 mark,

@@ -58,6 +58,7 @@ struct Copies;
 struct Copy {
     left: u8,
     fails: bool,
+    expected: u64,
 }
 
 impl SnapshotSource for Copies {
@@ -72,6 +73,7 @@ impl SnapshotSource for Copies {
             Ok(Box::new(Copy {
                 left: 3,
                 fails: replica.0 == 2,
+                expected: 0,
             }))
         } else {
             Err(SnapshotRefusal::NotHere { partition, replica })
@@ -89,6 +91,10 @@ impl SnapshotReader for Copy {
         vec![mark(7)]
     }
 
+    fn expected_bytes(&self) -> u64 {
+        self.expected
+    }
+
     fn next_chunk(&mut self, bytes: usize) -> Result<Option<Bytes>, String> {
         if self.left == 0 {
             return Ok(None);
@@ -97,6 +103,7 @@ impl SnapshotReader for Copy {
             return Err("the disk says no".to_owned());
         }
         self.left -= 1;
+        self.expected = (bytes * 3) as u64;
         Ok(Some(vec![self.left; bytes].into()))
     }
 }
@@ -389,7 +396,11 @@ async fn a_snapshot_arrives_whole_or_not_at_all() {
     let size = PeerConfig::default().snapshot_chunk_bytes;
     for left in [2, 1, 0] {
         let part = copy.next().await.expect("a chunk");
-        assert_eq!(part, SnapshotPart::Rows(vec![left; size].into()));
+        let rows = SnapshotPart::Rows {
+            rows: vec![left; size].into(),
+            expected_bytes: (size * 3) as u64,
+        };
+        assert_eq!(part, rows);
     }
     let end = copy.next().await.expect("the end");
     let (mark, lineage) = (mark(7), vec![mark(7)]);

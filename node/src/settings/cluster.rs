@@ -34,6 +34,8 @@ pub(super) fn read(reader: &Reader<'_>) -> Option<(ClusterSettings, Vec<String>)
         lease_ms: reader.number("CAIRN_LEASE_MS", 0..=u64::MAX),
         node_timeout_ms: reader.number("CAIRN_NODE_TIMEOUT_MS", 0..=u64::MAX),
         idempotence_window: reader.number("CAIRN_IDEMPOTENCE_WINDOW", 0..=u32::MAX),
+        replace_after_ms: reader.number("CAIRN_REPLACE_AFTER_MS", 0..=u64::MAX),
+        moves_per_node: reader.number("CAIRN_MOVES_PER_NODE", 0..=u8::MAX),
     };
     match request.resolve() {
         Ok(resolved) => Some((
@@ -95,6 +97,10 @@ fn remedy(error: &SettingsError) -> (&'static str, &'static str) {
         SettingsError::Lease(_) | SettingsError::LeaseLongest { .. } => {
             ("CAIRN_LEASE_MS", "Give one within these bounds")
         }
+        SettingsError::ReplaceAfter(_) => {
+            ("CAIRN_REPLACE_AFTER_MS", "Give one within these bounds")
+        }
+        SettingsError::MovesPerNode(_) => ("CAIRN_MOVES_PER_NODE", "Give one within these bounds"),
         SettingsError::NodeTimeout(_) => ("CAIRN_NODE_TIMEOUT_MS", "Give one within these bounds"),
         SettingsError::IdempotenceWindow(_) => {
             ("CAIRN_IDEMPOTENCE_WINDOW", "Give one within these bounds")

@@ -409,6 +409,22 @@ pub const SETTINGS: &[Setting] = &[
         "How long a data node may be silent before it counts as down.",
     ),
     row(
+        "CAIRN_REPLACE_AFTER_MS",
+        Coordinator,
+        Cluster,
+        "300000",
+        "ms",
+        "How long a data node may stay away before its replicas are made anew elsewhere.",
+    ),
+    row(
+        "CAIRN_MOVES_PER_NODE",
+        Coordinator,
+        Cluster,
+        "4",
+        "1 to 64",
+        "The most replicas that are made at a time on one data node, and out of what one leads.",
+    ),
+    row(
         "CAIRN_IDEMPOTENCE_WINDOW",
         Coordinator,
         Cluster,

@@ -27,6 +27,12 @@ impl KeyCounts {
         self.counts.lock().remove(&generation);
     }
 
+    /// Every generation that was counted, with its keys, ascending.
+    pub(super) fn all(&self) -> Vec<(Generation, u64)> {
+        let counts = self.counts.lock();
+        counts.iter().map(|(g, keys)| (*g, *keys)).collect()
+    }
+
     pub(super) fn get(&self, generation: Generation) -> u64 {
         self.counts.lock().get(&generation).copied().unwrap_or(0)
     }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use cairn_storage::store::{Store, StoreChange, StoreError};
 use fjall::{
-    Database, JournalRecoveryError, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode,
-    Readable, Snapshot,
+    AnyTree, Database, JournalRecoveryError, Keyspace, KeyspaceCreateOptions, LsmError,
+    PersistMode, Readable, Snapshot,
 };
 
 use super::StorageConfig;
@@ -120,6 +120,11 @@ impl FjallStore {
             snapshot: self.database.snapshot(),
             keyspace: self.keyspace.clone(),
         }
+    }
+
+    /// fjall's tree below the keyspace: for what it tells of its tables.
+    pub(super) fn tree(&self) -> &AnyTree {
+        &self.keyspace.tree
     }
 
     /// How many bytes the store takes on the disk.

@@ -1,5 +1,6 @@
 //! What must be done now and then: persisting the store and telling the log what is
-//! durable, removing dropped generations, looking at free space.
+//! durable, removing dropped generations, looking at free space, estimating how much each
+//! generation takes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -9,17 +10,21 @@ use std::time::{Duration, Instant};
 
 use cairn_core::ids::{Index, PartitionId};
 use cairn_core::replication::{DiskRoom, Generation};
-use cairn_storage::disk::Disk;
 use cairn_storage::state::Dropping;
 use cairn_storage::store::Store;
 use parking_lot::{Condvar, Mutex};
 
+use super::counts::KeyCounts;
+use super::open::SizesCallback;
 use super::opening::remove_set_aside;
+use super::sizes::Sizes;
 use super::{Applied, FjallStore};
-use crate::disk::{DirectoryDisk, KeepWatch, SpaceWatch, WalHandle, fatal};
+use crate::disk::{DirectoryDisk, DiskSpace, KeepWatch, SpaceWatch, WalHandle, fatal};
 
 /// How often free space is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often the sizes of generations are estimated, where anything changed.
+const MEASURE: Duration = Duration::from_secs(5);
 /// Keys of a dropped generation that go in one batch.
 const DROP_KEYS: usize = 512;
 
@@ -30,6 +35,16 @@ pub(super) struct Place {
     pub(super) disk: DirectoryDisk,
     /// The store's directory.
     pub(super) state: PathBuf,
+}
+
+/// Whom the maintenance thread tells what it sees. None of them may block for long.
+pub(super) struct Told {
+    /// What room for data there is; at the start, and at each change.
+    pub(super) disk_room: Box<dyn FnMut(DiskRoom) + Send>,
+    /// The room of the disk, at each look.
+    pub(super) disk_space: Box<dyn FnMut(DiskSpace) + Send>,
+    /// Sizes that are news.
+    pub(super) sizes: SizesCallback,
 }
 
 /// When the store is persisted: whichever comes first.
@@ -75,8 +90,9 @@ impl MaintenanceHandle {
         store: FjallStore,
         place: Place,
         wal: WalHandle,
+        counts: Arc<KeyCounts>,
         (watch, keep): (SpaceWatch, KeepWatch),
-        disk_room: Box<dyn FnMut(DiskRoom) + Send>,
+        told: Told,
     ) -> std::io::Result<()> {
         let worker = Worker {
             store,
@@ -85,7 +101,9 @@ impl MaintenanceHandle {
             wal,
             watch,
             keep,
-            disk_room,
+            told,
+            counts,
+            sizes: Sizes::default(),
             shared: Arc::clone(&self.shared),
             persist_after: self.persist_after,
             persisted_at: Instant::now(),
@@ -141,7 +159,9 @@ struct Worker {
     wal: WalHandle,
     watch: SpaceWatch,
     keep: KeepWatch,
-    disk_room: Box<dyn FnMut(DiskRoom) + Send>,
+    told: Told,
+    counts: Arc<KeyCounts>,
+    sizes: Sizes,
     shared: Arc<Shared>,
     persist_after: PersistAfter,
     persisted_at: Instant,
@@ -153,7 +173,9 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         self.look();
+        self.measure();
         let mut looked = Instant::now();
+        let mut measured = looked;
         loop {
             let (persist, closing) = self.wait();
             self.drop_some();
@@ -166,6 +188,10 @@ impl Worker {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.look();
+            }
+            if measured.elapsed() >= MEASURE {
+                measured = Instant::now();
+                self.measure();
             }
         }
     }
@@ -188,14 +214,16 @@ impl Worker {
     }
 
     fn look(&mut self) {
-        let free = match self.place.disk.free_bytes() {
-            Ok(free) => free,
+        let space = match self.place.disk.space() {
+            Ok(space) => space,
             Err(error) => {
                 tracing::warn!(%error, "could not ask for free space");
                 return;
             }
         };
+        let free = space.free_bytes;
         self.free.set(free as f64);
+        (self.told.disk_space)(space);
         if let Some(keeping) = self.keep.observe(free) {
             self.wal.set_keeping(keeping);
         }
@@ -216,7 +244,14 @@ impl Worker {
                     Err(error) => tracing::warn!(%error, "could not remove a damaged store"),
                 }
             }
-            (self.disk_room)(room);
+            (self.told.disk_room)(room);
+        }
+    }
+
+    fn measure(&mut self) {
+        let news = self.sizes.measure(&self.store, &self.counts.all());
+        if !news.is_empty() {
+            (self.told.sizes)(news);
         }
     }
 

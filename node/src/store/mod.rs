@@ -7,7 +7,7 @@
 //!   the only one that writes state that is being served;
 //! - *readers* read for those who must not block;
 //! - *maintenance* persists the store, tells the log what is durable, removes dropped
-//!   generations, and watches free space.
+//!   generations, watches free space, and estimates what each generation takes.
 
 mod apply;
 mod cache;
@@ -18,12 +18,14 @@ mod maintenance;
 mod open;
 mod opening;
 mod read;
+mod sizes;
 mod snapshot;
 
 pub use apply::{Applied, AppliedCallback, ApplyHandle};
 pub use fjall_store::FjallStore;
 pub use open::{
-    CorruptCallback, NodeStorage, StorageCallbacks, StorageCloser, StorageConfig, StorageError,
+    CorruptCallback, NodeStorage, SizesCallback, StorageCallbacks, StorageCloser, StorageConfig,
+    StorageError,
 };
 pub(crate) use opening::remove_unfinished;
 pub use read::{Due, DueBounds, KeyRange, StateReader, TableRows};

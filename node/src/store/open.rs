@@ -15,12 +15,13 @@ use cairn_storage::wal::{LogReader, Wal, WalError};
 use super::apply::AppliedCallback;
 use super::cache::ValueCache;
 use super::counts::KeyCounts;
-use super::maintenance::{MaintenanceHandle, PersistAfter, Place};
+use super::maintenance::{MaintenanceHandle, PersistAfter, Place, Told};
 use super::opening::open_store;
 use super::snapshot::Room;
 use super::{ApplyHandle, FjallStore, StateReader};
 use crate::disk::{
-    DataDirectory, DirectoryDisk, DirectoryError, KeepWatch, SpaceWatch, WalConfig, WalHandle,
+    DataDirectory, DirectoryDisk, DirectoryError, DiskSpace, KeepWatch, SpaceWatch, WalConfig,
+    WalHandle,
 };
 
 /// Sizes and periods of a node's storage.
@@ -65,6 +66,9 @@ impl Default for StorageConfig {
 /// What is called with a partition whose replica was found to be damaged.
 pub type CorruptCallback = Arc<dyn Fn(PartitionId) + Send + Sync>;
 
+/// What is called with generations and about how many bytes each takes, ascending.
+pub type SizesCallback = Box<dyn FnMut(Vec<(Generation, u64)>) + Send>;
+
 /// What the storage's threads call. None of them may block for long.
 pub struct StorageCallbacks {
     /// From the log's thread: everything up to the record of this number is durable.
@@ -77,6 +81,10 @@ pub struct StorageCallbacks {
     /// From the watch over free space: what room for data there is.
     /// Called once at the start and then at each change.
     pub disk_room: Box<dyn FnMut(DiskRoom) + Send>,
+    /// From there too: the room of the disk, at each look.
+    pub disk_space: Box<dyn FnMut(DiskSpace) + Send>,
+    /// About how many bytes generations take on the disk, where that is news.
+    pub sizes: SizesCallback,
 }
 
 impl std::fmt::Debug for StorageCallbacks {
@@ -203,6 +211,8 @@ impl NodeStorage {
             applied,
             corrupt,
             disk_room,
+            disk_space,
+            sizes,
         } = callbacks;
         if directory.is_established() && !directory.log_path().is_dir() {
             return Err(directory
@@ -263,8 +273,13 @@ impl NodeStorage {
                     state: directory.state_path(),
                 },
                 wal.clone(),
+                Arc::clone(&counts),
                 (SpaceWatch::new(config.reserve_bytes), keep),
-                disk_room,
+                Told {
+                    disk_room,
+                    disk_space,
+                    sizes,
+                },
             )
             .map_err(StorageError::io("start the maintenance thread"))?;
         let apply = ApplyHandle::start(

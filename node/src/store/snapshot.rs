@@ -34,6 +34,11 @@ const GENERATION_BYTES: usize = KEY_PREFIX_BYTES - 1;
 pub struct SnapshotSource {
     mark: Mark,
     lineage: Vec<Mark>,
+    /// How many of the clients' keys there are, and how many of them were given.
+    keys: u64,
+    keys_given: u64,
+    /// Bytes of the chunks that were given.
+    bytes_given: u64,
     /// Keeps the view alive as long as its rows are read.
     _view: View,
     rows: fjall::Iter,
@@ -55,6 +60,7 @@ impl SnapshotSource {
         let view = store.view();
         let mark = state::applied(&view, generation)?;
         let lineage = state::lineage(&view, generation)?;
+        let keys = state::keys(&view, generation)?;
         // Metadata sorts before data and does not travel as rows.
         let (from, _) = state::kind_range(generation, Kind::Data);
         let (_, mut to) = state::generation_range(generation);
@@ -67,6 +73,9 @@ impl SnapshotSource {
         Ok(Self {
             mark,
             lineage,
+            keys,
+            keys_given: 0,
+            bytes_given: 0,
             _view: view,
             rows,
             next: Some(0),
@@ -83,6 +92,18 @@ impl SnapshotSource {
     #[must_use]
     pub fn lineage(&self) -> &[Mark] {
         &self.lineage
+    }
+
+    /// About how many bytes all chunks have together, by what those given so far have: the
+    /// clients' keys come first. 0 before the first.
+    #[must_use]
+    pub fn expected_bytes(&self) -> u64 {
+        if self.next.is_none() || self.keys_given == 0 {
+            return self.bytes_given;
+        }
+        let keys = u128::from(self.keys.max(self.keys_given));
+        let all = u128::from(self.bytes_given) * keys / u128::from(self.keys_given);
+        u64::try_from(all).unwrap_or(u64::MAX)
     }
 
     /// The next chunk of about `bytes`, encoded and checksummed; `None` after the
@@ -107,10 +128,13 @@ impl SnapshotSource {
                 .map_err(|error| StorageError::Damaged(error.to_string()))?;
             taken += key.len() + value.len();
             let key = key.get(GENERATION_BYTES..).unwrap_or_default();
+            self.keys_given += u64::from(key.first() == Some(&(Kind::Data as u8)));
             rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(&value)));
         }
         self.next = (!last).then_some(number + 1);
-        Ok(Some(encode_chunk(&SnapshotChunk { number, rows, last })))
+        let chunk = encode_chunk(&SnapshotChunk { number, rows, last });
+        self.bytes_given += chunk.len() as u64;
+        Ok(Some(chunk))
     }
 }
 

@@ -35,6 +35,7 @@ struct Node {
     applied: mpsc::Receiver<Vec<Applied>>,
     full: mpsc::Receiver<bool>,
     corrupt: mpsc::Receiver<PartitionId>,
+    sizes: mpsc::Receiver<Vec<(Generation, u64)>>,
 }
 
 fn config() -> StorageConfig {
@@ -58,6 +59,7 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
     let (applied_to, applied) = mpsc::channel();
     let (full_to, full) = mpsc::channel();
     let (corrupt_to, corrupt) = mpsc::channel();
+    let (sizes_to, sizes) = mpsc::channel();
     let callbacks = StorageCallbacks {
         // The receivers may be gone when the storage closes.
         flushed: Box::new(move |number| {
@@ -72,6 +74,12 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
         disk_room: Box::new(move |room| {
             let _ = full_to.send(room != DiskRoom::Ample);
         }),
+        disk_space: Box::new(|space| {
+            assert!(space.free_bytes > 0 && space.free_bytes <= space.total_bytes);
+        }),
+        sizes: Box::new(move |news| {
+            let _ = sizes_to.send(news);
+        }),
     };
     let storage = NodeStorage::open(&directory, config, callbacks)?;
     Ok(Node {
@@ -81,6 +89,7 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
         applied,
         full,
         corrupt,
+        sizes,
     })
 }
 
@@ -416,12 +425,21 @@ fn a_snapshot_travels_into_a_fresh_generation() {
     node.apply(&log[200..]);
     let fresh = Generation(5);
     let mut sink = reader.install(fresh).unwrap();
-    let mut chunks = 0;
+    let (mut chunks, mut bytes, mut expected) = (0, 0, Vec::new());
+    assert_eq!(source.expected_bytes(), 0);
     while let Some(chunk) = source.next_chunk(500).unwrap() {
+        bytes += chunk.len() as u64;
+        expected.push(source.expected_bytes());
         sink.write_chunk(chunk).unwrap();
         chunks += 1;
     }
     assert!(chunks > 3);
+    // The rows of the table, which come last, are not foreseen.
+    assert_eq!(expected.last(), Some(&bytes));
+    assert!(
+        expected.iter().all(|e| (bytes / 2..=bytes).contains(e)),
+        "{expected:?} of {bytes}"
+    );
     assert_eq!(reader.table(fresh).unwrap().applied, Mark::ZERO);
     let (mark, lineage) = (source.mark(), source.lineage().to_vec());
     sink.finish(mark, &lineage).unwrap();
@@ -442,6 +460,27 @@ fn a_snapshot_travels_into_a_fresh_generation() {
     let first = node.rows(fresh, None, 20);
     let rest = node.rows(fresh, Some(&first[19].0), 1000);
     assert_eq!(rest.len(), 30);
+    node.close();
+}
+
+#[test]
+fn what_a_state_takes_is_told_once_it_grows_by_much() {
+    let root = tempdir().unwrap();
+    let node = Node::open(&root);
+    node.write(vec![create()], 1);
+    let log = entries(Mark::ZERO, 3000);
+    node.apply(&log[..1]);
+    let told = |least: u64| loop {
+        let news = node.sizes.recv_timeout(PATIENCE).expect("it is measured");
+        assert_eq!(news.len(), 1);
+        assert_eq!(news[0].0, G);
+        if news[0].1 >= least {
+            return news[0].1;
+        }
+    };
+    let little = told(1);
+    node.apply(&log[1..]);
+    assert!(told(little + (64 << 10)) < 16 << 20);
     node.close();
 }
 

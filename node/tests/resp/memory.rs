@@ -92,6 +92,8 @@ pub(crate) fn cluster_map(nodes: u64, port: u16, primaries: &[Option<u64>]) -> C
             node_timeout_ms: 1000,
             read_level: KvReadLevel::Primary,
             read_quorum: 0,
+            replace_after_ms: 300_000,
+            moves_per_node: 4,
         })),
         nodes: (1..=nodes)
             .map(|node| (NodeId(node), Arc::new(info(node))))

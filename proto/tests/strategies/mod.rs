@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_core::cluster::report::{
-    FollowerStatus, Heartbeat, Order, PartitionStatus, ReplicaReport, Role, Wish,
+    CopyProgress, FollowerStatus, Heartbeat, NodeFigures, Order, PartitionStatus, ReplicaReport,
+    Role, Wish,
 };
 use cairn_core::ids::{
     Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId, Position, ReplicaId,
@@ -192,6 +193,8 @@ pub(crate) fn settings() -> BoxedStrategy<ClusterSettings> {
         .prop_map(|(small, counts, times, reads)| ClusterSettings {
             read_level: reads.0,
             read_quorum: reads.1,
+            replace_after_ms: times.1 ^ times.2,
+            moves_per_node: reads.1 ^ small.0,
             replication_factor: small.0,
             write_quorum: small.1,
             min_in_sync: small.2,
@@ -468,7 +471,12 @@ pub(crate) fn handshake() -> BoxedStrategy<Handshake> {
 
 pub(crate) fn snapshot_chunk() -> BoxedStrategy<SnapshotChunk> {
     prop_oneof![
-        vec(any::<u8>(), 1..100).prop_map(|rows| SnapshotChunk::Rows(rows.into())),
+        (vec(any::<u8>(), 1..100), any::<u64>()).prop_map(|(rows, expected_bytes)| {
+            SnapshotChunk::Rows {
+                rows: rows.into(),
+                expected_bytes,
+            }
+        }),
         (mark(), lineage(), any::<u64>(), any::<u64>()).prop_map(
             |(mark, lineage, chunks, checksum)| SnapshotChunk::End(SnapshotEnd {
                 mark,
@@ -555,11 +563,18 @@ fn partition_status() -> BoxedStrategy<PartitionStatus> {
         },
     );
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
+    let copying =
+        (any::<u64>(), any::<u64>()).prop_map(|(received_bytes, expected_bytes)| CopyProgress {
+            received_bytes,
+            expected_bytes,
+        });
+    let sizes = (option::of(any::<u64>()), option::of(copying));
     let roles = (role, wish);
     let ids = (partition(), replica());
-    (ids, roles, position(), numbers, vec(follower, 0..4))
+    (ids, roles, position(), numbers, vec(follower, 0..4), sizes)
         .prop_map(
-            |((partition, replica), (role, wish), head, (epoch, commit, applied), followers)| {
+            |(ids, (role, wish), head, (epoch, commit, applied), followers, (bytes, copying))| {
+                let (partition, replica) = ids;
                 PartitionStatus {
                     partition,
                     replica,
@@ -570,6 +585,8 @@ fn partition_status() -> BoxedStrategy<PartitionStatus> {
                     applied: Index(applied),
                     wish,
                     followers,
+                    bytes,
+                    copying,
                 }
             },
         )
@@ -582,14 +599,25 @@ pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
     let peers = || vec(any::<u64>().prop_map(NodeId), 0..4);
     let unreachable = (peers(), peers());
     let partitions = vec(partition_status(), 0..4);
-    (node(), numbers, flags, unreachable, partitions)
+    let rates = (any::<u64>(), any::<u64>(), any::<u64>());
+    let figures = (any::<u64>(), any::<u64>(), rates).prop_map(
+        |(disk_total_bytes, disk_free_bytes, (reads, writes, bytes))| NodeFigures {
+            disk_total_bytes,
+            disk_free_bytes,
+            reads_per_second: reads,
+            writes_per_second: writes,
+            bytes_per_second: bytes,
+        },
+    );
+    let told = (option::of(figures), partitions);
+    (node(), numbers, flags, unreachable, told)
         .prop_map(
             |(
                 node,
                 (session, sequence, map_version),
                 (disk_full, draining, full),
                 (unreachable, silent_client_ports),
-                partitions,
+                (figures, partitions),
             )| {
                 Heartbeat {
                     node,
@@ -600,6 +628,7 @@ pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
                     silent_client_ports,
                     disk_full,
                     draining,
+                    figures,
                     full,
                     partitions,
                 }

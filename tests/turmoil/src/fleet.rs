@@ -103,6 +103,8 @@ pub fn settings(data_nodes: u32) -> ClusterSettings {
         node_timeout_ms: 1500,
         read_level: ReadLevel::Primary,
         read_quorum: 0,
+        replace_after_ms: 300_000,
+        moves_per_node: 4,
     }
 }
 

@@ -11,20 +11,22 @@
 //! - the primary of an epoch is a voter in it;
 //! - one live identity holds a name.
 
+mod membership;
 mod nodes;
 mod partitions;
 #[cfg(test)]
 mod tests;
 
+pub use membership::Leaving;
 pub(in crate::cluster) use nodes::promotion_needs;
-pub(in crate::cluster) use partitions::may_shrink;
+pub(in crate::cluster) use partitions::{may_shrink, write_quorum_for};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{BATCH_MAX, Command, Refusal, Response};
+use super::command::{BATCH_MAX, Command, PlacementBasis, Refusal, Response};
 use super::settings;
 use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
 use crate::record::{ClusterMap, ClusterSettings, NodeInfo, NodeStanding, PartitionRecord};
@@ -59,6 +61,21 @@ pub struct ClusterState {
     forced: BTreeMap<PartitionId, Epoch>,
     last_node: NodeId,
     last_replica: ReplicaId,
+    /// Members that are to hold nothing, and why.
+    #[serde(default)]
+    leaving: BTreeMap<NodeId, Leaving>,
+    /// What the seats were made for.
+    #[serde(default)]
+    placed_for: PlacementBasis,
+    #[serde(default)]
+    moves_paused: bool,
+    /// Partitions whose set in force acknowledges with W=1 because that was configured,
+    /// and is no more: until they have another set, rule 9 still holds for them.
+    #[serde(default)]
+    eventual: BTreeSet<PartitionId>,
+    /// The highest token of a caller.
+    #[serde(default)]
+    token: u64,
 }
 
 impl ClusterState {
@@ -141,6 +158,14 @@ impl ClusterState {
                 before,
                 seats,
             } => self.reseat(at, partition, &before, seats),
+            Command::Drain { node } => self.drain(at, node),
+            Command::Undrain { node } => self.undrain(at, node),
+            Command::MarkAway { node } => self.mark_away(at, node),
+            Command::MarkBack { node } => self.mark_back(at, node),
+            Command::Retire { node } => self.retire(at, node),
+            Command::PauseMoves { paused } => Ok(self.pause_moves(at, paused)),
+            Command::Rebalance { basis, moves } => self.rebalance(at, &basis, moves),
+            Command::Fenced { token, command } => self.fenced(at, token, *command),
             Command::Batch(_) => Err(Refusal::BadBatch),
         }
     }
@@ -180,11 +205,6 @@ impl ClusterState {
     ) -> Result<Response, Refusal> {
         let old = self.settings.as_ref().ok_or(Refusal::NoCluster)?;
         let fixed = [
-            (
-                "replicationFactor",
-                settings.replication_factor != old.replication_factor,
-            ),
-            ("writeQuorum", settings.write_quorum != old.write_quorum),
             ("partitions", settings.partitions != old.partitions),
             ("virtualNodes", settings.virtual_nodes != old.virtual_nodes),
             (
@@ -201,6 +221,12 @@ impl ClusterState {
         // process that starts must reckon with every grant it may ever have given
         // (rule 5).
         settings.lease_ms_longest = settings.lease_ms.max(old.lease_ms_longest);
+        // How many nodes the table waited for is history, once there is one.
+        if !self.partitions.is_empty() {
+            settings.initial_data_nodes = settings
+                .initial_data_nodes
+                .max(u32::from(settings.replication_factor));
+        }
         let errors = settings::check(&settings);
         if !errors.is_empty() {
             return Err(Refusal::Settings(errors));
@@ -208,8 +234,13 @@ impl ClusterState {
         if settings == **old {
             return Ok(Response::Unchanged);
         }
+        if settings.replication_factor > old.replication_factor {
+            self.check_enough_nodes(self.basis().nodes.len(), settings.replication_factor)?;
+        }
+        let was_eventual = old.write_quorum == 1;
         self.settings = Some(Arc::new(settings));
         self.version = at;
+        self.follow_settings(at, was_eventual);
         Ok(Response::Done)
     }
 

@@ -7,7 +7,7 @@ use super::ClusterState;
 use crate::cluster::command::{NodeRegistration, Refusal, Response};
 use crate::cluster::settings::WEIGHT_MAX;
 use crate::ids::{MapVersion, NodeId, PartitionId};
-use crate::record::{Addresses, ClusterSettings, NodeInfo, NodeStanding, ReplicaSet};
+use crate::record::{Addresses, NodeInfo, NodeStanding, ReplicaSet};
 use crate::seeded::{Bug, is_seeded};
 
 /// The most data nodes that a cluster has at a time.
@@ -36,9 +36,12 @@ pub(super) fn check_text(
     })
 }
 
-/// How many members of a set must be left for a promotion without a person's word.
-pub(crate) fn promotion_needs(set: &ReplicaSet, settings: &ClusterSettings) -> usize {
-    if settings.write_quorum == 1 {
+/// How many members of a set must be left for a promotion without a person's word, where
+/// acknowledged writes `may_be_lost` (rule 9) or not.
+///
+/// A set whose W is above one is inspected by N-W+1 either way: its lease's quorum is W.
+pub(crate) fn promotion_needs(set: &ReplicaSet, may_be_lost: bool) -> usize {
+    if may_be_lost {
         // Rule 9: enough to keep any lease from being renewed, see
         // `supervisor::promotion`.
         set.len() + 1 - set.lease_quorum().min(set.len())
@@ -192,8 +195,9 @@ impl ClusterState {
         Ok(Response::Done)
     }
 
-    fn set_gone(&mut self, at: MapVersion, node: NodeId) {
+    pub(super) fn set_gone(&mut self, at: MapVersion, node: NodeId) {
         self.expected_back.remove(&node);
+        self.leaving.remove(&node);
         if let Some(info) = self.nodes.get_mut(&node) {
             let info = Arc::make_mut(info);
             info.standing = NodeStanding::Gone;
@@ -225,10 +229,8 @@ impl ClusterState {
     /// never be promoted again without a person's word: with one replica that is the
     /// only copy, with more it is the one that the inspection quorum needs.
     fn check_not_last_copy(&self, node: NodeId) -> Result<(), Refusal> {
-        let Some(settings) = &self.settings else {
-            return Ok(());
-        };
         for record in &self.partitions {
+            let may_be_lost = self.is_eventual(record.id);
             for set in record.config.sets() {
                 if !set.members.iter().any(|m| m.node == node) {
                     continue;
@@ -238,7 +240,7 @@ impl ClusterState {
                     .iter()
                     .filter(|m| m.node != node && self.is_member(m.node))
                     .count();
-                if left < promotion_needs(set, settings) {
+                if left < promotion_needs(set, may_be_lost) {
                     return Err(Refusal::LastCopies {
                         node,
                         partition: record.id,

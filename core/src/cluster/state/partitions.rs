@@ -23,11 +23,22 @@ fn invalid(reason: impl Into<String>) -> Refusal {
     }
 }
 
-/// W for a set of `members`: the configured one, as far as there are members.
-fn write_quorum_for(settings: &ClusterSettings, members: usize) -> u8 {
-    settings
-        .write_quorum
-        .min(u8::try_from(members).unwrap_or(u8::MAX))
+/// W for a set of that many members that follows `current`: the configured one, as far as
+/// there are members. One that still has more members than configured keeps its own: with
+/// a lower one, more of them would have to be there for a promotion than before.
+#[must_use]
+pub(crate) fn write_quorum_for(
+    settings: &ClusterSettings,
+    current: &ReplicaSet,
+    members: usize,
+) -> u8 {
+    let surplus = members > usize::from(settings.replication_factor);
+    let wanted = if surplus {
+        settings.write_quorum.max(current.write_quorum)
+    } else {
+        settings.write_quorum
+    };
+    wanted.min(u8::try_from(members).unwrap_or(u8::MAX))
 }
 
 impl ClusterState {
@@ -70,8 +81,7 @@ impl ClusterState {
     /// Puts a changed record in place.
     fn store(&mut self, at: MapVersion, mut record: PartitionRecord) -> Result<Response, Refusal> {
         let settings = self.settings_or_refuse()?;
-        record.degraded = record.config.current.len() < usize::from(settings.replication_factor)
-            || record.config.current.write_quorum < settings.write_quorum;
+        record.degraded = is_degraded(&record.config, &settings);
         record.changed_at = at;
         let partition = record.id;
         let slot = self
@@ -110,6 +120,7 @@ impl ClusterState {
         for (partition, nodes) in (0..settings.partitions).map(PartitionId).zip(&seats) {
             self.check_seats(partition, nodes, &settings)?;
         }
+        self.placed_for = self.basis();
         for (id, nodes) in (0..settings.partitions).zip(&seats) {
             let members: Vec<Member> = nodes
                 .iter()
@@ -127,7 +138,7 @@ impl ClusterState {
                 primary: members.first().copied(),
                 config: Configuration {
                     current: ReplicaSet {
-                        write_quorum: write_quorum_for(&settings, members.len()),
+                        write_quorum: settings.write_quorum,
                         members,
                     },
                     joint: None,
@@ -142,7 +153,7 @@ impl ClusterState {
         Ok(Response::Done)
     }
 
-    fn check_seats(
+    pub(super) fn check_seats(
         &self,
         partition: PartitionId,
         nodes: &[NodeId],
@@ -212,7 +223,6 @@ impl ClusterState {
         primary: Member,
         loss: Option<Loss>,
     ) -> Result<Response, Refusal> {
-        let settings = self.settings_or_refuse()?;
         let mut record = self.at_epoch(partition, epoch)?;
         if record.primary.is_some() && !is_seeded(Bug::NameTwoPrimaries) {
             return Err(Refusal::HasPrimary { partition });
@@ -227,7 +237,7 @@ impl ClusterState {
             return Err(Refusal::UnknownNode { node: primary.node });
         }
         let forced = self.forced.contains_key(&partition);
-        if loss.is_some() && settings.write_quorum > 1 && !forced {
+        if loss.is_some() && !self.is_eventual(partition) && !forced {
             return Err(invalid(
                 "acknowledged writes are given up only where writeQuorum is 1 or a person said so",
             ));
@@ -313,7 +323,7 @@ impl ClusterState {
             return Err(invalid("a set has one replica on each of its nodes"));
         }
         if set.len() < usize::from(settings.min_in_sync)
-            || set.len() > usize::from(settings.replication_factor)
+            || set.len() > usize::from(settings.replication_factor).max(config.current.len())
         {
             return Err(invalid(format!(
                 "a set has between minInSync {} and replicationFactor {} members, not {}",
@@ -322,11 +332,11 @@ impl ClusterState {
                 set.len()
             )));
         }
-        if set.write_quorum != write_quorum_for(&settings, set.len()) {
+        let write_quorum = write_quorum_for(&settings, &config.current, set.len());
+        if set.write_quorum != write_quorum {
             return Err(invalid(format!(
-                "a set of {} has the write quorum {}, not {}",
+                "a set of {} has the write quorum {write_quorum}, not {}",
                 set.len(),
-                write_quorum_for(&settings, set.len()),
                 set.write_quorum
             )));
         }
@@ -368,6 +378,9 @@ impl ClusterState {
                     return Err(Refusal::NoPrimary { partition });
                 }
                 record.config.current = joint;
+                if record.config.current.write_quorum > 1 {
+                    self.eventual.remove(&partition);
+                }
             }
             Direction::Backward => {}
         }
@@ -396,7 +409,7 @@ impl ClusterState {
         let Some(primary) = record.primary else {
             return Err(Refusal::NoPrimary { partition });
         };
-        if !may_shrink(&record.config.current, &settings) {
+        if !may_shrink(&record.config.current, self.is_eventual(partition)) {
             return Err(invalid(format!(
                 "partition {partition} does not need every member for a write: dropping one \
                  without a joint configuration could lose writes"
@@ -460,7 +473,7 @@ impl ClusterState {
         }
         record.config = Configuration {
             current: ReplicaSet {
-                write_quorum: write_quorum_for(&settings, members.len()),
+                write_quorum: write_quorum_for(&settings, &record.config.current, members.len()),
                 members,
             },
             joint: None,
@@ -520,8 +533,13 @@ impl ClusterState {
 /// the same; and what the configured W of 1 promises is not more than the primary
 /// keeps (rule 9).
 #[must_use]
-pub(crate) fn may_shrink(set: &ReplicaSet, settings: &ClusterSettings) -> bool {
+pub(crate) fn may_shrink(set: &ReplicaSet, may_be_lost: bool) -> bool {
     set.len() > 1
-        && (set.write_quorum() == set.len()
-            || (settings.write_quorum == 1 && set.lease_quorum() == set.len()))
+        && (set.write_quorum() == set.len() || (may_be_lost && set.lease_quorum() == set.len()))
+}
+
+/// Whether there are fewer copies, or a lower W, than configured.
+pub(super) fn is_degraded(config: &Configuration, settings: &ClusterSettings) -> bool {
+    config.current.len() < usize::from(settings.replication_factor)
+        || config.current.write_quorum < settings.write_quorum
 }

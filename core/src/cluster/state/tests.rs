@@ -396,7 +396,7 @@ fn the_table_waits_for_the_nodes_and_names_primaries_in_epoch_one() {
     };
     assert_eq!(
         machine.refused(table.clone()),
-        "1 data nodes have registered, 3 are needed"
+        "1 data nodes are there to hold replicas, 3 are needed"
     );
     machine.apply(register("data-2", "u2"));
     machine.apply(register("data-3", "u3"));

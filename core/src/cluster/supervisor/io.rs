@@ -296,6 +296,21 @@ pub enum SupervisorEvent {
         /// To which side.
         direction: Direction,
     },
+    /// Nodes that are to hold the data changed, and the seats follow.
+    Planned {
+        /// How many partitions get other seats.
+        partitions: usize,
+        /// How many replicas have to be made for it.
+        copies: usize,
+    },
+    /// Nodes stayed away for longer than the grace, but too many are down at once to
+    /// believe that their data is lost.
+    ReplacementHeldBack {
+        /// How many are down.
+        down: usize,
+        /// Of how many.
+        nodes: usize,
+    },
     /// A proposal was refused: another leader was faster, or the state forbids it.
     ProposalRefused {
         /// About which partition, if about one.
@@ -346,8 +361,11 @@ pub struct SupervisorOptions {
     /// How long too few members may answer a primary, where others could serve, before
     /// one of them is promoted.
     pub cut_off_after: Micros,
-    /// The most replicas being made at a time on one node.
-    pub joiners_per_node: usize,
+    /// How long other nodes must have been there for before the seats are given anew:
+    /// several that join or leave together make one plan.
+    pub plan_after: Micros,
+    /// How long a node that was away must have been up before it gets anything.
+    pub back_after: Micros,
     /// How long a primary may take to hand over before it is asked again.
     pub hand_over_timeout: Micros,
     /// Whether primaries go back to where the ring puts them.
@@ -375,7 +393,8 @@ impl Default for SupervisorOptions {
             joiner_timeout: Micros::from_millis(30_000),
             slow_learner_rest: Micros::from_millis(60_000),
             cut_off_after: Micros::from_millis(1_000),
-            joiners_per_node: 8,
+            plan_after: Micros::from_millis(3_000),
+            back_after: Micros::from_millis(5_000),
             hand_over_timeout: Micros::from_millis(2_000),
             balance_primaries: true,
             balance_after: Micros::from_millis(30_000),

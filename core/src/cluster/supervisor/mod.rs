@@ -17,6 +17,8 @@
 
 mod handover;
 mod io;
+mod membership;
+mod preview;
 mod promotion;
 mod reconfigure;
 mod show;
@@ -24,6 +26,8 @@ mod show;
 mod tests;
 mod view;
 mod work;
+
+pub use preview::PreviewError;
 
 pub use io::{
     AdminRequest, Input, Output, PromotionReason, ProposalId, ProposalOutcome, SupervisorEvent,
@@ -33,15 +37,17 @@ pub use io::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::cluster::command::{BATCH_MAX, Command, Direction, Response};
+use crate::cluster::command::{BATCH_MAX, Command, Direction, PlacementBasis, Response};
 use crate::cluster::failure_detector::HealthChange;
-use crate::cluster::placement::{self, PlacementNode, PlacementRequest};
+use crate::cluster::placement::{self, PlacementRequest};
+use crate::cluster::rebalance;
 use crate::cluster::report::Order;
 use crate::cluster::settings::{LEASE_MS_DEFAULT, NODE_TIMEOUT_MS_DEFAULT};
 use crate::cluster::state::ClusterState;
-use crate::ids::{Micros, NodeId, PartitionId};
-use crate::record::PartitionRecord;
+use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
+use crate::record::{Configuration, PartitionRecord};
 
+use reconfigure::Wanted;
 use view::Views;
 use work::Work;
 
@@ -74,8 +80,21 @@ pub struct Supervisor {
     in_flight: Option<InFlight>,
     last_proposal: ProposalId,
     last_round: u64,
-    /// How many replicas are being made on each node; made anew when it is needed.
-    joining: Option<BTreeMap<NodeId, usize>>,
+    /// Replicas that are wanted, and how endangered their partition is without them.
+    wanted: Vec<Wanted>,
+    /// Partitions that want a replica and have to wait for others that are being made.
+    waiting: BTreeSet<PartitionId>,
+    /// Nodes that drain and hold nothing any more, and the version of the map that says so.
+    emptied: BTreeMap<NodeId, MapVersion>,
+    /// Who is down, and since when without a break.
+    down_since: BTreeMap<NodeId, Micros>,
+    /// Whether nobody is replaced because too many are down at once.
+    replacement_held_back: bool,
+    /// Whether the seats were made for other nodes than those that are to hold the data:
+    /// what only follows them waits for the new ones.
+    unsettled: bool,
+    /// What they are to be made for, and since when it has been that.
+    basis_seen: Option<(PlacementBasis, Micros)>,
     outputs: Vec<Output>,
 }
 
@@ -105,7 +124,13 @@ impl Supervisor {
             in_flight: None,
             last_proposal: ProposalId(0),
             last_round: 0,
-            joining: None,
+            wanted: Vec::new(),
+            waiting: BTreeSet::new(),
+            emptied: BTreeMap::new(),
+            down_since: BTreeMap::new(),
+            replacement_held_back: false,
+            unsettled: false,
+            basis_seen: None,
             outputs: Vec::new(),
         }
     }
@@ -133,9 +158,9 @@ impl Supervisor {
         if self.leading {
             self.judge_nodes(now);
             self.look(now);
+            self.admit_wanted(now);
             self.flush(now);
         }
-        self.joining = None;
         std::mem::take(&mut self.outputs)
     }
 
@@ -150,6 +175,8 @@ impl Supervisor {
                 // Answers to another leader's questions are no answers to this one's.
                 self.last_round = self.last_round.max(term.saturating_mul(ROUNDS_PER_TERM));
                 self.leading = true;
+                self.down_since.clear();
+                self.basis_seen = None;
                 self.quiet_since = now;
                 self.next_sweep = now;
                 self.take_state(now, state);
@@ -205,6 +232,8 @@ impl Supervisor {
         self.dirty.clear();
         self.active.clear();
         self.queue.clear();
+        self.wanted.clear();
+        self.waiting.clear();
         self.in_flight = None;
     }
 
@@ -221,6 +250,7 @@ impl Supervisor {
             self.next_sweep = now.plus(SWEEP);
             self.mark_all();
             self.make_table();
+            self.judge_membership(now);
         }
         self.dirty.extend(&self.active);
         let lost = self
@@ -256,13 +286,20 @@ impl Supervisor {
             if let Some(old) = old
                 && self.leading
             {
+                if is_changing(&old.config) && !is_changing(&record.config) {
+                    // There is room for another one.
+                    self.dirty.append(&mut self.waiting);
+                }
                 tell_change(old, record, &mut self.outputs);
                 tell_loss(&before, &self.state, record, &self.works, &mut self.outputs);
             }
         }
-        let nodes_changed = before.nodes() != self.state.nodes();
-        if nodes_changed {
+        let basis = self.state.basis();
+        self.unsettled = *self.state.placed_for() != basis;
+        self.note_emptied();
+        if before.nodes() != self.state.nodes() || before.basis() != basis {
             self.mark_all();
+            self.next_sweep = now;
         }
     }
 
@@ -414,16 +451,7 @@ impl Supervisor {
         {
             return;
         }
-        let nodes: Vec<PlacementNode> = self
-            .state
-            .members()
-            .map(|n| PlacementNode {
-                id: n.id,
-                uuid: n.uuid.clone(),
-                zone: n.zone.clone(),
-                weight: n.weight,
-            })
-            .collect();
+        let nodes = rebalance::placement_nodes(&self.state, &self.state.basis());
         // Refused settings never got this far, so that placing cannot fail; if it
         // did, nothing would be proposed and the nodes would be waited for.
         if let Ok(seats) = placement::place(&PlacementRequest {
@@ -454,6 +482,11 @@ impl Supervisor {
                 .map_or(LEASE_MS_DEFAULT, |s| s.lease_ms_longest),
         )
     }
+}
+
+/// Whether a replica is being made or the voters change.
+fn is_changing(config: &Configuration) -> bool {
+    config.joint.is_some() || !config.learners.is_empty()
 }
 
 /// Tells of a naming that may have lost writes, once it is in the state: it may be

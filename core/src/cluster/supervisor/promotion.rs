@@ -187,7 +187,7 @@ impl Supervisor {
             })
         };
         if !self.state.is_member(primary.node) {
-            return trouble(PromotionReason::PrimaryGone, false);
+            return trouble(PromotionReason::PrimaryGone, true);
         }
         if work.requested == Some(record.epoch) {
             return trouble(PromotionReason::Requested, true);
@@ -509,7 +509,7 @@ impl Supervisor {
                 .filter_map(|m| inquiry.answers.get(&m.replica))
                 .filter(|a| a.report.whole && self.is_reachable(a.report.member.node))
                 .count();
-            whole < self.needed(set)
+            whole < self.needed(record, set)
         })
     }
 
@@ -561,16 +561,14 @@ impl Supervisor {
                             .is_some_and(|a| self.counts(inquiry, a))
                     })
                     .count(),
-                needed: self.needed(set),
+                needed: self.needed(record, set),
                 sure: set.inspection_quorum(),
             })
             .collect()
     }
 
-    fn needed(&self, set: &ReplicaSet) -> usize {
-        self.state
-            .settings()
-            .map_or_else(|| set.inspection_quorum(), |s| promotion_needs(set, s))
+    fn needed(&self, record: &PartitionRecord, set: &ReplicaSet) -> usize {
+        promotion_needs(set, self.state.is_eventual(record.id))
     }
 
     /// Whether everyone answered of whom an answer can be hoped for, but for one whose

@@ -10,13 +10,15 @@
 //!                             v given up             v backwards
 //! ```
 
+use std::collections::BTreeMap;
+
 use super::Supervisor;
 use super::work::Work;
 use crate::cluster::command::{Command, Direction};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::report::Wish;
-use crate::cluster::state::may_shrink;
-use crate::ids::{Micros, NodeId, ReplicaId};
+use crate::cluster::state::{Leaving, may_shrink, promotion_needs, write_quorum_for};
+use crate::ids::{Micros, NodeId, PartitionId, ReplicaId};
 use crate::record::{Member, PartitionRecord, ReplicaSet};
 use crate::seeded::{Bug, is_seeded};
 
@@ -27,6 +29,16 @@ enum Place {
     Of(Member),
     /// It is one more.
     Added,
+}
+
+/// A replica that is wanted. They are ordered by what is most urgent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Wanted {
+    /// How many more members could be lost before nobody could be promoted.
+    spare: usize,
+    partition: PartitionId,
+    primary: NodeId,
+    node: NodeId,
 }
 
 impl Supervisor {
@@ -53,22 +65,187 @@ impl Supervisor {
             );
         } else if let Some(learner) = record.config.learners.first().copied() {
             self.settle_learner(now, record, learner, work);
-        } else if now >= work.change_after
-            && self.views.is_serving(record)
-            && let Some(node) = self.wanted_learner(now, record, work)
-        {
-            *self.joining_on(node) += 1;
-            self.propose(
-                now,
-                work,
-                Command::AddLearner {
+        } else if now >= work.change_after && self.views.is_serving(record) {
+            if let Some(set) = self.adjusted_set(record) {
+                self.propose(
+                    now,
+                    work,
+                    Command::EnterJoint {
+                        partition: record.id,
+                        epoch: record.epoch,
+                        revision: record.revision,
+                        set,
+                    },
+                );
+            } else if let Some(node) = self.wanted_learner(now, record, work) {
+                self.wanted.push(Wanted {
+                    spare: self.spare_copies(record),
                     partition: record.id,
-                    epoch: record.epoch,
-                    revision: record.revision,
+                    primary: primary.node,
                     node,
-                },
-            );
+                });
+            }
         }
+    }
+
+    /// How many more members could be lost before nobody could be promoted, in the set
+    /// where that is fewest.
+    fn spare_copies(&self, record: &PartitionRecord) -> usize {
+        let may_be_lost = self.state.is_eventual(record.id);
+        record
+            .config
+            .sets()
+            .map(|set| {
+                let live = set
+                    .members
+                    .iter()
+                    .filter(|m| self.views.is_up(m.node) && !self.views.is_corrupt(record.id, **m))
+                    .count();
+                live.saturating_sub(promotion_needs(set, may_be_lost))
+            })
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// Has the wanted replicas made, those of the most endangered partitions first, as
+    /// many at a time as the settings allow on each node and out of what each node leads.
+    pub(super) fn admit_wanted(&mut self, now: Micros) {
+        if self.wanted.is_empty() {
+            return;
+        }
+        let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.sort_unstable();
+        let most = self
+            .state
+            .settings()
+            .map_or(1, |s| usize::from(s.moves_per_node));
+        let (mut joining, mut giving) = self.moves_under_way();
+        for Wanted {
+            spare: _,
+            partition,
+            primary,
+            node,
+        } in wanted
+        {
+            let to = joining.entry(node).or_default();
+            let from = giving.entry(primary).or_default();
+            let Some(record) = self.state.partition(partition) else {
+                continue;
+            };
+            if *to >= most || *from >= most {
+                self.waiting.insert(partition);
+                continue;
+            }
+            *to += 1;
+            *from += 1;
+            self.waiting.remove(&partition);
+            let command = Command::AddLearner {
+                partition,
+                epoch: record.epoch,
+                revision: record.revision,
+                node,
+            };
+            if let Some(work) = self.works.get_mut(&partition) {
+                work.pending = Some(now);
+                self.queue.push(command);
+            }
+        }
+    }
+
+    /// How many replicas are being made: by the node that gets them, and by the node that
+    /// leads them. Those that are proposed and not in the state yet count as well.
+    pub(super) fn moves_under_way(&self) -> (BTreeMap<NodeId, usize>, BTreeMap<NodeId, usize>) {
+        let mut joining: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut giving: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut count = |record: &PartitionRecord, node: NodeId| {
+            *joining.entry(node).or_default() += 1;
+            if let Some(primary) = record.primary {
+                *giving.entry(primary.node).or_default() += 1;
+            }
+        };
+        for record in self.state.partitions() {
+            let config = &record.config;
+            let joiners = config
+                .joint
+                .iter()
+                .flat_map(|set| &set.members)
+                .filter(|m| !config.current.members.contains(m));
+            for member in config.learners.iter().chain(joiners) {
+                count(record, member.node);
+            }
+        }
+        let proposed = self
+            .queue
+            .iter()
+            .chain(self.in_flight.iter().flat_map(|p| &p.commands));
+        for command in proposed {
+            if let Command::AddLearner {
+                partition,
+                epoch,
+                revision,
+                node,
+            } = command
+                && let Some(record) = self.state.partition(*partition)
+                && record.order() == (*epoch, *revision)
+            {
+                count(record, *node);
+            }
+        }
+        (joining, giving)
+    }
+
+    /// The same members, or fewer, with what RF and W ask for by now: surplus ones go once
+    /// every seat is filled, and W changes once they are gone and none is missing.
+    fn adjusted_set(&self, record: &PartitionRecord) -> Option<ReplicaSet> {
+        let settings = self.state.settings()?;
+        let seats = self.state.seats(record.id);
+        let current = &record.config.current;
+        let primary = record.primary?;
+        // It hands over first.
+        if !seats.contains(&primary.node) {
+            return None;
+        }
+        let mut members: Vec<Member> = current
+            .members
+            .iter()
+            .copied()
+            .filter(|m| seats.contains(&m.node))
+            .collect();
+        if members.len() < seats.len() || seats.len() != usize::from(settings.replication_factor) {
+            return None;
+        }
+        self.sort_by_seat(record, &mut members);
+        let write_quorum = write_quorum_for(settings, current, members.len());
+        if members.len() == current.len() && write_quorum == current.write_quorum {
+            return None;
+        }
+        let set = ReplicaSet {
+            members,
+            write_quorum,
+        };
+        // Joint for as long as one of the needed ones is away would be worse than waiting.
+        let answering = set
+            .members
+            .iter()
+            .filter(|m| {
+                **m == primary
+                    || self
+                        .views
+                        .follower(record, **m)
+                        .is_some_and(|f| f.answering)
+            })
+            .count();
+        (answering >= set.lease_quorum().max(set.write_quorum())).then_some(set)
+    }
+
+    fn sort_by_seat(&self, record: &PartitionRecord, members: &mut [Member]) {
+        let seats = self.state.seats(record.id);
+        members.sort_by_key(|m| {
+            seats
+                .iter()
+                .position(|seat| *seat == m.node)
+                .unwrap_or(usize::MAX)
+        });
     }
 
     /// Keeps track of which replicas do not answer, and since when.
@@ -152,7 +329,8 @@ impl Supervisor {
             .views
             .primary_status(record)
             .is_some_and(|s| s.wish == Wish::None);
-        if !sound || !may_shrink(set, settings) || !set.contains(primary.replica) {
+        let eventual = self.state.is_eventual(record.id);
+        if !sound || !may_shrink(set, eventual) || !set.contains(primary.replica) {
             return None;
         }
         let keep: Vec<ReplicaId> = set
@@ -226,12 +404,7 @@ impl Supervisor {
 
     /// The node that a new replica is wanted on, if any: a seat that is empty, or
     /// whose member is damaged or gone.
-    fn wanted_learner(
-        &mut self,
-        now: Micros,
-        record: &PartitionRecord,
-        work: &Work,
-    ) -> Option<NodeId> {
+    fn wanted_learner(&self, now: Micros, record: &PartitionRecord, work: &Work) -> Option<NodeId> {
         let current = &record.config.current;
         let seats = self.state.seats(record.id).to_vec();
         let repair_after = self.options.repair_after;
@@ -255,8 +428,22 @@ impl Supervisor {
                 || (self.views.is_missing(record, *member)
                     && self.silent_for(now, member.replica, work) >= repair_after)
         })?;
-        let busy = *self.joining_on(seat) >= self.options.joiners_per_node;
-        (!busy).then_some(seat)
+        let held_back = self.unsettled || self.state.moves_paused();
+        (!held_back || self.is_repair(record, seat)).then_some(seat)
+    }
+
+    /// Whether a new replica on `node` takes the place of one that is lost or missing, and
+    /// not of one that merely belongs elsewhere.
+    fn is_repair(&self, record: &PartitionRecord, node: NodeId) -> bool {
+        match self.place_for(record, node) {
+            Some(Place::Of(old)) => {
+                old.node == node
+                    || !self.state.is_member(old.node)
+                    || self.state.leaving(old.node) == Some(Leaving::Away)
+            }
+            Some(Place::Added) => true,
+            None => false,
+        }
     }
 
     /// What a new replica on `node` would do to the current set, if it has a place.
@@ -272,13 +459,21 @@ impl Supervisor {
         // One that is gone for good first, then one that sits where it does not
         // belong, but never the primary: it hands over first.
         let replaceable = |m: &&Member| record.primary != Some(**m);
-        let gone = current
+        let lost = |m: &Member| {
+            if !self.state.is_member(m.node) {
+                return Some(0);
+            }
+            let away = self.state.leaving(m.node) == Some(Leaving::Away);
+            (away && !seats.contains(&m.node)).then_some(1)
+        };
+        let lost = current
             .members
             .iter()
             .filter(replaceable)
-            .find(|m| !self.state.is_member(m.node));
-        if let Some(gone) = gone {
-            return Some(Place::Of(*gone));
+            .filter_map(|m| lost(m).map(|order| (order, *m)))
+            .min();
+        if let Some((_, lost)) = lost {
+            return Some(Place::Of(lost));
         }
         let settings = self.state.settings()?;
         if current.len() < usize::from(settings.replication_factor) {
@@ -305,43 +500,12 @@ impl Supervisor {
             .filter(|m| place != Place::Of(*m))
             .collect();
         members.push(learner);
-        let seats = self.state.seats(record.id);
-        members.sort_by_key(|m| {
-            seats
-                .iter()
-                .position(|seat| *seat == m.node)
-                .unwrap_or(usize::MAX)
-        });
-        let write_quorum = settings
-            .write_quorum
-            .min(u8::try_from(members.len()).unwrap_or(u8::MAX));
+        self.sort_by_seat(record, &mut members);
+        let write_quorum = write_quorum_for(settings, &record.config.current, members.len());
         Some(ReplicaSet {
             members,
             write_quorum,
         })
-    }
-
-    /// How many replicas are being made on a node.
-    fn joining_on(&mut self, node: NodeId) -> &mut usize {
-        let state = &self.state;
-        self.joining
-            .get_or_insert_with(|| {
-                let mut joining = std::collections::BTreeMap::new();
-                for record in state.partitions() {
-                    let config = &record.config;
-                    let joiners = config
-                        .joint
-                        .iter()
-                        .flat_map(|set| &set.members)
-                        .filter(|m| !config.current.members.contains(m));
-                    for member in config.learners.iter().chain(joiners) {
-                        *joining.entry(member.node).or_default() += 1;
-                    }
-                }
-                joining
-            })
-            .entry(node)
-            .or_default()
     }
 
     /// Whether the node is up, and has been for that long.

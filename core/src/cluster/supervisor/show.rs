@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use super::Supervisor;
 use super::work::{Promotion, Work};
 use crate::cluster::command::Loss;
+use crate::cluster::rebalance::copies_to;
 use crate::cluster::report::{Role, Wish};
 use crate::cluster::status::{
-    ClusterStatus, NodeStatus, PartitionHealth, PartitionState, PromotionStep, ReplicaHealth,
-    Standing, Summary,
+    ClusterStatus, NodeStatus, PartitionHealth, PartitionState, PromotionStep, RebalanceStatus,
+    ReplicaHealth, Standing, Summary,
 };
 use crate::ids::{Micros, NodeId};
 use crate::record::{Configuration, Member, NodeStanding, PartitionRecord};
@@ -38,14 +39,50 @@ impl Supervisor {
                 nodes: state.members().count(),
                 lossy_promotions: partitions.iter().map(|p| p.lossy_promotions).sum(),
             },
+            rebalance: self.rebalance_status(),
             nodes,
             partitions,
         }
     }
 
+    fn rebalance_status(&self) -> RebalanceStatus {
+        let state = &self.state;
+        let mut status = RebalanceStatus {
+            paused: state.moves_paused(),
+            planned: !self.unsettled,
+            held_back: self.replacement_held_back,
+            ..RebalanceStatus::default()
+        };
+        for record in state.partitions() {
+            let copies = copies_to(state, record, state.seats(record.id));
+            for copy in &copies {
+                let begun = record.config.on_node(copy.to).is_some();
+                *(if begun {
+                    &mut status.under_way
+                } else {
+                    &mut status.waiting
+                }) += 1;
+                status.bytes_left += self.bytes_left_of(copy).unwrap_or(0);
+            }
+            let current = &record.config.current;
+            let settled = current.len() == state.seats(record.id).len()
+                && state
+                    .settings()
+                    .is_none_or(|s| s.write_quorum == current.write_quorum);
+            if copies.is_empty() && (!settled || super::is_changing(&record.config)) {
+                status.to_adjust += 1;
+            }
+        }
+        status
+    }
+
     fn node_statuses(&self, now: Micros) -> Vec<NodeStatus> {
         let mut leads: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut replicas: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut seats: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for seat in self.state.all_seats().iter().flatten() {
+            *seats.entry(*seat).or_default() += 1;
+        }
         for record in self.state.partitions() {
             if let Some(primary) = record.primary {
                 *leads.entry(primary.node).or_default() += 1;
@@ -75,6 +112,13 @@ impl Supervisor {
                 expected_back_unix_ms: self.state.expected_back(n.id),
                 leads: leads.get(&n.id).copied().unwrap_or(0),
                 replicas: replicas.get(&n.id).copied().unwrap_or(0),
+                seats: seats.get(&n.id).copied().unwrap_or(0),
+                leaving: self.state.leaving(n.id),
+                empty: self
+                    .emptied
+                    .get(&n.id)
+                    .is_some_and(|version| self.views.has_seen(n.id, *version)),
+                figures: self.views.figures(n.id),
             })
             .collect()
     }
@@ -122,6 +166,7 @@ impl Supervisor {
             lost: Loss {
                 entries_known: loss.entries_known,
             },
+            seats: self.state.seats(record.id).to_vec(),
             replicas,
         }
     }
@@ -151,6 +196,8 @@ impl Supervisor {
                 .zip(matched)
                 .map(|(head, matched)| head.saturating_sub(matched)),
             corrupt: now_known.is_some_and(|s| s.wish == Wish::Replace),
+            bytes: last.and_then(|s| s.bytes),
+            copying: now_known.and_then(|s| s.copying),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::failure_detector::{FailureDetector, Health};
-use crate::cluster::report::{FollowerStatus, Heartbeat, PartitionStatus, Role, Wish};
+use crate::cluster::report::{FollowerStatus, Heartbeat, NodeFigures, PartitionStatus, Role, Wish};
 use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
 use crate::record::{Member, PartitionRecord};
 
@@ -20,6 +20,7 @@ pub(super) struct NodeView {
     statuses: BTreeMap<PartitionId, PartitionStatus>,
     pub(super) draining: bool,
     pub(super) disk_full: bool,
+    figures: Option<NodeFigures>,
 }
 
 /// Every node's view, and which of them are up.
@@ -76,6 +77,7 @@ impl Views {
             silent_client_ports,
             disk_full,
             draining,
+            figures,
             full,
             partitions: statuses,
         } = heartbeat;
@@ -107,6 +109,7 @@ impl Views {
         view.map_version = map_version;
         view.draining = draining;
         view.disk_full = disk_full;
+        view.figures = figures;
         if full {
             heard.changed.extend(view.statuses.keys());
             view.statuses.clear();
@@ -139,6 +142,21 @@ impl Views {
 
     pub(super) fn is_full(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|v| v.disk_full)
+    }
+
+    /// Whether the node has seen that version of the map, or is down, so that it tells
+    /// nothing.
+    pub(super) fn has_seen(&self, node: NodeId, version: MapVersion) -> bool {
+        self.health(node).is_down()
+            || self
+                .nodes
+                .get(&node)
+                .is_some_and(|view| self.is_up(node) && view.map_version >= version)
+    }
+
+    /// The disk and the load of a node, as it told last.
+    pub(super) fn figures(&self, node: NodeId) -> Option<NodeFigures> {
+        self.nodes.get(&node)?.figures
     }
 
     /// The status of a replica, from a node that is up and has told everything.

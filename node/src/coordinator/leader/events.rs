@@ -130,6 +130,20 @@ impl Chronicle {
             SupervisorEvent::RequestRefused { partition, reason } => {
                 tracing::warn!(%partition, reason, "a request is refused");
             }
+            SupervisorEvent::Planned { partitions, copies } => {
+                tracing::info!(partitions, copies, "other nodes are to hold the data");
+                metrics::counter!("cairn_coordinator_plans_total").increment(1);
+                metrics::counter!("cairn_coordinator_planned_copies_total")
+                    .increment(u64::try_from(*copies).unwrap_or(u64::MAX));
+            }
+            SupervisorEvent::ReplacementHeldBack { down, nodes } => {
+                tracing::error!(
+                    down,
+                    nodes,
+                    "nodes have been away for longer than the grace, but too many are down at \
+                     once to believe that their data is lost: nobody is replaced"
+                );
+            }
             SupervisorEvent::HandOverOrdered { .. }
             | SupervisorEvent::Shrunk { .. }
             | SupervisorEvent::LearnerAdded { .. }

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use cairn_core::cluster::status::ClusterStatus;
-use cairn_core::cluster::{AdminRequest, Command, Response as Answer};
+use cairn_core::cluster::settings::{self, SettingsChange};
+use cairn_core::cluster::status::{ClusterStatus, Plan};
+use cairn_core::cluster::supervisor::PreviewError;
+use cairn_core::cluster::{AdminRequest, Command, Refusal, Response as Answer};
 use cairn_core::ids::{Epoch, NodeId, PartitionId};
 use cairn_core::record::ClusterSettings;
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::admin_server::Admin;
 use cairn_proto::pb::coordinator::v1::change_request::Change;
 use serde::Serialize;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-use super::{Office, refusal_status};
+use super::Office;
 use crate::coordinator::group::Group;
 use crate::coordinator::leader::{Message, Noted};
 use crate::grpc::caller_of;
@@ -88,14 +90,61 @@ impl Admin for AdminService {
                 "permission denied: changing the cluster takes the role admin",
             ));
         }
-        let pb::ChangeRequest {
-            // Nothing governs the cluster by a manifest yet.
-            override_manifest: _,
-            change,
-        } = request.into_inner();
-        let change = change.ok_or_else(|| Status::invalid_argument("no change is named"))?;
-        let message = self.0.change(change).await?;
-        Ok(Response::new(pb::ChangeReply { message }))
+        let request = request.into_inner();
+        Ok(Response::new(self.0.change(request).await?))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<pb::PlanRequest>,
+    ) -> Result<Response<pb::PlanReply>, Status> {
+        let change = request.into_inner().change;
+        self.0.reign()?;
+        let command = match change {
+            None => None,
+            Some(request) => {
+                let change = named(request.change)?;
+                let Asked::Command { command, .. } = self.0.read(change).await? else {
+                    return Err(Status::invalid_argument(
+                        "handing a primary over copies nothing: there is nothing to plan",
+                    ));
+                };
+                Some(command)
+            }
+        };
+        let plan = self.0.preview(command).await?;
+        let json = serde_json::to_vec(&plan).map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(pb::PlanReply { json: json.into() }))
+    }
+}
+
+fn named(change: Option<Change>) -> Result<Change, Status> {
+    change.ok_or_else(|| Status::invalid_argument("no change is named"))
+}
+
+/// What a change comes to.
+enum Asked {
+    /// A command of the state machine.
+    Command {
+        command: Command,
+        /// What is said once it is done.
+        done: String,
+        warnings: Vec<String>,
+        /// Whether copies have to find room for it.
+        needs_room: bool,
+    },
+    /// A question to the leader alone.
+    Leader { request: AdminRequest, done: String },
+}
+
+impl Asked {
+    fn command(command: Command, done: impl Into<String>) -> Self {
+        Self::Command {
+            command,
+            done: done.into(),
+            warnings: Vec::new(),
+            needs_room: false,
+        }
     }
 }
 
@@ -136,39 +185,194 @@ impl Office {
         }
     }
 
-    async fn change(&self, change: Change) -> Result<String, Status> {
+    async fn change(&self, request: pb::ChangeRequest) -> Result<pb::ChangeReply, Status> {
+        let pb::ChangeRequest {
+            // Nothing governs the cluster by a manifest yet.
+            override_manifest: _,
+            token,
+            change,
+        } = request;
         self.reign()?;
-        match change {
+        match self.read(named(change)?).await? {
+            Asked::Leader { request, done } => {
+                if !self.desk.tell(Message::Admin(request)).await {
+                    return Err(self.group.not_leader());
+                }
+                Ok(pb::ChangeReply {
+                    message: done,
+                    warnings: Vec::new(),
+                })
+            }
+            Asked::Command {
+                command,
+                done,
+                warnings,
+                needs_room,
+            } => {
+                if needs_room {
+                    self.check_room(&command).await?;
+                }
+                let command = match token {
+                    0 => command,
+                    token => Command::Fenced {
+                        token,
+                        command: Box::new(command),
+                    },
+                };
+                let message = match self.propose(command).await? {
+                    Answer::Refused(refusal) => return Err(refused_change(&refusal)),
+                    Answer::Unchanged => "it already is as asked".to_owned(),
+                    _ => done,
+                };
+                Ok(pb::ChangeReply { message, warnings })
+            }
+        }
+    }
+
+    /// Reads a change, and judges what the state machine cannot.
+    async fn read(&self, change: Change) -> Result<Asked, Status> {
+        Ok(match change {
             Change::NodeGone(pb::NodeGone { node, force }) => {
                 let node = NodeId(node);
-                let command = Command::MarkGone { node, force };
-                self.carry(
-                    command,
-                    format!("{node} is given up; its replicas are replaced"),
+                Asked::command(
+                    Command::MarkGone { node, force },
+                    format!("{node} is given up; its replicas are made anew elsewhere"),
                 )
-                .await
             }
             Change::Settings(change) => {
                 let agreed = self.view.borrow().map.settings.clone();
                 let agreed =
                     agreed.ok_or_else(|| Status::unavailable("the cluster is not made yet"))?;
-                let settings = changed(&agreed, change)?;
-                let command = Command::ChangeSettings { settings };
-                self.carry(command, "the settings are changed".to_owned())
-                    .await
+                let settings = settings_change(change)?.of(&agreed);
+                let needs_room = settings.replication_factor > agreed.replication_factor;
+                Asked::Command {
+                    warnings: settings::warnings(&settings)
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
+                    done: format!(
+                        "the settings are changed: replicationFactor {}, writeQuorum {}, \
+                         minInSync {}",
+                        settings.replication_factor, settings.write_quorum, settings.min_in_sync
+                    ),
+                    command: Command::ChangeSettings { settings },
+                    needs_room,
+                }
             }
             Change::MovePrimary(pb::MovePrimary { partition, to_node }) => {
                 let partition = PartitionId(partition);
                 let to = Some(NodeId(to_node));
-                self.ask(AdminRequest::HandOver { partition, to }).await?;
-                Ok(format!("the primary of {partition} is asked to hand over"))
+                Asked::Leader {
+                    request: AdminRequest::HandOver { partition, to },
+                    done: format!("the primary of {partition} is asked to hand over"),
+                }
             }
-            Change::Recover(recover) => self.recover(recover).await,
+            Change::Recover(recover) => self.recover(recover).await?,
+            Change::Drain(pb::Drain { node, undo: false }) => {
+                let node = NodeId(node);
+                Asked::Command {
+                    command: Command::Drain { node },
+                    done: format!("{node} gives up all that it holds"),
+                    warnings: Vec::new(),
+                    needs_room: true,
+                }
+            }
+            Change::Drain(pb::Drain { node, undo: true }) => {
+                let node = NodeId(node);
+                Asked::command(Command::Undrain { node }, format!("{node} stays"))
+            }
+            Change::Retire(pb::Retire { node }) => {
+                let node = NodeId(node);
+                self.check_empty(node).await?;
+                Asked::command(
+                    Command::Retire { node },
+                    format!("{node} is no member any more"),
+                )
+            }
+            Change::PauseMoves(pb::PauseMoves { paused }) => Asked::command(
+                Command::PauseMoves { paused },
+                if paused {
+                    "only what is lost is made anew from here on"
+                } else {
+                    "moves go on"
+                },
+            ),
+            Change::ExpectBack(pb::ExpectBack {
+                node,
+                until_unix_ms,
+            }) => {
+                let node = NodeId(node);
+                Asked::command(
+                    Command::ExpectBack {
+                        node,
+                        until_unix_ms,
+                    },
+                    if until_unix_ms == 0 {
+                        format!("{node} is not expected to be away any more")
+                    } else {
+                        format!("{node} may be away until then")
+                    },
+                )
+            }
+        })
+    }
+
+    async fn preview(&self, change: Option<Command>) -> Result<Plan, Status> {
+        let plan = self.desk.preview(change).await;
+        let plan = plan.ok_or_else(|| self.group.not_leader())?;
+        plan.map_err(|error| match error {
+            PreviewError::Refused(refusal) => refused_change(&refusal),
+            PreviewError::Placement(error) => Status::failed_precondition(error.to_string()),
+        })
+    }
+
+    /// Refuses what would fill a disk.
+    async fn check_room(&self, command: &Command) -> Result<(), Status> {
+        let plan = self.preview(Some(command.clone())).await?;
+        if plan.no_room.is_empty() {
+            return Ok(());
+        }
+        let nodes: Vec<String> = {
+            let view = self.view.borrow();
+            plan.no_room
+                .iter()
+                .map(|lack| {
+                    let name = view
+                        .state
+                        .node(lack.node)
+                        .map_or_else(|| lack.node.to_string(), |n| n.name.clone());
+                    format!(
+                        "{name} would get about {} bytes and may take {}",
+                        lack.needed_bytes, lack.free_bytes
+                    )
+                })
+                .collect()
+        };
+        Err(Status::failed_precondition(format!(
+            "the disks are too small for what would have to be copied: {}",
+            nodes.join("; ")
+        )))
+    }
+
+    /// Refuses to retire a node that has not said that it is empty.
+    async fn check_empty(&self, node: NodeId) -> Result<(), Status> {
+        let shown = self.desk.show().await;
+        let shown = shown.ok_or_else(|| self.group.not_leader())?;
+        let told = shown.status.nodes.iter().find(|status| status.id == node);
+        match told {
+            // Whatever else is wrong with it, the state machine says.
+            Some(status) if status.leaving.is_some() && status.seats == 0 && !status.empty => {
+                Err(Status::failed_precondition(format!(
+                    "{} has not said yet that it is empty: {} replicas are left",
+                    status.name, status.replicas
+                )))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Goes on with the survivors that a person named (rules 9 and 12).
-    async fn recover(&self, recover: pb::Recover) -> Result<String, Status> {
+    async fn recover(&self, recover: pb::Recover) -> Result<Asked, Status> {
         let pb::Recover {
             partition,
             survivors,
@@ -216,51 +420,57 @@ impl Office {
             epoch: Epoch(epoch),
             keep,
         };
-        let done = format!("{partition} goes on with what its survivors hold");
-        self.carry(command, done).await
-    }
-
-    async fn ask(&self, request: AdminRequest) -> Result<(), Status> {
-        if self.desk.tell(Message::Admin(request)).await {
-            Ok(())
-        } else {
-            Err(self.group.not_leader())
-        }
-    }
-
-    async fn carry(&self, command: Command, done: String) -> Result<String, Status> {
-        match self.propose(command).await? {
-            Answer::Refused(refusal) => Err(refusal_status(&refusal)),
-            Answer::Unchanged => Ok("it already is as asked".to_owned()),
-            _ => Ok(done),
-        }
+        Ok(Asked::command(
+            command,
+            format!("{partition} goes on with what its survivors hold"),
+        ))
     }
 }
 
-/// The settings with what is asked for; absent fields stay as they are.
-fn changed(agreed: &ClusterSettings, change: pb::Settings) -> Result<ClusterSettings, Status> {
+/// A refusal of what a person or the operator asked for: it is told at once. What another
+/// change was faster than may be asked for again.
+fn refused_change(refusal: &Refusal) -> Status {
+    let code = match refusal {
+        Refusal::NoCluster => Code::Unavailable,
+        Refusal::Stale { .. } | Refusal::SeatsChanged { .. } | Refusal::BasisChanged => {
+            Code::Aborted
+        }
+        Refusal::UnknownNode { .. } | Refusal::UnknownPartition { .. } => Code::NotFound,
+        Refusal::Settings(_) | Refusal::BadText { .. } => Code::InvalidArgument,
+        _ => Code::FailedPrecondition,
+    };
+    Status::new(code, refusal.to_string())
+}
+
+/// Reads what is to be changed of the settings; absent fields stay as they are.
+fn settings_change(change: pb::Settings) -> Result<SettingsChange, Status> {
     let pb::Settings {
         replication_factor,
         write_quorum,
         min_in_sync,
         lease_ms,
         node_timeout_ms,
+        replace_after_ms,
+        moves_per_node,
+        idempotence_window,
     } = change;
-    let small = |value: Option<u32>, field: &str, present: u8| match value {
-        None => Ok(present),
-        Some(value) => u8::try_from(value)
-            .map_err(|_| Status::invalid_argument(format!("{field} {value} is out of range"))),
+    let small = |value: Option<u32>, field: &str| {
+        value
+            .map(|value| {
+                u8::try_from(value).map_err(|_| {
+                    Status::invalid_argument(format!("{field} {value} is out of range"))
+                })
+            })
+            .transpose()
     };
-    Ok(ClusterSettings {
-        replication_factor: small(
-            replication_factor,
-            "replicationFactor",
-            agreed.replication_factor,
-        )?,
-        write_quorum: small(write_quorum, "writeQuorum", agreed.write_quorum)?,
-        min_in_sync: small(min_in_sync, "minInSync", agreed.min_in_sync)?,
-        lease_ms: lease_ms.unwrap_or(agreed.lease_ms),
-        node_timeout_ms: node_timeout_ms.unwrap_or(agreed.node_timeout_ms),
-        ..agreed.clone()
+    Ok(SettingsChange {
+        replication_factor: small(replication_factor, "replicationFactor")?,
+        write_quorum: small(write_quorum, "writeQuorum")?,
+        min_in_sync: small(min_in_sync, "minInSync")?,
+        lease_ms,
+        node_timeout_ms,
+        replace_after_ms,
+        moves_per_node: small(moves_per_node, "movesPerNode")?,
+        idempotence_window,
     })
 }

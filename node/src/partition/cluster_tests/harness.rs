@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use cairn_core::cluster::report::{Order, ReplicaReport, Wish};
+use cairn_core::cluster::report::{NodeFigures, Order, ReplicaReport, Wish};
 use cairn_core::ids::{Epoch, MapVersion, Micros, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::{
     Condition, Expiry, ReadLevel, RequestError, Sequenced, WriteOp, WriteOutcome, WriteReply,
@@ -76,7 +76,10 @@ pub(super) struct Parts(Box<dyn SnapshotReader>);
 impl SnapshotParts for Parts {
     fn next(&mut self) -> BoxFuture<'_, Result<SnapshotPart, String>> {
         let part = self.0.next_chunk(4096).map(|chunk| match chunk {
-            Some(chunk) => SnapshotPart::Rows(chunk),
+            Some(rows) => SnapshotPart::Rows {
+                rows,
+                expected_bytes: self.0.expected_bytes(),
+            },
             None => SnapshotPart::End {
                 mark: self.0.mark(),
                 lineage: self.0.lineage(),
@@ -116,6 +119,8 @@ impl AgentLink for Reports {
     fn urge(&self) {}
 
     fn disk_full(&self, _: bool) {}
+
+    fn figures(&self, _: NodeFigures) {}
 
     fn peer_map(&self, _: NodeId, _: MapVersion) {}
 }
@@ -164,6 +169,8 @@ pub(super) fn settings() -> ClusterSettings {
         node_timeout_ms: 1000,
         read_level: ReadLevel::Primary,
         read_quorum: 0,
+        replace_after_ms: 300_000,
+        moves_per_node: 4,
     }
 }
 

@@ -76,6 +76,7 @@ impl World {
             silent_client_ports: Vec::new(),
             disk_full,
             draining,
+            figures: None,
             full: true,
             partitions,
         };

@@ -2,6 +2,7 @@
 //! read, scenarios, and random faults.
 
 mod chaos;
+mod membership;
 mod proposals;
 mod script;
 mod transcripts;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::world::{Traced, World};
 use crate::cluster::command::Command;
-use crate::cluster::report::Heartbeat;
+use crate::cluster::report::{CopyProgress, Heartbeat, NodeFigures};
 use crate::cluster::settings::SettingsRequest;
 use crate::cluster::supervisor::{Input, Output, SupervisorEvent, SupervisorOptions};
 use crate::ids::{Micros, NodeId, PartitionId};
@@ -138,6 +138,7 @@ fn a_heartbeat_that_was_overtaken_changes_nothing() {
             silent_client_ports: Vec::new(),
             disk_full: false,
             draining: false,
+            figures: None,
             full: true,
             partitions: Vec::new(),
         })
@@ -147,4 +148,48 @@ fn a_heartbeat_that_was_overtaken_changes_nothing() {
     assert!(world.all_serve());
     world.feed(newer);
     assert!(!world.all_serve(), "this one lists no replica at all");
+}
+
+#[test]
+fn the_status_shows_the_figures_that_were_told_last() {
+    let mut world = world(1, 2);
+    let record = Arc::clone(&world.state.partitions()[0]);
+    let member = record.config.current.members[0];
+    let shown = |world: &World| {
+        let status = world.supervisor.status(Micros(world.now));
+        let node = status.nodes.into_iter().find(|n| n.id == member.node);
+        let replicas = status.partitions[0].replicas.clone();
+        let replica = replicas.into_iter().find(|r| r.member == member);
+        let replica = replica.expect("a replica");
+        (
+            node.expect("a node").figures,
+            replica.bytes,
+            replica.copying,
+        )
+    };
+    assert_eq!(shown(&world), (None, None, None));
+    let figures = NodeFigures {
+        disk_total_bytes: 100,
+        disk_free_bytes: 40,
+        reads_per_second: 7,
+        writes_per_second: 5,
+        bytes_per_second: 900,
+    };
+    let copying = CopyProgress {
+        received_bytes: 10,
+        expected_bytes: 90,
+    };
+    let mut heartbeat = world.heartbeat(member.node);
+    heartbeat.figures = Some(figures);
+    for status in &mut heartbeat.partitions {
+        status.bytes = Some(12);
+        status.copying = Some(copying);
+    }
+    world.feed(Input::Heartbeat(heartbeat));
+    assert_eq!(shown(&world), (Some(figures), Some(12), Some(copying)));
+    // One that is away copies nothing; what it held is still of use to know.
+    world.feed(Input::StreamClosed { node: member.node });
+    world.nodes.get_mut(&member.node).unwrap().alive = false;
+    world.run(30_000);
+    assert_eq!(shown(&world), (Some(figures), Some(12), None));
 }

@@ -106,6 +106,31 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
             });
             return vec![respond(&response)];
         }
+        ["leave", n] => {
+            return vec![respond(&world.commit(Command::Drain { node: node(n) }))];
+        }
+        ["stay", n] => {
+            return vec![respond(&world.commit(Command::Undrain { node: node(n) }))];
+        }
+        ["retire", n] => {
+            return vec![respond(&world.commit(Command::Retire { node: node(n) }))];
+        }
+        ["set", changes @ ..] => {
+            let small = |key| number(changes, key).map(|n| u8::try_from(n).expect("small"));
+            let response = world.change_settings(|settings| {
+                if let Some(rf) = small("rf") {
+                    settings.replication_factor = rf;
+                }
+                if let Some(w) = small("w") {
+                    settings.write_quorum = w;
+                    settings.min_in_sync = settings.min_in_sync.min(w);
+                }
+                if let Some(grace) = number(changes, "grace") {
+                    settings.replace_after_ms = grace;
+                }
+            });
+            return vec![respond(&response)];
+        }
         ["register", name] => {
             let response = world.register(name, false);
             return vec![respond(&response)];
@@ -250,7 +275,7 @@ fn show(world: &World) -> Vec<String> {
 
 /// One line for what is worth reading; asking without effect and what answers it is
 /// not.
-fn tell(traced: &Traced) -> Option<String> {
+pub(super) fn tell(traced: &Traced) -> Option<String> {
     Some(match traced {
         Traced::Output(Output::Propose { command, .. }) => format!("propose {}", propose(command)),
         Traced::Output(Output::SendOrder { node, order }) => match order {
@@ -318,6 +343,16 @@ fn propose(command: &Command) -> String {
             let all: Vec<String> = commands.iter().map(propose).collect();
             all.join("; ")
         }
+        Command::Rebalance { moves, .. } => {
+            let all: Vec<String> = moves
+                .iter()
+                .map(|change| {
+                    let nodes: Vec<String> = change.seats.iter().map(ToString::to_string).collect();
+                    format!("{} on {}", change.partition, nodes.join(" "))
+                })
+                .collect();
+            format!("seats {}", all.join(", "))
+        }
         other => format!("{other:?}"),
     }
 }
@@ -357,6 +392,12 @@ fn tell_event(event: &SupervisorEvent) -> Option<String> {
         SupervisorEvent::LearnerRemoved { node, .. } => format!("* learner on {node} given up"),
         SupervisorEvent::JointEntered { .. } => "* joint".to_owned(),
         SupervisorEvent::JointLeft { direction, .. } => format!("* joint left, {direction:?}"),
+        SupervisorEvent::Planned { partitions, copies } => {
+            format!("* new seats for {partitions} partition(s), {copies} replica(s) to make")
+        }
+        SupervisorEvent::ReplacementHeldBack { down, nodes } => {
+            format!("* {down} of {nodes} nodes are down: nobody is replaced")
+        }
         SupervisorEvent::ProposalRefused { refusal, .. } => format!("* refused: {refusal}"),
         SupervisorEvent::RequestRefused { reason, .. } => format!("* cannot: {reason}"),
     })

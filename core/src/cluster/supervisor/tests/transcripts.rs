@@ -47,5 +47,9 @@ transcripts! {
     a_node_that_was_given_up_leaves_its_seats_to_its_name
     a_primary_without_its_followers_is_replaced_where_they_could_serve
     a_learner_that_is_too_slow_is_given_up_and_tried_again_later
+    a_node_that_leaves_gives_up_its_copies_and_goes
+    a_node_that_stays_away_is_replaced_and_comes_back
+    three_replicas_become_five_and_three_again
+    w_is_lowered_to_one_and_raised_again
     a_primary_without_a_seat_hands_over_before_it_is_replaced
 }

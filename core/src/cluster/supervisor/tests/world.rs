@@ -20,7 +20,7 @@ use crate::cluster::supervisor::{
     Input, Output, ProposalId, ProposalOutcome, Supervisor, SupervisorOptions,
 };
 use crate::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position};
-use crate::record::{Addresses, Member, PartitionRecord};
+use crate::record::{Addresses, ClusterSettings, Member, PartitionRecord};
 
 pub(super) const MS: u64 = 1_000;
 const SLICE: u64 = 5 * MS;
@@ -251,6 +251,16 @@ impl World {
             );
         }
         response
+    }
+
+    /// Changes what the cluster agreed on.
+    pub(super) fn change_settings(
+        &mut self,
+        change: impl FnOnce(&mut ClusterSettings),
+    ) -> Response {
+        let mut settings = ClusterSettings::clone(self.state.settings().expect("a cluster"));
+        change(&mut settings);
+        self.commit(Command::ChangeSettings { settings })
     }
 
     /// Applies a command, and checks what must hold of every state.
@@ -769,7 +779,7 @@ impl World {
         }
     }
 
-    fn heartbeat(&mut self, node: NodeId) -> Heartbeat {
+    pub(super) fn heartbeat(&mut self, node: NodeId) -> Heartbeat {
         let unreachable: Vec<NodeId> = self
             .state
             .members()
@@ -802,6 +812,7 @@ impl World {
             silent_client_ports,
             disk_full: false,
             draining: sim.draining,
+            figures: None,
             full: std::mem::take(&mut sim.full),
             partitions: statuses,
         }
@@ -852,6 +863,8 @@ impl World {
             applied: replica.head.index,
             wish: replica.wish,
             followers,
+            bytes: None,
+            copying: None,
         }
     }
 

@@ -1,0 +1,279 @@
+//! `nodes add|drain|undrain|remove|expect`: which data nodes hold the data.
+
+use std::time::{Duration, SystemTime};
+
+use cairn_client::admin::{Change, Drain, ExpectBack, NodeGone, Retire};
+use cairn_core::cluster::status::NodeStatus;
+use cairn_core::record::NodeStanding;
+
+use crate::confirm;
+use crate::endpoints::{Endpoints, block_on};
+use crate::failure::{Failure, Kind};
+use crate::inspect::{self, Document};
+use crate::output::Format;
+use crate::rebalance::{self, Wait};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct NodesArgs {
+    #[command(subcommand)]
+    command: Option<NodesCommand>,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum NodesCommand {
+    /// Let data nodes take part: they get their share of the data
+    ///
+    /// A data node that starts and finds the coordinators takes part by itself. This is for
+    /// scripts: it takes a drain back, and with --wait it waits until the nodes are there
+    /// and hold what they are to hold.
+    Add {
+        /// Their names
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Let data nodes give up all that they hold
+    ///
+    /// They serve until each of their replicas has its successor. Then they are empty, and
+    /// `cairn nodes remove` lets them go. Until then `cairn nodes undrain` takes it back.
+    Drain {
+        /// Their names
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        /// Print what would be copied, and change nothing
+        #[arg(long, conflicts_with = "wait")]
+        plan: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take a drain back: the node keeps what it still holds, and gets its share again
+    Undrain {
+        /// Their names
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// End the membership of data nodes that drained and are empty
+    Remove {
+        /// Their names
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        /// They never come back, and their disks are lost: what they hold is made anew from
+        /// the other replicas at once
+        #[arg(long)]
+        gone_for_good: bool,
+        /// Even where too few replicas of a partition are left to go on by itself
+        #[arg(long, requires = "gone_for_good")]
+        force: bool,
+        /// Do not ask
+        #[arg(long, short = 'y')]
+        yes: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Say that a data node is stopped on purpose: nothing is moved until it is late
+    Expect {
+        /// Its name
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// In how many seconds it is back
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800), required_unless_present = "clear")]
+        within: Option<u64>,
+        /// Take it back
+        #[arg(long, conflicts_with = "within")]
+        clear: bool,
+    },
+}
+
+pub(crate) fn run(args: NodesArgs, endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
+    match args.command {
+        None => inspect::nodes(endpoints, format),
+        Some(NodesCommand::Add { nodes, wait }) => add(&nodes, &wait, endpoints, format),
+        Some(NodesCommand::Drain { nodes, plan, wait }) => {
+            drain(&nodes, plan, &wait, endpoints, format)
+        }
+        Some(NodesCommand::Undrain { nodes, wait }) => {
+            set_drain(&nodes, true, endpoints)?;
+            rebalance::settle_where_asked(&wait, endpoints, format)
+        }
+        Some(NodesCommand::Remove {
+            nodes,
+            gone_for_good,
+            force,
+            yes,
+            wait,
+        }) => {
+            if gone_for_good {
+                give_up(&nodes, force, yes, endpoints)?;
+            } else {
+                retire(&nodes, endpoints)?;
+            }
+            rebalance::settle_where_asked(&wait, endpoints, format)
+        }
+        Some(NodesCommand::Expect {
+            node,
+            within,
+            clear: _,
+        }) => expect(&node, within, endpoints),
+    }
+}
+
+/// The member of that name.
+fn find<'a>(document: &'a Document, name: &str) -> Result<&'a NodeStatus, Failure> {
+    let members =
+        || (document.status.nodes.iter()).filter(|node| node.standing == NodeStanding::Member);
+    members().find(|node| node.name == name).ok_or_else(|| {
+        let known: Vec<&str> = members().map(|node| node.name.as_str()).collect();
+        Failure::new(Kind::NotFound, format!("there is no data node {name}"))
+            .with_remedy(format!("The data nodes are {}", known.join(", ")))
+    })
+}
+
+/// What there is, with a leader that knows.
+fn document(endpoints: &Endpoints) -> Result<Document, Failure> {
+    let document = block_on(inspect::document(endpoints))?;
+    if document.leading {
+        return Ok(document);
+    }
+    Err(Failure::unavailable("the coordinators have no leader")
+        .with_remedy("Bring a majority of the coordinators back first"))
+}
+
+/// Has a change made for each node, in this order; says what came of it.
+fn change_each(
+    nodes: &[String],
+    endpoints: &Endpoints,
+    change: impl Fn(&NodeStatus) -> Option<Change>,
+) -> Result<(), Failure> {
+    let document = document(endpoints)?;
+    // Nothing is done before every name is known.
+    let found = nodes
+        .iter()
+        .map(|name| find(&document, name))
+        .collect::<Result<Vec<_>, _>>()?;
+    for node in found {
+        if let Some(change) = change(node) {
+            rebalance::change(endpoints, &node.name, change)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_drain(nodes: &[String], undo: bool, endpoints: &Endpoints) -> Result<(), Failure> {
+    change_each(nodes, endpoints, |node| {
+        Some(Change::Drain(Drain {
+            node: node.id.0,
+            undo,
+        }))
+    })
+}
+
+fn add(
+    nodes: &[String],
+    wait: &Wait,
+    endpoints: &Endpoints,
+    format: Format,
+) -> Result<(), Failure> {
+    if wait.is_asked() {
+        let missing = |document: &Document| {
+            let names: Vec<&str> = nodes
+                .iter()
+                .filter(|name| find(document, name).is_err())
+                .map(String::as_str)
+                .collect();
+            (!names.is_empty()).then(|| format!("waiting for {} to come", names.join(", ")))
+        };
+        rebalance::wait_until(wait, endpoints, missing)?;
+    }
+    change_each(nodes, endpoints, |node| {
+        node.leaving.map(|_| {
+            Change::Drain(Drain {
+                node: node.id.0,
+                undo: true,
+            })
+        })
+    })?;
+    rebalance::settle_where_asked(wait, endpoints, format)
+}
+
+fn drain(
+    nodes: &[String],
+    plan: bool,
+    wait: &Wait,
+    endpoints: &Endpoints,
+    format: Format,
+) -> Result<(), Failure> {
+    if plan {
+        let [node] = nodes else {
+            return Err(Failure::usage("a plan is for one node at a time"));
+        };
+        let node = find(&document(endpoints)?, node)?.id.0;
+        let change = Change::Drain(Drain { node, undo: false });
+        return rebalance::show_plan(Some(change), endpoints, format);
+    }
+    set_drain(nodes, false, endpoints)?;
+    if !wait.is_asked() {
+        return Ok(());
+    }
+    let left = |document: &Document| {
+        let full: Vec<&NodeStatus> = nodes
+            .iter()
+            .filter_map(|name| find(document, name).ok())
+            .filter(|node| !node.empty)
+            .collect();
+        let names: Vec<String> = full
+            .iter()
+            .map(|node| format!("{} holds {} replicas", node.name, node.replicas))
+            .collect();
+        (!full.is_empty()).then(|| format!("{}; {}", names.join(", "), rebalance::line(document)))
+    };
+    rebalance::wait_until(wait, endpoints, left)?;
+    eprintln!("{}: empty, and may be removed", nodes.join(", "));
+    Ok(())
+}
+
+fn retire(nodes: &[String], endpoints: &Endpoints) -> Result<(), Failure> {
+    change_each(nodes, endpoints, |node| {
+        Some(Change::Retire(Retire { node: node.id.0 }))
+    })
+    .map_err(|failure| {
+        failure.with_remedy(
+            "`cairn nodes drain NODE --wait` has a node give up what it holds; one whose disk is \
+             lost goes with --gone-for-good",
+        )
+    })
+}
+
+fn give_up(nodes: &[String], force: bool, yes: bool, endpoints: &Endpoints) -> Result<(), Failure> {
+    let question = format!(
+        "Is it certain that {} never come back with their disks?",
+        nodes.join(", ")
+    );
+    if !yes && !confirm::ask("giving up a node's disk", &question)? {
+        return Err(Failure::refused("nothing was changed"));
+    }
+    change_each(nodes, endpoints, |node| {
+        Some(Change::NodeGone(NodeGone {
+            node: node.id.0,
+            force,
+        }))
+    })
+}
+
+fn expect(name: &str, within: Option<u64>, endpoints: &Endpoints) -> Result<(), Failure> {
+    let until_unix_ms = within.map_or(0, |seconds| {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let until = now + Duration::from_secs(seconds);
+        u64::try_from(until.as_millis()).unwrap_or(u64::MAX)
+    });
+    change_each(&[name.to_owned()], endpoints, |node| {
+        Some(Change::ExpectBack(ExpectBack {
+            node: node.id.0,
+            until_unix_ms,
+        }))
+    })
+}
