@@ -228,6 +228,8 @@ mod tests {
             applied: None,
             lag: None,
             corrupt: false,
+            bytes: None,
+            copying: None,
         };
         let health = PartitionHealth {
             partition: PartitionId(0),
@@ -241,6 +243,7 @@ mod tests {
             promotion: None,
             lossy_promotions: 0,
             lost: Loss::default(),
+            seats: Vec::new(),
             replicas: config.replicas().into_iter().map(replica).collect(),
         };
         let record = PartitionRecord {

@@ -1,14 +1,13 @@
 //! `cairn dev add`, `stop`, `start`, `wipe` and `remove`, asked of a `cairn dev` that runs.
 
 use std::fs;
-use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cairn_process_tests::cluster::BOUND;
 use cairn_process_tests::resp::{ClusterClient, Patience, Reply, Routes};
-use cairn_process_tests::waiting;
+use cairn_process_tests::{cli, waiting};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,18 +26,8 @@ fn asking(directory: &Path, words: &[&str]) -> Result<Command> {
 }
 
 /// Runs a command that is to succeed, and returns what it printed as JSON.
-fn done(mut command: Command) -> Result<Value> {
-    let mut process = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let (mut output, mut errors) = (process.stdout.take(), process.stderr.take());
-    let status = waiting::until("a command to end", BOUND * 2, || Ok(process.try_wait()?))?;
-    let (mut printed, mut said) = (String::new(), String::new());
-    let pipes = output.as_mut().zip(errors.as_mut()).context("its pipes")?;
-    pipes.0.read_to_string(&mut printed)?;
-    pipes.1.read_to_string(&mut said)?;
-    ensure!(status.success(), "{command:?} ended with {status}: {said}");
+fn done(command: Command) -> Result<Value> {
+    let printed = cli::done(command, BOUND * 2)?;
     serde_json::from_str(&printed).with_context(|| format!("no JSON: {printed}"))
 }
 

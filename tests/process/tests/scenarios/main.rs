@@ -16,6 +16,7 @@ mod hostile;
 mod keyspace;
 mod kills;
 mod levels;
+mod membership;
 mod networks;
 mod other_configurations;
 mod power_cuts;
