@@ -76,7 +76,7 @@ impl Failure {
         ExitCode::from(self.kind as u8)
     }
 
-    #[cfg(test)]
+    /// Which kind of failure it is.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }

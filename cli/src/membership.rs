@@ -238,11 +238,12 @@ fn retire(nodes: &[String], endpoints: &Endpoints) -> Result<(), Failure> {
     change_each(nodes, endpoints, |node| {
         Some(Change::Retire(Retire { node: node.id.0 }))
     })
-    .map_err(|failure| {
-        failure.with_remedy(
+    .map_err(|failure| match failure.kind() {
+        Kind::Refused => failure.with_remedy(
             "`cairn nodes drain NODE --wait` has a node give up what it holds; one whose disk is \
              lost goes with --gone-for-good",
-        )
+        ),
+        _ => failure,
     })
 }
 

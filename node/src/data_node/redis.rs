@@ -33,19 +33,40 @@ impl Future for Reading {
 }
 
 /// As Redis clients take it. They learn from `MOVED` who is primary of a slot: a replica
-/// that can answer although the primary may not is no such node, and is left to a later
-/// try.
+/// that can answer although the primary may not is no such node, and the command waits
+/// here until the primary is known.
 fn spoken(handle: &Handle, result: partition::ReadingResult) -> ReadResult {
     match result {
         Ok(reading) => Ok(reading.value),
         Err(RequestError::Moved {
             partition,
+            epoch,
             primary: Some(member),
-            ..
-        }) if !handle.knows_as_primary(partition, member) => {
-            Err(RequestError::NotReady { partition })
+        }) if !handle.knows_as_primary(partition, member) || member.node == handle.node() => {
+            Err(RequestError::Moved {
+                partition,
+                epoch,
+                primary: None,
+            })
         }
         Err(error) => Err(error),
+    }
+}
+
+/// A primary that was deposed a moment ago may still have a map that names it: a client
+/// that is sent there would run in a circle. The command waits here for the newer map.
+fn spoken_of_write(here: NodeId, result: WriteResult) -> WriteResult {
+    match result {
+        Err(RequestError::Moved {
+            partition,
+            epoch,
+            primary: Some(member),
+        }) if member.node == here => Err(RequestError::Moved {
+            partition,
+            epoch,
+            primary: None,
+        }),
+        result => result,
     }
 }
 
@@ -142,6 +163,39 @@ impl Session for Writes {
     }
 
     fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Vec<(u64, WriteResult)>> {
-        self.queue.poll_take(context, 1)
+        let mut answers = std::task::ready!(self.queue.poll_take(context, 1));
+        let here = self.handle.node();
+        for (_, result) in &mut answers {
+            if result.is_err() {
+                let told = std::mem::replace(result, Err(RequestError::NoMap));
+                *result = spoken_of_write(here, told);
+            }
+        }
+        Poll::Ready(answers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_core::ids::{Epoch, PartitionId, ReplicaId};
+    use cairn_core::record::Member;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_to_the_node_that_says_so() {
+        let moved = |node: Option<u64>| RequestError::Moved {
+            partition: PartitionId(3),
+            epoch: Epoch(7),
+            primary: node.map(|node| Member {
+                node: NodeId(node),
+                replica: ReplicaId(node),
+            }),
+        };
+        let here = NodeId(1);
+        let told = |error| spoken_of_write(here, Err(error)).unwrap_err();
+        assert_eq!(told(moved(Some(1))), moved(None));
+        assert_eq!(told(moved(Some(2))), moved(Some(2)));
+        assert_eq!(told(RequestError::DiskFull), RequestError::DiskFull);
     }
 }

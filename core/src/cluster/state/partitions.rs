@@ -322,7 +322,9 @@ impl ClusterState {
         if nodes.len() != set.len() {
             return Err(invalid("a set has one replica on each of its nodes"));
         }
-        if set.len() < usize::from(settings.min_in_sync)
+        // One that grows towards the floor from below is let grow.
+        let floor = usize::from(settings.min_in_sync).min(config.current.len());
+        if set.len() < floor
             || set.len() > usize::from(settings.replication_factor).max(config.current.len())
         {
             return Err(invalid(format!(

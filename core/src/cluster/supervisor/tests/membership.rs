@@ -410,14 +410,14 @@ fn rf_and_w_change_online_and_come_back() {
         (3, 2),
         (2, 2),
         (1, 1),
-        (3, 2),
+        (5, 3),
         (3, 1),
         (3, 2),
     ] {
         let response = world.change_settings(|settings| {
             settings.replication_factor = rf;
             settings.write_quorum = w;
-            settings.min_in_sync = settings.min_in_sync.min(w);
+            settings.min_in_sync = w.min(rf.div_ceil(2));
         });
         assert_eq!(response, Response::Done, "RF {rf} W {w}");
         settle(&mut world);
