@@ -183,6 +183,7 @@ pub(crate) fn line(document: &Document) -> String {
     let RebalanceStatus {
         paused,
         planned,
+        too_few_nodes,
         held_back,
         under_way,
         waiting,
@@ -190,7 +191,9 @@ pub(crate) fn line(document: &Document) -> String {
         bytes_left,
     } = rebalance;
     let mut parts = Vec::new();
-    if !planned {
+    if too_few_nodes {
+        parts.push("too few data nodes for the replication factor: start another one".to_owned());
+    } else if !planned {
         parts.push("new places are about to be given".to_owned());
     }
     if under_way + waiting > 0 {

@@ -82,6 +82,9 @@ impl ClusterState {
     fn store(&mut self, at: MapVersion, mut record: PartitionRecord) -> Result<Response, Refusal> {
         let settings = self.settings_or_refuse()?;
         record.degraded = is_degraded(&record.config, &settings);
+        if record.config.sets().all(|set| set.write_quorum > 1) {
+            self.eventual.remove(&record.id);
+        }
         record.changed_at = at;
         let partition = record.id;
         let slot = self
@@ -380,9 +383,6 @@ impl ClusterState {
                     return Err(Refusal::NoPrimary { partition });
                 }
                 record.config.current = joint;
-                if record.config.current.write_quorum > 1 {
-                    self.eventual.remove(&partition);
-                }
             }
             Direction::Backward => {}
         }

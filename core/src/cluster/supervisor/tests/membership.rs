@@ -7,6 +7,7 @@ use super::world::{Draw, Traced, World};
 use crate::cluster::command::{Command, Refusal, Response};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::rebalance::{self, MoveReason};
+use crate::cluster::report::NodeFigures;
 use crate::cluster::settings::SettingsRequest;
 use crate::cluster::state::Leaving;
 use crate::cluster::status::PartitionState;
@@ -205,6 +206,71 @@ fn a_drain_that_leaves_too_few_nodes_is_refused() {
         world.commit(Command::Drain { node: NodeId(1) }),
         Response::Unchanged
     );
+}
+
+#[test]
+fn what_a_change_would_copy_is_told_and_whether_there_is_room_for_it() {
+    let mut world = cluster(3, 4);
+    world.replica_bytes = Some(1_000);
+    for node in 1..=4 {
+        world.sim(NodeId(node)).figures = Some(NodeFigures {
+            disk_total_bytes: 100_000,
+            disk_free_bytes: 60_000,
+            ..NodeFigures::default()
+        });
+    }
+    world.sim(NodeId(2)).figures = Some(NodeFigures {
+        disk_total_bytes: 100_000,
+        disk_free_bytes: 11_000,
+        ..NodeFigures::default()
+    });
+    world.run(2_000);
+    let before = world.state.clone();
+    let held = world.state.replicas_on(NodeId(1));
+    let plan = world
+        .supervisor
+        .preview(Some(&Command::Drain { node: NodeId(1) }))
+        .expect("a plan");
+    assert_eq!(plan.copies.len(), held);
+    assert!(plan.copies.iter().all(|planned| {
+        planned.copy.reason == MoveReason::Draining && planned.copy.from == Some(NodeId(1))
+    }));
+    assert_eq!(plan.bytes, 1_000 * held as u64);
+    // A tenth of a disk is left free: of 11,000 bytes 1,000 may be taken.
+    let lack = plan.no_room.first().expect("too small a disk");
+    assert_eq!(
+        (plan.no_room.len(), lack.node, lack.free_bytes),
+        (1, NodeId(2), 1_000)
+    );
+    let refused = world
+        .supervisor
+        .preview(Some(&Command::Drain { node: NodeId(9) }))
+        .expect_err("there is no such node");
+    assert_eq!(refused.to_string(), "node n9 is not a member");
+    assert_eq!(world.state, before, "nothing is changed");
+    assert_eq!(copies(&world), 0);
+    let settled = world.supervisor.preview(None).expect("a plan");
+    assert!(settled.copies.is_empty());
+}
+
+#[test]
+fn a_drained_node_is_empty_once_it_knows_so_itself() {
+    let mut world = cluster(3, 4);
+    let node = NodeId(3);
+    let empty = |world: &World| {
+        let status = world.supervisor.status(Micros(world.now));
+        status.nodes.iter().any(|n| n.id == node && n.empty)
+    };
+    world.commit(Command::Drain { node });
+    while world.state.held_by(node).is_some() {
+        assert!(!empty(&world));
+        world.run(5);
+    }
+    assert!(!empty(&world), "its last heartbeat is older");
+    world.run(500);
+    assert!(empty(&world));
+    let status = world.supervisor.rebalance_status();
+    assert!(status.is_settled(), "{status:?}");
 }
 
 #[test]
