@@ -4,6 +4,8 @@
 //! What each change took is printed; what it may take is asserted in copies and failed
 //! requests, never in time.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 use cairn_core::cluster::state::Leaving;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
@@ -15,8 +17,19 @@ const PARTITIONS: u32 = 24;
 const VALUES: usize = 1000;
 /// How many writes are acknowledged before a change, for comparison.
 const REST_WRITES: u64 = 1500;
+/// How much of its file system is free where the cluster is made, in hundredths.
+const FREE_PERCENT: u64 = 20;
 /// How long a data node may be away before it is replaced, in milliseconds.
 const REPLACE_AFTER_MS: u64 = 3_000;
+
+/// A place whose file system has room: the coordinators refuse to have anything copied onto
+/// disks that are nearly full, whoever filled them. The usual place where none has.
+fn roomy() -> Option<PathBuf> {
+    let places = [std::env::temp_dir(), PathBuf::from("/dev/shm")];
+    places.into_iter().find(|place| {
+        rustix::fs::statvfs(place).is_ok_and(|of| of.f_bavail > of.f_blocks / 100 * FREE_PERCENT)
+    })
+}
 
 /// A cluster with data in it, and the load on it.
 struct Running {
@@ -32,6 +45,7 @@ impl Running {
         let spec = Spec {
             data_nodes,
             partitions: PARTITIONS,
+            below: roomy(),
             ..Spec::default()
         };
         let cluster = Cluster::start(spec.with("CAIRN_REPLACE_AFTER_MS", REPLACE_AFTER_MS))?;
