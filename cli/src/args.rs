@@ -30,7 +30,7 @@ use crate::{
 ///
 /// Exit codes: 0 done; 1 no such key, or a condition did not hold; 2 wrong usage or
 /// settings; 3 the cluster cannot be reached or cannot serve, nothing was done; 4 the
-/// outcome of a write is unknown; 5 refused; 6 anything else.
+/// outcome of a write is unknown, or what was waited for is not done yet; 5 refused; 6 anything else.
 // The TLS files carry the names of a node's settings as ids (which clap would make the
 // flags' names too, were those not given), so that under `cairn node`
 // the node's own flags take their place instead of clashing with them. clap hands such

@@ -233,10 +233,10 @@ pub(crate) fn settle_where_asked(
         let rebalance = &document.status.rebalance;
         let served = document.status.summary.serving == document.status.summary.partitions;
         if rebalance.is_settled() && served {
-            return None;
+            return Ok(None);
         }
         let left = pace.time_left(rebalance.bytes_left);
-        Some(line(document) + &left)
+        Ok(Some(line(document) + &left))
     })?;
     if format == Format::Json {
         return output::json(&json!({ "seconds": since.elapsed().as_secs_f64() }));
@@ -273,11 +273,11 @@ impl Pace {
 /// Looks again and again until nothing is left, and tells what is.
 ///
 /// # Errors
-/// The time is over, or nobody answered for a minute.
+/// The time is over, nobody answered for a minute, or it can never be.
 pub(crate) fn wait_until(
     wait: &Wait,
     endpoints: &Endpoints,
-    mut left: impl FnMut(&Document) -> Option<String>,
+    mut left: impl FnMut(&Document) -> Result<Option<String>, Failure>,
 ) -> Result<(), Failure> {
     let until = wait
         .wait_timeout
@@ -289,11 +289,15 @@ pub(crate) fn wait_until(
             Ok(document) if document.leading => {
                 answered = Instant::now();
                 match left(&document) {
-                    None => {
+                    Ok(None) => {
                         told.end();
                         return Ok(());
                     }
-                    Some(what) => what,
+                    Ok(Some(what)) => what,
+                    Err(failure) => {
+                        told.end();
+                        return Err(failure);
+                    }
                 }
             }
             Ok(_) => "the coordinators elect a leader".to_owned(),
@@ -305,8 +309,10 @@ pub(crate) fn wait_until(
         };
         if until.is_some_and(|until| Instant::now() >= until) {
             told.end();
-            return Err(Failure::unavailable(format!("not done in time: {what}"))
-                .with_remedy("It goes on by itself: `cairn rebalance --wait` waits again"));
+            return Err(
+                Failure::new(Kind::Unknown, format!("not done in time: {what}"))
+                    .with_remedy("It goes on by itself: `cairn rebalance --wait` waits again"),
+            );
         }
         told.tell(&what);
         std::thread::sleep(PAUSE);

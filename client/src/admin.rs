@@ -13,7 +13,8 @@ use crate::transport::{Channel, DialError, Dialer};
 
 pub use cairn_proto::pb::coordinator::v1::change_request::Change;
 pub use cairn_proto::pb::coordinator::v1::{
-    ChangeReply, Drain, ExpectBack, MovePrimary, NodeGone, PauseMoves, Recover, Retire, Settings,
+    ChangeReply, Drain, ExpectBack, MovePrimary, NodeGone, PauseMoves, Recover, ResetToken, Retire,
+    Settings,
 };
 
 /// How long a pause is before the coordinators are asked again.

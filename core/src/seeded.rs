@@ -105,10 +105,14 @@ bugs! {
         "A replica that found damage calls itself whole when it is inspected.";
     HeadWithoutSnapshot "head-without-snapshot", rule 13:
         "A log that holds nothing past its snapshot counts as empty.";
+    GiveUncommitted "give-uncommitted", rule 13:
+        "The source of a snapshot applies all that it holds for it, committed or not.";
     KeepTailUnderSnapshot "keep-tail-under-snapshot", rule 13:
         "A log that does not hold a snapshot's last entry is kept under it on the disk.";
     RenewPastFence "renew-past-fence", rule 16:
         "A fenced replica goes on renewing the old primary's lease.";
+    FenceWholeBatch "fence-whole-batch", rule 16:
+        "A fence ends the grants on all partitions of a batch, and remembers its own alone.";
     ApplyMarkApart "apply-mark-apart", rule 17:
         "The applied index is written to the store before the data, in a batch of its own.";
     ReclaimBeforeDurable "reclaim-before-durable", rule 17:

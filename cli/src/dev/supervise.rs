@@ -374,11 +374,13 @@ impl<'a> Supervisor<'a> {
              try:  redis-cli -c -p {resp_port} set greeting hello\n      \
                    cairn get greeting{}\n      \
                    cairn status{}\n\
+             status page: http://127.0.0.1:{}/\n\
              All listen on 127.0.0.1. Ctrl-C stops them; the data stays.\n\
              From another terminal: cairn dev add, stop, start, wipe{}\n",
             self.directory.display(),
             self.endpoints_hint(),
             self.endpoints_hint(),
+            self.slots.first().map_or(0, |slot| slot.node.http),
             layout::data_dir_flag(self.directory),
         ))
     }

@@ -197,6 +197,8 @@ pub enum Command {
         /// The command.
         command: Box<Command>,
     },
+    /// Forgets the numbers of callers: a person's word that the next one begins anew.
+    ResetToken,
     /// Several commands in one entry, each judged alone.
     Batch(Vec<Command>),
 }
@@ -248,6 +250,7 @@ impl Command {
             | Self::Retire { .. }
             | Self::PauseMoves { .. }
             | Self::Rebalance { .. }
+            | Self::ResetToken
             | Self::Batch(_) => None,
             Self::Fenced { command, .. } => command.partition(),
         }

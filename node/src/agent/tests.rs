@@ -1,6 +1,6 @@
 //! Agents against real coordinators, with an engine that only takes notes.
 
-use cairn_core::cluster::report::{Role, Wish};
+use cairn_core::cluster::report::{NodeFigures, Role, Wish};
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position, ReplicaId};
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -350,6 +350,35 @@ async fn draining_ends_once_nothing_is_led_any_more() {
         .iter()
         .any(|e| matches!(e, Event::Drain));
     assert!(drained);
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_coordinators_show_what_a_node_tells_of_its_disk_and_its_load() {
+    let mut fleet = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    let inbox = enrolled.inbox.clone();
+    let agent = node.spawn(enrolled);
+    let shown = async |name: &str| fleet.status(0).await["nodes"][0][name].as_u64();
+    Node::connected(&agent).await;
+    assert_eq!(shown("diskTotalBytes").await, None);
+    inbox.set_figures(NodeFigures {
+        disk_total_bytes: 100,
+        disk_free_bytes: 40,
+        reads_per_second: 7,
+        writes_per_second: 5,
+        bytes_per_second: 900,
+    });
+    eventually("the free space", || async {
+        (shown("diskFreeBytes").await == Some(40)).then_some(())
+    })
+    .await;
+    assert_eq!(shown("diskTotalBytes").await, Some(100));
+    assert_eq!(shown("readsPerSecond").await, Some(7));
+    assert_eq!(shown("writesPerSecond").await, Some(5));
+    assert_eq!(shown("bytesPerSecond").await, Some(900));
     agent.stop().await;
     fleet.stop_all().await;
 }

@@ -271,6 +271,13 @@ impl Group {
         Some((leader, node.clone()))
     }
 
+    /// Where a member's port between nodes is: what is configured wins over what the
+    /// membership says, so that addresses may change.
+    pub(super) fn peer_of(&self, node: &RaftNode) -> String {
+        let configured = self.addresses.get(&node.name);
+        configured.map_or_else(|| node.peer.clone(), |address| address.peer.clone())
+    }
+
     /// For the status details of a refusal.
     pub(super) fn not_leader(&self) -> Status {
         let leader = Self::leader_of(&self.raft.metrics().borrow());
@@ -279,10 +286,7 @@ impl Group {
             // caller nowhere else.
             Some((id, node)) if id != self.id() => pb::NotLeader {
                 leader: id,
-                peer_address: self
-                    .addresses
-                    .get(&node.name)
-                    .map_or(node.peer, |a| a.peer.clone()),
+                peer_address: self.peer_of(&node),
                 client_address: node.client,
             },
             _ => pb::NotLeader::default(),

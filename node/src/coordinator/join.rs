@@ -122,7 +122,7 @@ impl Group {
     }
 
     /// Asks every other configured coordinator who it is.
-    async fn ask_others(&self) -> Vec<(String, Result<Card, String>)> {
+    pub(super) async fn ask_others(&self) -> Vec<(String, Result<Card, String>)> {
         let asked = self
             .addresses
             .values()

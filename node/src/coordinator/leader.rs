@@ -292,9 +292,7 @@ impl Leader {
                 }
                 outcome = self.proposals.next(), if self.proposals.any_under_way() => {
                     // The view holds the effect of what was applied: tell it first.
-                    if self.view.has_changed().unwrap_or(false) {
-                        self.applied();
-                    }
+                    self.catch_up();
                     for (id, outcome) in outcome {
                         self.inputs.push(Input::Proposal { id, outcome });
                     }
@@ -378,16 +376,25 @@ impl Leader {
                 let _ = answer.send(may);
             }
             Message::Preview { change, answer } => {
+                self.catch_up();
                 self.step(wanted);
                 let _ = answer.send(self.supervisor.preview(change.as_ref()));
             }
             Message::Show { answer } => {
+                self.catch_up();
                 self.step(wanted);
                 let _ = answer.send(Shown {
                     status: self.supervisor.status((self.clock)()),
                     events: self.chronicle.recent(),
                 });
             }
+        }
+    }
+
+    /// Whoever asks was told of what they changed before: it is to be in the answer.
+    fn catch_up(&mut self) {
+        if self.view.has_changed().unwrap_or(false) {
+            self.applied();
         }
     }
 

@@ -19,6 +19,7 @@ mod group;
 mod join;
 mod leader;
 mod network;
+mod page;
 mod probe;
 mod raft;
 mod service;
@@ -50,6 +51,7 @@ use election::Elections;
 use group::{ClusterId, Group};
 use leader::{Leader, Reign};
 use network::Network;
+use page::Documents;
 use raft::{Raft, RaftMetrics, raft_config};
 use service::{AdminService, Office, PeerPort};
 use storage::{OpenError, Opened, View};
@@ -156,6 +158,8 @@ const LAG_MAX: u64 = 64;
 #[derive(Debug)]
 pub struct Coordinator {
     office: Office,
+    documents: Documents,
+    users: Users,
     health: watch::Receiver<CoordinatorHealth>,
     shutdown: CancellationToken,
     ended: JoinHandle<Result<(), CoordinatorError>>,
@@ -178,6 +182,12 @@ impl Coordinator {
         }
     }
 
+    /// The routes of the status page, for the HTTP listener. They do not keep the
+    /// coordinator's disk open.
+    pub fn page(&self) -> axum::Router {
+        page::routes(&self.documents, self.users.clone())
+    }
+
     /// For tests that look into it.
     #[must_use]
     pub fn probe(&self) -> Probe {
@@ -195,9 +205,14 @@ impl Coordinator {
     /// # Errors
     /// What failed. The process must end then.
     pub async fn wait(self) -> Result<(), CoordinatorError> {
-        let Self { office, ended, .. } = self;
-        // It holds the disk open.
-        drop(office);
+        let Self {
+            office,
+            documents,
+            ended,
+            ..
+        } = self;
+        // They hold the disk open.
+        drop((office, documents));
         match ended.await {
             Ok(result) => result,
             Err(error) => Err(CoordinatorError::Serve(error.to_string())),
@@ -308,10 +323,14 @@ pub async fn start_with<L: Accept>(
         desk,
         view,
         http_advertise: config.http_advertise.clone(),
+        changing: Arc::default(),
     };
+    let documents = Documents::new(office.clone());
+    let users = config.users.clone();
     let (health, receiver) = watch::channel(CoordinatorHealth::default());
     let running = Running {
         office: office.clone(),
+        documents: documents.clone(),
         shutdown: shutdown.child_token(),
         closed,
         health,
@@ -324,6 +343,8 @@ pub async fn start_with<L: Accept>(
     let ended = tokio::spawn(running.run(leader, listeners));
     Ok(Coordinator {
         office,
+        documents,
+        users,
         health: receiver,
         shutdown,
         ended,
@@ -345,6 +366,7 @@ async fn open(config: &CoordinatorConfig, on: WriteOn) -> Result<Opened, Coordin
 /// Everything that runs, and its end.
 struct Running {
     office: Office,
+    documents: Documents,
     shutdown: CancellationToken,
     closed: oneshot::Receiver<()>,
     health: watch::Sender<CoordinatorHealth>,
@@ -362,6 +384,7 @@ impl Running {
     ) -> Result<(), CoordinatorError> {
         let Self {
             office,
+            documents,
             shutdown,
             closed,
             health,
@@ -381,7 +404,7 @@ impl Running {
         let mut serving = JoinSet::new();
         serving.spawn(grpc::serve(
             listeners.peer,
-            peer_routes(office.clone()),
+            peer_routes(office.clone(), documents),
             ServeConfig::default(),
             connections("coordinator-peer", peer_tls, drain_timeout),
             shutdown.clone(),
@@ -459,9 +482,9 @@ async fn raft_failure(metrics: &mut watch::Receiver<RaftMetrics>) -> String {
 }
 
 /// The port between nodes.
-fn peer_routes(office: Office) -> Routes {
+fn peer_routes(office: Office, documents: Documents) -> Routes {
     let limit = limits::COORDINATOR_MESSAGE_BYTES;
-    let port = PeerPort(office);
+    let port = PeerPort { office, documents };
     let mut routes = Routes::builder();
     routes
         .add_service(

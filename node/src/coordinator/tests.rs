@@ -74,6 +74,7 @@ pub(crate) struct Fleet {
     listeners: Vec<Option<Listeners>>,
     running: Vec<Option<Coordinator>>,
     settings: ClusterSettings,
+    pub(crate) users: crate::users::Users,
 }
 
 impl Fleet {
@@ -86,6 +87,7 @@ impl Fleet {
             listeners: Vec::new(),
             running: Vec::new(),
             settings,
+            users: crate::users::Users::open(),
         };
         for place in 0..count {
             let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -125,7 +127,7 @@ impl Fleet {
             dialer: Dialer::default(),
             peer_tls: None,
             client_tls: None,
-            users: crate::users::Users::open(),
+            users: self.users.clone(),
             cluster: self.settings.clone(),
             raft: RaftTimings::default(),
             tick: Duration::from_millis(25),
@@ -212,7 +214,12 @@ impl Fleet {
         .await;
     }
 
-    async fn status(&self, place: usize) -> Value {
+    /// The routes of a coordinator's status page.
+    pub(crate) fn page(&self, place: usize) -> axum::Router {
+        self.running[place].as_ref().unwrap().page()
+    }
+
+    pub(crate) async fn status(&self, place: usize) -> Value {
         self.running[place].as_ref().unwrap().status().await
     }
 
@@ -238,7 +245,7 @@ impl Fleet {
         id.as_str().unwrap().to_owned()
     }
 
-    async fn register(
+    pub(crate) async fn register(
         &self,
         place: usize,
         uuid: &str,

@@ -19,8 +19,8 @@ use cairn_core::record::{
     PartitionRecord, ReplicaSet, SlotRange,
 };
 use cairn_core::replication::message::{
-    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, FetchRange, LeaseRenew, LeaseReply,
-    Range, ReadAnswer, ReadAsk, Stand,
+    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, CopyNews, FetchRange, LeaseRenew,
+    LeaseReply, Range, ReadAnswer, ReadAsk, SnapshotNews, Stand,
 };
 use cairn_core::replication::{EntryKind, LogEntry, PeerMessage};
 use cairn_core::slots::range_of_partition;
@@ -339,15 +339,17 @@ fn lease_renew() -> BoxedStrategy<LeaseRenew> {
 
 fn lease_reply() -> BoxedStrategy<LeaseReply> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    (numbers, any::<bool>(), vec(partition(), 0..5))
+    let standing = (any::<bool>(), any::<u32>());
+    (numbers, standing, vec(partition(), 0..5))
         .prop_map(
-            |((session, round, version, span), disk_full, excluded)| LeaseReply {
+            |((session, round, version, span), (disk_full, giving), excluded)| LeaseReply {
                 session,
                 round,
                 version,
                 excluded,
                 span: Micros(span),
                 disk_full,
+                giving,
             },
         )
         .boxed()
@@ -411,11 +413,30 @@ pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
                 })
             }
         ),
-        numbers().prop_map(|(partition, epoch, to, _)| PeerMessage::NeedSnapshot {
-            partition,
-            epoch: Epoch(epoch),
-            to: ReplicaId(to),
+        (numbers(), option::of(member())).prop_map(|((partition, epoch, to, after), source)| {
+            PeerMessage::NeedSnapshot {
+                partition,
+                epoch: Epoch(epoch),
+                to: ReplicaId(to),
+                source,
+                after: Index(after),
+            }
         }),
+        (numbers(), any::<u64>(), any::<bool>()).prop_map(
+            |((partition, epoch, from, last), source, begun)| {
+                PeerMessage::SnapshotNews(SnapshotNews {
+                    partition,
+                    epoch: Epoch(epoch),
+                    from: ReplicaId(from),
+                    source: ReplicaId(source),
+                    news: if begun {
+                        CopyNews::Begun { last: Index(last) }
+                    } else {
+                        CopyNews::Failed
+                    },
+                })
+            }
+        ),
         (numbers(), 1u64..1000).prop_map(|((partition, epoch, to, chain), more)| {
             PeerMessage::FetchRange(FetchRange {
                 partition,
@@ -471,12 +492,15 @@ pub(crate) fn handshake() -> BoxedStrategy<Handshake> {
 
 pub(crate) fn snapshot_chunk() -> BoxedStrategy<SnapshotChunk> {
     prop_oneof![
-        (vec(any::<u8>(), 1..100), any::<u64>()).prop_map(|(rows, expected_bytes)| {
-            SnapshotChunk::Rows {
-                rows: rows.into(),
-                expected_bytes,
+        (vec(any::<u8>(), 1..100), any::<u64>(), any::<u64>()).prop_map(
+            |(rows, expected_bytes, last)| {
+                SnapshotChunk::Rows {
+                    rows: rows.into(),
+                    expected_bytes,
+                    last: Index(last),
+                }
             }
-        }),
+        ),
         (mark(), lineage(), any::<u64>(), any::<u64>()).prop_map(
             |(mark, lineage, chunks, checksum)| SnapshotChunk::End(SnapshotEnd {
                 mark,

@@ -12,6 +12,7 @@
 //! - [`network`] runs nodes in network namespaces, and loses packets between them; [`proxy`]
 //!   delays, holds up and cuts TCP connections.
 //! - [`http2`] misuses gRPC as no proper client would.
+//! - [`browser`] opens pages as a person's browser does.
 //! - [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
 //! - [`waiting`] waits for conditions, with a bound.
@@ -19,6 +20,7 @@
 //! Nothing here asserts a duration: bounds only end what would hang.
 
 pub mod binary;
+pub mod browser;
 pub mod certificates;
 pub mod cli;
 pub mod cluster;

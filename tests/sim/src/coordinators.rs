@@ -1,14 +1,17 @@
-//! Stand-in coordinators: they follow rules 1, 2, 10 and 11 at random moments,
-//! whether there is a reason or not.
+//! Stand-in coordinators of one partition: they follow rules 1, 2, 10 and 11 at random
+//! moments, whether there is a reason or not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_core::cluster::report::{PartitionStatus, ReplicaReport, Role};
 use cairn_core::ids::{Epoch, MapVersion, Micros, NodeId, PartitionId, ReplicaId};
-use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, SlotRange};
+use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet};
+use cairn_core::slots::range_of_partition;
 use rand::Rng;
 use rand::rngs::StdRng;
+
+use crate::plan::Layout;
 
 /// What they do at the moment.
 #[derive(Debug, Clone)]
@@ -51,21 +54,27 @@ pub enum Act {
     Fence(NodeId, Epoch, u64),
 }
 
+/// How many replicas a partition may have had: their numbers are the cluster's.
+const REPLICAS_MAX: u64 = 1_000_000;
+
 impl Coordinators {
-    /// A new table with members on the first `replicas` nodes.
-    pub fn new(replicas: u64, write_quorum: u8) -> Self {
-        let members: Vec<Member> = (1..=replicas)
+    /// Those of one partition. Where not all are placed alike, each begins with members on
+    /// other nodes as far as there are some, and with another primary.
+    pub fn new(id: u32, layout: Layout, nodes: u64, replicas: u64, write_quorum: u8) -> Self {
+        let first = match layout.alike {
+            true => 0,
+            false => u64::from(id),
+        };
+        let first_replica = u64::from(id) * REPLICAS_MAX + 1;
+        let members: Vec<Member> = (0..replicas)
             .map(|n| Member {
-                node: NodeId(n),
-                replica: ReplicaId(n),
+                node: NodeId((first + n) % nodes + 1),
+                replica: ReplicaId(first_replica + n),
             })
             .collect();
         let record = PartitionRecord {
-            id: PartitionId(0),
-            slots: SlotRange {
-                first: 0,
-                last: 16_383,
-            },
+            id: PartitionId(id),
+            slots: range_of_partition(id, layout.partitions),
             epoch: Epoch(1),
             revision: 1,
             primary: members.first().copied(),
@@ -84,7 +93,7 @@ impl Coordinators {
             record,
             doing: Doing::Idle,
             statuses: BTreeMap::new(),
-            next_replica: replicas + 1,
+            next_replica: first_replica + replicas,
             next_change: Micros(0),
             rounds: 0,
         }

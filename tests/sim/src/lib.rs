@@ -1,4 +1,4 @@
-//! A seeded simulation of one partition's replicas: the shipped replication core, log,
+//! A seeded simulation of a few partitions' replicas: the shipped replication core, log,
 //! recovery and apply, many nodes in one thread, on simulated time, disk and network.
 //!
 //! One run is a function of its seed and of what is left out of it. [`run`] returns what

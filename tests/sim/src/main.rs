@@ -10,6 +10,9 @@ use cairn_sim::world::faults_of;
 use cairn_sim::{Failure, Options, Tally, run_with, shrink};
 use clap::Parser;
 
+/// How many partitions may be asked for.
+const PARTITIONS_MAX: i64 = 8;
+
 /// Tries the replication protocol under seeded faults.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -34,6 +37,9 @@ struct Arguments {
     /// Let W be 1 in every run, so that writes may be lost.
     #[arg(long)]
     lossy: bool,
+    /// So many partitions in every run, whatever the seed says.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=PARTITIONS_MAX))]
+    partitions: Option<u32>,
     /// Print the trace.
     #[arg(long)]
     trace: bool,
@@ -50,10 +56,24 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn replay(seed: u64, lossy: bool, without: &Mask) -> String {
+impl Arguments {
+    fn options(&self) -> Options {
+        Options {
+            without: self.without.clone(),
+            lossy: self.lossy,
+            partitions: self.partitions,
+            ..Options::default()
+        }
+    }
+}
+
+fn replay(seed: u64, arguments: &Arguments, without: &Mask) -> String {
     let mut command = format!("cargo run --profile sim -p cairn-sim -- --seed {seed} --trace");
-    if lossy {
+    if arguments.lossy {
         command += " --lossy";
+    }
+    if let Some(partitions) = arguments.partitions {
+        command += &format!(" --partitions {partitions}");
     }
     if !without.is_empty() {
         command += &format!(" --without {}", shrink::spell(without));
@@ -63,11 +83,7 @@ fn replay(seed: u64, lossy: bool, without: &Mask) -> String {
 
 fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
     let mut without = arguments.without.clone();
-    let options = Options {
-        without: without.clone(),
-        lossy: arguments.lossy,
-        ..Options::default()
-    };
+    let options = arguments.options();
     let (result, trace) = if arguments.trace && !arguments.shrink {
         cairn_sim::trace(seed, &options)
     } else {
@@ -95,7 +111,7 @@ fn one(seed: u64, arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::bail!(
         "seed {seed}: {}\nfaults: {left:?}\nreplay: {}\n(--shrink finds fewer faults)",
         failure.what,
-        replay(seed, arguments.lossy, &without)
+        replay(seed, arguments, &without)
     )
 }
 
@@ -115,11 +131,7 @@ fn many(arguments: &Arguments) -> anyhow::Result<()> {
         Some(end) => Instant::now() < end,
         None => seed < first + arguments.seeds,
     };
-    let options = Options {
-        without: arguments.without.clone(),
-        lossy: arguments.lossy,
-        ..Options::default()
-    };
+    let options = arguments.options();
     let work = || {
         let mut mine = Tally::default();
         while !stop.load(Ordering::Relaxed) {
@@ -155,13 +167,16 @@ fn many(arguments: &Arguments) -> anyhow::Result<()> {
             "seed {}: {}\nreplay: {}",
             failure.seed,
             failure.what,
-            replay(failure.seed, arguments.lossy, &arguments.without)
+            replay(failure.seed, arguments, &arguments.without)
         );
     }
     // A few runs need not try everything, nor those of one kind.
     let missing = tally.missing();
     anyhow::ensure!(
-        arguments.lossy || tally.seeds < 100 || missing.is_empty(),
+        arguments.lossy
+            || arguments.partitions.is_some()
+            || tally.seeds < 100
+            || missing.is_empty(),
         "never took place: {missing:?}"
     );
     Ok(())

@@ -5,6 +5,8 @@
 //! written arrive in part, and, where the power goes, loses or tears what was not
 //! flushed.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use cairn_core::ids::{Index, Mark, Micros, NodeId, PartitionId};
 use cairn_core::kv::{DueKey, ExpiryRow, Table, VersionedValue};
@@ -46,8 +48,8 @@ pub struct Node {
     pub timing: Timing,
     /// Bits of its log were flipped: what it holds may be damaged.
     pub damaged: bool,
-    /// What it holds of the partition counts as absent.
-    pub corrupt: bool,
+    /// The partitions of which what it holds counts as absent.
+    pub corrupt: BTreeSet<PartitionId>,
     flush_fails: bool,
     /// It ends while it writes the next time; whether its power goes too.
     pub ends_writing: Option<bool>,
@@ -109,7 +111,7 @@ impl Node {
             draining_until: Micros(0),
             timing,
             damaged: false,
-            corrupt: false,
+            corrupt: BTreeSet::new(),
             flush_fails: false,
             ends_writing: None,
             calendar: rng.random_range(0..=CALENDARS_MS),
@@ -334,7 +336,7 @@ impl Node {
         }
     }
 
-    /// Applies entries. Returns the mark that the state then holds, and its digest.
+    /// Applies entries. Returns the mark that the state then holds.
     ///
     /// # Errors
     /// Where the state does not continue.
@@ -343,7 +345,7 @@ impl Node {
         partition: PartitionId,
         generation: Generation,
         entries: &[LogEntry],
-    ) -> Result<(Mark, Digest), String> {
+    ) -> Result<Mark, String> {
         self.applier
             .stage(&self.store, partition, generation, entries)
             .map_err(problem("apply"))?;
@@ -351,7 +353,7 @@ impl Node {
         self.applier
             .commit(&self.store, &mut observer)
             .map_err(problem("apply"))?;
-        self.state(generation)
+        state::applied(&self.store, generation).map_err(problem("read"))
     }
 
     /// The mark that a state holds, and its digest.
@@ -432,30 +434,33 @@ impl Node {
         Ok(mark.index())
     }
 
-    /// Persists the store and tells the log.
+    /// Persists the store and tells the log, for every partition.
     ///
     /// # Errors
     /// Where the store refuses.
-    pub fn persist(&mut self, partition: PartitionId) -> Result<(), String> {
+    pub fn persist(&mut self) -> Result<(), String> {
         self.store.persist().map_err(problem("persist"))?;
-        let generation = self
-            .core
-            .as_ref()
-            .and_then(|core| core.standing(partition))
-            .map(|standing| standing.generation);
-        if let (Some(generation), Some(wal)) = (generation, &mut self.wal) {
+        let (Some(core), Some(wal)) = (&self.core, &mut self.wal) else {
+            return Ok(());
+        };
+        for partition in core.partitions() {
+            let Some(standing) = core.standing(partition) else {
+                continue;
+            };
+            let generation = standing.generation;
             let applied = state::applied(&self.store, generation).map_err(problem("read"))?;
             wal.set_store_durable(partition, generation, applied.index());
         }
         Ok(())
     }
 
-    /// A copy of a generation's rows and the mark that they hold.
+    /// A copy of a generation's rows, and the mark and the lineage of what they hold.
     ///
     /// # Errors
     /// Where the store refuses.
-    pub fn snapshot(&self, generation: Generation) -> Result<(Mark, Rows), String> {
+    pub fn snapshot(&self, generation: Generation) -> Result<(Mark, Vec<Mark>, Rows), String> {
         let mark = state::applied(&self.store, generation).map_err(problem("read"))?;
+        let lineage = state::lineage(&self.store, generation).map_err(problem("read"))?;
         let (from, to) = state::generation_range(generation);
         let mut rows = Vec::new();
         self.store
@@ -467,7 +472,7 @@ impl Node {
                 true
             })
             .map_err(problem("scan"))?;
-        Ok((mark, rows))
+        Ok((mark, lineage, rows))
     }
 
     /// Installs such a copy under a fresh generation, durably.

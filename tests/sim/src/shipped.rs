@@ -69,27 +69,13 @@ fn registration(seat: u64, identity: u64) -> NodeRegistration {
 }
 
 impl Shipped {
-    /// A cluster of `nodes` with one partition.
+    /// A cluster with the data nodes that the settings tell of.
     ///
     /// # Errors
     /// Where the state machine refuses what it must take.
-    pub fn new(
-        nodes: u64,
-        replicas: u64,
-        write_quorum: u8,
-        lease_ms: u64,
-        options: SupervisorOptions,
-    ) -> Result<Self, String> {
-        let resolved = SettingsRequest {
-            replication_factor: Some(replicas as u8),
-            write_quorum: Some(write_quorum),
-            partitions: Some(1),
-            data_nodes: Some(nodes as u32),
-            lease_ms: Some(lease_ms),
-            ..SettingsRequest::default()
-        }
-        .resolve()
-        .map_err(|e| format!("settings: {e:?}"))?;
+    pub fn new(request: SettingsRequest, options: SupervisorOptions) -> Result<Self, String> {
+        let nodes = u64::from(request.data_nodes.unwrap_or_default());
+        let resolved = request.resolve().map_err(|e| format!("settings: {e:?}"))?;
         let settings = resolved.settings;
         let mut shipped = Self {
             state: Arc::default(),
@@ -142,9 +128,9 @@ impl Shipped {
         self.step(now, Input::Applied { state })
     }
 
-    /// Somebody wants a copy on another node, and perhaps another primary.
-    pub fn reseat(&mut self, now: Micros, rng: &mut StdRng) -> Vec<Output> {
-        let partition = PartitionId(0);
+    /// Somebody wants a copy on another node, and perhaps another primary, or all copies where
+    /// those of another partition are.
+    pub fn reseat(&mut self, now: Micros, partition: PartitionId, rng: &mut StdRng) -> Vec<Output> {
         let before = self.state.seats(partition).to_vec();
         let members = self.state.members().map(|node| node.id);
         let mut free: Vec<NodeId> = members.filter(|id| !before.contains(id)).collect();
@@ -157,6 +143,13 @@ impl Shipped {
             }
         }
         seats.shuffle(rng);
+        let records = self.state.partitions().iter().map(|record| record.id);
+        let others: Vec<PartitionId> = records.filter(|id| *id != partition).collect();
+        if !others.is_empty() && rng.random_bool(0.5) {
+            // Where another one's are, so that one node leads several.
+            let other = others[rng.random_range(0..others.len())];
+            seats = self.state.seats(other).to_vec();
+        }
         self.apply(Command::Reseat {
             partition,
             before,
@@ -253,9 +246,9 @@ impl Shipped {
         )
     }
 
-    /// The one partition's record, once the table was made.
-    pub fn record(&self) -> Option<Arc<PartitionRecord>> {
-        self.state.partition(PartitionId(0)).cloned()
+    /// A partition's record, once the table was made.
+    pub fn record(&self, partition: PartitionId) -> Option<Arc<PartitionRecord>> {
+        self.state.partition(partition).cloned()
     }
 
     /// Whether the identity is still admitted.

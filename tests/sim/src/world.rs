@@ -1,9 +1,11 @@
 //! The world: a queue of events in simulated time, the nodes, the network.
 
 mod clients;
+mod copies;
 mod effects;
 mod faults;
 mod govern;
+mod partitions;
 mod reads;
 mod rotation;
 
@@ -15,22 +17,23 @@ use std::sync::Arc;
 
 use cairn_core::cluster::command::Command;
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
+use cairn_core::cluster::settings::SettingsRequest;
 use cairn_core::cluster::supervisor::{Input, ProposalId};
-use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId};
-use cairn_core::record::{Member, PartitionRecord};
+use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
+use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{DiskRoom, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use copies::Copy;
+
 use crate::coordinators::Coordinators;
 use crate::edge::{Answer, Caller, Edge, Work};
-use crate::invariants::Invariants;
 use crate::node::{Node, Started};
-use crate::plan::{self, Fault, Kind, Mask, Noise};
+use crate::plan::{self, Fault, Kind, Layout, Mask, Noise};
 use crate::report::{Coverage, Failure, SIMULATED};
 use crate::shipped::{self, Shipped};
 
-const PARTITION: PartitionId = PartitionId(0);
 /// The coordinators, among those who are cut off from each other.
 const COORDINATORS: u64 = 0;
 const TICK: Micros = Micros::from_millis(10);
@@ -57,17 +60,12 @@ enum Happening {
     /// Commits although its proposer of that term was told nothing, unless another leads.
     Late(u64, Command),
     Elected,
-    Applied(NodeId, u64, Generation, Index),
-    Fetched {
-        node: NodeId,
-        session: u64,
-        from: NodeId,
-        generation: Generation,
-    },
+    Applied(NodeId, u64, PartitionId, Generation, Index),
+    Copy(Box<Copy>),
     /// A client begins a write.
     Client(usize),
     /// A client's try reaches a node.
-    Request(NodeId, Work),
+    Request(NodeId, PartitionId, Work),
     /// An answer reaches a client.
     Reply(Caller, Answer),
     /// A client has waited long enough for an answer to a try.
@@ -94,8 +92,8 @@ enum Happening {
 
 /// Who decides.
 enum Brain {
-    /// Restless stand-ins, which change things for no reason.
-    StandIn(Box<Coordinators>),
+    /// Restless stand-ins, one for each partition, which change things for no reason.
+    StandIn(Vec<Coordinators>),
     /// The shipped coordinators.
     Shipped(Box<Shipped>),
 }
@@ -111,6 +109,8 @@ pub struct Options {
     pub planted: Option<Planted>,
     /// Whether W is 1, which few seeds draw.
     pub lossy: bool,
+    /// How many partitions there are, where the seed is not to say it.
+    pub partitions: Option<u32>,
 }
 
 /// What happens at a time, in the order of that, and then of when it was decided on.
@@ -162,25 +162,21 @@ struct World {
     /// A copy was lost in this run: no protocol gives back more than one at a time.
     copy_lost: bool,
     coordinators_away_until: Micros,
-    /// The newest epoch in which a primary was seen to be named.
-    named: Epoch,
     cut: BTreeMap<(u64, u64), Micros>,
     slow: BTreeMap<(u64, u64), (Micros, u64)>,
     rotation: Option<rotation::Rotation>,
     ambush: Option<faults::Ambush>,
-    /// The newest epoch and primary that were published.
-    decided: (Epoch, Option<Member>),
     /// How restless the shipped coordinators are made.
     unrest: govern::Unrest,
-    invariants: Invariants,
-    edges: BTreeMap<NodeId, Edge>,
+    partitions: partitions::Partitions,
+    edges: BTreeMap<(NodeId, PartitionId), Edge>,
     clients: clients::Clients,
     coverage: Coverage,
     trace: Vec<String>,
     healing: bool,
     reads: BTreeMap<u64, reads::Read>,
     reads_begun: u64,
-    proofs: BTreeMap<(u64, u64), reads::Proofs>,
+    proofs: BTreeMap<(u64, u64, PartitionId), reads::Proofs>,
 }
 
 /// Runs one seed.
@@ -256,6 +252,15 @@ fn plan_of(seed: u64) -> Vec<Fault> {
     plan::draw(&mut rng, begin, START.plus(FAULTS))
 }
 
+fn layout_of(seed: u64, options: &Options) -> Layout {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x7061_7274_7300);
+    let drawn = plan::layout(&mut rng);
+    Layout {
+        partitions: options.partitions.unwrap_or(drawn.partitions),
+        ..drawn
+    }
+}
+
 /// When a run begins.
 const START: Micros = Micros(1_000_000);
 
@@ -293,12 +298,23 @@ impl World {
             },
             push_back: Micros::from_millis(1_000),
         };
+        let layout = layout_of(seed, options);
+        let partitions = layout.partitions;
         let brain = if stand_in {
-            Brain::StandIn(Box::new(Coordinators::new(replicas, write_quorum)))
+            let each = (0..partitions)
+                .map(|id| Coordinators::new(id, layout, nodes, replicas, write_quorum));
+            Brain::StandIn(each.collect())
         } else {
             let lease_ms = lease.0 / 1000;
-            let options = shipped::restless(&mut rng);
-            let shipped = Shipped::new(nodes, replicas, write_quorum, lease_ms, options);
+            let settings = SettingsRequest {
+                replication_factor: Some(replicas as u8),
+                write_quorum: Some(write_quorum),
+                partitions: Some(partitions),
+                data_nodes: Some(nodes as u32),
+                lease_ms: Some(lease_ms),
+                ..SettingsRequest::default()
+            };
+            let shipped = Shipped::new(settings, shipped::restless(&mut rng));
             Brain::Shipped(Box::new(shipped.expect("legal settings")))
         };
         let seats = (1..=nodes).map(|n| (n, n)).collect();
@@ -307,8 +323,6 @@ impl World {
             .collect();
         let clients = clients::Clients::new(&mut rng);
         let unrest = govern::Unrest::draw(&mut rng);
-        let mut invariants = Invariants::default();
-        invariants.losses.allowed = lossy;
         Self {
             options: options.clone(),
             rng,
@@ -323,14 +337,12 @@ impl World {
             seats,
             copy_lost: false,
             coordinators_away_until: Micros(0),
-            named: Epoch::ZERO,
             cut: BTreeMap::new(),
             slow: BTreeMap::new(),
             rotation: None,
             ambush: None,
-            decided: (Epoch::ZERO, None),
             unrest,
-            invariants,
+            partitions: partitions::Partitions::new(partitions, lossy),
             edges: BTreeMap::new(),
             clients,
             coverage: Coverage::default(),
@@ -370,7 +382,12 @@ impl World {
     }
 
     fn play(&mut self, seed: u64) -> Result<(), String> {
-        self.observe_record()?;
+        let several = self.partitions.count();
+        if several > 1 {
+            self.coverage.count("several partitions");
+            self.say(|| format!("-- {several} partitions"));
+        }
+        self.observe_records()?;
         if let Brain::Shipped(shipped) = &mut self.brain {
             let outputs = shipped.lead(self.now);
             self.outputs(outputs)?;
@@ -401,14 +418,19 @@ impl World {
             self.happen(*next.happening)?;
         }
         self.coverage.add(SIMULATED, end.0 - START.0);
-        if self.invariants.losses.allowed {
+        if self.may_lose_writes() {
             self.coverage.count("W is 1");
         }
         let longest = self.timing.lease_longest;
-        self.invariants.liveness.check(end, longest)?;
-        let undecided = self.invariants.history.judge()?;
-        self.coverage
-            .add("history that the search cannot decide", undecided);
+        for partition in self.partitions.ids() {
+            let invariants = &mut self.partitions[partition].invariants;
+            let live = invariants.liveness.check(end, longest);
+            live.map_err(self.partitions.broken(partition))?;
+            let judged = self.partitions[partition].invariants.history.judge();
+            let undecided = judged.map_err(self.partitions.broken(partition))?;
+            self.coverage
+                .add("history that the search cannot decide", undecided);
+        }
         Ok(())
     }
 
@@ -431,16 +453,19 @@ impl World {
                 if dropped_tail {
                     self.coverage.count("tail dropped");
                 }
-                let found = recovered.iter().find(|f| f.meta.partition == PARTITION);
-                if found.is_some_and(|found| found.corrupt) {
+                let corrupt = recovered.iter().filter(|found| found.corrupt);
+                let corrupt: BTreeSet<_> = corrupt.map(|found| found.meta.partition).collect();
+                if !corrupt.is_empty() {
                     self.coverage.count("damage found");
                 }
-                self.node(id).corrupt = found.is_some_and(|found| found.corrupt);
-                self.invariants.recovered(id, found)?;
-                if let Some(found) = found.filter(|found| !found.corrupt) {
-                    let generation = found.meta.generation;
-                    let (mark, digest) = self.node(id).state(generation)?;
-                    self.invariants.holds(id, mark, digest)?;
+                self.node(id).corrupt = corrupt;
+                for partition in self.partitions.ids() {
+                    let found = recovered.iter().find(|f| f.meta.partition == partition);
+                    let recovered = self.partitions[partition].invariants.recovered(id, found);
+                    recovered.map_err(self.partitions.broken(partition))?;
+                    if let Some(found) = found.filter(|found| !found.corrupt) {
+                        self.holds(id, partition, found.meta.generation)?;
+                    }
                 }
             }
         }
@@ -460,11 +485,14 @@ impl World {
                 Happening::Room(id, session, DiskRoom::Ample),
             );
         }
-        if let Some(record) = self.record()
-            && now >= self.coordinators_away_until
-            && !self.is_cut(COORDINATORS, id.0)
-        {
+        let tells = now >= self.coordinators_away_until && !self.is_cut(COORDINATORS, id.0);
+        let records: Vec<_> = self.records().filter(|_| tells).collect();
+        // There is no map before the table was made.
+        let map = !records.is_empty();
+        for record in records {
             self.at(2_000, Happening::Record(id, record));
+        }
+        if map {
             let lease = self.timing.lease;
             self.at(2_000, Happening::Lease(id, lease));
         }
@@ -510,15 +538,12 @@ impl World {
             Happening::Proposal(id, command) => self.decide(id, command),
             Happening::Late(term, command) => self.commit_late(term, command),
             Happening::Elected => self.elected(),
-            Happening::Applied(id, _, generation, index) => self.applied(id, generation, index),
-            Happening::Fetched {
-                node,
-                from,
-                generation,
-                ..
-            } => self.fetched(node, from, generation),
+            Happening::Applied(id, _, partition, generation, index) => {
+                self.applied(id, partition, generation, index)
+            }
+            Happening::Copy(copy) => self.go_on_copying(*copy),
             Happening::Client(client) => self.client(client),
-            Happening::Request(id, work) => self.request(id, work),
+            Happening::Request(id, partition, work) => self.request(id, partition, work),
             Happening::Reply(caller, answer) => self.reply(caller, answer),
             Happening::Patience(caller) => self.out_of_patience(caller),
             Happening::Retry(caller) => self.retry(caller),
@@ -588,9 +613,6 @@ impl Happening {
             | Self::Flushed(id, session)
             | Self::Probed(id, session)
             | Self::Applied(id, session, ..)
-            | Self::Fetched {
-                node: id, session, ..
-            }
             | Self::Room(id, session, _)
             | Self::Stop(id, session)
             | Self::LeaseSaved(id, session, _) => Some((*id, *session)),
@@ -606,8 +628,7 @@ impl Happening {
             | Self::Record(id, _)
             | Self::Order(id, _)
             | Self::Applied(id, ..)
-            | Self::Fetched { node: id, .. }
-            | Self::Request(id, _)
+            | Self::Request(id, ..)
             | Self::Room(id, ..)
             | Self::Lease(id, _)
             | Self::LeaseSaved(id, ..)

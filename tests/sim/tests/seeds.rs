@@ -54,16 +54,20 @@ fn no_seed_breaks_an_invariant() {
 
 #[test]
 fn a_run_is_a_function_of_its_seed() {
-    let options = Options {
-        trace: true,
-        ..Options::default()
-    };
-    for seed in [3, 8, 21] {
-        let first = run_with(seed, &options).expect("a clean seed");
-        let second = run_with(seed, &options).expect("a clean seed");
+    for (seed, partitions) in [(3, 1), (8, 2), (21, 3)] {
+        let options = Options {
+            partitions: Some(partitions),
+            ..Options::default()
+        };
+        let traced = Options {
+            trace: true,
+            ..options.clone()
+        };
+        let first = run_with(seed, &traced).expect("a clean seed");
+        let second = run_with(seed, &traced).expect("a clean seed");
         assert_eq!(first.0, second.0);
         assert_eq!(first.1, second.1, "the traces of seed {seed} differ");
-        let untraced = run(seed).expect("a clean seed");
+        let untraced = run_with(seed, &options).expect("a clean seed");
         assert_eq!(first.0, untraced.0, "seed {seed} differs without a trace");
     }
 }

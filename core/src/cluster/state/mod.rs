@@ -166,6 +166,7 @@ impl ClusterState {
             Command::PauseMoves { paused } => Ok(self.pause_moves(at, paused)),
             Command::Rebalance { basis, moves } => self.rebalance(at, &basis, moves),
             Command::Fenced { token, command } => self.fenced(at, token, *command),
+            Command::ResetToken => Ok(self.reset_token()),
             Command::Batch(_) => Err(Refusal::BadBatch),
         }
     }

@@ -33,12 +33,24 @@ pub(crate) fn write_quorum_for(
     members: usize,
 ) -> u8 {
     let surplus = members > usize::from(settings.replication_factor);
-    let wanted = if surplus {
+    let wanted = if surplus && settings.replication_factor == 1 {
+        // Two for a moment, so that a single copy can move: the second has all of it.
+        2
+    } else if surplus {
         settings.write_quorum.max(current.write_quorum)
     } else {
         settings.write_quorum
     };
     wanted.min(u8::try_from(members).unwrap_or(u8::MAX))
+}
+
+/// How many members a set may have that follows `current`: RF, or as many as there are.
+/// With RF 1 a copy moves by being two for a moment.
+fn largest_set(settings: &ClusterSettings, current: &ReplicaSet) -> usize {
+    match usize::from(settings.replication_factor) {
+        1 => current.len().max(2),
+        rf => current.len().max(rf),
+    }
 }
 
 impl ClusterState {
@@ -327,9 +339,7 @@ impl ClusterState {
         }
         // One that grows towards the floor from below is let grow.
         let floor = usize::from(settings.min_in_sync).min(config.current.len());
-        if set.len() < floor
-            || set.len() > usize::from(settings.replication_factor).max(config.current.len())
-        {
+        if set.len() < floor || set.len() > largest_set(&settings, &config.current) {
             return Err(invalid(format!(
                 "a set has between minInSync {} and replicationFactor {} members, not {}",
                 settings.min_in_sync,

@@ -1,6 +1,6 @@
 //! What would move, before it does: for people, and to refuse what there is no room for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Supervisor;
 use crate::cluster::command::{Command, Refusal};
@@ -39,6 +39,15 @@ impl Supervisor {
                 return Err(refusal.clone().into());
             }
         }
+        // Of what is to be copied anyway, a change is not to blame.
+        let before: BTreeSet<(PartitionId, NodeId)> = match change {
+            None => BTreeSet::new(),
+            Some(_) => rebalance::preview(&self.state)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|copy| (copy.partition, copy.to))
+                .collect(),
+        };
         let copies: Vec<PlannedCopy> = rebalance::preview(&state)?
             .into_iter()
             .map(|copy| PlannedCopy {
@@ -48,7 +57,11 @@ impl Supervisor {
             .collect();
         Ok(Plan {
             bytes: copies.iter().filter_map(|copy| copy.bytes).sum(),
-            no_room: self.lacks_room(&copies),
+            no_room: self.lacks_room(
+                copies
+                    .iter()
+                    .filter(|planned| !before.contains(&(planned.copy.partition, planned.copy.to))),
+            ),
             copies,
         })
     }
@@ -79,7 +92,7 @@ impl Supervisor {
     }
 
     /// The nodes whose disks are too small for what they would get.
-    fn lacks_room(&self, copies: &[PlannedCopy]) -> Vec<NoRoom> {
+    fn lacks_room<'a>(&self, copies: impl Iterator<Item = &'a PlannedCopy>) -> Vec<NoRoom> {
         let mut needed: BTreeMap<NodeId, u64> = BTreeMap::new();
         for planned in copies {
             *needed.entry(planned.copy.to).or_default() += planned.bytes.unwrap_or(0);

@@ -1,13 +1,15 @@
 //! What people and tools ask of the coordinators.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_core::cluster::ring::{Ring, partition_position};
 use cairn_core::cluster::settings::{self, SettingsChange};
 use cairn_core::cluster::status::{ClusterStatus, Plan};
 use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Refusal, Response as Answer};
 use cairn_core::ids::{Epoch, NodeId, PartitionId};
-use cairn_core::record::ClusterSettings;
+use cairn_core::record::{ClusterMap, ClusterSettings};
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::admin_server::Admin;
 use cairn_proto::pb::coordinator::v1::change_request::Change;
@@ -37,6 +39,10 @@ pub(in super::super) struct StatusDocument {
     http: String,
     /// Every member of the Raft group.
     coordinators: Vec<CoordinatorStatus>,
+    /// Every member of the cluster on the ring, and where it listens.
+    ring: Vec<RingMember>,
+    /// From where on the ring each partition walks, in 65,536ths of it.
+    ring_positions: Vec<u16>,
     /// What the cluster agreed on.
     settings: Option<Arc<ClusterSettings>>,
     /// What happened of late, oldest first.
@@ -54,6 +60,76 @@ struct CoordinatorStatus {
     client: String,
     voter: bool,
     leader: bool,
+    /// Whether it answered the leader when it was asked last; absent where nobody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<bool>,
+}
+
+/// A data node's part of the ring.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RingMember {
+    node: NodeId,
+    /// Relative to the others; 100 is usual.
+    weight: u32,
+    virtual_nodes: usize,
+    /// The part of all positions whose first virtual node clockwise is its, from 0 to 1.
+    share: f64,
+    /// Where its virtual nodes are, in 65,536ths of the ring.
+    points: Vec<u16>,
+    /// For Redis clients.
+    resp: String,
+    /// For gRPC clients.
+    client: String,
+    /// Health and metrics.
+    http: String,
+}
+
+/// A position on the ring as far as a picture needs it.
+fn coarse(position: u64) -> u16 {
+    (position >> 48) as u16
+}
+
+fn ring_members(map: &ClusterMap) -> Vec<RingMember> {
+    let ring = Ring::of_map(map);
+    let shares = ring.shares();
+    let mut points: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
+    for point in ring.points() {
+        let of = points.entry(point.node).or_default();
+        of.push(coarse(point.position));
+    }
+    let on_ring = |(node, (virtual_nodes, share)): (NodeId, (usize, f64))| {
+        let points = points.remove(&node).unwrap_or_default();
+        let info = map.nodes.get(&node)?;
+        Some(RingMember {
+            node,
+            weight: info.weight,
+            virtual_nodes,
+            share,
+            points,
+            resp: info.addresses.resp.clone(),
+            client: info.addresses.client.clone(),
+            http: info.addresses.http.clone(),
+        })
+    };
+    shares.into_iter().filter_map(on_ring).collect()
+}
+
+impl StatusDocument {
+    /// Tells which coordinators answered the leader, by name.
+    pub(in super::super) fn note_answers(&mut self, answers: &BTreeMap<String, bool>) {
+        for coordinator in &mut self.coordinators {
+            coordinator.answers = answers.get(&coordinator.name).copied();
+        }
+    }
+
+    /// Without what changes by the passing of time alone.
+    pub(in super::super) fn forget_ages(&mut self) {
+        for node in &mut self.status.nodes {
+            node.health_for_ms = 0;
+            node.heard_ms_ago = None;
+        }
+    }
 }
 
 /// `cairn.coordinator.v1.Admin`.
@@ -98,7 +174,15 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanReply>, Status> {
+        let admin = caller_of(request.extensions()).has(Role::Admin);
         let change = request.into_inner().change;
+        if change.is_some() && !admin {
+            // It is placed for, on the leader.
+            Users::note_forbidden("coordinator-client");
+            return Err(Status::permission_denied(
+                "permission denied: planning a change takes the role admin",
+            ));
+        }
         self.0.reign()?;
         let command = match change {
             None => None,
@@ -109,7 +193,7 @@ impl Admin for AdminService {
                         "handing a primary over copies nothing: there is nothing to plan",
                     ));
                 };
-                Some(command)
+                Some(*command)
             }
         };
         let plan = self.0.preview(command).await?;
@@ -126,7 +210,7 @@ fn named(change: Option<Change>) -> Result<Change, Status> {
 enum Asked {
     /// A command of the state machine.
     Command {
-        command: Command,
+        command: Box<Command>,
         /// What is said once it is done.
         done: String,
         warnings: Vec<String>,
@@ -140,7 +224,7 @@ enum Asked {
 impl Asked {
     fn command(command: Command, done: impl Into<String>) -> Self {
         Self::Command {
-            command,
+            command: Box::new(command),
             done: done.into(),
             warnings: Vec::new(),
             needs_room: false,
@@ -161,18 +245,16 @@ impl Office {
             .map(|(id, node)| CoordinatorStatus {
                 name: node.name.clone(),
                 raft_id: id.to_string(),
-                peer: self
-                    .group
-                    .addresses
-                    .get(&node.name)
-                    .map_or_else(|| node.peer.clone(), |a| a.peer.clone()),
+                peer: self.group.peer_of(node),
                 client: node.client.clone(),
                 voter: membership.voter_ids().any(|voter| voter == *id),
                 leader: metrics.current_leader == Some(*id),
+                answers: None,
             })
             .collect();
         let (status, events) =
             shown.map_or_else(Default::default, |shown| (shown.status, shown.events));
+        let map = Arc::clone(&self.view.borrow().map);
         StatusDocument {
             status,
             answered_by: self.group.identity.name.clone(),
@@ -180,7 +262,13 @@ impl Office {
             term: metrics.current_term,
             http: self.http_advertise.clone(),
             coordinators,
-            settings: self.view.borrow().map.settings.clone(),
+            ring: ring_members(&map),
+            ring_positions: map
+                .partitions
+                .iter()
+                .map(|record| coarse(partition_position(record.id)))
+                .collect(),
+            settings: map.settings.clone(),
             events,
         }
     }
@@ -193,6 +281,12 @@ impl Office {
             change,
         } = request;
         self.reign()?;
+        if token > 0 {
+            let judged = self.view.borrow().state.check_token(token);
+            judged.map_err(|refusal| refused_change(&refusal))?;
+        }
+        // What is read of the settings is written back whole: one at a time.
+        let _changing = self.changing.lock().await;
         match self.read(named(change)?).await? {
             Asked::Leader { request, done } => {
                 if !self.desk.tell(Message::Admin(request)).await {
@@ -213,11 +307,8 @@ impl Office {
                     self.check_room(&command).await?;
                 }
                 let command = match token {
-                    0 => command,
-                    token => Command::Fenced {
-                        token,
-                        command: Box::new(command),
-                    },
+                    0 => *command,
+                    token => Command::Fenced { token, command },
                 };
                 let message = match self.propose(command).await? {
                     Answer::Refused(refusal) => return Err(refused_change(&refusal)),
@@ -255,7 +346,7 @@ impl Office {
                          minInSync {}",
                         settings.replication_factor, settings.write_quorum, settings.min_in_sync
                     ),
-                    command: Command::ChangeSettings { settings },
+                    command: Box::new(Command::ChangeSettings { settings }),
                     needs_room,
                 }
             }
@@ -271,7 +362,7 @@ impl Office {
             Change::Drain(pb::Drain { node, undo: false }) => {
                 let node = NodeId(node);
                 Asked::Command {
-                    command: Command::Drain { node },
+                    command: Box::new(Command::Drain { node }),
                     done: format!("{node} gives up all that it holds"),
                     warnings: Vec::new(),
                     needs_room: true,
@@ -297,6 +388,9 @@ impl Office {
                     "moves go on"
                 },
             ),
+            Change::ResetToken(pb::ResetToken {}) => {
+                Asked::command(Command::ResetToken, "the next caller's token begins anew")
+            }
             Change::ExpectBack(pb::ExpectBack {
                 node,
                 until_unix_ms,

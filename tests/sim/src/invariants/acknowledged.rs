@@ -90,15 +90,13 @@ impl Acknowledged {
         known.or_insert_with(|| configuration.clone());
     }
 
-    /// A node has flushed records.
-    pub fn flushed(&mut self, node: NodeId, records: &[DurableRecord]) {
-        for record in records {
-            if let DurableRecord::Create { replica, .. } = record {
-                self.living.insert(node, *replica);
-            }
-            if let Some(replica) = self.living.get(&node) {
-                self.replicas.entry(*replica).or_default().take(record);
-            }
+    /// A node has flushed a record.
+    pub fn flushed(&mut self, node: NodeId, record: &DurableRecord) {
+        if let DurableRecord::Create { replica, .. } = record {
+            self.living.insert(node, *replica);
+        }
+        if let Some(replica) = self.living.get(&node) {
+            self.replicas.entry(*replica).or_default().take(record);
         }
     }
 

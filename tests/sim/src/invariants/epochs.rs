@@ -36,14 +36,12 @@ impl Epochs {
         }
     }
 
-    /// A node has flushed records.
-    pub fn flushed(&mut self, node: NodeId, records: &[DurableRecord]) {
-        let newest = records.iter().filter_map(|record| match record {
-            DurableRecord::Promise { epoch, .. } => Some(*epoch),
-            _ => None,
-        });
-        let known = self.flushed.entry(node).or_default();
-        *known = newest.fold(*known, Epoch::max);
+    /// A node has flushed a record.
+    pub fn flushed(&mut self, node: NodeId, record: &DurableRecord) {
+        if let DurableRecord::Promise { epoch, .. } = record {
+            let known = self.flushed.entry(node).or_default();
+            *known = (*known).max(*epoch);
+        }
     }
 
     /// The newest epoch that a node has promised durably.

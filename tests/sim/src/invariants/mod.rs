@@ -1,5 +1,5 @@
-//! What must hold, each in a file that names its rule; checked as the run goes on, after
-//! whatever can break it, so that it stays cheap.
+//! What must hold of one partition, each in a file that names its rule; checked as the run
+//! goes on, after whatever can break it, so that it stays cheap.
 
 pub mod acknowledged;
 pub mod commit;
@@ -35,7 +35,7 @@ fn broken(name: &str, what: impl Display) -> String {
     format!("{name}: {what}")
 }
 
-/// Everything that the checker knows.
+/// Everything that the checker knows of one partition.
 #[derive(Debug, Default)]
 pub struct Invariants {
     /// Rule 1.
@@ -130,20 +130,18 @@ impl Invariants {
         !self.losses.allowed || self.losses.is_newest(standing)
     }
 
-    /// A node has flushed records.
+    /// A node has flushed a record.
     ///
     /// # Errors
     /// Where an entry stands where another one does.
-    pub fn flushed(&mut self, node: NodeId, records: &[DurableRecord]) -> Check {
-        self.epochs.flushed(node, records);
-        self.acknowledged.flushed(node, records);
-        self.wholeness.flushed(node, records);
-        for record in records {
-            if let DurableRecord::Entry { entry, .. } = record {
-                self.primary.flushed(node, entry.mark())?;
-            }
+    pub fn flushed(&mut self, node: NodeId, record: &DurableRecord) -> Check {
+        self.epochs.flushed(node, record);
+        self.acknowledged.flushed(node, record);
+        self.wholeness.flushed(node, record);
+        match record {
+            DurableRecord::Entry { entry, .. } => self.primary.flushed(node, entry.mark()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A process starts.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cairn_core::ids::{Micros, NodeId, Position};
+use cairn_core::ids::{Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::{
     BatchAction, BatchOperation, Condition, Expiry, Sequenced, WriteOp, WriteOutcome, WriteReply,
     WriteRequest,
@@ -12,7 +12,7 @@ use cairn_core::kv::request::{
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::{Happening, PARTITION, World};
+use super::{Happening, World};
 use crate::edge::{Answer, Caller, Work};
 use crate::invariants::history::Begun;
 use crate::plan::Noise;
@@ -43,17 +43,27 @@ pub(super) struct Clients {
 
 #[derive(Debug, Default)]
 struct Client {
+    /// One for all partitions.
     sequence: u64,
-    known: Position,
-    /// Who answered it last: it goes on there until it is told better.
-    leader: Option<NodeId>,
+    known: BTreeMap<PartitionId, Position>,
+    /// Who answered it last, of each partition: it goes on there until it is told better.
+    leaders: BTreeMap<PartitionId, NodeId>,
     call: Option<Call>,
+}
+
+impl Client {
+    /// It learned of a position of a partition's log.
+    fn knows(&mut self, partition: PartitionId, position: Position) {
+        let known = self.known.entry(partition).or_default();
+        *known = (*known).max(position);
+    }
 }
 
 /// A write on its way.
 #[derive(Debug)]
 struct Call {
     began: Micros,
+    partition: PartitionId,
     attempt: u64,
     to: NodeId,
     tries: u64,
@@ -64,8 +74,22 @@ struct Call {
     begun: Begun,
 }
 
-fn key(kind: &str, number: usize) -> Bytes {
-    Bytes::from(format!("{kind}{number}"))
+/// A partition's keys, by what they begin with.
+fn key(prefix: &str, kind: &str, number: usize) -> Bytes {
+    Bytes::from(format!("{prefix}{kind}{number}"))
+}
+
+/// All keys of a partition.
+pub(super) fn keys(prefix: &str) -> impl Iterator<Item = Bytes> {
+    let kinds = [
+        ("register", REGISTERS),
+        ("counter", COUNTERS),
+        ("expiring", EXPIRING),
+    ];
+    kinds.into_iter().flat_map(move |(kind, count)| {
+        let numbers = 0..count;
+        numbers.map(move |number| key(prefix, kind, number))
+    })
 }
 
 /// The decimal that stands for a value.
@@ -89,13 +113,10 @@ impl Clients {
         self.clients.len()
     }
 
-    /// Some key, to be read.
-    pub(super) fn any_key(rng: &mut StdRng) -> Bytes {
-        match rng.random_range(0..REGISTERS + COUNTERS + EXPIRING) {
-            n if n < REGISTERS => key("register", n),
-            n if n < REGISTERS + COUNTERS => key("counter", n - REGISTERS),
-            n => key("expiring", n - REGISTERS - COUNTERS),
-        }
+    /// Some key of a partition, to be read.
+    pub(super) fn any_key(prefix: &str, rng: &mut StdRng) -> Bytes {
+        let number = rng.random_range(0..REGISTERS + COUNTERS + EXPIRING);
+        keys(prefix).nth(number).unwrap_or_default()
     }
 
     /// A strong read saw a value of a key: a later write may be conditional on it.
@@ -113,12 +134,17 @@ impl Clients {
         (call.attempt == caller.attempt).then_some(call)
     }
 
-    /// Draws a write, and what it means to the history of each of its keys.
-    fn draw(&mut self, rng: &mut StdRng, wall_ms: u64) -> (WriteOp, Vec<(Bytes, Op)>) {
+    /// Draws a write to a partition, and what it means to the history of each of its keys.
+    fn draw(
+        &mut self,
+        prefix: &str,
+        rng: &mut StdRng,
+        wall_ms: u64,
+    ) -> (WriteOp, Vec<(Bytes, Op)>) {
         match rng.random_range(0..10) {
-            0..=3 => self.draw_register(rng),
+            0..=3 => self.draw_register(prefix, rng),
             4..=5 => {
-                let key = key("counter", rng.random_range(0..COUNTERS));
+                let key = key(prefix, "counter", rng.random_range(0..COUNTERS));
                 let delta = rng.random_range(1..5);
                 let op = Op::Add(delta);
                 let write = WriteOp::Increment {
@@ -128,7 +154,7 @@ impl Clients {
                 (write, vec![(key, op)])
             }
             6 => {
-                let key = key("expiring", rng.random_range(0..EXPIRING));
+                let key = key(prefix, "expiring", rng.random_range(0..EXPIRING));
                 let value = self.fresh();
                 let at = wall_ms + rng.random_range(50..1_500);
                 let write = WriteOp::Set {
@@ -142,19 +168,19 @@ impl Clients {
             }
             7 => {
                 let kind = ["register", "counter", "expiring"][rng.random_range(0..3)];
-                let key = key(kind, rng.random_range(0..2));
+                let key = key(prefix, kind, rng.random_range(0..2));
                 let write = WriteOp::Delete {
                     key: key.clone(),
                     condition: Condition::Always,
                 };
                 (write, vec![(key, Op::Delete)])
             }
-            _ => self.draw_batch(rng),
+            _ => self.draw_batch(prefix, rng),
         }
     }
 
-    fn draw_register(&mut self, rng: &mut StdRng) -> (WriteOp, Vec<(Bytes, Op)>) {
-        let key = key("register", rng.random_range(0..REGISTERS));
+    fn draw_register(&mut self, prefix: &str, rng: &mut StdRng) -> (WriteOp, Vec<(Bytes, Op)>) {
+        let key = key(prefix, "register", rng.random_range(0..REGISTERS));
         let value = self.fresh();
         let seen = self.versions.get(&key).copied();
         let (condition, op) = match rng.random_range(0..4) {
@@ -178,7 +204,8 @@ impl Clients {
         (write, vec![(key, op)])
     }
 
-    fn draw_batch(&mut self, rng: &mut StdRng) -> (WriteOp, Vec<(Bytes, Op)>) {
+    fn draw_batch(&mut self, prefix: &str, rng: &mut StdRng) -> (WriteOp, Vec<(Bytes, Op)>) {
+        let key = |kind, number| key(prefix, kind, number);
         let mut operations = Vec::new();
         let mut ops = Vec::new();
         for number in 0..rng.random_range(2..=REGISTERS) {
@@ -264,15 +291,19 @@ impl World {
     /// A client begins a write.
     pub(super) fn client(&mut self, client: usize) -> Result<(), String> {
         let wall_ms = self.now.0 / 1_000;
-        let (op, ops) = self.clients.draw(&mut self.rng, wall_ms);
+        let partition = match self.healing {
+            // None waits for what is still wrong with another partition.
+            true => PartitionId(client as u32 % self.partitions.count()),
+            false => self.partitions.draw(&mut self.rng),
+        };
+        let prefix = &self.partitions[partition].prefix;
+        let (op, ops) = self.clients.draw(prefix, &mut self.rng, wall_ms);
         if matches!(op, WriteOp::Batch { .. }) {
             self.coverage.count("batch");
         }
         let called = self.now.0;
-        let begun = self
-            .invariants
-            .history
-            .begin(client as u32, called, ops.clone());
+        let history = &mut self.partitions[partition].invariants.history;
+        let begun = history.begin(client as u32, called, ops.clone());
         if let WriteOp::Set {
             key,
             expiry: Expiry::AtMillis(at),
@@ -283,9 +314,7 @@ impl World {
             // A calendar may be ahead of the least one by so much, never behind it.
             let ahead = crate::node::CALENDARS_MS + 1;
             let from = at.saturating_sub(ahead) * 1_000;
-            self.invariants
-                .history
-                .may_expire(key, value, from.max(called));
+            history.may_expire(key, value, from.max(called));
         }
         let now = self.now;
         let me = &mut self.clients.clients[client];
@@ -294,11 +323,12 @@ impl World {
             Sequenced {
                 client: client as u128,
                 sequence: me.sequence,
-                known: me.known,
+                known: me.known.get(&partition).copied().unwrap_or_default(),
             }
         });
         me.call = Some(Call {
             began: now,
+            partition,
             attempt: 0,
             to: NodeId(0),
             tries: 0,
@@ -312,9 +342,13 @@ impl World {
 
     /// A client sends its write to some node.
     fn attempt(&mut self, client: usize) -> Result<(), String> {
-        let primary = self.record().and_then(|record| record.primary);
+        let me = &self.clients.clients[client];
+        let Some(partition) = me.call.as_ref().map(|call| call.partition) else {
+            return Ok(());
+        };
+        let leader = me.leaders.get(&partition).copied();
+        let primary = self.record(partition).and_then(|record| record.primary);
         let count = self.nodes.len() as u64;
-        let leader = self.clients.clients[client].leader;
         let id = match (leader, primary) {
             (Some(leader), _) if self.rng.random_bool(0.8) => leader,
             (_, Some(primary)) if self.rng.random_bool(0.8) => primary.node,
@@ -344,51 +378,57 @@ impl World {
             after += self.rng.random_range(100_000..1_500_000);
             self.coverage.count("late request");
         }
-        self.at(after, Happening::Request(id, Work::Write(caller, request)));
+        let work = Work::Write(caller, request);
+        self.at(after, Happening::Request(id, partition, work));
         Ok(())
     }
 
     /// A write reaches a node.
-    pub(super) fn request(&mut self, id: NodeId, work: Work) -> Result<(), String> {
+    pub(super) fn request(
+        &mut self,
+        id: NodeId,
+        partition: PartitionId,
+        work: Work,
+    ) -> Result<(), String> {
         let (now, window) = (self.now, self.clients.window);
         let node = &mut self.nodes[(id.0 - 1) as usize];
         if node.core.is_none() {
             return Ok(());
         }
-        self.say_work(id, &work);
+        self.say_work(id, partition, &work);
         let lapsed = {
-            let node = &self.nodes[(id.0 - 1) as usize];
-            let core = node.core.as_ref();
-            let standing = core.and_then(|core| core.standing(PARTITION));
-            standing.is_some_and(|s| s.serving && s.lease_until <= node.clock(now))
+            let clock = self.node(id).clock(now);
+            let standing = self.standing(id, partition);
+            standing.is_some_and(|s| s.serving && s.lease_until <= clock)
         };
         if lapsed {
             self.coverage.count("lease lapsed");
-            self.want_lease(id)?;
+            self.want_lease(id, partition)?;
         }
-        let edge = self.edges.entry(id).or_default();
+        let edge = self.edges.entry((id, partition)).or_default();
         let node = &mut self.nodes[(id.0 - 1) as usize];
-        let outcome = edge.submit(node, PARTITION, now, window, work)?;
-        self.conclude(id, outcome)
+        let outcome = edge.submit(node, partition, now, window, work)?;
+        self.conclude(id, partition, outcome)
     }
 
-    fn say_work(&mut self, id: NodeId, work: &Work) {
+    fn say_work(&mut self, id: NodeId, partition: PartitionId, work: &Work) {
+        let of = self.partitions.of(partition);
         self.say(|| match work {
             Work::Write(Caller { client, attempt }, request) => {
-                format!("{id} <- client {client}, try {attempt}: {request:?}")
+                format!("{id} <- client {client}, try {attempt}{of}: {request:?}")
             }
-            Work::Expire(due) => format!("{id} <- expire {due:?}"),
+            Work::Expire(due) => format!("{id} <- expire{of} {due:?}"),
         });
     }
 
     /// Somebody found the lease of a primary lapsed.
-    fn want_lease(&mut self, id: NodeId) -> Result<(), String> {
+    fn want_lease(&mut self, id: NodeId, partition: PartitionId) -> Result<(), String> {
         let now = self.now;
         let node = self.node(id);
         let clock = node.clock(now);
         let mut effects = Vec::new();
         if let Some(core) = &mut node.core {
-            core.want_lease(clock, PARTITION, &mut effects);
+            core.want_lease(clock, partition, &mut effects);
         }
         self.carry_out(id, effects)
     }
@@ -396,17 +436,16 @@ impl World {
     /// The primary looks for keys whose time is past.
     pub(super) fn expire_due(&mut self, id: NodeId) -> Result<(), String> {
         let now = self.now;
-        let node = self.node(id);
-        let core = node.core.as_ref();
-        let standing = core.and_then(|core| core.standing(PARTITION));
-        let Some(standing) = standing.filter(|s| s.serving) else {
-            return Ok(());
-        };
-        let due = node.due(standing.generation, now)?;
-        if due.is_empty() {
-            return Ok(());
+        for partition in self.partitions.ids() {
+            let Some(standing) = self.standing(id, partition).filter(|s| s.serving) else {
+                continue;
+            };
+            let due = self.node(id).due(standing.generation, now)?;
+            if !due.is_empty() {
+                self.request(id, partition, Work::Expire(due))?;
+            }
         }
-        self.request(id, Work::Expire(due))
+        Ok(())
     }
 
     /// An answer reaches a client.
@@ -428,13 +467,14 @@ impl World {
                 self.at(after, Happening::Retry(caller));
             }
             Answer::Unjudged(position) => {
-                let (unsure, begun) = (call.unsure, call.begun.clone());
-                if !unsure {
+                let (partition, begun) = (call.partition, call.begun.clone());
+                if !call.unsure {
                     let nothing = vec![None; call.ops.len()];
-                    self.invariants.history.end(&begun, self.now.0, &nothing);
+                    let history = &mut self.partitions[partition].invariants.history;
+                    history.end(&begun, self.now.0, &nothing);
                 }
                 let me = &mut self.clients.clients[caller.client];
-                me.known = me.known.max(position);
+                me.knows(partition, position);
                 self.done(caller.client, "write that nobody can judge");
             }
             Answer::Refused | Answer::Unknown => self.done(caller.client, "write given up"),
@@ -445,12 +485,11 @@ impl World {
     fn answered(&mut self, client: usize, reply: WriteReply) {
         let me = &mut self.clients.clients[client];
         let Some(call) = me.call.take() else { return };
-        me.leader = Some(call.to);
-        me.known = me.known.max(reply.position);
+        me.leaders.insert(call.partition, call.to);
+        me.knows(call.partition, reply.position);
         let outputs = outputs(&call.ops, &reply.outcome);
-        self.invariants
-            .history
-            .end(&call.begun, self.now.0, &outputs);
+        let history = &mut self.partitions[call.partition].invariants.history;
+        history.end(&call.begun, self.now.0, &outputs);
         if let ([(key, Op::Set(value) | Op::SetIf(_, value))], WriteOutcome::Set { .. }) =
             (&call.ops[..], &reply.outcome)
         {
@@ -494,8 +533,9 @@ impl World {
         let now = self.now;
         if self.rng.random_bool(0.5)
             && let Some(me) = self.clients.clients.get_mut(caller.client)
+            && let Some(call) = &me.call
         {
-            me.leader = None;
+            me.leaders.remove(&call.partition);
         }
         let Some(call) = self.clients.call(caller) else {
             return Ok(());

@@ -1,10 +1,12 @@
 //! What the nodes want done: the log, the store, the network.
 
-use cairn_core::ids::{Index, NodeId};
-use cairn_core::replication::{DurableRecord, Effect, Event, Generation, PeerMessage};
+use cairn_core::ids::{Index, NodeId, PartitionId};
+use cairn_core::replication::{
+    DurableRecord, Effect, Event, Generation, LogEntry, PeerMessage, Standing,
+};
 use rand::Rng;
 
-use super::{COORDINATORS, Happening, PARTITION, World};
+use super::{COORDINATORS, Happening, World};
 use crate::edge::{Answer, Caller, Outcome};
 use crate::plan::Noise;
 
@@ -28,14 +30,9 @@ impl World {
     }
 
     pub(super) fn carry_out(&mut self, id: NodeId, effects: Vec<Effect>) -> Result<(), String> {
-        self.invariants
-            .stepped(&self.nodes, id, PARTITION, self.now)?;
-        if let Some(cut) = self.invariants.losses.cut.take() {
-            self.say(|| format!("-- writes past {cut} are lost"));
-            self.coverage.count("acknowledged writes lost where W is 1");
-            for read in self.reads.values_mut() {
-                read.lower(cut);
-            }
+        // What travels in batches may touch partitions that the event does not name.
+        for partition in self.partitions.ids() {
+            self.stepped(id, partition)?;
         }
         for effect in effects {
             match effect {
@@ -44,28 +41,33 @@ impl World {
                     if matches!(record, DurableRecord::Truncate { .. }) {
                         self.coverage.count("truncation");
                     }
-                    self.invariants.wholeness.appends(id, &record);
+                    let partition = record.partition();
+                    let invariants = &mut self.partitions[partition].invariants;
+                    invariants.wholeness.appends(id, &record);
                     if matches!(record, DurableRecord::Create { .. }) {
-                        self.node(id).corrupt = false;
+                        self.node(id).corrupt.remove(&partition);
                     }
                     self.node(id).waiting.push(record);
                 }
                 Effect::Send { to, message } => self.send(id, to, message),
                 Effect::Apply {
+                    partition,
                     generation,
                     entries,
-                    ..
-                } => self.apply(id, generation, &entries)?,
-                Effect::Committed { index, .. } => self.committed(id, index)?,
-                Effect::Deposed { epoch, .. } => {
-                    self.say(|| format!("    {id} deposed of {epoch}"));
+                } => self.apply(id, partition, generation, &entries)?,
+                Effect::Committed { partition, index } => self.committed(id, partition, index)?,
+                Effect::Deposed { partition, epoch } => {
+                    let of = self.partitions.of(partition);
+                    self.say(|| format!("    {id} deposed of {epoch}{of}"));
                     self.coverage.count("deposed");
-                    if let Some(mut edge) = self.edges.remove(&id) {
+                    if let Some(mut edge) = self.edges.remove(&(id, partition)) {
                         self.tell(edge.depose());
                     }
                 }
                 Effect::Report(report) => {
-                    self.invariants.reports(id, &report)?;
+                    let partition = report.partition;
+                    let honest = self.partitions[partition].invariants.reports(id, &report);
+                    honest.map_err(self.partitions.broken(partition))?;
                     if self.now >= self.coordinators_away_until && !self.is_cut(id.0, COORDINATORS)
                     {
                         let after = self.rng.random_range(200..5_000);
@@ -73,68 +75,95 @@ impl World {
                     }
                 }
                 Effect::FetchSnapshot {
-                    from, generation, ..
-                } => {
-                    let session = self.node(id).session;
-                    let after = self.rng.random_range(2_000..60_000);
-                    self.at(
-                        after,
-                        Happening::Fetched {
-                            node: id,
-                            session,
-                            from,
-                            generation,
-                        },
-                    );
-                }
+                    from,
+                    wanted,
+                    generation,
+                } => self.begin_copy(id, from, wanted, generation),
                 Effect::DropGeneration { generation, .. } => {
                     self.node(id).drop_generation(generation)?;
                 }
-                Effect::Reclaimable { index, .. } => self.node(id).reclaimable(PARTITION, index),
+                Effect::Reclaimable { partition, index } => {
+                    self.node(id).reclaimable(partition, index);
+                }
                 Effect::ProbeLog => {
                     let session = self.node(id).session;
                     let after = self.rng.random_range(100..1_500);
                     self.at(after, Happening::Probed(id, session));
                 }
-                Effect::Mended { .. } => {
+                Effect::Mended { partition } => {
                     self.coverage.count("log mended");
-                    self.node(id).corrupt = false;
-                    let core = self.node(id).core.as_ref();
-                    let head = core
-                        .and_then(|core| core.standing(PARTITION))
-                        .map(|s| s.head);
+                    self.node(id).corrupt.remove(&partition);
+                    let head = self.standing(id, partition).map(|s| s.head);
                     let head = head.unwrap_or(Index::ZERO);
-                    self.invariants.wholeness.mended(id, head);
+                    let invariants = &mut self.partitions[partition].invariants;
+                    invariants.wholeness.mended(id, head);
                 }
                 Effect::Standing { .. } | Effect::Everywhere { .. } => {}
                 Effect::Proved {
+                    partition,
                     level,
                     before,
                     proof,
-                    ..
-                } => self.proved(id, level, before, proof),
+                } => self.proved(id, partition, level, (before, proof)),
             }
         }
         self.flush(id);
         Ok(())
     }
 
+    /// A node was stepped, for all that it may mean to a partition.
+    fn stepped(&mut self, id: NodeId, partition: PartitionId) -> Result<(), String> {
+        let invariants = &mut self.partitions[partition].invariants;
+        let stepped = invariants.stepped(&self.nodes, id, partition, self.now);
+        let cut = invariants.losses.cut.take();
+        stepped.map_err(self.partitions.broken(partition))?;
+        if let Some(cut) = cut {
+            let of = self.partitions.of(partition);
+            self.say(|| format!("-- writes past {cut}{of} are lost"));
+            self.coverage.count("acknowledged writes lost where W is 1");
+            for read in self.reads.values_mut() {
+                read.lower(partition, cut);
+            }
+        }
+        Ok(())
+    }
+
+    /// How a node's replica of a partition stands, where there is one that runs.
+    pub(super) fn standing(&self, id: NodeId, partition: PartitionId) -> Option<Standing> {
+        let node = &self.nodes[(id.0 - 1) as usize];
+        node.core.as_ref()?.standing(partition)
+    }
+
+    /// A node's state of a partition is that generation, and what every replica's must be.
+    pub(super) fn holds(
+        &mut self,
+        id: NodeId,
+        partition: PartitionId,
+        generation: Generation,
+    ) -> Result<(), String> {
+        let (mark, digest) = self.node(id).state(generation)?;
+        let invariants = &mut self.partitions[partition].invariants;
+        let equal = invariants.holds(id, mark, digest);
+        equal.map_err(self.partitions.broken(partition))
+    }
+
     fn apply(
         &mut self,
         id: NodeId,
+        partition: PartitionId,
         generation: Generation,
-        entries: &[cairn_core::replication::LogEntry],
+        entries: &[LogEntry],
     ) -> Result<(), String> {
-        let node = self.node(id);
-        let session = node.session;
-        let standing = node.core.as_ref().and_then(|core| core.standing(PARTITION));
-        if let Some(standing) = standing {
-            self.invariants.applies(id, PARTITION, &standing, entries)?;
+        let session = self.node(id).session;
+        if let Some(standing) = self.standing(id, partition) {
+            let invariants = &mut self.partitions[partition].invariants;
+            let applies = invariants.applies(id, partition, &standing, entries);
+            applies.map_err(self.partitions.broken(partition))?;
         }
-        let (mark, digest) = self.node(id).apply(PARTITION, generation, entries)?;
-        self.invariants.holds(id, mark, digest)?;
+        let mark = self.node(id).apply(partition, generation, entries)?;
+        self.holds(id, partition, generation)?;
         let after = self.rng.random_range(50..3_000);
-        let happening = Happening::Applied(id, session, generation, mark.index());
+        let happening = Happening::Applied(id, session, partition, generation, mark.index());
         self.at(after, happening);
         Ok(())
     }
@@ -142,23 +171,23 @@ impl World {
     pub(super) fn applied(
         &mut self,
         id: NodeId,
+        partition: PartitionId,
         generation: Generation,
         index: Index,
     ) -> Result<(), String> {
         if self.rng.random_bool(0.1) {
-            self.node(id).persist(PARTITION)?;
+            self.node(id).persist()?;
         }
-        let core = self.node(id).core.as_ref();
-        let standing = core.and_then(|core| core.standing(PARTITION));
+        let standing = self.standing(id, partition);
         if standing.is_some_and(|s| s.generation == generation)
-            && let Some(edge) = self.edges.get_mut(&id)
+            && let Some(edge) = self.edges.get_mut(&(id, partition))
         {
             edge.applied(index);
         }
         self.step(
             id,
             Event::Applied {
-                partition: PARTITION,
+                partition,
                 generation,
                 index,
             },
@@ -192,7 +221,11 @@ impl World {
         let Some((number, records)) = self.node(id).flush()? else {
             return self.flush_failed(id);
         };
-        self.invariants.flushed(id, &records)?;
+        for record in &records {
+            let partition = record.partition();
+            let flushed = self.partitions[partition].invariants.flushed(id, record);
+            flushed.map_err(self.partitions.broken(partition))?;
+        }
         self.step(id, Event::Flushed { number })?;
         self.flush(id);
         if self.rng.random_bool(0.02) {
@@ -242,38 +275,46 @@ impl World {
         self.at(after, Happening::Deliver { from, to, message });
     }
 
-    fn committed(&mut self, id: NodeId, index: Index) -> Result<(), String> {
+    fn committed(
+        &mut self,
+        id: NodeId,
+        partition: PartitionId,
+        index: Index,
+    ) -> Result<(), String> {
         let now = self.now;
-        let node = self.node(id);
-        let clock = node.clock(now);
-        let standing = node.core.as_ref().and_then(|core| core.standing(PARTITION));
-        let Some(standing) = standing else {
+        let clock = self.node(id).clock(now);
+        let Some(standing) = self.standing(id, partition) else {
             return Ok(());
         };
-        let edge = self.edges.entry(id).or_default();
+        let edge = self.edges.entry((id, partition)).or_default();
         let outcome = edge.committed(&standing, clock, index);
-        self.conclude(id, outcome)
+        self.conclude(id, partition, outcome)
     }
 
     /// Carries out what came of a call to a node's edge.
-    pub(super) fn conclude(&mut self, id: NodeId, outcome: Outcome) -> Result<(), String> {
+    pub(super) fn conclude(
+        &mut self,
+        id: NodeId,
+        partition: PartitionId,
+        outcome: Outcome,
+    ) -> Result<(), String> {
         for event in outcome.events {
             self.coverage.count(event);
         }
         let now = self.now;
-        let node = self.node(id);
-        let clock = node.clock(now);
-        let core = node.core.as_ref();
-        let standing = core.and_then(|core| core.standing(PARTITION));
-        if let Some(standing) = standing {
+        let clock = self.node(id).clock(now);
+        if let Some(standing) = self.standing(id, partition) {
             for mark in outcome.acknowledged {
-                self.invariants.acknowledge((id, clock), &standing, mark)?;
+                let invariants = &mut self.partitions[partition].invariants;
+                invariants.liveness.written = now;
+                let acknowledged = invariants.acknowledge((id, clock), &standing, mark);
+                acknowledged.map_err(self.partitions.broken(partition))?;
                 self.coverage.count("write acknowledged");
-                self.invariants.liveness.written = self.now;
             }
         }
         for position in outcome.repeated {
-            self.invariants.repeated(id, position)?;
+            let repeated = self.partitions[partition].invariants.repeated(id, position);
+            repeated.map_err(self.partitions.broken(partition))?;
         }
         self.tell(outcome.answers);
         self.carry_out(id, outcome.effects)
@@ -288,39 +329,5 @@ impl World {
             let after = self.rng.random_range(50..800);
             self.at(after, Happening::Reply(caller, answer));
         }
-    }
-
-    pub(super) fn fetched(
-        &mut self,
-        id: NodeId,
-        from: NodeId,
-        generation: Generation,
-    ) -> Result<(), String> {
-        let source = &self.nodes[(from.0 - 1) as usize];
-        let copy = source.core.as_ref().and_then(|core| {
-            let standing = core.standing(PARTITION)?;
-            let (mark, rows) = source.snapshot(standing.generation).ok()?;
-            Some((mark, core.lineage_up_to(PARTITION, mark), rows))
-        });
-        let partition = PARTITION;
-        let event = match copy {
-            Some((mark, lineage, rows)) if mark.index() > Index::ZERO => {
-                self.node(id).install(generation, mark, &lineage, rows)?;
-                let (mark, digest) = self.node(id).state(generation)?;
-                self.invariants.holds(id, mark, digest)?;
-                self.coverage.count("snapshot installed");
-                Event::SnapshotFetched {
-                    partition,
-                    generation,
-                    mark,
-                    lineage,
-                }
-            }
-            _ => Event::SnapshotFailed {
-                partition,
-                generation,
-            },
-        };
-        self.step(id, event)
     }
 }

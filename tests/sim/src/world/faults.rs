@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use cairn_core::cluster::supervisor::{AdminRequest, Input};
-use cairn_core::ids::{Micros, NodeId};
+use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{DiskRoom, Event, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Brain, COORDINATORS, Happening, PARTITION, World};
+use super::{Brain, COORDINATORS, Happening, World};
 use crate::plan::{Fault, Kind};
 
 /// What an ambush does, when its moment comes.
@@ -35,7 +35,8 @@ impl World {
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), String> {
         let mut rng = StdRng::seed_from_u64(fault.seed);
         let any = self.nodes[rng.random_range(0..self.nodes.len())].id;
-        let primary = self.record().and_then(|record| record.primary);
+        let partition = self.partitions.draw(&mut rng);
+        let primary = self.record(partition).and_then(|record| record.primary);
         // What strikes the primary hurts most.
         let id = match primary {
             Some(primary) if rng.random_bool(0.3) => primary.node,
@@ -114,7 +115,7 @@ impl World {
                     return self.replace(id);
                 }
             }
-            Kind::FoundDamage => return self.find_damage(id),
+            Kind::FoundDamage => return self.find_damage(id, rng),
             Kind::Drain => {
                 let until = self.lasting(rng, 200_000..1_500_000);
                 self.nodes[n].draining_until = until;
@@ -126,8 +127,10 @@ impl World {
             Kind::Lease => return self.change_lease(rng),
             Kind::Coordinators => self.lose_coordinators(rng),
             Kind::Siege => {
-                let primary = self.record().and_then(|record| record.primary);
-                return self.besiege(primary.map_or(id, |primary| primary.node), rng);
+                let partition = self.partitions.draw(rng);
+                let primary = self.record(partition).and_then(|record| record.primary);
+                let id = primary.map_or(id, |primary| primary.node);
+                return self.besiege(id, partition, rng);
             }
             Kind::Halves => self.halve(id, rng),
             Kind::Rotation => {
@@ -208,7 +211,7 @@ impl World {
 
     fn end_process(&mut self, id: NodeId, power_loss: bool, rng: &mut StdRng) {
         self.node(id).crash(rng, power_loss);
-        self.edges.remove(&id);
+        self.edges.retain(|(node, _), _| *node != id);
         self.say(|| format!("{id} ends, power loss {power_loss}"));
         let session = self.node(id).session;
         self.at(5_000, Happening::StreamClosed(id, session));
@@ -259,9 +262,14 @@ impl World {
         self.coverage.count("cut in two");
     }
 
-    /// A primary is cut off from most, is slow to reach for the others, and is to be
-    /// followed by another: what it may still answer is told by leases alone.
-    fn besiege(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
+    /// A partition's primary is cut off from most, is slow to reach for the others, and is to be
+    /// followed by others in all that it leads: what it may still answer is told by leases alone.
+    fn besiege(
+        &mut self,
+        id: NodeId,
+        partition: PartitionId,
+        rng: &mut StdRng,
+    ) -> Result<(), String> {
         let until = self.lasting(rng, 50_000..1_500_000);
         for other in COORDINATORS..=self.nodes.len() as u64 {
             if other == id.0 {
@@ -282,9 +290,15 @@ impl World {
         }
         self.say(|| format!("{id} is besieged until {until:?}"));
         self.coverage.count("primary besieged");
-        self.supervise(Input::Admin(AdminRequest::Promote {
-            partition: PARTITION,
-        }))
+        let led = |of: &PartitionId| {
+            let primary = self.record(*of).and_then(|record| record.primary);
+            *of == partition || primary.is_some_and(|primary| primary.node == id)
+        };
+        let wanted: Vec<_> = self.partitions.ids().filter(led).collect();
+        for partition in wanted {
+            self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
+        }
+        Ok(())
     }
 
     fn fill_disk(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
@@ -328,20 +342,26 @@ impl World {
         Ok(())
     }
 
-    /// What a running node reads of its replica is damaged.
-    fn find_damage(&mut self, id: NodeId) -> Result<(), String> {
+    /// What a running node reads of a replica is damaged, or what may hold any of them.
+    fn find_damage(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {
         let core = self.node(id).core.as_ref();
-        let holds = core.is_some_and(|core| core.standing(PARTITION).is_some());
-        if !holds || !self.may_damage_copy(id) {
+        let mut partitions: Vec<_> = core.into_iter().flat_map(|c| c.partitions()).collect();
+        if partitions.is_empty() || !self.may_damage_copy(id) {
             return Ok(());
+        }
+        if partitions.len() > 1 && rng.random_bool(0.5) {
+            let one = rng.random_range(0..partitions.len());
+            partitions = vec![partitions[one]];
         }
         self.copy_lost = true;
         self.node(id).damaged = true;
-        self.node(id).corrupt = true;
-        self.invariants.wholeness.finds_damage(id);
-        self.say(|| format!("{id} finds its replica damaged"));
+        self.node(id).corrupt.extend(&partitions);
+        for partition in &partitions {
+            let invariants = &mut self.partitions[*partition].invariants;
+            invariants.wholeness.finds_damage(id);
+        }
+        self.say(|| format!("{id} finds its replicas of {partitions:?} damaged"));
         self.coverage.count("damage found");
-        let partitions = vec![PARTITION];
         self.step(id, Event::Corrupt { partitions })
     }
 
@@ -366,7 +386,7 @@ impl World {
         let now = self.now;
         if let Brain::Shipped(shipped) = &mut self.brain {
             let outputs = shipped.change_lease(now, lease_ms);
-            self.publish()?;
+            self.publish_all()?;
             self.outputs(outputs)?;
         }
         Ok(())
@@ -399,23 +419,29 @@ impl World {
     /// Whether a copy may be damaged there. Where W is 1 nobody else need have what is
     /// broken, and a person has to name a survivor (rule 12).
     fn may_damage_copy(&self, id: NodeId) -> bool {
-        !self.invariants.losses.allowed && self.may_lose_copy(id)
+        !self.may_lose_writes() && self.may_lose_copy(id)
     }
 
-    /// Whether the cluster has a copy to spare on that node, and nobody is lost already:
-    /// no protocol gives back more.
+    /// Whether the cluster has a copy of every partition to spare on that node, and nobody is
+    /// lost already: no protocol gives back more.
     fn may_lose_copy(&self, id: NodeId) -> bool {
         let Brain::Shipped(shipped) = &self.brain else {
             return false;
         };
-        let Some(record) = shipped.record() else {
-            return false;
+        let tolerable = |record: &PartitionRecord| {
+            let config = &record.config;
+            let whole = config.joint.is_none() && config.learners.is_empty() && !record.degraded;
+            let spare = config.current.write_quorum() < config.current.len();
+            whole && (spare || config.on_node(id).is_none())
         };
-        let config = &record.config;
-        let whole = config.joint.is_none() && config.learners.is_empty() && !record.degraded;
-        let spare =
-            config.current.write_quorum() < config.current.len() || config.on_node(id).is_none();
-        !self.copy_lost && whole && spare
+        let mut partitions = self.partitions.ids();
+        !self.copy_lost
+            && partitions.all(|partition| shipped.record(partition).is_some_and(|r| tolerable(&r)))
+    }
+
+    /// Whether the configured W is 1, so that a promotion may lose writes.
+    pub(super) fn may_lose_writes(&self) -> bool {
+        self.partitions[PartitionId(0)].invariants.losses.allowed
     }
 
     fn lose_coordinators(&mut self, rng: &mut StdRng) {

@@ -4,16 +4,16 @@
 use std::sync::Arc;
 
 use cairn_core::cluster::command::Command;
-use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
+use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport, Role};
 use cairn_core::cluster::supervisor::{
     AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
 };
-use cairn_core::ids::{Epoch, MapVersion, NodeId};
+use cairn_core::ids::{Epoch, MapVersion, NodeId, PartitionId};
 use cairn_core::record::PartitionRecord;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Brain, COORDINATORS, Happening, PARTITION, World};
+use super::{Brain, COORDINATORS, Happening, World};
 use crate::coordinators::{Act, Doing};
 use crate::invariants::leases;
 use crate::node::Node;
@@ -67,6 +67,10 @@ impl World {
         let draining = node.draining_until > now;
         let Some(core) = &mut node.core else { return };
         let partitions = core.statuses(clock, true);
+        let led = partitions.iter().filter(|s| s.role == Role::Primary);
+        if led.count() > 1 {
+            self.coverage.count("several partitions led by one node");
+        }
         let beat = Heartbeat {
             node: id,
             session,
@@ -87,6 +91,7 @@ impl World {
     pub(super) fn report(&mut self, from: NodeId, report: ReplicaReport) -> Result<(), String> {
         self.say(|| format!("report {report:?}"));
         if let Brain::StandIn(stand_in) = &mut self.brain {
+            let stand_in = &mut stand_in[report.partition.0 as usize];
             stand_in.report(self.now, report);
             return Ok(());
         }
@@ -97,7 +102,7 @@ impl World {
     pub(super) fn heartbeat(&mut self, beat: Heartbeat) -> Result<(), String> {
         if let Brain::StandIn(stand_in) = &mut self.brain {
             for status in beat.partitions {
-                stand_in.status(beat.node, status);
+                stand_in[status.partition.0 as usize].status(beat.node, status);
             }
             return Ok(());
         }
@@ -128,37 +133,64 @@ impl World {
         self.outputs(outputs)
     }
 
-    pub(super) fn record(&self) -> Option<Arc<PartitionRecord>> {
+    /// The newest record of a partition that was committed.
+    pub(super) fn record(&self, partition: PartitionId) -> Option<Arc<PartitionRecord>> {
         match &self.brain {
-            Brain::StandIn(stand_in) => Some(stand_in.published()),
-            Brain::Shipped(shipped) => shipped.record(),
+            Brain::StandIn(stand_in) => Some(stand_in[partition.0 as usize].published()),
+            Brain::Shipped(shipped) => shipped.record(partition),
         }
     }
 
+    /// Those of all partitions.
+    pub(super) fn records(&self) -> impl Iterator<Item = Arc<PartitionRecord>> {
+        self.partitions.ids().filter_map(|id| self.record(id))
+    }
+
     /// What the coordinators decided is held against what must hold.
-    pub(super) fn observe_record(&mut self) -> Result<(), String> {
-        let Some(record) = self.record() else {
-            return Ok(());
-        };
-        self.invariants.decided(&record)?;
+    pub(super) fn observe_records(&mut self) -> Result<(), String> {
+        let records: Vec<_> = self.records().collect();
+        records.iter().try_for_each(|record| self.observe(record))
+    }
+
+    fn observe(&mut self, record: &PartitionRecord) -> Result<(), String> {
+        let partition = &mut self.partitions[record.id];
+        let mut held = partition.invariants.decided(record);
         if let Brain::Shipped(shipped) = &self.brain {
-            self.invariants.losses.told = shipped.state.loss(PARTITION).promotions;
+            partition.invariants.losses.told = shipped.state.loss(record.id).promotions;
         }
-        if record.primary.is_some() && record.epoch > self.named {
-            self.named = record.epoch;
-            leases::named(&self.nodes, &record, self.now)?;
+        if record.primary.is_some() && record.epoch > partition.named {
+            partition.named = record.epoch;
+            held = held.and_then(|()| leases::named(&self.nodes, record, self.now));
+        }
+        held.map_err(self.partitions.broken(record.id))
+    }
+
+    /// The coordinators tell what they decided of every partition.
+    pub(super) fn publish_all(&mut self) -> Result<(), String> {
+        for partition in self.partitions.ids() {
+            self.publish(partition)?;
         }
         Ok(())
     }
 
-    pub(super) fn publish(&mut self) -> Result<(), String> {
-        self.observe_record()?;
-        let Some(record) = self.record() else {
+    /// They tell what a command may have changed.
+    fn publish_changed(&mut self, of: Option<PartitionId>) -> Result<(), String> {
+        match of {
+            Some(partition) => self.publish(partition),
+            None => self.publish_all(),
+        }
+    }
+
+    fn publish(&mut self, partition: PartitionId) -> Result<(), String> {
+        let Some(record) = self.record(partition) else {
             return Ok(());
         };
+        self.observe(&record)?;
         self.say(|| format!("record {record:?}"));
-        if record.epoch > self.decided.0 || record.primary != self.decided.1 {
-            self.decided = (record.epoch, record.primary);
+        let newest = (record.epoch, record.primary);
+        let decided = &mut self.partitions[partition].decided;
+        if newest.0 > decided.0 || newest.1 != decided.1 {
+            *decided = newest;
             self.spring_ambush(&record);
         }
         for n in 1..=self.nodes.len() as u64 {
@@ -209,6 +241,7 @@ impl World {
         let lost = self.noise(Noise::Proposals, 0.05);
         let heard = !self.noise(Noise::Proposals, 0.05);
         let late = self.noise(Noise::Proposals, self.unrest.late);
+        let of = command.partition();
         let after = self.rng.random_range(50_000..1_500_000);
         self.say(|| format!("raft: {command:?} lost {lost} heard {heard} late {late}"));
         let Brain::Shipped(shipped) = &mut self.brain else {
@@ -226,10 +259,14 @@ impl World {
         } else {
             shipped.commit(now, id, command, heard)
         };
-        if let Some(record) = self.record().filter(|_| late && !lost) {
+        let struck = match of {
+            Some(partition) => partition,
+            None => self.partitions.draw(&mut self.rng),
+        };
+        if let Some(record) = self.record(struck).filter(|_| late && !lost) {
             self.spring_ambush(&record);
         }
-        self.publish()?;
+        self.publish_changed(of)?;
         self.outputs(outputs)
     }
 
@@ -244,8 +281,9 @@ impl World {
             // The next leader does not have it.
             return Ok(());
         }
+        let of = command.partition();
         let outputs = shipped.commit_unheard(now, command);
-        self.publish()?;
+        self.publish_changed(of)?;
         self.outputs(outputs)
     }
 
@@ -255,28 +293,43 @@ impl World {
             return Ok(());
         }
         let now = self.now;
-        let nodes = self.nodes.len() as u64;
-        let served = self.serves_among(|_| true);
         if self.rng.random_bool(0.05) {
-            self.publish()?;
+            self.publish_all()?;
         }
-        let stand_in = match &mut self.brain {
-            Brain::StandIn(stand_in) => stand_in,
-            Brain::Shipped(shipped) => {
-                let outputs = shipped.tick(now);
-                self.outputs(outputs)?;
-                let unrest = self.unrest;
-                if !self.healing && self.rng.random_bool(unrest.moves) {
-                    self.move_seats()?;
-                }
-                if !self.healing && self.rng.random_bool(unrest.promotions) {
-                    self.coverage.count("promotion by request");
-                    let partition = PARTITION;
-                    self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
-                }
-                return Ok(());
+        if let Brain::Shipped(shipped) = &mut self.brain {
+            let outputs = shipped.tick(now);
+            self.outputs(outputs)?;
+        }
+        for partition in self.partitions.ids() {
+            match self.brain {
+                Brain::StandIn(_) => self.stand_in(partition)?,
+                Brain::Shipped(_) => self.unsettle(partition)?,
             }
+        }
+        Ok(())
+    }
+
+    /// The shipped coordinators are perhaps asked for what nobody needs.
+    fn unsettle(&mut self, partition: PartitionId) -> Result<(), String> {
+        let unrest = self.unrest;
+        if !self.healing && self.rng.random_bool(unrest.moves) {
+            self.move_seats(partition)?;
+        }
+        if !self.healing && self.rng.random_bool(unrest.promotions) {
+            self.coverage.count("promotion by request");
+            self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
+        }
+        Ok(())
+    }
+
+    /// A partition's stand-in does what it likes.
+    fn stand_in(&mut self, partition: PartitionId) -> Result<(), String> {
+        let (now, nodes) = (self.now, self.nodes.len() as u64);
+        let served = self.serves_among(partition, |_| true);
+        let Brain::StandIn(stand_in) = &mut self.brain else {
+            return Ok(());
         };
+        let stand_in = &mut stand_in[partition.0 as usize];
         let mut acts = Vec::new();
         stand_in.tick(now, &mut acts);
         let done = stand_in.reconfigure(now, nodes, &mut self.rng, &mut acts);
@@ -290,12 +343,12 @@ impl World {
         }
         for act in acts {
             match act {
-                Act::Publish => self.publish()?,
+                Act::Publish => self.publish(partition)?,
                 Act::Fence(node, epoch, round) => {
                     self.order(
                         node,
                         Order::Fence {
-                            partition: PARTITION,
+                            partition,
                             epoch,
                             round,
                         },
@@ -307,7 +360,7 @@ impl World {
     }
 
     /// Copies are wanted elsewhere, and nothing is wrong where they are.
-    fn move_seats(&mut self) -> Result<(), String> {
+    fn move_seats(&mut self, partition: PartitionId) -> Result<(), String> {
         let now = self.now;
         let Brain::Shipped(shipped) = &mut self.brain else {
             return Ok(());
@@ -315,21 +368,22 @@ impl World {
         if !shipped.leading {
             return Ok(());
         }
-        let outputs = shipped.reseat(now, &mut self.rng);
+        let outputs = shipped.reseat(now, partition, &mut self.rng);
         self.coverage.count("copies wanted elsewhere");
-        let seats = shipped.state.seats(PARTITION).to_vec();
-        self.say(|| format!("copies are wanted on {seats:?}"));
-        self.publish()?;
+        let seats = shipped.state.seats(partition).to_vec();
+        let of = self.partitions.of(partition);
+        self.say(|| format!("copies{of} are wanted on {seats:?}"));
+        self.publish(partition)?;
         self.outputs(outputs)
     }
 
-    /// Whether one of those nodes serves in the newest epoch.
-    pub(super) fn serves_among(&self, whom: impl Fn(u64) -> bool) -> bool {
-        let epoch = self.record().map_or(Epoch::ZERO, |r| r.epoch);
+    /// Whether one of those nodes serves a partition in its newest epoch.
+    pub(super) fn serves_among(&self, partition: PartitionId, whom: impl Fn(u64) -> bool) -> bool {
+        let epoch = self.record(partition).map_or(Epoch::ZERO, |r| r.epoch);
         self.nodes
             .iter()
             .filter(|node| whom(node.id.0))
-            .filter_map(|node| node.core.as_ref()?.standing(PARTITION))
+            .filter_map(|node| node.core.as_ref()?.standing(partition))
             .any(|standing| standing.serving && standing.epoch == epoch)
     }
 
@@ -339,7 +393,7 @@ impl World {
             return Ok(());
         };
         self.nodes[(old.0 - 1) as usize].core = None;
-        self.edges.remove(&old);
+        self.edges.retain(|(node, _), _| *node != old);
         let seat = self.seats[&old.0];
         if shipped.takes_for_the_same(seat, old.0) {
             // It is taken for the one that it was.
@@ -357,7 +411,7 @@ impl World {
         let state = shipped.state.clone();
         let outputs = shipped.step(self.now, Input::Applied { state });
         self.say(|| format!("{old} lost its disk; {response:?} takes its name"));
-        self.observe_record()?;
+        self.observe_records()?;
         self.outputs(outputs)?;
         self.at(20_000, Happening::Start(NodeId(identity)));
         Ok(())

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cairn_core::ids::{Epoch, Index, Micros, NodeId, Position};
+use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::kv::{DueKey, VersionedValue};
 use cairn_core::replication::{
@@ -14,7 +14,7 @@ use cairn_core::replication::{
 use rand::Rng;
 
 use super::clients::Clients;
-use super::{Happening, PARTITION, World};
+use super::{Happening, World};
 use crate::edge::{Work, number};
 
 /// How long a read waits before it is given up.
@@ -38,7 +38,7 @@ const READERS: u32 = 3;
 /// The first of them, in histories.
 const FIRST_READER: u32 = 100;
 
-/// What one process keeps for its reads.
+/// What one process keeps for its reads of a partition.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     arrived: BTreeMap<ProofLevel, u64>,
@@ -50,6 +50,7 @@ pub(super) struct Proofs {
 pub(super) struct Read {
     node: NodeId,
     session: u64,
+    partition: PartitionId,
     level: ReadLevel,
     client: u32,
     key: Bytes,
@@ -93,37 +94,48 @@ enum Came {
 }
 
 impl Read {
-    /// What was past an index is lost (rule 9).
-    pub(super) fn lower(&mut self, to: Index) {
-        self.floor = self.floor.min(to);
+    /// What was past an index of a partition is lost (rule 9).
+    pub(super) fn lower(&mut self, partition: PartitionId, to: Index) {
+        if self.partition == partition {
+            self.floor = self.floor.min(to);
+        }
     }
 }
 
 impl World {
     /// A read of some level begins on some node.
     pub(super) fn begin_read(&mut self) -> Result<(), String> {
-        let after = self.rng.random_range(300..4_000) * self.leisure();
+        // Each partition is read as often as a single one would be, once all is healed.
+        let leisure = (self.leisure() / u64::from(self.partitions.count())).max(1);
+        let after = self.rng.random_range(300..4_000) * leisure;
         self.at(after, Happening::Read);
         let n = self.rng.random_range(0..self.nodes.len());
         let level = ReadLevel::ALL[self.rng.random_range(0..ReadLevel::ALL.len())];
+        let partition = self.partitions.draw(&mut self.rng);
+        let n = match self.mapped_primary(partition) {
+            Some(primary) if level == ReadLevel::Primary => primary,
+            _ => n,
+        };
         let (id, now) = (self.nodes[n].id, self.now);
         if self.nodes[n].core.is_none() || self.nodes[n].paused_until > now {
             return Ok(());
         }
         let session = self.nodes[n].session;
-        let acknowledged = self.invariants.acknowledged.newest();
+        let about = &self.partitions[partition];
+        let acknowledged = about.invariants.acknowledged.newest();
         let acknowledged = acknowledged.map_or(Index::ZERO, |mark| mark.index());
         let client = FIRST_READER + self.rng.random_range(0..READERS);
         let mut read = Read {
             node: id,
             session,
+            partition,
             level,
             client,
-            key: Clients::any_key(&mut self.rng),
+            key: Clients::any_key(&about.prefix, &mut self.rng),
             number: 0,
             began: now,
-            floor: self.invariants.history.floor(acknowledged),
-            local_floor: self.invariants.monotone.floor(client, id, session),
+            floor: about.invariants.history.floor(acknowledged),
+            local_floor: about.invariants.monotone.floor(client, id, session),
             step: Step::Begun,
         };
         let proof_level = match level {
@@ -132,12 +144,12 @@ impl World {
             ReadLevel::Primary | ReadLevel::Any => None,
         };
         if let Some(level) = proof_level {
-            let proofs = self.proofs.entry((id.0, session)).or_default();
+            let proofs = self.proofs.entry((id.0, session, partition)).or_default();
             let arrived = proofs.arrived.entry(level).or_default();
             read.number = *arrived;
             *arrived += 1;
             let wanted = Unproved {
-                partition: PARTITION,
+                partition,
                 level,
                 before: read.number + 1,
             };
@@ -155,15 +167,30 @@ impl World {
         Ok(())
     }
 
+    /// The place of a partition's primary, for a reader that looks at the map: every other
+    /// one does where there are several partitions, so that each is read often enough.
+    fn mapped_primary(&mut self, partition: PartitionId) -> Option<usize> {
+        let looks = self.partitions.count() > 1 && self.rng.random_bool(0.5);
+        let primary = self.record(partition).filter(|_| looks)?.primary?;
+        Some((primary.node.0 - 1) as usize)
+    }
+
     /// What came of a question.
-    pub(super) fn proved(&mut self, id: NodeId, level: ProofLevel, before: u64, proof: Proof) {
+    pub(super) fn proved(
+        &mut self,
+        id: NodeId,
+        partition: PartitionId,
+        level: ProofLevel,
+        (before, proof): (u64, Proof),
+    ) {
         let session = self.node(id).session;
-        let proofs = self.proofs.entry((id.0, session)).or_default();
+        let proofs = self.proofs.entry((id.0, session, partition)).or_default();
         let newest = proofs.newest.entry(level).or_insert((before, proof));
         if newest.0 <= before {
             *newest = (before, proof);
         }
-        self.say(|| format!("    {id} {level:?} reads below {before}: {proof:?}"));
+        let of = self.partitions.of(partition);
+        self.say(|| format!("    {id} {level:?} reads{of} below {before}: {proof:?}"));
     }
 
     /// A read looks where it stands.
@@ -202,34 +229,38 @@ impl World {
             ..
         } = looked;
         let value = value.map(|stored| (number(&stored), stored.version));
-        let (id, level) = (read.node, read.level);
+        let (id, level, partition) = (read.node, read.level, read.partition);
+        let of = self.partitions.of(partition);
         self.say(|| {
             format!(
-                "{id} {level:?} read of {:?} by {} saw {value:?} as of {seen}",
+                "{id} {level:?} read of {:?}{of} by {} saw {value:?} as of {seen}",
                 read.key, read.client
             )
         });
         self.coverage.count(match level {
             ReadLevel::Primary => "primary read",
-            ReadLevel::Quorum if !self.anybody_serves() => "quorum read without a primary",
+            ReadLevel::Quorum if !self.anybody_serves(partition) => "quorum read without a primary",
             ReadLevel::Quorum => "quorum read",
             ReadLevel::Replica => "replica read",
             ReadLevel::Any => "any read",
         });
+        let invariants = &mut self.partitions[partition].invariants;
         if level == ReadLevel::Any {
-            return self.invariants.monotone.saw(
+            let monotone = invariants.monotone.saw(
                 read.client,
                 (id, read.session),
                 (generation, seen),
                 read.local_floor,
             );
+            return monotone.map_err(self.partitions.broken(partition));
         }
         if level == ReadLevel::Primary {
-            self.invariants.liveness.read = self.now;
+            invariants.liveness.read = self.now;
         }
-        let history = &mut self.invariants.history;
         let what = || format!("a {} read on {id}", level.name());
-        history.saw(what, seen, read.floor)?;
+        let saw = invariants.history.saw(what, seen, read.floor);
+        saw.map_err(self.partitions.broken(partition))?;
+        let history = &mut self.partitions[partition].invariants.history;
         let times = (read.began.0, self.now.0);
         let integer = value.and_then(|(integer, _)| integer);
         history.read(read.client, &read.key, times, integer);
@@ -239,9 +270,9 @@ impl World {
         Ok(())
     }
 
-    fn anybody_serves(&self) -> bool {
+    fn anybody_serves(&self, partition: PartitionId) -> bool {
         self.nodes.iter().any(|node| {
-            let standing = node.core.as_ref().and_then(|core| core.standing(PARTITION));
+            let standing = self.standing(node.id, partition);
             node.paused_until <= self.now
                 && standing.is_some_and(|s| s.serving && s.lease_until > node.clock(self.now))
         })
@@ -249,13 +280,13 @@ impl World {
 
     /// Whether a replica's own state may be read, however old: it is whole, still one of
     /// the partition's, and what it lacked when it was made was installed.
-    fn readable(&self, node: NodeId, standing: &Standing, applied: Index) -> bool {
-        let node = &self.nodes[(node.0 - 1) as usize];
-        let removed = self.record().is_some_and(|record| {
+    fn readable(&self, read: &Read, standing: &Standing, applied: Index) -> bool {
+        let node = &self.nodes[(read.node.0 - 1) as usize];
+        let removed = self.record(read.partition).is_some_and(|record| {
             let listed = record.config.replicas();
             record.epoch >= standing.epoch && listed.iter().all(|m| m.replica != standing.replica)
         });
-        !node.corrupt && !removed && applied > Index::ZERO
+        !node.corrupt.contains(&read.partition) && !removed && applied > Index::ZERO
     }
 
     /// Goes on with a read.
@@ -263,8 +294,7 @@ impl World {
         let (now, planted) = (self.now, self.options.planted);
         let node = &self.nodes[(read.node.0 - 1) as usize];
         let clock = node.clock(now);
-        let standing = node.core.as_ref().and_then(|core| core.standing(PARTITION));
-        let Some(standing) = standing else {
+        let Some(standing) = self.standing(read.node, read.partition) else {
             return Ok(Came::Elsewhere);
         };
         let leads = standing.serving && standing.lease_until > clock;
@@ -282,7 +312,7 @@ impl World {
         };
         match &read.step {
             Step::Begun => match read.level {
-                ReadLevel::Any if self.readable(read.node, &standing, applied) => {
+                ReadLevel::Any if self.readable(read, &standing, applied) => {
                     read.step = look(standing.epoch, None)?;
                 }
                 ReadLevel::Any => return Ok(Came::Elsewhere),
@@ -295,7 +325,8 @@ impl World {
                         ReadLevel::Replica => ProofLevel::Replica,
                         _ => ProofLevel::Quorum,
                     };
-                    let proofs = self.proofs.get(&(read.node.0, read.session));
+                    let process = (read.node.0, read.session, read.partition);
+                    let proofs = self.proofs.get(&process);
                     let newest = proofs.and_then(|proofs| proofs.newest.get(&level)).copied();
                     let covers =
                         |before: u64| read.number < before || planted == Some(Planted::AskedBefore);
@@ -330,7 +361,7 @@ impl World {
             }
             Step::Looked(looked) => {
                 let still = match (read.level, looked.proof) {
-                    (ReadLevel::Any, _) => self.readable(read.node, &standing, applied),
+                    (ReadLevel::Any, _) => self.readable(read, &standing, applied),
                     (_, Some(_)) => standing.epoch == looked.epoch,
                     (_, None) => leads && standing.epoch == looked.epoch,
                 };
@@ -363,7 +394,7 @@ impl World {
             row: None,
         };
         read.step = Step::Begun;
-        self.request(read.node, Work::Expire(vec![due]))?;
+        self.request(read.node, read.partition, Work::Expire(vec![due]))?;
         Ok(Came::Later)
     }
 

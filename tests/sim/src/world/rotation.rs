@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 
 use cairn_core::cluster::supervisor::{AdminRequest, Input};
-use cairn_core::ids::{Micros, NodeId};
+use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::ReplicaSet;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use super::{COORDINATORS, Happening, PARTITION, World};
+use super::{COORDINATORS, Happening, World};
 use crate::plan::Kind;
 
 /// How often it is looked whether those who reach each other serve.
@@ -24,6 +24,8 @@ const PATIENCE: Micros = Micros::from_millis(1_000);
 /// Who reaches each other at the moment.
 pub(super) struct Rotation {
     rng: StdRng,
+    /// Whose quorums they are.
+    partition: PartitionId,
     until: Micros,
     group: BTreeSet<u64>,
     since: Micros,
@@ -38,6 +40,7 @@ impl World {
         }
         self.rotation = Some(Rotation {
             rng: StdRng::seed_from_u64(rng.random()),
+            partition: self.partitions.draw(rng),
             until,
             group: BTreeSet::new(),
             since: self.now,
@@ -56,7 +59,8 @@ impl World {
             return Ok(());
         }
         self.at(LOOK, Happening::Turn);
-        if rotation.ends.is_none() && self.serves_among(|n| rotation.group.contains(&n)) {
+        let serves = || self.serves_among(rotation.partition, |n| rotation.group.contains(&n));
+        if rotation.ends.is_none() && serves() {
             let longest = [5_000, 50_000, 300_000][rotation.rng.random_range(0..3)];
             rotation.ends = Some(now.plus(Micros(rotation.rng.random_range(500..longest))));
         }
@@ -71,7 +75,8 @@ impl World {
     }
 
     fn next_turn(&mut self, rotation: &mut Rotation) -> Result<(), String> {
-        let Some(record) = self.record() else {
+        let partition = rotation.partition;
+        let Some(record) = self.record(partition) else {
             return Ok(());
         };
         let rng = &mut rotation.rng;
@@ -98,7 +103,8 @@ impl World {
             }
         }
         let until = rotation.until;
-        self.say(|| format!("-- {group:?} reach each other, until {until:?} at most"));
+        let of = self.partitions.of(partition);
+        self.say(|| format!("-- {group:?}{of} reach each other, until {until:?} at most"));
         self.coverage.count("other nodes reach each other");
         rotation.group = group;
         rotation.since = self.now;
@@ -116,7 +122,6 @@ impl World {
             self.strike(kind, NodeId(*kept), rng)?;
         }
         if rng.random_bool(0.7) {
-            let partition = PARTITION;
             self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
         }
         Ok(())

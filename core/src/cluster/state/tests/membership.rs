@@ -149,6 +149,10 @@ fn a_caller_that_was_replaced_is_refused() {
             .refused(fenced(7, undrain.clone()))
             .contains("token 8")
     );
+    // One that begins anew would be refused for ever.
+    machine.done(Command::ResetToken);
+    assert_eq!(machine.apply(Command::ResetToken), Response::Unchanged);
+    assert_eq!(machine.apply(fenced(1, drain.clone())), Response::Unchanged);
     // People have none, and are not refused.
     machine.done(undrain);
     let nested = fenced(9, fenced(1, drain));
@@ -227,6 +231,25 @@ fn where_w_was_one_a_loss_is_taken_until_the_new_set_is_in_force() {
     );
     // The other partition has not come that far.
     assert!(machine.state.is_eventual(PartitionId(1)));
+}
+
+#[test]
+fn one_that_is_on_its_way_to_w_of_one_is_remembered_as_well() {
+    let mut machine = made(3, 2, 3);
+    let set = |machine: &mut Machine, w| {
+        machine.done(change(machine, |settings| {
+            settings.write_quorum = w;
+            settings.min_in_sync = w;
+        }));
+    };
+    set(&mut machine, 1);
+    let all = machine.record().config.current.members.clone();
+    machine.done(machine.enter_joint(all, 1));
+    set(&mut machine, 2);
+    machine.done(machine.leave_joint(Direction::Forward));
+    assert_eq!(machine.record().config.current.write_quorum, 1);
+    assert!(machine.state.is_eventual(P), "one copy acknowledges");
+    assert!(!machine.state.is_eventual(PartitionId(1)));
 }
 
 #[test]

@@ -11,9 +11,10 @@ use crate::cluster::report::NodeFigures;
 use crate::cluster::settings::SettingsRequest;
 use crate::cluster::state::Leaving;
 use crate::cluster::status::PartitionState;
+use crate::cluster::supervisor::reconfigure::MovesUnderWay;
 use crate::cluster::supervisor::{Input, Output, SupervisorEvent, SupervisorOptions};
 use crate::ids::{Micros, NodeId, PartitionId};
-use crate::record::NodeStanding;
+use crate::record::{Member, NodeStanding};
 
 const PARTITIONS: u32 = 24;
 
@@ -422,7 +423,9 @@ fn no_node_makes_more_replicas_at_a_time_than_the_settings_allow() {
     let mut most = 0;
     for _ in 0..20_000 {
         world.run(5);
-        let (joining, giving) = world.supervisor.moves_under_way();
+        let MovesUnderWay {
+            joining, giving, ..
+        } = world.supervisor.moves_under_way();
         most = most.max(
             joining
                 .values()
@@ -502,6 +505,122 @@ fn rf_and_w_change_online_and_come_back() {
         refusal(&response).to_string(),
         "6 data nodes are there to hold replicas, 7 are needed"
     );
+}
+
+#[test]
+fn a_single_copy_moves_by_being_two_for_a_moment() {
+    let mut world = cluster(1, 2);
+    world.register("data-3", false);
+    settle(&mut world);
+    assert_eq!(world.state.replicas_on(NodeId(3)), 8);
+    nothing_is_lost(&world);
+    let node = NodeId(1);
+    assert_eq!(world.commit(Command::Drain { node }), Response::Done);
+    settle(&mut world);
+    assert_eq!(world.state.held_by(node), None);
+    for record in world.state.partitions() {
+        assert_eq!(record.config.current.len(), 1);
+        assert_eq!(record.config.current.write_quorum, 1);
+    }
+    nothing_is_lost(&world);
+}
+
+#[test]
+fn copies_that_live_are_not_given_up_for_one_that_may_be_lost() {
+    let mut world = cluster(5, 6);
+    world.kill(NodeId(4));
+    world.run(3_000);
+    let changed = world.change_settings(|settings| {
+        settings.replication_factor = 3;
+        settings.write_quorum = 2;
+        settings.min_in_sync = 2;
+    });
+    assert_eq!(changed, Response::Done);
+    world.run(12_000);
+    for record in world.state.partitions() {
+        let living = |m: &&Member| m.node != NodeId(4);
+        let members = &record.config.current.members;
+        assert!(members.iter().filter(living).count() >= 3, "{record:?}");
+    }
+    // After the grace the dead one has no seat, and the rest goes.
+    settle(&mut world);
+    nothing_is_lost(&world);
+}
+
+#[test]
+fn a_change_of_w_does_not_begin_every_epoch_at_once() {
+    let request = SettingsRequest {
+        partitions: Some(96),
+        ..SettingsRequest::default()
+    };
+    let mut world = World::with_cluster(SupervisorOptions::default(), 3, &request);
+    world.change_settings(|settings| settings.write_quorum = 3);
+    let mut most = BTreeMap::new();
+    for _ in 0..20_000 {
+        world.run(1);
+        for (node, count) in world.supervisor.moves_under_way().adjusting {
+            let known: &mut usize = most.entry(node).or_default();
+            *known = count.max(*known);
+        }
+        if settled(&world) {
+            break;
+        }
+    }
+    assert!(settled(&world));
+    assert_eq!(most.values().max(), Some(&16));
+}
+
+#[test]
+fn what_waits_for_a_lost_partition_takes_no_place_from_others() {
+    let mut world = cluster(3, 5);
+    world.change_settings(|settings| settings.moves_per_node = 1);
+    // Copies to the newcomer never finish, and one of their partitions loses two of three.
+    world.register("data-6", false);
+    world.slow.insert(NodeId(6));
+    while copies(&world) == 0 {
+        world.run(5);
+    }
+    let stuck = world
+        .state
+        .partitions()
+        .iter()
+        .find(|record| !record.config.learners.is_empty())
+        .expect("a learner")
+        .clone();
+    for member in &stuck.config.current.members[..2] {
+        world.kill(member.node);
+    }
+    world.run(3_000);
+    world.slow.clear();
+    world.run(60_000);
+    let waits = world.supervisor.moves_under_way();
+    let stuck = world.state.partition(stuck.id).expect("a partition");
+    assert_eq!(stuck.config.learners.len(), 1, "nobody gave it up");
+    assert_eq!(waits.joining.get(&NodeId(6)), None);
+    assert!(world.state.replicas_on(NodeId(6)) > 1, "others were made");
+}
+
+#[test]
+fn while_moves_are_held_back_a_newcomer_may_mend_and_rf_may_have_changed() {
+    let mut world = cluster(3, 3);
+    world.commit(Command::PauseMoves { paused: true });
+    world.register("data-4", false);
+    world.kill(NodeId(3));
+    world.commit(Command::MarkGone {
+        node: NodeId(3),
+        force: false,
+    });
+    world.run(60_000);
+    assert_eq!(world.state.replicas_on(NodeId(3)), 0);
+    assert_eq!(world.state.replicas_on(NodeId(4)), PARTITIONS as usize);
+    world.change_settings(|settings| settings.replication_factor = 2);
+    world.register("data-5", false);
+    world.kill(NodeId(2));
+    world.run(60_000);
+    assert_eq!(world.state.leaving(NodeId(2)), Some(Leaving::Away));
+    world.commit(Command::PauseMoves { paused: false });
+    settle(&mut world);
+    nothing_is_lost(&world);
 }
 
 /// One thing that happens to a cluster, of those that this file is about.
