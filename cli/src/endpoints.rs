@@ -48,6 +48,14 @@ impl Endpoints {
         &self.dialer
     }
 
+    /// The same credential and bounds for a cluster at these addresses.
+    pub(crate) fn at(&self, addresses: Vec<String>) -> Self {
+        Self {
+            given: addresses,
+            ..self.clone()
+        }
+    }
+
     /// What to log in with over the Redis protocol.
     pub(crate) fn auth(&self) -> Option<&Auth> {
         self.auth.as_ref()

@@ -66,6 +66,11 @@ impl Failure {
         self
     }
 
+    /// What is wrong, and what to do about it.
+    pub(crate) fn into_words(self) -> (String, Option<String>) {
+        (self.message, self.remedy)
+    }
+
     /// Says what it is about.
     #[must_use]
     pub(crate) fn about(mut self, what: &str) -> Self {
