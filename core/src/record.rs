@@ -117,6 +117,14 @@ impl Configuration {
         all
     }
 
+    /// Replicas that are being made: the learners, and those of the set to come that are
+    /// not in the one in force.
+    pub fn in_the_making(&self) -> impl Iterator<Item = Member> {
+        let joining = self.joint.iter().flat_map(|set| &set.members);
+        let joining = joining.filter(|m| !self.current.members.contains(m));
+        self.learners.iter().chain(joining).copied()
+    }
+
     /// The replica of this partition that `node` is to hold, if any.
     ///
     /// Where a damaged replica is replaced on its own node, both are listed for a

@@ -99,6 +99,16 @@ bugs! {
         "While joint, an entry commits on W members of the old set alone.";
     LeaseOfOneSet "lease-of-one-set", rule 11:
         "While joint, a lease is held of the old set alone.";
+    DeleteBeforeForward "delete-before-forward", rule 11:
+        "A replica without a place in the new set is deleted while both are in force.";
+    RetireBeforeEmpty "retire-before-empty", rule 11:
+        "A node that drains may go while it still holds replicas.";
+    TwoMovesAtOnce "two-moves-at-once", rule 11:
+        "A replica is made of a partition of which one is being made already.";
+    LearnerCountsAfterUndo "learner-counts-after-undo", rule 11:
+        "A joint configuration that is left backwards leaves its new members in the set.";
+    ChangeWriteQuorumInPlace "change-write-quorum-in-place", rule 11:
+        "Another W is in force as soon as it is configured, without a joint configuration.";
     EmptyDiskKeepsIdentity "empty-disk-keeps-identity", rule 12:
         "A node with an empty disk is admitted under the identity that it had before.";
     CorruptReplicaCounts "corrupt-replica-counts", rule 12:

@@ -21,6 +21,7 @@ use super::sources::Givers;
 use crate::cluster::report::{Order, PartitionStatus};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, Position, ReplicaId};
 use crate::record::{Member, PartitionRecord};
+use crate::seeded::{Bug, is_seeded};
 
 /// The timings and bounds of replication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -730,12 +731,12 @@ impl NodeCore {
         let node = self.node;
         // Where a damaged replica is replaced on its own seat, the record lists both
         // for a while: the newer one lives here.
-        let mine = record
-            .config
-            .replicas()
-            .into_iter()
-            .filter(|m| m.node == node)
-            .max_by_key(|m| m.replica);
+        let mine = match &record.config.joint {
+            Some(joint) if is_seeded(Bug::DeleteBeforeForward) => {
+                joint.members.iter().find(|m| m.node == node).copied()
+            }
+            _ => record.config.on_node(node),
+        };
         let exists = self.seats.contains_key(&partition);
         if mine.is_none() && !exists {
             return;

@@ -21,4 +21,4 @@ pub mod shrink;
 pub mod world;
 
 pub use report::{Coverage, Failure, MUST_HAPPEN, Tally};
-pub use world::{Options, Planted, run, run_planted, run_with, trace};
+pub use world::{Options, Planted, run, run_planted, run_with, scenarios, trace};

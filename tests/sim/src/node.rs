@@ -5,10 +5,10 @@
 //! written arrive in part, and, where the power goes, loses or tears what was not
 //! flushed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use cairn_core::ids::{Index, Mark, Micros, NodeId, PartitionId};
+use cairn_core::ids::{Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId};
 use cairn_core::kv::{DueKey, ExpiryRow, Table, VersionedValue};
 use cairn_core::replication::{
     DurableRecord, Generation, LogEntry, NodeCore, RecoveredPartition, Timing,
@@ -50,6 +50,10 @@ pub struct Node {
     pub damaged: bool,
     /// The partitions of which what it holds counts as absent.
     pub corrupt: BTreeSet<PartitionId>,
+    /// The newest record of each partition that the process was told.
+    pub told: BTreeMap<PartitionId, (Epoch, u64)>,
+    /// The version of the map that it has seen.
+    pub map_version: MapVersion,
     flush_fails: bool,
     /// It ends while it writes the next time; whether its power goes too.
     pub ends_writing: Option<bool>,
@@ -112,6 +116,8 @@ impl Node {
             timing,
             damaged: false,
             corrupt: BTreeSet::new(),
+            told: BTreeMap::new(),
+            map_version: MapVersion(0),
             flush_fails: false,
             ends_writing: None,
             calendar: rng.random_range(0..=CALENDARS_MS),
@@ -153,6 +159,8 @@ impl Node {
     /// Where recovery refuses a disk that only lost power.
     pub fn start(&mut self, now: Micros, rng: &mut StdRng) -> Result<Started, String> {
         self.session += 1;
+        self.told.clear();
+        self.map_version = MapVersion(0);
         let identity = LogIdentity {
             cluster: "simulated".into(),
             node: u128::from(self.id.0),

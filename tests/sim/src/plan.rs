@@ -77,7 +77,36 @@ pub enum Kind {
     Rotation,
     /// Something strikes at the moment when the coordinators decide.
     Ambush,
+    /// A node with an empty disk joins the shipped coordinators' cluster, as all that follows
+    /// is of theirs alone.
+    Join,
+    /// A node is to give up all that it holds; it goes once it has.
+    GiveUp,
+    /// One that is to give up what it holds may keep the rest.
+    TakeBack,
+    /// A node is said to be gone for good, and is.
+    Gone,
+    /// A process ends, and nobody starts it for long.
+    StayAway,
+    /// Moves are held back, or let go on.
+    HoldMoves,
+    /// The cluster is given another RF and W.
+    Factors,
+    /// A node is given another weight and zone.
+    Rehome,
 }
+
+/// Which nodes there are, and what they are to hold.
+const CHANGES: [(Kind, u32); 8] = [
+    (Kind::Join, 4),
+    (Kind::GiveUp, 4),
+    (Kind::TakeBack, 2),
+    (Kind::Gone, 2),
+    (Kind::StayAway, 4),
+    (Kind::HoldMoves, 1),
+    (Kind::Factors, 4),
+    (Kind::Rehome, 1),
+];
 
 const KINDS: [(Kind, u32); 20] = [
     (Kind::Crash, 5),
@@ -141,34 +170,51 @@ pub fn layout(rng: &mut StdRng) -> Layout {
 
 /// Every fault of a run between two times.
 pub fn draw(rng: &mut StdRng, from: Micros, until: Micros) -> Vec<Fault> {
+    let mut faults = series(rng, &KINDS, 300_000, (from, until));
+    let often = [300_000, 1_000_000, 4_000_000][rng.random_range(0..3)];
+    faults.extend(series(rng, &CHANGES, often, (from, until)));
+    for (number, fault) in (NOISES..).zip(&mut faults) {
+        fault.number = number;
+    }
+    faults
+}
+
+/// Faults of some kinds, so many microseconds apart at most, yet without their numbers.
+fn series(
+    rng: &mut StdRng,
+    kinds: &[(Kind, u32)],
+    apart: u64,
+    (from, until): (Micros, Micros),
+) -> Vec<Fault> {
     // Some runs have more of one kind than of another, and some have none: what needs
     // several of the same in a row is found in those.
-    let kinds = KINDS.map(|(kind, weight)| (kind, weight * [0, 1, 1, 5][rng.random_range(0..4)]));
+    let mut weigh =
+        |(kind, weight): &(Kind, u32)| (*kind, weight * [0, 1, 1, 5][rng.random_range(0..4)]);
+    let kinds: Vec<(Kind, u32)> = kinds.iter().map(&mut weigh).collect();
     let total: u32 = kinds.iter().map(|(_, weight)| weight).sum();
     let mut faults = Vec::new();
     let mut at = from;
-    for number in NOISES.. {
-        at = at.plus(Micros(rng.random_range(10_000..300_000)));
+    loop {
+        at = at.plus(Micros(rng.random_range(10_000..apart)));
         if at >= until {
-            break;
+            return faults;
         }
         let mut left = rng.random_range(0..total.max(1));
         let mut kind = Kind::Crash;
-        for (candidate, weight) in kinds {
-            kind = candidate;
-            if left < weight {
+        for (candidate, weight) in &kinds {
+            kind = *candidate;
+            if left < *weight {
                 break;
             }
             left -= weight;
         }
         faults.push(Fault {
-            number,
+            number: 0,
             at,
             kind,
             seed: rng.random(),
         });
     }
-    faults
 }
 
 /// Every number there is in a run with this plan.

@@ -2,10 +2,11 @@
 //! supervisor as they are, commands that commit late, fail, or commit although the
 //! proposer was told nothing, and leaders that change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_core::cluster::command::{Command, NodeRegistration, Refusal, Response};
-use cairn_core::cluster::settings::SettingsRequest;
+use cairn_core::cluster::settings::{SettingsChange, SettingsRequest};
 use cairn_core::cluster::state::ClusterState;
 use cairn_core::cluster::supervisor::{
     Input, Output, ProposalId, ProposalOutcome, Supervisor, SupervisorOptions,
@@ -27,6 +28,8 @@ pub struct Shipped {
     pub leading: bool,
     options: SupervisorOptions,
     raft_index: u64,
+    /// The zone and the weight of each name that has others than the usual ones.
+    homes: BTreeMap<u64, (String, u32)>,
     /// Counts leaders.
     pub term: u64,
 }
@@ -44,11 +47,17 @@ pub fn restless(rng: &mut StdRng) -> SupervisorOptions {
         shrink_after: sooner(usual.shrink_after),
         repair_after: sooner(usual.repair_after),
         cut_off_after: sooner(usual.cut_off_after),
+        // Those are made for minutes, of which a run has none.
+        joiner_timeout: Micros::from_millis(rng.random_range(500..4_000)),
+        slow_learner_rest: Micros::from_millis(rng.random_range(100..1_000)),
+        plan_after: Micros::from_millis(rng.random_range(0..500)),
+        back_after: Micros::from_millis(rng.random_range(0..1_000)),
+        balance_after: Micros::from_millis(rng.random_range(1_000..30_000)),
         ..usual
     }
 }
 
-fn registration(seat: u64, identity: u64) -> NodeRegistration {
+fn registration(seat: u64, identity: u64, (zone, weight): (String, u32)) -> NodeRegistration {
     let port = |base: u64| format!("127.0.0.1:{}", base + identity);
     NodeRegistration {
         uuid: format!("uuid-{identity}"),
@@ -61,8 +70,8 @@ fn registration(seat: u64, identity: u64) -> NodeRegistration {
             http: port(40_000),
             resp_hostname: String::new(),
         },
-        zone: String::new(),
-        weight: 100,
+        zone,
+        weight,
         features: 0,
         replace_dead: true,
     }
@@ -83,6 +92,7 @@ impl Shipped {
             leading: false,
             options,
             raft_index: 0,
+            homes: BTreeMap::new(),
             term: 0,
         };
         shipped.apply(Command::CreateCluster {
@@ -90,14 +100,26 @@ impl Shipped {
             settings,
         });
         for seat in 1..=nodes {
-            shipped.register(seat, seat);
+            let registration = shipped.registration(seat, seat);
+            shipped.apply(registration);
         }
         Ok(shipped)
     }
 
-    /// Registers an identity on a seat; its number follows the one before.
-    pub fn register(&mut self, seat: u64, identity: u64) -> Response {
-        self.apply(Command::RegisterNode(registration(seat, identity)))
+    fn presents(&self, seat: u64, identity: u64) -> NodeRegistration {
+        let usual = (String::new(), 100);
+        let home = self.homes.get(&seat).cloned().unwrap_or(usual);
+        registration(seat, identity, home)
+    }
+
+    /// With what an identity presents itself on a seat; its number follows the one before.
+    pub fn registration(&self, seat: u64, identity: u64) -> Command {
+        Command::RegisterNode(self.presents(seat, identity))
+    }
+
+    /// The zone and the weight of whoever has a name, from its next registration on.
+    pub fn rehome(&mut self, seat: u64, home: (String, u32)) {
+        self.homes.insert(seat, home);
     }
 
     /// An empty disk claims the identity that the one before it had (rule 12). Whether it
@@ -105,7 +127,7 @@ impl Shipped {
     pub fn takes_for_the_same(&mut self, seat: u64, identity: u64) -> bool {
         let response = self.apply(Command::RegisterNode(NodeRegistration {
             incarnation: format!("another-incarnation-{identity}"),
-            ..registration(seat, identity)
+            ..self.presents(seat, identity)
         }));
         match response {
             Response::Registered { .. } => true,
@@ -116,24 +138,19 @@ impl Shipped {
         }
     }
 
-    /// An admin gives the cluster another lease.
-    pub fn change_lease(&mut self, now: Micros, lease_ms: u64) -> Vec<Output> {
-        let Some(settings) = self.state.settings() else {
-            return Vec::new();
-        };
-        let mut settings = (**settings).clone();
-        settings.lease_ms = lease_ms;
-        self.apply(Command::ChangeSettings { settings });
-        let state = self.state.clone();
-        self.step(now, Input::Applied { state })
+    /// What an admin changes of the settings, as a command. `None` where there are none.
+    pub fn change(&self, change: SettingsChange) -> Option<Command> {
+        let settings = change.of(self.state.settings()?);
+        Some(Command::ChangeSettings { settings })
     }
 
     /// Somebody wants a copy on another node, and perhaps another primary, or all copies where
     /// those of another partition are.
     pub fn reseat(&mut self, now: Micros, partition: PartitionId, rng: &mut StdRng) -> Vec<Output> {
         let before = self.state.seats(partition).to_vec();
-        let members = self.state.members().map(|node| node.id);
-        let mut free: Vec<NodeId> = members.filter(|id| !before.contains(id)).collect();
+        let basis = self.state.basis();
+        let mut free: Vec<NodeId> = basis.nodes.into_keys().collect();
+        free.retain(|id| !before.contains(id));
         free.shuffle(rng);
         let mut seats = before.clone();
         for node in free.into_iter().take(rng.random_range(1..=2)) {
@@ -150,13 +167,15 @@ impl Shipped {
             let other = others[rng.random_range(0..others.len())];
             seats = self.state.seats(other).to_vec();
         }
-        self.apply(Command::Reseat {
-            partition,
-            before,
-            seats,
-        });
-        let state = self.state.clone();
-        self.step(now, Input::Applied { state })
+        self.command(
+            now,
+            Command::Reseat {
+                partition,
+                before,
+                seats,
+            },
+        )
+        .0
     }
 
     fn apply(&mut self, command: Command) -> Response {
@@ -214,7 +233,7 @@ impl Shipped {
         command: Command,
         heard: bool,
     ) -> Vec<Output> {
-        let (mut outputs, response) = self.applied(now, command);
+        let (mut outputs, response) = self.command(now, command);
         let outcome = if heard {
             ProposalOutcome::Applied(response)
         } else {
@@ -226,10 +245,11 @@ impl Shipped {
 
     /// A proposal commits whose proposer has given up waiting for it.
     pub fn commit_unheard(&mut self, now: Micros, command: Command) -> Vec<Output> {
-        self.applied(now, command).0
+        self.command(now, command).0
     }
 
-    fn applied(&mut self, now: Micros, command: Command) -> (Vec<Output>, Response) {
+    /// A command commits that is an admin's, or somebody's who does not wait for it.
+    pub fn command(&mut self, now: Micros, command: Command) -> (Vec<Output>, Response) {
         let response = self.apply(command);
         let state = self.state.clone();
         (self.step(now, Input::Applied { state }), response)

@@ -5,9 +5,11 @@ mod copies;
 mod effects;
 mod faults;
 mod govern;
+mod membership;
 mod partitions;
 mod reads;
 mod rotation;
+pub mod scenarios;
 
 pub use reads::Planted;
 
@@ -40,6 +42,9 @@ const TICK: Micros = Micros::from_millis(10);
 /// For how long there are faults, and for how long there are none after them.
 const FAULTS: Micros = Micros::from_millis(6_000);
 const PEACE: Micros = Micros::from_millis(8_000);
+/// Within this after the faults every copy has to be where it belongs.
+const SETTLING: Micros = Micros::from_millis(40_000);
+const SECOND: Micros = Micros::from_millis(1_000);
 
 #[derive(Debug)]
 enum Happening {
@@ -81,6 +86,8 @@ enum Happening {
     /// Perhaps others reach each other from now on.
     Turn,
     Room(NodeId, u64, DiskRoom),
+    /// The disk of a node that is no member any more is thrown away.
+    Discard(NodeId),
     /// A node that drained ends.
     Stop(NodeId, u64),
     /// A node hears of the cluster's lease.
@@ -111,6 +118,19 @@ pub struct Options {
     pub lossy: bool,
     /// How many partitions there are, where the seed is not to say it.
     pub partitions: Option<u32>,
+    /// The shipped coordinators' cluster as it begins, where the seed is not to say it.
+    pub cluster: Option<Cluster>,
+}
+
+/// A cluster as it begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster {
+    /// How many nodes.
+    pub nodes: u64,
+    /// RF.
+    pub replicas: u64,
+    /// W.
+    pub write_quorum: u8,
 }
 
 /// What happens at a time, in the order of that, and then of when it was decided on.
@@ -168,6 +188,7 @@ struct World {
     ambush: Option<faults::Ambush>,
     /// How restless the shipped coordinators are made.
     unrest: govern::Unrest,
+    membership: membership::Membership,
     partitions: partitions::Partitions,
     edges: BTreeMap<(NodeId, PartitionId), Edge>,
     clients: clients::Clients,
@@ -220,8 +241,18 @@ pub fn trace(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, S
 
 fn play(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String) {
     let mut world = World::new(seed, options);
+    let result = played(seed, &mut world, |world| world.play(seed));
+    (result, world.trace.join("\n"))
+}
+
+/// What came of playing a world.
+fn played(
+    seed: u64,
+    world: &mut World,
+    play: impl FnOnce(&mut World) -> Result<(), String>,
+) -> Result<Coverage, Box<Failure>> {
     // A panic is the core's own assertion: an invariant like the others.
-    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play(seed)));
+    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(world)));
     let result = match played {
         Ok(Ok(())) => Ok(std::mem::take(&mut world.coverage)),
         Ok(Err(what)) => Err(what),
@@ -236,8 +267,7 @@ fn play(seed: u64, options: &Options) -> (Result<Coverage, Box<Failure>>, String
             ))
         }
     };
-    let result = result.map_err(|what| Box::new(Failure { seed, what }));
-    (result, world.trace.join("\n"))
+    result.map_err(|what| Box::new(Failure { seed, what }))
 }
 
 /// The numbers of everything that may be left out of a run, see [`Options::without`].
@@ -270,12 +300,22 @@ impl World {
         let replicas = rng.random_range(2..=5u64);
         let nodes = replicas + rng.random_range(0..=2u64);
         // Stand-ins know no way to lose a write.
-        let stand_in = seed.is_multiple_of(2) && !options.lossy;
+        let stand_in = seed.is_multiple_of(2) && !options.lossy && options.cluster.is_none();
         let lossy = !stand_in && (rng.random_bool(0.25) || options.lossy);
         let write_quorum = match lossy {
             true => 1,
             false => rng.random_range(2..=replicas) as u8,
         };
+        let drawn = Cluster {
+            nodes,
+            replicas,
+            write_quorum,
+        };
+        let Cluster {
+            nodes,
+            replicas,
+            write_quorum,
+        } = options.cluster.unwrap_or(drawn);
         let lease = Micros::from_millis(if rng.random_bool(0.3) {
             rng.random_range(400..2_000)
         } else {
@@ -312,6 +352,9 @@ impl World {
                 partitions: Some(partitions),
                 data_nodes: Some(nodes as u32),
                 lease_ms: Some(lease_ms),
+                node_timeout_ms: Some([300, 700, 1_500][rng.random_range(0..3)]),
+                replace_after_ms: Some([0, 200, 1_000, 300_000][rng.random_range(0..4)]),
+                moves_per_node: Some(rng.random_range(1..=3)),
                 ..SettingsRequest::default()
             };
             let shipped = Shipped::new(settings, shipped::restless(&mut rng));
@@ -342,7 +385,8 @@ impl World {
             rotation: None,
             ambush: None,
             unrest,
-            partitions: partitions::Partitions::new(partitions, lossy),
+            membership: membership::Membership::default(),
+            partitions: partitions::Partitions::new(partitions, write_quorum == 1),
             edges: BTreeMap::new(),
             clients,
             coverage: Coverage::default(),
@@ -382,6 +426,19 @@ impl World {
     }
 
     fn play(&mut self, seed: u64) -> Result<(), String> {
+        self.begin()?;
+        for fault in plan_of(seed) {
+            if !self.options.without.contains(&fault.number) {
+                self.at(fault.at.0 - self.now.0, Happening::Fault(fault));
+            }
+        }
+        self.run_until(START.plus(FAULTS))?;
+        self.heal()?;
+        self.make_peace()
+    }
+
+    /// Everyone starts.
+    fn begin(&mut self) -> Result<(), String> {
         let several = self.partitions.count();
         if several > 1 {
             self.coverage.count("several partitions");
@@ -400,27 +457,44 @@ impl World {
         }
         self.at(1_500, Happening::Read);
         self.at(1_000, Happening::Coordinators);
-        for fault in plan_of(seed) {
-            if !self.options.without.contains(&fault.number) {
-                self.at(fault.at.0 - self.now.0, Happening::Fault(fault));
+        Ok(())
+    }
+
+    /// The next thing happens, if there is one up to a time. Whether there was; else it is
+    /// that time.
+    fn next_until(&mut self, until: Micros) -> Result<bool, String> {
+        match self.queue.pop() {
+            Some(Reverse(next)) if next.at <= until.0 => {
+                self.now = Micros(next.at);
+                self.happen(*next.happening)?;
+                Ok(true)
+            }
+            later => {
+                self.queue.extend(later);
+                self.now = until;
+                Ok(false)
             }
         }
-        let faults_end = START.plus(FAULTS);
-        let end = faults_end.plus(PEACE);
-        while let Some(Reverse(next)) = self.queue.pop() {
-            if next.at > end.0 {
-                break;
-            }
-            self.now = Micros(next.at);
-            if !self.healing && self.now >= faults_end {
-                self.heal()?;
-            }
-            self.happen(*next.happening)?;
+    }
+
+    fn run_until(&mut self, until: Micros) -> Result<(), String> {
+        while self.next_until(until)? {}
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more, until everything is settled and serves.
+    fn make_peace(&mut self) -> Result<(), String> {
+        let began = self.now;
+        self.run_until(began.plus(PEACE))?;
+        while self.settled().is_err() && self.now < began.plus(SETTLING) {
+            self.run_until(self.now.plus(SECOND))?;
         }
+        let end = self.now;
         self.coverage.add(SIMULATED, end.0 - START.0);
         if self.may_lose_writes() {
             self.coverage.count("W is 1");
         }
+        self.settled()?;
         let longest = self.timing.lease_longest;
         for partition in self.partitions.ids() {
             let invariants = &mut self.partitions[partition].invariants;
@@ -525,7 +599,7 @@ impl World {
             Happening::Deliver { from, to, message } => {
                 self.step(to, Event::Peer { from, message })
             }
-            Happening::Record(id, record) => self.step(id, Event::Record { record }),
+            Happening::Record(id, record) => self.tell_record(id, record),
             Happening::Order(id, order) => self.step(id, Event::Order { order }),
             Happening::Report(from, report) => self.report(from, report),
             Happening::Heartbeat(beat) => self.heartbeat(beat),
@@ -556,6 +630,10 @@ impl World {
             }
             Happening::Turn => self.turn(),
             Happening::Room(id, _, room) => self.step(id, Event::DiskRoom { room }),
+            Happening::Discard(id) => {
+                self.discard(id);
+                Ok(())
+            }
             Happening::Stop(id, _) => {
                 self.stop(id);
                 Ok(())

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cairn_sim::{Options, Planted, Tally, run, run_planted, run_with, shrink};
+use cairn_sim::{
+    Coverage, Failure, Options, Planted, Tally, run, run_planted, run_with, scenarios, shrink,
+};
 
 /// How many fixed seeds `make test` runs, and how many fresh ones. More: `make sim`.
 const FIXED: u64 = 120;
@@ -112,4 +114,43 @@ fn mistakes_in_reads_are_found() {
             "{planted:?}: seed {seed}: {what}"
         );
     }
+}
+
+/// With how many seeds a scenario is played.
+const SCENARIO_SEEDS: u64 = 12;
+
+/// Plays a scenario, in which all of that has to happen.
+fn play(scenario: fn(u64) -> Result<Coverage, Box<Failure>>, happens: &[&str]) {
+    let mut tally = Tally::default();
+    for seed in 0..SCENARIO_SEEDS {
+        match scenario(seed) {
+            Ok(run) => tally.add(&run),
+            Err(failure) => panic!("seed {seed}: {}", failure.what),
+        }
+    }
+    for what in happens {
+        let times = tally.times(what);
+        assert!(times >= SCENARIO_SEEDS, "{what}: {times}");
+    }
+}
+
+#[test]
+fn a_replica_is_swapped_out_while_the_old_primary_is_slow() {
+    play(
+        scenarios::swap_of_a_slow_primary,
+        &["slow primary swapped out"],
+    );
+}
+
+#[test]
+fn a_cluster_expands_from_three_to_six_nodes_with_a_crash_at_each_step() {
+    play(
+        scenarios::expansion_with_crashes,
+        &[
+            "struck: learner",
+            "struck: primary",
+            "struck: leaver",
+            "struck: leader",
+        ],
+    );
 }

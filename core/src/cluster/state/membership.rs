@@ -14,6 +14,7 @@ use super::partitions::is_degraded;
 use crate::cluster::command::{Command, PlacementBasis, Refusal, Response, SeatChange};
 use crate::ids::{MapVersion, NodeId, PartitionId};
 use crate::record::NodeStanding;
+use crate::seeded::{Bug, is_seeded};
 
 /// Why a member is to hold nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -142,7 +143,9 @@ impl ClusterState {
                 reason: format!("node {node} has not been asked to give up what it holds"),
             });
         }
-        if let Some(partition) = self.held_by(node) {
+        if let Some(partition) = self.held_by(node)
+            && !is_seeded(Bug::RetireBeforeEmpty)
+        {
             return Err(Refusal::NotEmpty { node, partition });
         }
         self.set_gone(at, node);
@@ -259,6 +262,13 @@ impl ClusterState {
                 .collect();
         }
         for slot in &mut self.partitions {
+            if is_seeded(Bug::ChangeWriteQuorumInPlace) && slot.config.joint.is_none() {
+                let record = Arc::make_mut(slot);
+                let members = u8::try_from(record.config.current.len()).unwrap_or(u8::MAX);
+                record.config.current.write_quorum = settings.write_quorum.min(members);
+                record.revision += 1;
+                record.changed_at = at;
+            }
             let degraded = is_degraded(&slot.config, &settings);
             if slot.degraded != degraded {
                 let record = Arc::make_mut(slot);

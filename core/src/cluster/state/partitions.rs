@@ -280,7 +280,8 @@ impl ClusterState {
         if !self.is_member(node) {
             return Err(Refusal::UnknownNode { node });
         }
-        if record.config.joint.is_some() || !record.config.learners.is_empty() {
+        let changing = record.config.joint.is_some() || !record.config.learners.is_empty();
+        if changing && !is_seeded(Bug::TwoMovesAtOnce) {
             return Err(invalid(format!(
                 "partition {partition} is changing already: one change at a time"
             )));
@@ -290,6 +291,16 @@ impl ClusterState {
         if record.primary.is_some_and(|p| p.node == node) {
             return Err(invalid(format!(
                 "node {node} holds the primary of partition {partition}"
+            )));
+        }
+        // Whoever proposes it counts as well; but what another leader proposed before, or
+        // this one and gave up waiting for, may have committed since.
+        let most = usize::from(self.settings_or_refuse()?.moves_per_node);
+        let made = self.partitions.iter();
+        let made = made.flat_map(|record| record.config.in_the_making());
+        if made.filter(|m| m.node == node).count() >= most {
+            return Err(invalid(format!(
+                "node {node} is being given {most} replicas already"
             )));
         }
         let replica = self.allot_replica();
@@ -393,6 +404,9 @@ impl ClusterState {
                     return Err(Refusal::NoPrimary { partition });
                 }
                 record.config.current = joint;
+            }
+            Direction::Backward if is_seeded(Bug::LearnerCountsAfterUndo) => {
+                record.config.current.members = joint.members;
             }
             Direction::Backward => {}
         }

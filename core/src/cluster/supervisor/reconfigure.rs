@@ -86,17 +86,32 @@ impl Supervisor {
             );
         } else if let Some(learner) = record.config.learners.first().copied() {
             self.settle_learner(now, record, learner, work);
+            if is_seeded(Bug::TwoMovesAtOnce) && work.pending.is_none() {
+                self.want_learner(now, record, primary, work);
+            }
         } else if now >= work.change_after && self.views.is_serving(record) {
             if let Some(set) = self.adjusted_set(record) {
                 self.adjusted.push((record.id, primary.node, set));
-            } else if let Some(node) = self.wanted_learner(now, record, work) {
-                self.wanted.push(Wanted {
-                    spare: self.spare_copies(record),
-                    partition: record.id,
-                    primary: primary.node,
-                    node,
-                });
+            } else {
+                self.want_learner(now, record, primary, work);
             }
+        }
+    }
+
+    fn want_learner(
+        &mut self,
+        now: Micros,
+        record: &PartitionRecord,
+        primary: Member,
+        work: &Work,
+    ) {
+        if let Some(node) = self.wanted_learner(now, record, work) {
+            self.wanted.push(Wanted {
+                spare: self.spare_copies(record),
+                partition: record.id,
+                primary: primary.node,
+                node,
+            });
         }
     }
 
@@ -203,13 +218,8 @@ impl Supervisor {
             let Some(primary) = record.primary.filter(|p| self.views.is_up(p.node)) else {
                 continue;
             };
-            let joiners = config
-                .joint
-                .iter()
-                .flat_map(|set| &set.members)
-                .filter(|m| !config.current.members.contains(m));
             let mut copies = false;
-            for member in config.learners.iter().chain(joiners) {
+            for member in config.in_the_making() {
                 copies = true;
                 moves.copy(primary.node, member.node);
             }

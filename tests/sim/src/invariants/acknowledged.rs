@@ -73,6 +73,19 @@ impl Acknowledged {
         self.newest
     }
 
+    /// Whether a replica has flushed an entry.
+    #[must_use]
+    pub fn is_flushed(&self, replica: ReplicaId, mark: Mark) -> bool {
+        let flushed = self.replicas.get(&replica);
+        flushed.is_some_and(|flushed| flushed.holds(mark))
+    }
+
+    /// The sets of an epoch.
+    #[must_use]
+    pub fn configuration(&self, epoch: Epoch) -> Option<&Configuration> {
+        self.configurations.get(&epoch)
+    }
+
     /// How many members of a set have flushed an entry of an epoch, or of a later one.
     #[must_use]
     pub fn holding_epoch(&self, set: &ReplicaSet, epoch: Epoch) -> usize {
@@ -137,7 +150,7 @@ impl Acknowledged {
             return Ok(());
         };
         for set in configuration.sets() {
-            let holds = |replica| self.replicas.get(&replica).is_some_and(|f| f.holds(mark));
+            let holds = |replica| self.is_flushed(replica, mark);
             let holding = set.members.iter().filter(|m| holds(m.replica)).count();
             if holding < set.write_quorum() {
                 return Err(broken(

@@ -3,16 +3,22 @@
 
 pub mod acknowledged;
 pub mod commit;
+pub mod deletion;
 pub mod epochs;
 pub mod history;
 pub mod inspection;
 pub mod joint;
+pub mod learners;
 pub mod leases;
 pub mod liveness;
 pub mod logs;
 pub mod loss;
 pub mod monotone;
+pub mod moves_per_node;
+pub mod one_change;
 pub mod primary;
+pub mod retired;
+pub mod settled;
 pub mod state;
 pub mod whole;
 
@@ -49,7 +55,7 @@ pub struct Invariants {
     /// Rule 2.
     pub inspections: inspection::Inspections,
     /// Rule 11.
-    pub joint: joint::Joint,
+    pub deletion: deletion::Deletion,
     /// Rule 12.
     pub wholeness: whole::Wholeness,
     /// Rules 8, 17.
@@ -62,6 +68,8 @@ pub struct Invariants {
     pub losses: loss::Losses,
     /// Rules 14, 15.
     pub liveness: liveness::Liveness,
+    /// What the coordinators decided last.
+    newest: Option<PartitionRecord>,
 }
 
 impl Invariants {
@@ -70,11 +78,14 @@ impl Invariants {
     /// # Errors
     /// Where they were not allowed to.
     pub fn decided(&mut self, record: &PartitionRecord) -> Check {
+        let before = self.newest.replace(record.clone());
+        one_change::decided(before.as_ref(), record)?;
+        learners::decided(before.as_ref(), record)?;
         self.acknowledged.configured(record.epoch, &record.config);
         self.primary.named(record)?;
         self.inspections
             .decided(record, &self.epochs, self.losses.allowed)?;
-        self.joint.decided(record, &self.acknowledged)
+        joint::decided(before.as_ref(), record, &self.acknowledged)
     }
 
     /// A node tells the coordinators how it stands.
@@ -109,6 +120,9 @@ impl Invariants {
         };
         self.epochs.check(id, node.session, &standing)?;
         let begins = standing.serving && self.primary.serves(id, &standing)?;
+        if begins && let Some(configuration) = self.acknowledged.configuration(standing.epoch) {
+            learners::serves(id, &standing, configuration)?;
+        }
         if self.losses.allowed {
             self.reconcile(id, core, partition, &standing)?;
         } else if begins {
@@ -128,6 +142,26 @@ impl Invariants {
     /// may still hold what was.
     fn trusts(&self, standing: &Standing) -> bool {
         !self.losses.allowed || self.losses.is_newest(standing)
+    }
+
+    /// A node is about to write a record.
+    ///
+    /// # Errors
+    /// Where it must not.
+    pub fn appends(&mut self, node: NodeId, record: &DurableRecord) -> Check {
+        self.wholeness.appends(node, record);
+        self.deletion.appends(node, record, self.newest.as_ref())
+    }
+
+    /// A node was retired.
+    ///
+    /// # Errors
+    /// Where what it holds is needed.
+    pub fn retired(&self, node: NodeId) -> Check {
+        let newest = self.newest.as_ref();
+        newest.map_or(Ok(()), |newest| {
+            retired::is_not_the_last(node, newest, &self.acknowledged)
+        })
     }
 
     /// A node has flushed a record.
@@ -150,6 +184,7 @@ impl Invariants {
     /// Where its disk forgot a promise.
     pub fn recovered(&mut self, node: NodeId, found: Option<&RecoveredPartition>) -> Check {
         self.acknowledged.recovered(node, found);
+        self.deletion.recovered(node, found);
         self.wholeness.recovered(node, found)?;
         self.epochs.recovered(node, found)
     }

@@ -43,7 +43,8 @@ impl World {
                     }
                     let partition = record.partition();
                     let invariants = &mut self.partitions[partition].invariants;
-                    invariants.wholeness.appends(id, &record);
+                    let appends = invariants.appends(id, &record);
+                    appends.map_err(self.partitions.broken(partition))?;
                     if matches!(record, DurableRecord::Create { .. }) {
                         self.node(id).corrupt.remove(&partition);
                     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cairn_core::cluster::settings::SettingsChange;
 use cairn_core::cluster::supervisor::{AdminRequest, Input};
 use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::PartitionRecord;
@@ -55,7 +56,8 @@ impl World {
         rng: &mut StdRng,
     ) -> Result<(), String> {
         let n = (id.0 - 1) as usize;
-        if self.healing || self.retired.contains(&id.0) {
+        // Nothing more happens to what has no disk any more.
+        if self.healing || (self.retired.contains(&id.0) && kind != Kind::Join) {
             return Ok(());
         }
         match kind {
@@ -143,6 +145,14 @@ impl World {
                     rng: StdRng::seed_from_u64(rng.random()),
                 });
             }
+            Kind::Join
+            | Kind::GiveUp
+            | Kind::TakeBack
+            | Kind::Gone
+            | Kind::StayAway
+            | Kind::HoldMoves
+            | Kind::Factors
+            | Kind::Rehome => return self.change_membership(kind, id, rng),
         }
         Ok(())
     }
@@ -209,7 +219,7 @@ impl World {
         self.at(after, Happening::Start(id));
     }
 
-    fn end_process(&mut self, id: NodeId, power_loss: bool, rng: &mut StdRng) {
+    pub(super) fn end_process(&mut self, id: NodeId, power_loss: bool, rng: &mut StdRng) {
         self.node(id).crash(rng, power_loss);
         self.edges.retain(|(node, _), _| *node != id);
         self.say(|| format!("{id} ends, power loss {power_loss}"));
@@ -383,11 +393,15 @@ impl World {
             let after = rng.random_range(200..300_000);
             self.at(after, Happening::Lease(NodeId(n), lease));
         }
-        let now = self.now;
-        if let Brain::Shipped(shipped) = &mut self.brain {
-            let outputs = shipped.change_lease(now, lease_ms);
-            self.publish_all()?;
-            self.outputs(outputs)?;
+        let Brain::Shipped(shipped) = &self.brain else {
+            return Ok(());
+        };
+        let change = SettingsChange {
+            lease_ms: Some(lease_ms),
+            ..SettingsChange::default()
+        };
+        if let Some(command) = shipped.change(change) {
+            self.administer(command)?;
         }
         Ok(())
     }
@@ -424,7 +438,7 @@ impl World {
 
     /// Whether the cluster has a copy of every partition to spare on that node, and nobody is
     /// lost already: no protocol gives back more.
-    fn may_lose_copy(&self, id: NodeId) -> bool {
+    pub(super) fn may_lose_copy(&self, id: NodeId) -> bool {
         let Brain::Shipped(shipped) = &self.brain else {
             return false;
         };
@@ -484,6 +498,6 @@ impl World {
             }
             self.start(id)?;
         }
-        Ok(())
+        self.heal_membership()
     }
 }

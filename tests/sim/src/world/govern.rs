@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use cairn_core::cluster::command::Command;
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport, Role};
+use cairn_core::cluster::state::ClusterState;
 use cairn_core::cluster::supervisor::{
     AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
 };
 use cairn_core::ids::{Epoch, MapVersion, NodeId, PartitionId};
 use cairn_core::record::PartitionRecord;
+use cairn_core::replication::Event;
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 use super::{Brain, COORDINATORS, Happening, World};
 use crate::coordinators::{Act, Doing};
 use crate::invariants::leases;
-use crate::node::Node;
 use crate::plan::Noise;
 
 /// How often the shipped coordinators are asked for what nobody needs, and how often
@@ -62,6 +63,7 @@ impl World {
             })
             .map(NodeId)
             .collect();
+        let map_version = self.map_version(id);
         let node = self.node(id);
         let (clock, disk_full) = (node.clock(now), node.full_until > now);
         let draining = node.draining_until > now;
@@ -75,7 +77,7 @@ impl World {
             node: id,
             session,
             sequence,
-            map_version: MapVersion(0),
+            map_version,
             unreachable,
             silent_client_ports: Vec::new(),
             disk_full,
@@ -85,6 +87,35 @@ impl World {
             partitions,
         };
         self.at(1_000, Happening::Heartbeat(beat));
+    }
+
+    /// The version of the map that a node has seen: that of the state, once it was told
+    /// every newest record.
+    fn map_version(&mut self, id: NodeId) -> MapVersion {
+        let version = self.state().map_or(MapVersion(0), ClusterState::version);
+        let node = &self.nodes[(id.0 - 1) as usize];
+        let told = |record: Arc<PartitionRecord>| {
+            let told = node.told.get(&record.id);
+            told.is_some_and(|order| *order >= record.order())
+        };
+        if self.records().all(told) {
+            self.node(id).map_version = version;
+        }
+        self.node(id).map_version
+    }
+
+    /// A node hears of a record.
+    pub(super) fn tell_record(
+        &mut self,
+        id: NodeId,
+        record: Arc<PartitionRecord>,
+    ) -> Result<(), String> {
+        let node = self.node(id);
+        if node.core.is_some() {
+            let told = node.told.entry(record.id).or_default();
+            *told = record.order().max(*told);
+        }
+        self.step(id, Event::Record { record })
     }
 
     /// The coordinators take a report.
@@ -267,6 +298,7 @@ impl World {
             self.spring_ambush(&record);
         }
         self.publish_changed(of)?;
+        self.observe_membership()?;
         self.outputs(outputs)
     }
 
@@ -284,6 +316,7 @@ impl World {
         let of = command.partition();
         let outputs = shipped.commit_unheard(now, command);
         self.publish_changed(of)?;
+        self.observe_membership()?;
         self.outputs(outputs)
     }
 
@@ -300,6 +333,7 @@ impl World {
             let outputs = shipped.tick(now);
             self.outputs(outputs)?;
         }
+        self.retire_the_empty()?;
         for partition in self.partitions.ids() {
             match self.brain {
                 Brain::StandIn(_) => self.stand_in(partition)?,
@@ -402,18 +436,9 @@ impl World {
             return Ok(());
         }
         self.retired.insert(old.0);
-        let identity = self.nodes.len() as u64 + 1;
-        self.seats.insert(identity, seat);
-        let mut rng = StdRng::seed_from_u64(self.rng.random());
-        let node = Node::new(NodeId(identity), self.timing, &mut rng);
-        self.nodes.push(node);
-        let response = shipped.register(seat, identity);
-        let state = shipped.state.clone();
-        let outputs = shipped.step(self.now, Input::Applied { state });
-        self.say(|| format!("{old} lost its disk; {response:?} takes its name"));
-        self.observe_records()?;
-        self.outputs(outputs)?;
-        self.at(20_000, Happening::Start(NodeId(identity)));
+        let identity = self.admit(seat)?;
+        self.say(|| format!("{old} lost its disk; {identity} takes its name"));
+        self.at(20_000, Happening::Start(identity));
         Ok(())
     }
 }

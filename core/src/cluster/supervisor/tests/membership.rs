@@ -443,6 +443,31 @@ fn no_node_makes_more_replicas_at_a_time_than_the_settings_allow() {
 }
 
 #[test]
+fn a_late_proposal_does_not_make_more_replicas_on_a_node_than_allowed() {
+    let mut world = cluster(3, 4);
+    world.change_settings(|settings| settings.moves_per_node = 1);
+    let node = NodeId(4);
+    let lacking: Vec<_> = world.state.partitions().to_vec();
+    let lacking = lacking.iter().filter(|r| r.config.on_node(node).is_none());
+    let added: Vec<Response> = lacking
+        .take(2)
+        .map(|record| {
+            world.commit(Command::AddLearner {
+                partition: record.id,
+                epoch: record.epoch,
+                revision: record.revision,
+                node,
+            })
+        })
+        .collect();
+    assert_eq!(added[0], Response::Done);
+    assert_eq!(
+        refusal(&added[1]).to_string(),
+        "node n4 is being given 1 replicas already"
+    );
+}
+
+#[test]
 fn while_moves_are_held_back_only_what_is_lost_is_made_anew() {
     let mut world = cluster(3, 5);
     let paused = Command::PauseMoves { paused: true };
