@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::bench::BenchArgs;
 use crate::cluster::ClusterArgs;
 use crate::config::Config;
+use crate::coordinators::CoordinatorsArgs;
 use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
 use crate::dev::DevArgs;
@@ -21,16 +22,18 @@ use crate::membership::NodesArgs;
 use crate::output::Format;
 use crate::rebalance::RebalanceArgs;
 use crate::recover::RecoverArgs;
+use crate::recover_coordinators::RecoverCoordinatorsArgs;
 use crate::user::UserCommand;
 use crate::{
-    bench, cluster, data, dev, inspect, keyspace, membership, node, rebalance, recover, user,
+    bench, cluster, coordinators, data, dev, inspect, keyspace, membership, node, rebalance,
+    recover, recover_coordinators, user,
 };
 
 /// A durable, replicated key-value store
 ///
 /// Exit codes: 0 done; 1 no such key, or a condition did not hold; 2 wrong usage or
 /// settings; 3 the cluster cannot be reached or cannot serve, nothing was done; 4 the
-/// outcome of a write is unknown; 5 refused; 6 anything else.
+/// outcome of a write is unknown, or what was waited for is not done yet; 5 refused; 6 anything else.
 // The TLS files carry the names of a node's settings as ids (which clap would make the
 // flags' names too, were those not given), so that under `cairn node`
 // the node's own flags take their place instead of clashing with them. clap hands such
@@ -130,6 +133,14 @@ enum Command {
     /// by itself: what the lost ones acknowledged might be missing. This shows what may be
     /// lost, asks, gives up every replica but the named ones, and waits until it is served.
     Recover(RecoverArgs),
+    /// The coordinators, and changes of their group while it runs
+    Coordinators(CoordinatorsArgs),
+    /// Go on with one coordinator's disk where the majority of the disks is lost
+    ///
+    /// On the machine of a coordinator that is stopped. This shows what its disk and the data
+    /// nodes know, asks, and makes it the only coordinator of a new group, from which the
+    /// other disks are kept out. Start it then, and add the others again.
+    RecoverCoordinators(RecoverCoordinatorsArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
     /// Print what makes a shell complete this command line
@@ -226,7 +237,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let auth = credential.as_ref().map(Credential::for_resp);
     let endpoints = Endpoints::new(endpoints, dialer, auth, timeout);
     match command {
-        Command::Dev(args) => dev::run(&args, endpoints.auth()),
+        Command::Dev(args) => dev::run(&args, &endpoints, output),
         Command::Put(args) => data::put(&args, &endpoints, output),
         Command::Get(args) => data::get(&args, &endpoints, output),
         Command::Del(args) => data::delete(&args, &endpoints, output),
@@ -240,6 +251,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cluster(args) => cluster::run(args, &endpoints, output),
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
         Command::Recover(args) => recover::run(&args, &endpoints, output),
+        Command::Coordinators(args) => coordinators::run(args, &endpoints, output),
+        Command::RecoverCoordinators(args) => recover_coordinators::run(&args, &endpoints, output),
         Command::Bench(args) => bench::run(&args, &endpoints, output),
         Command::Completion { shell } => completion(shell),
         Command::User { command } => user::run(&command, output),
@@ -318,6 +331,14 @@ mod tests {
             "cairn dev --coordinators 1 --data-nodes 3 --replication-factor 2 --write-quorum 2 --data-dir /x --resp-port 7000",
             "cairn dev --consistency eventual",
             "cairn dev reset --yes --data-dir /x",
+            "cairn dev add --data-dir /x",
+            "cairn dev add --count 3 --zone b --weight 50 -o json --timeout 60",
+            "cairn dev list -o json",
+            "cairn dev stop data-1",
+            "cairn dev stop coordinator-2 --kill",
+            "cairn dev start data-1 --data-dir /x",
+            "cairn dev wipe data-1 --yes --force",
+            "cairn dev remove data-1 -y",
             "cairn put key value",
             "cairn put key --file -",
             "cairn get key -o json",
@@ -353,6 +374,11 @@ mod tests {
             "cairn cluster",
             "cairn cluster set replicationFactor=5 writeQuorum=3 --wait",
             "cairn cluster set replicationFactor=5 --plan",
+            "cairn coordinators -o json",
+            "cairn coordinators add c1=h:1 c2=h:2 --wait --timeout 60",
+            "cairn coordinators remove c1 c2",
+            "cairn coordinators replace c1 c3=h:3 --wait",
+            "cairn recover-coordinators --data-dir /x --accept-loss",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
             "cairn bench --mode read --requests 1000",
             "cairn bench --workload A --rate 1000 --distribution latest",
@@ -374,6 +400,10 @@ mod tests {
             "cairn dev --coordinators 9",
             "cairn dev --consistency lax",
             "cairn dev reset --coordinators 3",
+            "cairn dev --data-nodes 3 add",
+            "cairn dev add --count 0",
+            "cairn dev add --weight 10001",
+            "cairn dev stop",
             "cairn put key",
             "cairn put key value --file x",
             "cairn incr key --by x",
@@ -387,6 +417,9 @@ mod tests {
             "cairn rebalance pause --plan",
             "cairn cluster set",
             "cairn cluster set partitions=7",
+            "cairn coordinators add c1",
+            "cairn coordinators remove",
+            "cairn coordinators replace c1",
             "cairn recover --survivor data-1",
             "cairn scan --limit 0",
             "cairn scan --from x",

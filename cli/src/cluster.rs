@@ -1,6 +1,6 @@
 //! `cluster`: what the cluster agreed on, and changing it while it lives.
 
-use cairn_client::admin::{Change, Settings};
+use cairn_client::admin::{Change, ResetToken, Settings};
 use cairn_core::record::ClusterSettings;
 
 use crate::endpoints::{Endpoints, block_on};
@@ -32,6 +32,8 @@ enum ClusterCommand {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Let the tokens of operators begin anew, where one that was made anew is refused
+    ResetToken,
 }
 
 /// The names that can be set.
@@ -65,6 +67,9 @@ fn assignment(text: &str) -> Result<(String, u64), String> {
 pub(crate) fn run(args: ClusterArgs, endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
     match args.command {
         None => show(endpoints, format),
+        Some(ClusterCommand::ResetToken) => {
+            rebalance::change(endpoints, "cluster", Change::ResetToken(ResetToken {}))
+        }
         Some(ClusterCommand::Set {
             changes,
             plan,

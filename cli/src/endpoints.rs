@@ -38,6 +38,24 @@ impl Endpoints {
         }
     }
 
+    /// The addresses that were given.
+    pub(crate) fn given(&self) -> &[String] {
+        &self.given
+    }
+
+    /// How connections are made.
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    /// The same credential and bounds for a cluster at these addresses.
+    pub(crate) fn at(&self, addresses: Vec<String>) -> Self {
+        Self {
+            given: addresses,
+            ..self.clone()
+        }
+    }
+
     /// What to log in with over the Redis protocol.
     pub(crate) fn auth(&self) -> Option<&Auth> {
         self.auth.as_ref()

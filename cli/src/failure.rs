@@ -6,7 +6,7 @@
 //! | 1 | no such key, or a condition did not hold; nothing was changed |
 //! | 2 | the command line or a setting is wrong; nothing was done |
 //! | 3 | the cluster, or the part that is needed, cannot be reached or cannot serve; nothing was done |
-//! | 4 | the outcome is unknown: the write may or may not have happened |
+//! | 4 | the outcome is unknown: the write may or may not have happened, or what was asked for is not done yet |
 //! | 5 | refused: the request cannot be carried out as it stands |
 //! | 6 | something else went wrong |
 
@@ -63,6 +63,18 @@ impl Failure {
     #[must_use]
     pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// What is wrong, and what to do about it.
+    pub(crate) fn into_words(self) -> (String, Option<String>) {
+        (self.message, self.remedy)
+    }
+
+    /// Says what it is about.
+    #[must_use]
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
         self
     }
 

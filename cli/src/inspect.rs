@@ -1,11 +1,9 @@
 //! `status`, `ring`, `nodes`, `partitions`: what the coordinators' leader says of
 //! the cluster, and what the map says of the ring.
 
-use std::collections::BTreeMap;
-
 use cairn_client::ClusterMap;
 use cairn_core::cluster::failure_detector::Health;
-use cairn_core::cluster::ring::{Ring, RingNode};
+use cairn_core::cluster::ring::Ring;
 use cairn_core::cluster::state::Leaving;
 use cairn_core::cluster::status::{
     ClusterStatus, NodeStatus, PartitionHealth, PartitionState, ReplicaHealth,
@@ -36,21 +34,35 @@ pub(crate) struct PartitionsArgs {
 pub(crate) struct Document {
     #[serde(flatten)]
     pub(crate) status: ClusterStatus,
-    answered_by: String,
+    pub(crate) answered_by: String,
     pub(crate) leading: bool,
-    coordinators: Vec<Coordinator>,
+    pub(crate) coordinators: Vec<Coordinator>,
+    #[serde(default)]
+    pub(crate) coordinators_change: Option<CoordinatorsChange>,
     pub(crate) settings: Option<ClusterSettings>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Coordinator {
-    name: String,
-    raft_id: String,
-    peer: String,
-    client: String,
-    voter: bool,
-    leader: bool,
+pub(crate) struct Coordinator {
+    pub(crate) name: String,
+    pub(crate) raft_id: String,
+    pub(crate) peer: String,
+    pub(crate) client: String,
+    pub(crate) voter: bool,
+    pub(crate) leader: bool,
+    #[serde(default)]
+    pub(crate) lag: Option<u64>,
+}
+
+/// How far the last change of the coordinators' group is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CoordinatorsChange {
+    pub(crate) what: String,
+    /// Empty once it has ended.
+    pub(crate) step: String,
+    pub(crate) failed: Option<String>,
 }
 
 async fn fetch(endpoints: &Endpoints) -> Result<Value, Failure> {
@@ -87,6 +99,7 @@ impl Document {
             answered_by: "coordinator-1".to_owned(),
             leading: true,
             coordinators: Vec::new(),
+            coordinators_change: None,
             settings: None,
         }
     }
@@ -99,7 +112,7 @@ impl Document {
             .map_or_else(|| node.to_string(), |status| status.name.clone())
     }
 
-    fn warn_if_blind(&self) {
+    pub(crate) fn warn_if_blind(&self) {
         if !self.leading {
             eprintln!(
                 "the coordinators have no leader: {} tells what it knows, which says nothing of \
@@ -516,23 +529,13 @@ impl RingView {
             .settings
             .as_ref()
             .ok_or_else(|| Failure::unavailable("the cluster has not been made yet"))?;
-        let members: Vec<_> = map
+        let members = map
             .nodes
             .values()
-            .filter(|node| node.standing == NodeStanding::Member)
-            .collect();
-        let ring_nodes: Vec<_> = members
-            .iter()
-            .map(|node| RingNode {
-                id: node.id,
-                uuid: &node.uuid,
-                weight: node.weight,
-            })
-            .collect();
-        let ring = Ring::new(&ring_nodes, settings.virtual_nodes);
-        let shares = ring_shares(ring.points().iter().map(|p| (p.position, p.node)));
+            .filter(|node| node.standing == NodeStanding::Member);
+        let ring = Ring::of_map(map);
+        let shares = ring.shares();
         let nodes = members
-            .iter()
             .map(|node| {
                 let holds = |member: &Member| member.node == node.id;
                 let (points, ring_share) = shares.get(&node.id).copied().unwrap_or_default();
@@ -570,48 +573,9 @@ impl RingView {
     }
 }
 
-/// Points and share of the ring by node. A point owns the arc from the point before
-/// it, so that the first one's arc goes around zero.
-fn ring_shares(points: impl Iterator<Item = (u64, NodeId)>) -> BTreeMap<NodeId, (usize, f64)> {
-    const WHOLE: f64 = 18_446_744_073_709_551_616.0;
-    let points: Vec<_> = points.collect();
-    let mut shares: BTreeMap<NodeId, (usize, f64)> = BTreeMap::new();
-    for (at, (position, node)) in points.iter().enumerate() {
-        let before = points[(at + points.len() - 1) % points.len()].0;
-        let arc = if points.len() == 1 {
-            WHOLE
-        } else {
-            position.wrapping_sub(before) as f64
-        };
-        let share = shares.entry(*node).or_default();
-        share.0 += 1;
-        share.1 += arc / WHOLE;
-    }
-    shares
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn arcs_make_the_whole_ring() {
-        let quarter = 1u64 << 62;
-        let shares = ring_shares(
-            [
-                (quarter, NodeId(1)),
-                (2 * quarter, NodeId(2)),
-                (3 * quarter, NodeId(1)),
-            ]
-            .into_iter(),
-        );
-        assert_eq!(shares[&NodeId(1)], (2, 0.75));
-        assert_eq!(shares[&NodeId(2)], (1, 0.25));
-        assert_eq!(
-            ring_shares([(7, NodeId(1))].into_iter())[&NodeId(1)],
-            (1, 1.0)
-        );
-    }
 
     #[test]
     fn names_are_told_as_words() {
@@ -636,7 +600,7 @@ mod tests {
     #[test]
     fn figures_of_nodes_and_replicas_are_read_where_they_are_told() {
         let node = json!({
-            "id": 1, "name": "data-1", "zone": "", "standing": "Member", "health": "Up",
+            "id": 1, "name": "data-1", "zone": "", "standing": "Member", "health": "up",
             "healthForMs": 1, "heardMsAgo": 1, "draining": false, "diskFull": false,
             "expectedBackUnixMs": null, "leads": 1, "replicas": 1,
         });

@@ -12,6 +12,7 @@ mod bench;
 mod cluster;
 mod config;
 mod confirm;
+mod coordinators;
 mod credential;
 mod data;
 mod dev;
@@ -24,6 +25,7 @@ mod node;
 mod output;
 mod rebalance;
 mod recover;
+mod recover_coordinators;
 mod resp;
 mod user;
 

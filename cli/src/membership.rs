@@ -155,7 +155,8 @@ fn change_each(
         .collect::<Result<Vec<_>, _>>()?;
     for node in found {
         if let Some(change) = change(node) {
-            rebalance::change(endpoints, &node.name, change)?;
+            rebalance::change(endpoints, &node.name, change)
+                .map_err(|failure| failure.about(&node.name))?;
         }
     }
     Ok(())
@@ -183,7 +184,7 @@ fn add(
                 .filter(|name| find(document, name).is_err())
                 .map(String::as_str)
                 .collect();
-            (!names.is_empty()).then(|| format!("waiting for {} to come", names.join(", ")))
+            Ok((!names.is_empty()).then(|| format!("waiting for {} to come", names.join(", "))))
         };
         rebalance::wait_until(wait, endpoints, missing)?;
     }
@@ -218,16 +219,20 @@ fn drain(
         return Ok(());
     }
     let left = |document: &Document| {
-        let full: Vec<&NodeStatus> = nodes
-            .iter()
-            .filter_map(|name| find(document, name).ok())
-            .filter(|node| !node.empty)
-            .collect();
-        let names: Vec<String> = full
-            .iter()
-            .map(|node| format!("{} holds {} replicas", node.name, node.replicas))
-            .collect();
-        (!full.is_empty()).then(|| format!("{}; {}", names.join(", "), rebalance::line(document)))
+        let mut full = Vec::new();
+        for name in nodes {
+            let node = find(document, name)?;
+            if node.leaving.is_none() {
+                return Err(Failure::refused(format!(
+                    "{name} does not drain any more: somebody took it back"
+                )));
+            }
+            if !node.empty {
+                full.push(format!("{name} holds {} replicas", node.replicas));
+            }
+        }
+        let line = || format!("{}; {}", full.join(", "), rebalance::line(document));
+        Ok((!full.is_empty()).then(line))
     };
     rebalance::wait_until(wait, endpoints, left)?;
     eprintln!("{}: empty, and may be removed", nodes.join(", "));
@@ -235,7 +240,8 @@ fn drain(
 }
 
 fn retire(nodes: &[String], endpoints: &Endpoints) -> Result<(), Failure> {
-    change_each(nodes, endpoints, |node| {
+    let members = still_members(nodes, endpoints)?;
+    change_each(&members, endpoints, |node| {
         Some(Change::Retire(Retire { node: node.id.0 }))
     })
     .map_err(|failure| match failure.kind() {
@@ -247,11 +253,33 @@ fn retire(nodes: &[String], endpoints: &Endpoints) -> Result<(), Failure> {
     })
 }
 
+/// Those that are members still. One that was, and is no more, is as was asked for: the
+/// same may be said twice.
+fn still_members(nodes: &[String], endpoints: &Endpoints) -> Result<Vec<String>, Failure> {
+    let document = document(endpoints)?;
+    let is_member = |name: &&String| find(&document, name).is_ok();
+    let (members, others): (Vec<&String>, Vec<&String>) = nodes.iter().partition(is_member);
+    if !others.is_empty() {
+        let map = block_on(async { Ok(endpoints.client().await?.map()) })?;
+        for name in others {
+            if !map.nodes.values().any(|known| known.name == *name) {
+                find(&document, name)?;
+            }
+            eprintln!("{name}: it already is as asked");
+        }
+    }
+    Ok(members.into_iter().cloned().collect())
+}
+
 fn give_up(nodes: &[String], force: bool, yes: bool, endpoints: &Endpoints) -> Result<(), Failure> {
     let question = format!(
         "Is it certain that {} never come back with their disks?",
         nodes.join(", ")
     );
+    let nodes = &still_members(nodes, endpoints)?;
+    if nodes.is_empty() {
+        return Ok(());
+    }
     if !yes && !confirm::ask("giving up a node's disk", &question)? {
         return Err(Failure::refused("nothing was changed"));
     }

@@ -183,6 +183,7 @@ pub(crate) fn line(document: &Document) -> String {
     let RebalanceStatus {
         paused,
         planned,
+        too_few_nodes,
         held_back,
         under_way,
         waiting,
@@ -190,7 +191,9 @@ pub(crate) fn line(document: &Document) -> String {
         bytes_left,
     } = rebalance;
     let mut parts = Vec::new();
-    if !planned {
+    if too_few_nodes {
+        parts.push("too few data nodes for the replication factor: start another one".to_owned());
+    } else if !planned {
         parts.push("new places are about to be given".to_owned());
     }
     if under_way + waiting > 0 {
@@ -230,10 +233,10 @@ pub(crate) fn settle_where_asked(
         let rebalance = &document.status.rebalance;
         let served = document.status.summary.serving == document.status.summary.partitions;
         if rebalance.is_settled() && served {
-            return None;
+            return Ok(None);
         }
         let left = pace.time_left(rebalance.bytes_left);
-        Some(line(document) + &left)
+        Ok(Some(line(document) + &left))
     })?;
     if format == Format::Json {
         return output::json(&json!({ "seconds": since.elapsed().as_secs_f64() }));
@@ -270,11 +273,11 @@ impl Pace {
 /// Looks again and again until nothing is left, and tells what is.
 ///
 /// # Errors
-/// The time is over, or nobody answered for a minute.
+/// The time is over, nobody answered for a minute, or it can never be.
 pub(crate) fn wait_until(
     wait: &Wait,
     endpoints: &Endpoints,
-    mut left: impl FnMut(&Document) -> Option<String>,
+    mut left: impl FnMut(&Document) -> Result<Option<String>, Failure>,
 ) -> Result<(), Failure> {
     let until = wait
         .wait_timeout
@@ -286,11 +289,15 @@ pub(crate) fn wait_until(
             Ok(document) if document.leading => {
                 answered = Instant::now();
                 match left(&document) {
-                    None => {
+                    Ok(None) => {
                         told.end();
                         return Ok(());
                     }
-                    Some(what) => what,
+                    Ok(Some(what)) => what,
+                    Err(failure) => {
+                        told.end();
+                        return Err(failure);
+                    }
                 }
             }
             Ok(_) => "the coordinators elect a leader".to_owned(),
@@ -302,8 +309,10 @@ pub(crate) fn wait_until(
         };
         if until.is_some_and(|until| Instant::now() >= until) {
             told.end();
-            return Err(Failure::unavailable(format!("not done in time: {what}"))
-                .with_remedy("It goes on by itself: `cairn rebalance --wait` waits again"));
+            return Err(
+                Failure::new(Kind::Unknown, format!("not done in time: {what}"))
+                    .with_remedy("It goes on by itself: `cairn rebalance --wait` waits again"),
+            );
         }
         told.tell(&what);
         std::thread::sleep(PAUSE);

@@ -9,15 +9,19 @@ use cairn_proto::refusal;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
+use crate::topology::fetch_map;
 use crate::transport::{Channel, DialError, Dialer};
 
 pub use cairn_proto::pb::coordinator::v1::change_request::Change;
 pub use cairn_proto::pb::coordinator::v1::{
-    ChangeReply, Drain, ExpectBack, MovePrimary, NodeGone, PauseMoves, Recover, Retire, Settings,
+    ChangeCoordinators, ChangeReply, CoordinatorAt, Drain, ExpectBack, MovePrimary, NodeGone,
+    PauseMoves, Recover, ResetToken, Retire, Settings,
 };
 
 /// How long a pause is before the coordinators are asked again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a node may take to send its map.
+const MAP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Speaks to the coordinators, whichever of them leads.
 #[derive(Clone, Debug)]
@@ -56,7 +60,8 @@ pub enum AdminError {
 }
 
 impl Admin {
-    /// For coordinators whose client ports are `endpoints`.
+    /// For coordinators whose client ports are `endpoints`, or for any nodes whose map
+    /// names the coordinators.
     #[must_use]
     pub fn new<I>(endpoints: I, dialer: Dialer) -> Self
     where
@@ -151,8 +156,9 @@ impl Admin {
     {
         let until = Instant::now() + self.deadline;
         let mut failure = AdminError::NoEndpoint;
+        let mut endpoints = self.endpoints.clone();
         loop {
-            for endpoint in &self.endpoints {
+            for endpoint in &endpoints {
                 let mut next = Some(endpoint.clone());
                 let mut hops = 0;
                 while let Some(address) = next.take() {
@@ -163,7 +169,11 @@ impl Admin {
                             let passing = leader.is_some()
                                 || matches!(
                                     status.code(),
-                                    Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
+                                    Code::Unavailable
+                                        | Code::DeadlineExceeded
+                                        | Code::Cancelled
+                                        // A data node.
+                                        | Code::Unimplemented
                                 );
                             if !passing {
                                 return Err(AdminError::Refused(status));
@@ -186,7 +196,26 @@ impl Admin {
             if self.endpoints.is_empty() || Instant::now() + PAUSE >= until {
                 return Err(failure);
             }
-            sleep(PAUSE).await;
+            let known = endpoints.len();
+            self.learn(&mut endpoints).await;
+            if endpoints.len() == known {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Adds the coordinators that a map names: those that are given may be of long ago.
+    async fn learn(&self, endpoints: &mut Vec<String>) {
+        for address in &self.endpoints {
+            let Ok(map) = fetch_map(&self.dialer, address, MAP_TIMEOUT).await else {
+                continue;
+            };
+            for coordinator in &map.coordinators {
+                let client = &coordinator.client;
+                if !client.is_empty() && !endpoints.contains(client) {
+                    endpoints.push(client.clone());
+                }
+            }
         }
     }
 

@@ -36,6 +36,7 @@ fn map_naming(version: u64, address: &str) -> ClusterMap {
         version: MapVersion(version),
         settings: None,
         nodes: [(member.node, Arc::new(node))].into(),
+        coordinators: Vec::new(),
         partitions: vec![Arc::new(PartitionRecord {
             id: PARTITION,
             slots: SlotRange {

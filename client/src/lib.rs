@@ -96,4 +96,5 @@ pub use error::Error;
 pub use options::Options;
 pub use scan::{Scan, ScanOptions, ScanToken, TokenError};
 pub use stats::Stats;
+pub use topology::fetch_map;
 pub use watch::{Watch, WatchOptions, WatchToken};

@@ -124,6 +124,26 @@ impl MapSource for Dialer {
     }
 }
 
+/// The whole map of one node, a coordinator or a data node. `within` bounds the call.
+///
+/// # Errors
+/// In words, where the node sends none in time.
+pub async fn fetch_map(
+    dialer: &Dialer,
+    address: &str,
+    within: Duration,
+) -> Result<Arc<ClusterMap>, String> {
+    let asked = dialer.fetch(address, pb::MapRequest::default());
+    let update = timeout(within, asked)
+        .await
+        .map_err(|_| format!("{address}: no answer within {within:?}"))?
+        .map_err(|no_map| no_map.reason)?;
+    match MapUpdate::try_from(update).map_err(|e| format!("{address}: {e}"))? {
+        MapUpdate::Full(map) => Ok(map),
+        MapUpdate::Delta(_) => Err(format!("{address}: a change of a map instead of a map")),
+    }
+}
+
 async fn connect(dialer: &Dialer, address: &str) -> Result<TopologyClient<Channel>, String> {
     let channel = dialer.dial(address).await.map_err(|e| e.to_string())?;
     Ok(TopologyClient::new(channel).max_decoding_message_size(limits::COORDINATOR_MESSAGE_BYTES))

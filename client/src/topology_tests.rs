@@ -38,6 +38,7 @@ fn map_of(version: u64, count: u64, primary: Option<u64>) -> ClusterMap {
         version: MapVersion(version),
         settings: None,
         nodes: nodes.collect(),
+        coordinators: Vec::new(),
         partitions: vec![Arc::new(PartitionRecord {
             id: PartitionId(0),
             slots: SlotRange {

@@ -247,6 +247,17 @@ pub struct NodeInfo {
     pub changed_at: MapVersion,
 }
 
+/// A coordinator, as others reach it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct CoordinatorInfo {
+    /// Its label.
+    pub name: String,
+    /// gRPC, between nodes: `host:port`.
+    pub peer: String,
+    /// gRPC, for clients: `host:port`.
+    pub client: String,
+}
+
 /// The settings of the whole cluster, agreed through Raft.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClusterSettings {
@@ -307,6 +318,10 @@ pub struct ClusterMap {
     pub nodes: BTreeMap<NodeId, Arc<NodeInfo>>,
     /// The table, indexed by partition; empty until it was made.
     pub partitions: Vec<Arc<PartitionRecord>>,
+    /// The voters of the coordinators' group, ascending by name; empty until their
+    /// leader has noted them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coordinators: Vec<CoordinatorInfo>,
 }
 
 impl ClusterMap {

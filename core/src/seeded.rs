@@ -115,6 +115,8 @@ bugs! {
         "A replica that found damage calls itself whole when it is inspected.";
     HeadWithoutSnapshot "head-without-snapshot", rule 13:
         "A log that holds nothing past its snapshot counts as empty.";
+    GiveUncommitted "give-uncommitted", rule 13:
+        "The source of a snapshot applies all that it holds for it, committed or not.";
     KeepTailUnderSnapshot "keep-tail-under-snapshot", rule 13:
         "A log that does not hold a snapshot's last entry is kept under it on the disk.";
     RenewPastFence "renew-past-fence", rule 16:

@@ -11,7 +11,8 @@ use cairn_core::kv::{EntryBody, StoredValue};
 use cairn_core::record::{Configuration, Member, PartitionRecord, ReplicaSet, SlotRange};
 use cairn_core::replication::message::PeerMessage;
 use cairn_core::replication::{
-    DiskRoom, Effect, Event, Generation, LogEntry, NodeCore, ProposeError, Timing,
+    DiskRoom, Effect, Event, Generation, GiveError, LogEntry, NodeCore, ProposeError,
+    SnapshotWanted, Timing,
 };
 
 const P: PartitionId = PartitionId(0);
@@ -68,8 +69,9 @@ struct Machine {
     stalls: bool,
     to_apply: VecDeque<(Generation, Vec<LogEntry>)>,
     applied: Mark,
-    /// A snapshot that it wants.
+    /// A snapshot that it wants, and where it was told to fetch it last.
     wants: Option<Generation>,
+    fetches: Option<(NodeId, SnapshotWanted)>,
     snapshots: usize,
 }
 
@@ -99,6 +101,7 @@ impl Rig {
                     to_apply: VecDeque::new(),
                     applied: Mark::ZERO,
                     wants: None,
+                    fetches: None,
                     snapshots: 0,
                 };
                 (id, machine)
@@ -164,8 +167,13 @@ impl Rig {
                     entries,
                     ..
                 } => machine.to_apply.push_back((generation, entries)),
-                Effect::FetchSnapshot { generation, .. } => {
+                Effect::FetchSnapshot {
+                    from,
+                    wanted,
+                    generation,
+                } => {
                     machine.wants = Some(generation);
+                    machine.fetches = Some((from, wanted));
                     machine.snapshots += 1;
                 }
                 Effect::Send { to, message }
@@ -288,9 +296,50 @@ impl Rig {
         standing.expect("a replica").pushing_back
     }
 
+    /// Whose state that node was told last to fetch.
+    #[track_caller]
+    fn source(&mut self, to: u64) -> u64 {
+        let (from, wanted) = self.machine(to).fetches.expect("it fetches");
+        assert_eq!(wanted.replica.0, from.0);
+        from.0
+    }
+
+    /// Whether that source gives what was asked for.
+    fn gives(&mut self, wanted_by: u64) -> Result<(), GiveError> {
+        let (from, wanted) = self.machine(wanted_by).fetches.expect("it fetches");
+        let (now, mut effects) = (self.now, Vec::new());
+        let core = &mut self.machine(from.0).core;
+        let given = core.give_snapshot(now, &wanted, &mut effects);
+        self.take(from.0, effects);
+        given.map(|_| ())
+    }
+
+    /// Nothing comes of the copy that it fetches.
+    fn fails(&mut self, to: u64) {
+        let generation = self.machine(to).wants.take().expect("it fetches");
+        self.machine(to).fetches = None;
+        self.step(
+            to,
+            Event::SnapshotFailed {
+                partition: P,
+                generation,
+            },
+        );
+        self.settle();
+    }
+
     /// n1 begins to stream a snapshot to `to`: of what it has applied.
     fn serve(&mut self, to: u64) -> Mark {
         let mark = self.machine(1).applied;
+        let generation = self.machine(to).wants.expect("it fetches");
+        self.step(
+            to,
+            Event::SnapshotBegun {
+                partition: P,
+                generation,
+                last: mark.index(),
+            },
+        );
         let (to, from) = (NodeId(to), mark.index());
         self.step(
             1,
@@ -400,6 +449,98 @@ fn a_learner_that_needs_snapshot_after_snapshot_is_given_up() {
         );
     }
     panic!("it fetches for ever");
+}
+
+/// Three members and a learner that needs a snapshot; n2 gives so many already.
+fn learner_of_three(giving: u32) -> Rig {
+    let mut rig = Rig::new(4, timing());
+    rig.configure(&[1, 2, 3], 2, &[]);
+    rig.write_for(1_000);
+    for to in 0..u64::from(giving) {
+        rig.step(
+            2,
+            Event::SnapshotServing {
+                partition: PartitionId(9),
+                to: NodeId(20 + to),
+                from: Index(1),
+            },
+        );
+    }
+    // Long enough for a round of leases to tell of it.
+    rig.run(500);
+    rig.configure(&[1, 2, 3], 2, &[4]);
+    rig.run(100);
+    rig
+}
+
+#[test]
+fn a_snapshot_comes_from_one_follower_after_the_other_and_from_the_primary_last() {
+    let mut rig = learner_of_three(0);
+    let mut sources = Vec::new();
+    for _ in 0..3 {
+        sources.push(rig.source(4));
+        assert_eq!(rig.gives(4), Ok(()));
+        rig.fails(4);
+    }
+    assert_eq!(sources, [2, 3, 1]);
+    // Then from the beginning, though not at once.
+    assert_eq!(rig.machine(4).fetches, None);
+    rig.run(2_000);
+    assert_eq!(rig.source(4), 2);
+    assert!(!rig.follower(4).hopeless, "none of them had begun");
+}
+
+#[test]
+fn a_snapshot_comes_from_the_follower_that_gives_the_fewest() {
+    let mut rig = learner_of_three(1);
+    assert_eq!(rig.source(4), 3);
+}
+
+#[test]
+fn a_snapshot_does_not_come_from_a_follower_that_is_away_or_behind() {
+    let mut rig = Rig::new(4, timing());
+    rig.configure(&[1, 2, 3], 2, &[]);
+    rig.write_for(500);
+    rig.cut.push(2);
+    rig.write_for(2_000);
+    rig.configure(&[1, 2, 3], 2, &[4]);
+    rig.run(100);
+    assert_eq!(rig.source(4), 3);
+    rig.cut.push(3);
+    rig.run(2_000);
+    rig.fails(4);
+    assert_eq!(rig.source(4), 1);
+    // n2 is back, and has to be brought up itself.
+    rig.cut.clear();
+    rig.run(100);
+    rig.fails(4);
+    rig.run(1_000);
+    assert_eq!(rig.source(4), 3);
+}
+
+#[test]
+fn the_log_is_kept_from_where_the_copy_of_a_follower_ends() {
+    let mut rig = learner_of_three(0);
+    assert_eq!(rig.gives(4), Ok(()));
+    let last = rig.machine(2).applied.index();
+    let generation = rig.machine(4).wants.expect("it fetches");
+    rig.step(
+        4,
+        Event::SnapshotBegun {
+            partition: P,
+            generation,
+            last,
+        },
+    );
+    rig.settle();
+    let (written, _) = rig.write_for(1_000);
+    assert!(written > 50);
+    let metas = rig.machine(1).core.metas();
+    let base = metas.first().expect("a replica").base.index();
+    assert!(base <= last, "{base} is past {last}");
+    // The follower's own log is not: the primary sends the rest.
+    let mark = rig.machine(2).applied;
+    assert!(mark.index() > last);
 }
 
 #[test]

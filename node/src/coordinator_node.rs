@@ -43,7 +43,7 @@ pub async fn run(
         &mut servers,
         http,
         metrics,
-        state(running.health()),
+        state(running.health(), running.page()),
         tls.plain_server(),
     );
     tracing::info!(
@@ -87,7 +87,7 @@ fn config(settings: &CoordinatorSettings, tls: &Tls, users: Users) -> Coordinato
     }
 }
 
-fn state(health: watch::Receiver<CoordinatorHealth>) -> HttpState {
+fn state(health: watch::Receiver<CoordinatorHealth>, page: axum::Router) -> HttpState {
     let readyz = move || {
         let health = health.borrow();
         Health::new(vec![
@@ -112,6 +112,6 @@ fn state(health: watch::Receiver<CoordinatorHealth>) -> HttpState {
         livez: Arc::new(|| Health::new(vec![Check::ok("process")])),
         readyz: Arc::new(readyz),
         metrics: None,
-        routes: None,
+        routes: Some(page),
     }
 }

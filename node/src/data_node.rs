@@ -45,7 +45,9 @@ use crate::grpc::{
 };
 use crate::http::{Check, Health, HttpState, metrics};
 use crate::listener::{Accept, ListenerConfig, TlsSource};
-use crate::partition::{EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine};
+use crate::partition::{
+    EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine, SnapshotRates,
+};
 use crate::peer::{LocalIdentity, PeerConfig, PeerEvents, PeerPool, PeerService};
 use crate::resp::{self, RespConfig};
 use crate::settings::DataSettings;
@@ -361,7 +363,19 @@ async fn start<L: Accept>(
             action: "start the engine",
             source,
         })?;
-    serve_peers(&mut peers, ports.peer, own, &handle, &enrolled, &access.tls);
+    let config = PeerConfig {
+        snapshots_served_max: settings.snapshots_sent_at_once,
+        ..PeerConfig::default()
+    };
+    let peer_tls = access.tls.peer_server();
+    serve_peers(
+        &mut peers,
+        ports.peer,
+        (own, config),
+        &handle,
+        &enrolled,
+        peer_tls,
+    );
 
     let feed = MapFeed::new(Arc::clone(&enrolled.map));
     let mut clients = Servers::new();
@@ -559,6 +573,11 @@ fn engine_config(
     EngineConfig {
         request_timeout: settings.request_timeout,
         pending_bytes_max: settings.pending_write_bytes,
+        snapshots_at_once: settings.snapshots_received_at_once,
+        snapshot_rates: SnapshotRates {
+            send: settings.snapshot_send_rate,
+            receive: settings.snapshot_receive_rate,
+        },
         ..EngineConfig::new(node, session, timing)
     }
 }
@@ -599,14 +618,14 @@ fn listener_config(
 fn serve_peers(
     peers: &mut Servers,
     port: impl Accept,
-    own: LocalIdentity,
+    (own, config): (LocalIdentity, PeerConfig),
     handle: &Handle,
     enrolled: &Enrolled,
-    tls: &Tls,
+    tls: Option<TlsSource>,
 ) {
     let service = PeerService::new(
         own,
-        PeerConfig::default(),
+        config,
         Arc::clone(&enrolled.map),
         Arc::new(handle.clone()),
         Arc::new(handle.clone()),
@@ -619,12 +638,7 @@ fn serve_peers(
             port,
             Routes::new(service.into_server()),
             ServeConfig::default(),
-            listener_config(
-                "peer",
-                PEER_CONNECTIONS_MAX,
-                Duration::from_secs(1),
-                tls.peer_server(),
-            ),
+            listener_config("peer", PEER_CONNECTIONS_MAX, Duration::from_secs(1), tls),
             peers.token(),
         ),
     );

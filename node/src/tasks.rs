@@ -164,6 +164,7 @@ pub(crate) fn run_http(
         connections_max: 256,
         header_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(10),
+        write_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(1),
         tls,
     };

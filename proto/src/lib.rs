@@ -18,6 +18,7 @@ pub mod limits;
 mod malformed;
 pub mod map;
 pub mod peer;
+mod peer_copies;
 mod peer_reads;
 pub mod refusal;
 

@@ -28,6 +28,8 @@ pub const LEARNERS: usize = 16;
 pub const PARTITIONS: usize = 16_384;
 /// The most identities that a map may list.
 pub const NODES: usize = 65_536;
+/// The most coordinators that a map may list.
+pub const COORDINATORS: usize = 16;
 /// The most followers that a primary reports.
 pub const FOLLOWERS: usize = 2 * MEMBERS + LEARNERS;
 /// The most marks of a lineage.

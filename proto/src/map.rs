@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cairn_core::ids::{Epoch, Index, MapVersion, Mark, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{
-    Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
-    PartitionRecord, ReplicaSet, SlotRange,
+    Addresses, ClusterMap, ClusterSettings, Configuration, CoordinatorInfo, Member, NodeInfo,
+    NodeStanding, PartitionRecord, ReplicaSet, SlotRange,
 };
 use cairn_core::slots::SLOTS;
 
@@ -463,6 +463,34 @@ impl TryFrom<pb::ClusterSettings> for ClusterSettings {
     }
 }
 
+impl From<&CoordinatorInfo> for pb::CoordinatorInfo {
+    fn from(CoordinatorInfo { name, peer, client }: &CoordinatorInfo) -> Self {
+        Self {
+            name: name.clone(),
+            peer: peer.clone(),
+            client: client.clone(),
+        }
+    }
+}
+
+impl TryFrom<pb::CoordinatorInfo> for CoordinatorInfo {
+    type Error = Malformed;
+
+    fn try_from(
+        pb::CoordinatorInfo {
+            name: label,
+            peer,
+            client,
+        }: pb::CoordinatorInfo,
+    ) -> Result<Self, Malformed> {
+        Ok(Self {
+            name: name(label, limits::LABEL_BYTES, "name")?,
+            peer: text(peer, limits::ADDRESS_BYTES, "peer")?,
+            client: text(client, limits::ADDRESS_BYTES, "client")?,
+        })
+    }
+}
+
 impl From<&ClusterMap> for pb::ClusterMap {
     fn from(
         ClusterMap {
@@ -471,6 +499,7 @@ impl From<&ClusterMap> for pb::ClusterMap {
             settings,
             nodes,
             partitions,
+            coordinators,
         }: &ClusterMap,
     ) -> Self {
         Self {
@@ -479,6 +508,7 @@ impl From<&ClusterMap> for pb::ClusterMap {
             settings: settings.as_deref().map(Into::into),
             nodes: nodes.values().map(|n| n.as_ref().into()).collect(),
             partitions: partitions.iter().map(|p| p.as_ref().into()).collect(),
+            coordinators: coordinators.iter().map(Into::into).collect(),
         }
     }
 }
@@ -493,6 +523,7 @@ impl TryFrom<pb::ClusterMap> for ClusterMap {
             settings,
             nodes,
             partitions,
+            coordinators,
         }: pb::ClusterMap,
     ) -> Result<Self, Malformed> {
         let nodes: Vec<NodeInfo> = list(nodes, limits::NODES, "nodes")?;
@@ -509,6 +540,7 @@ impl TryFrom<pb::ClusterMap> for ClusterMap {
                 .map(|n| (n.id, Arc::new(n)))
                 .collect::<BTreeMap<_, _>>(),
             partitions: partitions.into_iter().map(Arc::new).collect(),
+            coordinators: list(coordinators, limits::COORDINATORS, "coordinators")?,
         };
         whole_table(&map.partitions)?;
         Ok(map)
@@ -554,6 +586,8 @@ pub struct MapDelta {
     pub nodes: Vec<Arc<NodeInfo>>,
     /// The records that changed, ascending.
     pub partitions: Vec<Arc<PartitionRecord>>,
+    /// The coordinators, changed or not.
+    pub coordinators: Vec<CoordinatorInfo>,
 }
 
 /// A map, or what changed in it.
@@ -618,6 +652,7 @@ impl MapUpdate {
                 .filter(|p| p.changed_at > version)
                 .cloned()
                 .collect(),
+            coordinators: map.coordinators.clone(),
         })
     }
 
@@ -660,6 +695,7 @@ impl MapUpdate {
                 let mut new = map.clone();
                 new.version = delta.version;
                 new.settings = delta.settings;
+                new.coordinators = delta.coordinators;
                 for node in delta.nodes {
                     new.nodes.insert(node.id, node);
                 }
@@ -695,6 +731,7 @@ impl From<&MapUpdate> for pb::MapUpdate {
                 settings,
                 nodes,
                 partitions,
+                coordinators,
             }) => pb::map_update::Update::Delta(pb::MapDelta {
                 cluster_id: cluster_id.clone(),
                 since: since.0,
@@ -702,6 +739,7 @@ impl From<&MapUpdate> for pb::MapUpdate {
                 settings: settings.as_deref().map(Into::into),
                 nodes: nodes.iter().map(|n| n.as_ref().into()).collect(),
                 partitions: partitions.iter().map(|p| p.as_ref().into()).collect(),
+                coordinators: coordinators.iter().map(Into::into).collect(),
             }),
         };
         Self {
@@ -736,6 +774,7 @@ impl TryFrom<pb::MapDelta> for MapDelta {
             settings,
             nodes,
             partitions,
+            coordinators,
         }: pb::MapDelta,
     ) -> Result<Self, Malformed> {
         let nodes: Vec<NodeInfo> = list(nodes, limits::NODES, "nodes")?;
@@ -750,6 +789,7 @@ impl TryFrom<pb::MapDelta> for MapDelta {
             settings: optional(settings, "settings")?.map(Arc::new),
             nodes: nodes.into_iter().map(Arc::new).collect(),
             partitions: partitions.into_iter().map(Arc::new).collect(),
+            coordinators: list(coordinators, limits::COORDINATORS, "coordinators")?,
         })
     }
 }

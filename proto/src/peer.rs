@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cairn_core::ids::{
     Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId, Position, ReplicaId,
 };
-use cairn_core::record::PartitionRecord;
+use cairn_core::record::{Member, PartitionRecord};
 use cairn_core::replication::entry::{EntryKind, LogEntry};
 use cairn_core::replication::message::{
     Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, FetchRange, LeaseRenew, LeaseReply,
@@ -483,6 +483,7 @@ impl From<LeaseReply> for pb::LeaseReply {
             excluded,
             span,
             disk_full,
+            giving,
         }: LeaseReply,
     ) -> Self {
         Self {
@@ -492,6 +493,7 @@ impl From<LeaseReply> for pb::LeaseReply {
             excluded: excluded.into_iter().map(|p| p.0).collect(),
             disk_full,
             span_us: span.0,
+            giving,
         }
     }
 }
@@ -507,6 +509,7 @@ impl TryFrom<pb::LeaseReply> for LeaseReply {
             excluded,
             disk_full,
             span_us,
+            giving,
         }: pb::LeaseReply,
     ) -> Result<Self, Malformed> {
         bounded(excluded.len(), limits::PARTITIONS, "excluded")?;
@@ -521,6 +524,7 @@ impl TryFrom<pb::LeaseReply> for LeaseReply {
             excluded: excluded?,
             span: Micros(span_us),
             disk_full,
+            giving,
         })
     }
 }
@@ -568,11 +572,16 @@ impl From<PeerMessage> for pb::Message {
                 partition,
                 epoch,
                 to,
+                source,
+                after,
             } => Body::NeedSnapshot(pb::NeedSnapshot {
                 partition: partition.0,
                 epoch: epoch.0,
                 to: to.0,
+                source: source.map(Into::into),
+                after: after.0,
             }),
+            PeerMessage::SnapshotNews(news) => Body::SnapshotNews(news.into()),
             PeerMessage::FetchRange(request) => Body::FetchRange(request.into()),
             PeerMessage::Range(range) => Body::Range(range.into()),
             PeerMessage::ReadAsk(ask) => Body::ReadAsk(ask.into()),
@@ -642,11 +651,18 @@ impl TryFrom<pb::Message> for PeerMessage {
                 partition: id,
                 epoch,
                 to,
+                source,
+                after,
             })) => Self::NeedSnapshot {
                 partition: partition(id, "need_snapshot.partition")?,
                 epoch: Epoch(epoch),
                 to: ReplicaId(to),
+                source: source.map(Member::try_from).transpose()?,
+                after: Index(after),
             },
+            Some(Body::SnapshotNews(news)) => {
+                Self::SnapshotNews(required(Some(news), "snapshot_news")?)
+            }
             Some(Body::FetchRange(request)) => {
                 Self::FetchRange(required(Some(request), "fetch_range")?)
             }
@@ -685,6 +701,8 @@ pub enum SnapshotChunk {
         rows: Bytes,
         /// About how many bytes of rows the whole copy has; 0 where nobody can say.
         expected_bytes: u64,
+        /// The last index that the copy holds; zero from a build that does not tell.
+        last: Index,
     },
     /// The end.
     End(SnapshotEnd),
@@ -693,13 +711,15 @@ pub enum SnapshotChunk {
 impl From<SnapshotChunk> for pb::SnapshotChunk {
     fn from(chunk: SnapshotChunk) -> Self {
         use pb::snapshot_chunk::Chunk;
-        let mut expected = 0;
+        let (mut expected, mut last_index) = (0, Index::ZERO);
         let chunk = match chunk {
             SnapshotChunk::Rows {
                 rows,
                 expected_bytes,
+                last,
             } => {
                 expected = expected_bytes;
+                last_index = last;
                 Chunk::Rows(rows)
             }
             SnapshotChunk::End(SnapshotEnd {
@@ -717,6 +737,7 @@ impl From<SnapshotChunk> for pb::SnapshotChunk {
         Self {
             chunk: Some(chunk),
             expected_bytes: expected,
+            last: last_index.0,
         }
     }
 }
@@ -728,6 +749,7 @@ impl TryFrom<pb::SnapshotChunk> for SnapshotChunk {
         pb::SnapshotChunk {
             chunk,
             expected_bytes,
+            last,
         }: pb::SnapshotChunk,
     ) -> Result<Self, Malformed> {
         use pb::snapshot_chunk::Chunk;
@@ -739,6 +761,7 @@ impl TryFrom<pb::SnapshotChunk> for SnapshotChunk {
                 Self::Rows {
                     rows,
                     expected_bytes,
+                    last: Index(last),
                 }
             }
             Chunk::End(pb::SnapshotEnd {

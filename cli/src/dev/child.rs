@@ -79,6 +79,12 @@ pub(super) fn environment(
             if let Some(resp) = node.resp {
                 env.insert("CAIRN_RESP_LISTEN", format!("127.0.0.1:{resp}"));
             }
+            if let Some(zone) = &node.traits.zone {
+                env.insert("CAIRN_ZONE", zone.clone());
+            }
+            if let Some(weight) = node.traits.weight {
+                env.insert("CAIRN_WEIGHT", weight.to_string());
+            }
         }
     }
     if let Some(path) = users_file {
@@ -86,8 +92,9 @@ pub(super) fn environment(
     }
     // What somebody set for all of them holds, unless it says who a node is.
     if std::env::var_os("CAIRN_DRAIN_TIMEOUT_MS").is_none() {
-        // All end together: there is nobody to hand over to.
-        env.insert("CAIRN_DRAIN_TIMEOUT_MS", "1000".to_owned());
+        // Enough for one that is stopped alone. Where all end together, the supervisor
+        // does not wait for it.
+        env.insert("CAIRN_DRAIN_TIMEOUT_MS", "10000".to_owned());
     }
     env
 }
@@ -209,12 +216,20 @@ pub(super) fn describe_exit(status: ExitStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::Asked;
+    use super::super::layout::{Asked, Traits};
     use super::*;
 
     #[test]
     fn every_node_is_set_up_by_valid_settings() {
         let cluster = Recorded::new(Asked::default()).expect("valid");
+        let traits = Traits {
+            zone: Some("b".to_owned()),
+            weight: Some(50),
+        };
+        let more = cluster.with_more(1, &traits, |_| true);
+        let (cluster, added) = more.expect("there is room");
+        let env = environment(&cluster, &added[0], Path::new("/x"), None);
+        assert_eq!((&*env["CAIRN_ZONE"], &*env["CAIRN_WEIGHT"]), ("b", "50"));
         for node in cluster.nodes() {
             let env = environment(&cluster, &node, Path::new("/x"), Some(Path::new("/u")));
             let values = cairn_node::settings::Values::from_variables(

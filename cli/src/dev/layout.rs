@@ -28,15 +28,21 @@ pub(super) const NODES_MAX: u16 = 100;
 /// The highest first Redis port for which every other one exists.
 pub(super) const RESP_PORT_MAX: u16 = u16::MAX - HTTP_OFFSET - NODES_MAX;
 
-/// The form of `dev.json`.
-const FORMAT: u32 = 1;
+/// Where directories of nodes wait for their deletion, in the cluster's directory.
+pub(super) const DISCARDED: &str = "discarded";
 
-/// What the cluster was made with, as `dev.json` keeps it.
+/// The form of `dev.json`.
+const FORMAT: u32 = 2;
+/// The form before there was a list of data nodes.
+const FORMAT_WITHOUT_LIST: u32 = 1;
+
+/// What the cluster was made with and which nodes it has now, as `dev.json` keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Recorded {
     format: u32,
     pub(crate) coordinators: u16,
+    /// With how many it was made; `data` holds those that there are.
     pub(crate) data_nodes: u16,
     pub(crate) replication_factor: u8,
     pub(crate) write_quorum: u8,
@@ -47,6 +53,42 @@ pub(crate) struct Recorded {
     /// The port may change from one run to the next; the last one is kept so that
     /// the other commands find the cluster.
     pub(crate) resp_port: u16,
+    /// The data nodes, by ascending number.
+    #[serde(default)]
+    data: Vec<DataNode>,
+}
+
+/// A data node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct DataNode {
+    /// The number in its name, from 1.
+    number: u16,
+    /// How far its ports are from those of the first data node.
+    place: u16,
+    #[serde(flatten)]
+    traits: Traits,
+}
+
+/// What a person may say of a data node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Traits {
+    /// Its failure zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) zone: Option<String>,
+    /// Its share of the data, relative to the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) weight: Option<u16>,
+}
+
+/// The data nodes with which a cluster is made.
+fn first_data_nodes(count: u16) -> Vec<DataNode> {
+    (0..count)
+        .map(|place| DataNode {
+            number: place + 1,
+            place,
+            traits: Traits::default(),
+        })
+        .collect()
 }
 
 /// What was asked for on the command line.
@@ -98,6 +140,7 @@ impl Recorded {
             consistency: asked.consistency,
             partitions: resolved.settings.partitions,
             resp_port: asked.resp_port.unwrap_or(RESP_PORT_DEFAULT),
+            data: first_data_nodes(data_nodes),
         })
     }
 
@@ -110,7 +153,7 @@ impl Recorded {
             preset: self.consistency,
             partitions: Some(self.partitions),
             coordinators: Some(u32::from(self.coordinators)),
-            data_nodes: Some(u32::from(self.data_nodes)),
+            data_nodes: u32::try_from(self.data.len()).ok(),
             ..Default::default()
         }
         .resolve()
@@ -130,6 +173,7 @@ impl Recorded {
             consistency: None,
             partitions: cairn_core::cluster::settings::PARTITIONS_DEFAULT,
             resp_port: RESP_PORT_DEFAULT,
+            data: first_data_nodes(DATA_NODES_DEFAULT),
         }
     }
 
@@ -194,25 +238,85 @@ impl Recorded {
         .with_remedy(format!(
             "Leave the flags out to start it as it is, `cairn dev reset{}` to delete it with its \
              data, or choose another --data-dir",
-            reset_flag(directory)
+            data_dir_flag(directory)
         )))
     }
 
     /// Every node with its ports, coordinators first.
     pub(crate) fn nodes(&self) -> Vec<Node> {
-        let coordinators = (0..self.coordinators).map(|at| (Role::Coordinator, at, at));
-        let data = (0..self.data_nodes).map(|at| (Role::Data, at, self.coordinators + at));
-        coordinators
-            .chain(data)
-            .map(|(role, ordinal, place)| Node {
-                name: format!("{}-{}", role.word(), ordinal + 1),
-                role,
-                resp: (role == Role::Data).then(|| self.resp_port + ordinal),
-                client: self.resp_port + CLIENT_OFFSET + place,
-                peer: self.resp_port + PEER_OFFSET + place,
-                http: self.resp_port + HTTP_OFFSET + place,
-            })
-            .collect()
+        let coordinators = (0..self.coordinators).map(|at| Node {
+            name: format!("{}-{}", Role::Coordinator.word(), at + 1),
+            role: Role::Coordinator,
+            resp: None,
+            client: self.resp_port + CLIENT_OFFSET + at,
+            peer: self.resp_port + PEER_OFFSET + at,
+            http: self.resp_port + HTTP_OFFSET + at,
+            traits: Traits::default(),
+        });
+        let data = self.data.iter().map(|node| self.data_node(node));
+        coordinators.chain(data).collect()
+    }
+
+    fn data_node(&self, node: &DataNode) -> Node {
+        let at = self.coordinators + node.place;
+        Node {
+            name: format!("{}-{}", Role::Data.word(), node.number),
+            role: Role::Data,
+            resp: Some(self.resp_port + node.place),
+            client: self.resp_port + CLIENT_OFFSET + at,
+            peer: self.resp_port + PEER_OFFSET + at,
+            http: self.resp_port + HTTP_OFFSET + at,
+            traits: node.traits.clone(),
+        }
+    }
+
+    /// The cluster with further data nodes, and these: each under the lowest number that
+    /// is free, on the first ports after those of the others that may be had.
+    pub(super) fn with_more(
+        &self,
+        count: u16,
+        traits: &Traits,
+        may_be_had: impl Fn(&Node) -> bool,
+    ) -> Result<(Self, Vec<Node>), Failure> {
+        let mut larger = self.clone();
+        let mut places = 0..NODES_MAX - self.coordinators;
+        let mut added = Vec::new();
+        for _ in 0..count {
+            let number = (1..)
+                .find(|number| larger.data.iter().all(|node| node.number != *number))
+                .unwrap_or(u16::MAX);
+            let found = places.by_ref().find_map(|place| {
+                let node = DataNode {
+                    number,
+                    place,
+                    traits: traits.clone(),
+                };
+                let is_taken = larger.data.iter().any(|other| other.place == place);
+                let shown = self.data_node(&node);
+                (!is_taken && may_be_had(&shown)).then_some((node, shown))
+            });
+            let (node, shown) = found.ok_or_else(|| {
+                Failure::refused(format!(
+                    "there are no ports for so many: `cairn dev` has room for {NODES_MAX} \
+                     processes, {} are there, and other processes have the ports of the rest",
+                    larger.nodes().len()
+                ))
+                .with_remedy("Add fewer, or stop what has the ports")
+            })?;
+            larger.data.push(node);
+            larger.data.sort_by_key(|node| node.number);
+            added.push(shown);
+        }
+        Ok((larger, added))
+    }
+
+    /// The cluster without a data node.
+    pub(super) fn without(&self, name: &str) -> Self {
+        let mut smaller = self.clone();
+        smaller
+            .data
+            .retain(|node| self.data_node(node).name != name);
+        smaller
     }
 
     /// Reads `dev.json`; none if the directory holds no cluster.
@@ -223,15 +327,27 @@ impl Recorded {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        let recorded: Self = serde_json::from_slice(&text)
+        let recorded = Self::parse(&text)
             .with_context(|| format!("{} is not what `cairn dev` wrote", path.display()))?;
-        anyhow::ensure!(
-            recorded.format == FORMAT,
-            "{} has format {}, this build knows {FORMAT}",
-            path.display(),
-            recorded.format
-        );
         Ok(Some(recorded))
+    }
+
+    fn parse(text: &[u8]) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        struct Form {
+            format: u32,
+        }
+        // First, for a newer form may have other fields.
+        let Form { format } = serde_json::from_slice(text)?;
+        let mut recorded: Self = match format {
+            FORMAT | FORMAT_WITHOUT_LIST => serde_json::from_slice(text)?,
+            newer => anyhow::bail!("it has format {newer}, this build knows up to {FORMAT}"),
+        };
+        if format == FORMAT_WITHOUT_LIST {
+            recorded.format = FORMAT;
+            recorded.data = first_data_nodes(recorded.data_nodes);
+        }
+        Ok(recorded)
     }
 
     /// Writes `dev.json`.
@@ -270,7 +386,7 @@ impl Role {
 }
 
 /// One process and its ports on the loopback address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) role: Role,
@@ -278,6 +394,8 @@ pub(crate) struct Node {
     pub(crate) client: u16,
     pub(crate) peer: u16,
     pub(crate) http: u16,
+    #[serde(flatten)]
+    pub(super) traits: Traits,
 }
 
 impl Node {
@@ -297,6 +415,28 @@ impl Node {
     /// Where its log goes.
     pub(super) fn log_file(&self, directory: &Path) -> PathBuf {
         directory.join("logs").join(format!("{}.log", self.name))
+    }
+}
+
+/// The directory, as the command line names it.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Place {
+    /// Where the data is kept [default: cairn/dev in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// The directory that is meant.
+    pub(super) fn directory(&self) -> Result<PathBuf, Failure> {
+        self::directory(self.data_dir.as_deref())
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(directory: &Path) -> Self {
+        Self {
+            data_dir: Some(directory.to_owned()),
+        }
     }
 }
 
@@ -327,8 +467,8 @@ fn default_directory(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<Path
         .map(|base| base.join("cairn/dev"))
 }
 
-/// The `--data-dir` that `cairn dev reset` needs to find the directory.
-pub(super) fn reset_flag(directory: &Path) -> String {
+/// The `--data-dir` by which `cairn dev` and its commands find the directory.
+pub(super) fn data_dir_flag(directory: &Path) -> String {
     match self::directory(None) {
         Ok(default) if default == directory => String::new(),
         Ok(_) | Err(_) => format!(" --data-dir {}", directory.display()),
@@ -500,11 +640,74 @@ mod tests {
         assert_eq!(default_directory(None, None), None);
     }
 
+    fn with_more(
+        cluster: &Recorded,
+        count: u16,
+        taken: &[u16],
+    ) -> Result<(Recorded, Vec<Node>), Failure> {
+        let traits = Traits {
+            zone: Some("b".to_owned()),
+            weight: Some(50),
+        };
+        cluster.with_more(count, &traits, |node| {
+            node.ports().iter().all(|(_, port)| !taken.contains(port))
+        })
+    }
+
     #[test]
     fn what_is_recorded_is_read_back() {
+        let (more, _) = with_more(&made(), 2, &[]).expect("there is room");
+        for recorded in [made(), more] {
+            let text = serde_json::to_vec(&recorded).expect("JSON");
+            assert_eq!(Recorded::parse(&text).expect("the same form"), recorded);
+        }
+    }
+
+    #[test]
+    fn what_a_build_without_the_list_recorded_is_read_and_a_newer_form_is_named() {
+        let text = r#"{"format": 1, "coordinators": 3, "dataNodes": 5, "replicationFactor": 3,
+            "writeQuorum": 2, "partitions": 128, "respPort": 6379}"#;
+        assert_eq!(Recorded::parse(text.as_bytes()).expect("read"), made());
+        let error = Recorded::parse(br#"{"format": 3, "planets": 8}"#).expect_err("newer");
+        assert!(error.to_string().contains("format 3"), "{error}");
+    }
+
+    #[test]
+    fn further_nodes_take_the_next_names_and_the_next_ports_that_are_free() {
         let made = made();
-        let text = serde_json::to_vec(&made).expect("JSON");
-        let read: Recorded = serde_json::from_slice(&text).expect("the same form");
-        assert_eq!(read, made);
+        // Something listens where the HTTP of a sixth would be.
+        let (more, added) = with_more(&made, 2, &[7600 + 3 + 5]).expect("there is room");
+        let shown: Vec<_> = added.iter().map(|n| (n.name.as_str(), n.resp)).collect();
+        assert_eq!(shown, [("data-6", Some(6385)), ("data-7", Some(6386))]);
+        assert_eq!(added[0].traits.zone.as_deref(), Some("b"));
+        assert_eq!(more.nodes()[..8], made.nodes());
+        assert_eq!(more.nodes()[8..], added);
+        // The count with which it was made stays what a start may be given.
+        let asked = Asked {
+            data_nodes: Some(5),
+            ..Asked::default()
+        };
+        assert_eq!(more.again(asked, Path::new("/x")).expect("as made"), more);
+
+        // A name that was forgotten is free again, and so are its ports.
+        let fewer = more.without("data-2");
+        assert_eq!(fewer.nodes().len(), 9);
+        let (_, added) = with_more(&fewer, 1, &[]).expect("there is room");
+        assert_eq!(
+            (added[0].name.as_str(), added[0].resp),
+            ("data-2", Some(6380))
+        );
+    }
+
+    #[test]
+    fn there_is_room_for_a_hundred_processes_whose_ports_never_collide() {
+        let made = made();
+        let refused = with_more(&made, 93, &[]).expect_err("101 processes");
+        assert_eq!(refused.kind(), Kind::Refused);
+        let (more, _) = with_more(&made, 92, &[]).expect("100 processes");
+        let nodes = more.nodes();
+        let ports: Vec<_> = nodes.iter().flat_map(Node::ports).map(|p| p.1).collect();
+        let distinct: BTreeSet<_> = ports.iter().collect();
+        assert_eq!((nodes.len(), distinct.len()), (100, ports.len()));
     }
 }

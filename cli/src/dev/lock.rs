@@ -19,6 +19,17 @@ pub(super) struct DirectoryLock {
 impl DirectoryLock {
     /// Takes the lock, or says who has it.
     pub(super) fn take(directory: &Path) -> Result<Self, Failure> {
+        Self::attempt(directory)?.map_err(|holder| {
+            Failure::refused(format!(
+                "the directory {} is in use by {holder}",
+                directory.display()
+            ))
+            .with_remedy("Stop that process first, or choose another --data-dir")
+        })
+    }
+
+    /// Takes the lock, or names who has it.
+    pub(super) fn attempt(directory: &Path) -> anyhow::Result<Result<Self, String>> {
         let path = directory.join("dev.lock");
         let mut file = OpenOptions::new()
             .create(true)
@@ -36,22 +47,16 @@ impl DirectoryLock {
                     .and_then(Holder::of_pid)
                     .or_else(|| Holder::of_file(&path))
                     .map_or_else(|| "another process".to_owned(), |h| h.to_string());
-                return Err(Failure::refused(format!(
-                    "the directory {} is in use by {holder}",
-                    directory.display()
-                ))
-                .with_remedy("Stop that process first, or choose another --data-dir"));
+                return Ok(Err(holder));
             }
             Err(TryLockError::Error(error)) => {
-                return Err(anyhow::Error::new(error)
-                    .context(format!("lock {}", path.display()))
-                    .into());
+                return Err(error).with_context(|| format!("lock {}", path.display()));
             }
         }
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .with_context(|| format!("write {}", path.display()))?;
-        Ok(Self { file })
+        Ok(Ok(Self { file }))
     }
 }
 

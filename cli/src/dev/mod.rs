@@ -5,12 +5,19 @@
 //! - [`child`]: how a node is started and how it ended.
 //! - [`supervise`]: keeps the nodes running and stops them.
 //! - [`ready`]: whether everything serves.
+//! - [`control`]: the socket by which other terminals ask the one that runs, and
+//!   [`orders`]: how it does what they ask.
+//! - [`commands`]: what is typed there, and [`copies`]: whether it would lose data.
 //! - [`reset`]: deletes it all.
 
 mod child;
+mod commands;
+mod control;
+mod copies;
 mod holder;
 pub(crate) mod layout;
 mod lock;
+mod orders;
 mod ready;
 mod reset;
 mod supervise;
@@ -26,9 +33,11 @@ use cairn_core::cluster::settings::Preset;
 use cairn_node::users::Users;
 
 use self::holder::Holder;
-use self::layout::{Asked, Node, RESP_PORT_MAX, Recorded};
+use self::layout::{Asked, Node, Place, RESP_PORT_MAX, Recorded};
 use self::lock::DirectoryLock;
+use crate::endpoints::Endpoints;
 use crate::failure::Failure;
+use crate::output::Format;
 use crate::resp::Auth;
 
 /// A cluster on this machine
@@ -55,9 +64,8 @@ pub(crate) struct DevArgs {
     /// How many partitions [default: 128]
     #[arg(long, value_name = "N", env = "CAIRN_PARTITIONS")]
     partitions: Option<u32>,
-    /// Where the data is kept [default: cairn/dev in the user's data directory]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Redis port of the first data node; the others follow it. gRPC for clients
     /// begins 1021 above it, between nodes 1121, HTTP 1221 [default: 6379]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=i64::from(RESP_PORT_MAX)))]
@@ -76,6 +84,8 @@ pub(crate) struct DevArgs {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum DevCommand {
+    #[command(flatten)]
+    Running(commands::Command),
     /// Delete the cluster with all its data
     Reset(reset::ResetArgs),
 }
@@ -105,12 +115,17 @@ struct Access<'a> {
     auth: Option<&'a Auth>,
 }
 
-/// Runs a cluster until a signal ends it, or deletes one.
-pub(crate) fn run(args: &DevArgs, auth: Option<&Auth>) -> Result<(), Failure> {
-    if let Some(DevCommand::Reset(reset)) = &args.command {
-        return reset::run(reset);
+/// Runs a cluster until a signal ends it, changes one that runs, or deletes one.
+pub(crate) fn run(args: &DevArgs, endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
+    match &args.command {
+        None => supervise(args, endpoints.auth()),
+        Some(DevCommand::Running(command)) => commands::run(command, endpoints, format),
+        Some(DevCommand::Reset(reset)) => reset::run(reset),
     }
-    let directory = layout::directory(args.data_dir.as_deref())?;
+}
+
+fn supervise(args: &DevArgs, auth: Option<&Auth>) -> Result<(), Failure> {
+    let directory = args.place.directory()?;
     let users_file = match &args.users_file {
         None => None,
         Some(path) => {
@@ -128,6 +143,8 @@ pub(crate) fn run(args: &DevArgs, auth: Option<&Auth>) -> Result<(), Failure> {
     let cluster = decide(args.asked(), &directory)?;
     check_ports(&cluster.nodes())?;
     cluster.save(&directory)?;
+    // What was left of an earlier run that ended while it deleted.
+    orders::empty_discarded(&directory)?;
     for warning in cluster.warnings() {
         eprintln!("warning: {warning}");
     }
@@ -139,7 +156,7 @@ pub(crate) fn run(args: &DevArgs, auth: Option<&Auth>) -> Result<(), Failure> {
         users_file: users_file.as_deref(),
         auth,
     };
-    let outcome = supervise::run(&cluster, &directory, restart, access);
+    let outcome = supervise::run(cluster, &directory, restart, access);
     drop(lock);
     outcome
 }
@@ -151,12 +168,17 @@ fn decide(asked: Asked, directory: &Path) -> Result<Recorded, Failure> {
     }
 }
 
+/// Whether nobody has a port.
+fn try_port(port: u16) -> std::io::Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop)
+}
+
 /// Refuses ports that are taken, all of them at once, and says who has them.
 fn check_ports(nodes: &[Node]) -> Result<(), Failure> {
     let mut taken = Vec::new();
     for node in nodes {
         for (purpose, port) in node.ports() {
-            let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else {
+            let Err(error) = try_port(port) else {
                 continue;
             };
             let why = if error.kind() == ErrorKind::AddrInUse {

@@ -35,7 +35,7 @@ pub(super) fn first_obstacle(
 }
 
 /// Asks `/readyz`.
-fn probe_http(port: u16) -> Result<(), String> {
+pub(super) fn probe_http(port: u16) -> Result<(), String> {
     let answer = http_get(port, "/readyz").map_err(|error| error.to_string())?;
     let mut lines = answer.lines();
     let status = lines.next().unwrap_or_default();

@@ -2,27 +2,26 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
-use super::layout::{self, Recorded};
+use super::layout::{self, DISCARDED, Place, Recorded};
 use super::lock::DirectoryLock;
 use crate::confirm;
 use crate::failure::Failure;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ResetArgs {
-    /// Where the data is kept [default: cairn/dev in the user's data directory]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Do not ask
     #[arg(long, short = 'y')]
     yes: bool,
 }
 
 pub(super) fn run(args: &ResetArgs) -> Result<(), Failure> {
-    let directory = layout::directory(args.data_dir.as_deref())?;
+    let directory = args.place.directory()?;
     if !directory.join("dev.json").exists() {
         return Err(Failure::refused(format!(
             "{} holds no cluster of `cairn dev`: there is no dev.json in it",
@@ -55,7 +54,7 @@ fn delete(directory: &Path) -> anyhow::Result<()> {
             .flat_map(|n| [format!("coordinator-{n}"), format!("data-{n}")])
             .collect(),
     };
-    for name in names.iter().map(String::as_str).chain(["logs"]) {
+    for name in names.iter().map(String::as_str).chain(["logs", DISCARDED]) {
         let path = directory.join(name);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -86,7 +85,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("cairn-reset-{}", std::process::id()));
         fs::create_dir_all(directory.join("mine")).expect("a directory");
         let args = ResetArgs {
-            data_dir: Some(directory.clone()),
+            place: Place::at(&directory),
             yes: true,
         };
         let refused = run(&args).expect_err("there is no cluster");
@@ -97,9 +96,11 @@ mod tests {
             .save(&directory)
             .expect("saved");
         fs::create_dir_all(directory.join("data-1/wal")).expect("a node's directory");
+        fs::create_dir_all(directory.join(DISCARDED).join("data-2-x")).expect("a wiped one");
         run(&args).expect("reset");
         assert!(directory.join("mine").exists());
         assert!(!directory.join("data-1").exists());
+        assert!(!directory.join(DISCARDED).exists());
         assert!(!directory.join("dev.json").exists());
         fs::remove_dir_all(&directory).expect("removed");
     }

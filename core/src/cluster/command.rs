@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NodeId, PartitionId, ReplicaId};
-use crate::record::{Addresses, ClusterSettings, Member, ReplicaSet};
+use crate::record::{Addresses, ClusterSettings, CoordinatorInfo, Member, ReplicaSet};
 
 use super::settings::SettingsError;
 
@@ -197,6 +197,13 @@ pub enum Command {
         /// The command.
         command: Box<Command>,
     },
+    /// Forgets the numbers of callers: a person's word that the next one begins anew.
+    ResetToken,
+    /// Tells data nodes and clients, by the map, who the coordinators are.
+    NoteCoordinators {
+        /// The voters of their group.
+        coordinators: Vec<CoordinatorInfo>,
+    },
     /// Several commands in one entry, each judged alone.
     Batch(Vec<Command>),
 }
@@ -248,6 +255,8 @@ impl Command {
             | Self::Retire { .. }
             | Self::PauseMoves { .. }
             | Self::Rebalance { .. }
+            | Self::ResetToken
+            | Self::NoteCoordinators { .. }
             | Self::Batch(_) => None,
             Self::Fenced { command, .. } => command.partition(),
         }

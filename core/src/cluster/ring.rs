@@ -3,9 +3,12 @@
 //! A node's virtual nodes depend on its UUID alone, so that the ring is the same for
 //! everyone who knows the nodes, and one node's coming or going moves no other's.
 
+use std::collections::BTreeMap;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::ids::{NodeId, PartitionId};
+use crate::record::{ClusterMap, NodeStanding};
 
 /// The most virtual nodes that one node has, whatever its weight.
 pub const VIRTUAL_NODES_PER_NODE_MAX: u32 = 8_192;
@@ -103,10 +106,51 @@ impl Ring {
         Self { points }
     }
 
+    /// The ring of a map's members; empty where the cluster was not made yet.
+    #[must_use]
+    pub fn of_map(map: &ClusterMap) -> Self {
+        let Some(settings) = &map.settings else {
+            return Self::default();
+        };
+        let members: Vec<_> = map
+            .nodes
+            .values()
+            .filter(|node| node.standing == NodeStanding::Member)
+            .map(|node| RingNode {
+                id: node.id,
+                uuid: &node.uuid,
+                weight: node.weight,
+            })
+            .collect();
+        Self::new(&members, settings.virtual_nodes)
+    }
+
     /// Every virtual node, ascending by position.
     #[must_use]
     pub fn points(&self) -> &[VirtualNode] {
         &self.points
+    }
+
+    /// How many virtual nodes each node has, and the part of all positions whose first
+    /// virtual node clockwise is its, from 0 to 1. No decision rests on it.
+    #[must_use]
+    pub fn shares(&self) -> BTreeMap<NodeId, (usize, f64)> {
+        const WHOLE: f64 = 18_446_744_073_709_551_616.0;
+        let mut shares: BTreeMap<NodeId, (usize, f64)> = BTreeMap::new();
+        for (at, point) in self.points.iter().enumerate() {
+            // A virtual node owns the arc from the one before it, so that the arc of the
+            // first one goes around zero.
+            let before = self.points[(at + self.points.len() - 1) % self.points.len()];
+            let arc = if self.points.len() == 1 {
+                WHOLE
+            } else {
+                point.position.wrapping_sub(before.position) as f64
+            };
+            let share = shares.entry(point.node).or_default();
+            share.0 += 1;
+            share.1 += arc / WHOLE;
+        }
+        shares
     }
 
     /// The virtual nodes clockwise from a position, each once, with their places among
@@ -140,6 +184,26 @@ mod tests {
         assert_eq!(walk.len(), 12);
         assert_eq!(walk[0], (7, ring.points()[7]));
         assert_eq!(walk[5], (0, ring.points()[0]));
+    }
+
+    #[test]
+    fn arcs_make_the_whole_ring() {
+        let quarter = 1u64 << 62;
+        let shares = |points: &[(u64, u64)]| {
+            let points = points.iter().map(|&(position, node)| VirtualNode {
+                position,
+                node: NodeId(node),
+            });
+            Ring {
+                points: points.collect(),
+            }
+            .shares()
+        };
+        let three = shares(&[(quarter, 1), (2 * quarter, 2), (3 * quarter, 1)]);
+        assert_eq!(three[&NodeId(1)], (2, 0.75));
+        assert_eq!(three[&NodeId(2)], (1, 0.25));
+        assert_eq!(shares(&[(7, 1)])[&NodeId(1)], (1, 1.0));
+        assert!(shares(&[]).is_empty());
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct RebalanceStatus {
     /// Whether the seats are those for the nodes that are to hold the data; if not, they
     /// are given anew in a moment, or there are too few nodes.
     pub planned: bool,
+    /// Whether fewer nodes are there to hold replicas than the replication factor asks for.
+    #[serde(default)]
+    pub too_few_nodes: bool,
     /// Whether nobody is replaced because too many nodes are down at once.
     pub held_back: bool,
     /// Replicas that are being made.

@@ -38,7 +38,7 @@ pub(super) fn patience(timing: &Timing) -> (Micros, Micros) {
 }
 
 impl Progress {
-    fn answers(&self, now: Micros, holdings: &Holdings, timing: &Timing) -> bool {
+    pub(super) fn answers(&self, now: Micros, holdings: &Holdings, timing: &Timing) -> bool {
         let lease_answer = holdings.last_answer(self.member.node);
         self.answering(now, lease_answer, patience(timing))
     }
@@ -84,11 +84,6 @@ impl Replica {
         self.serving_snapshots.retain(|(node, _)| *node != to);
         self.serving_snapshots.push((to, mark));
         self.note_served();
-        if let Part::Primary(leadership) = &mut self.part {
-            for progress in leadership.followers.values_mut() {
-                progress.catch_up.begun += u32::from(progress.member.node == to);
-            }
-        }
     }
 
     /// The copy is on its way no more. Whether it arrived shows in what the replica

@@ -8,6 +8,7 @@ use super::lease::{Grants, Holdings};
 use super::message::PeerMessage;
 use super::node::Timing;
 use super::proof::Questions;
+use super::sources::Givers;
 use crate::ids::{Micros, NodeId, PartitionId};
 
 /// One step's surroundings.
@@ -21,6 +22,7 @@ pub(super) struct Context<'a> {
     pub(super) grants: &'a mut Grants,
     pub(super) changed: &'a mut Changed,
     pub(super) questions: &'a mut Questions,
+    pub(super) givers: &'a mut Givers,
     /// R where it is above N-W+1.
     pub(super) read_quorum: usize,
     pub(super) disk: DiskRoom,

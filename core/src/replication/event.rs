@@ -11,12 +11,13 @@
 
 use std::sync::Arc;
 
+use super::copying::SnapshotWanted;
 use super::durable::{DurableRecord, Generation};
 use super::entry::LogEntry;
 use super::message::PeerMessage;
 use super::proof::{Proof, ProofLevel};
 use crate::cluster::report::{CopyProgress, Order, ReplicaReport};
-use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, ReplicaId};
+use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId};
 use crate::record::PartitionRecord;
 
 /// What room there is on a node's disk (rule 15).
@@ -102,6 +103,15 @@ pub enum Event {
         partition: PartitionId,
         /// The prefix.
         generation: Generation,
+    },
+    /// A snapshot that is fetched has begun to arrive.
+    SnapshotBegun {
+        /// Which partition.
+        partition: PartitionId,
+        /// The prefix.
+        generation: Generation,
+        /// The last index that it will hold.
+        last: Index,
     },
     /// More of a snapshot that is fetched has arrived: what a heartbeat tells.
     SnapshotProgress {
@@ -230,12 +240,10 @@ pub enum Effect {
     /// Fetch a snapshot from the replica into a fresh prefix, make it durable, then
     /// say [`Event::SnapshotFetched`].
     FetchSnapshot {
-        /// Which partition.
-        partition: PartitionId,
         /// The node to fetch from.
         from: NodeId,
-        /// The replica there.
-        replica: ReplicaId,
+        /// What is to be asked for there, see [`super::NodeCore::give_snapshot`].
+        wanted: SnapshotWanted,
         /// The fresh prefix.
         generation: Generation,
     },

@@ -73,6 +73,8 @@ struct HeldFrom {
     last_answer: Option<Micros>,
     urgent: bool,
     disk_full: bool,
+    /// How many snapshots it gives, as it told last.
+    giving: u32,
 }
 
 impl Holdings {
@@ -216,6 +218,7 @@ impl Holdings {
         };
         held.last_answer = Some(now);
         held.disk_full = reply.disk_full;
+        held.giving = reply.giving;
         let Some(at) = held
             .rounds
             .iter()
@@ -295,6 +298,11 @@ impl Holdings {
     /// When the peer last answered a round.
     pub(super) fn last_answer(&self, peer: NodeId) -> Option<Micros> {
         self.peers.get(&peer)?.last_answer
+    }
+
+    /// How many snapshots that node gives, as it told last.
+    pub(super) fn giving(&self, peer: NodeId) -> usize {
+        self.peers.get(&peer).map_or(0, |held| held.giving as usize)
     }
 
     /// Whether the peer said that it has no disk room.
@@ -392,7 +400,7 @@ impl Grants {
         now: Micros,
         request: &LeaseRenew,
         promised: impl Fn(PartitionId) -> Option<Epoch>,
-        disk_full: bool,
+        (disk_full, giving): (bool, u32),
     ) -> LeaseReply {
         let span = request.span.min(self.longest);
         let reply = |version, excluded, span| LeaseReply {
@@ -402,6 +410,7 @@ impl Grants {
             excluded,
             span,
             disk_full,
+            giving,
         };
         let granted = self.peers.entry(peer).or_default();
         let known = granted.session == request.session && granted.version == request.version;
@@ -556,7 +565,7 @@ mod tests {
     ) -> Option<LeaseRenew> {
         let request = due(holdings, now, lease)?;
         let promised = |p: PartitionId| (p != PartitionId(9)).then_some(Epoch(1));
-        let reply = grants.renew(HOLDER, now, &request, promised, false);
+        let reply = grants.renew(HOLDER, now, &request, promised, (false, 0));
         holdings.answered(GRANTOR, now, &timing(), &reply);
         Some(request)
     }

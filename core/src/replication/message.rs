@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::entry::LogEntry;
 use crate::ids::{Epoch, Index, MapVersion, Mark, Micros, PartitionId, Position, ReplicaId};
-use crate::record::PartitionRecord;
+use crate::record::{Member, PartitionRecord};
 
 /// One message from a node to another. Many travel in one frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,7 +45,13 @@ pub enum PeerMessage {
         epoch: Epoch,
         /// The replica that is meant.
         to: ReplicaId,
+        /// Whose state is to be fetched; `None`: the sender's.
+        source: Option<Member>,
+        /// The last index that it must hold at least.
+        after: Index,
     },
+    /// The answer, once there is something to tell.
+    SnapshotNews(SnapshotNews),
     /// A committed record that the sender saw the receiver to lack (rule 15).
     Record(Arc<PartitionRecord>),
     /// The version of the sender's map, so that the other side can ask for it.
@@ -160,6 +166,8 @@ pub struct LeaseReply {
     pub span: Micros,
     /// The grantor has no room for data.
     pub disk_full: bool,
+    /// How many snapshots its node gives just now.
+    pub giving: u32,
 }
 
 /// Asks for entries that a broken place took out of the sender's log.
@@ -187,6 +195,33 @@ pub struct Range {
     pub after: Mark,
     /// The entries, ascending, without gaps; none where the sender does not have them.
     pub entries: Vec<LogEntry>,
+}
+
+/// What became of the snapshot that a replica was told to fetch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotNews {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The epoch that the sender promised.
+    pub epoch: Epoch,
+    /// The replica that fetches it.
+    pub from: ReplicaId,
+    /// Whose state it is.
+    pub source: ReplicaId,
+    /// What there is to tell.
+    pub news: CopyNews,
+}
+
+/// What there is to tell of a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyNews {
+    /// It is on its way.
+    Begun {
+        /// The last index that it holds: the log is wanted from there on.
+        last: Index,
+    },
+    /// Nothing comes of it: another source is to be tried.
+    Failed,
 }
 
 /// Asks how the replicas of a node stand, for the reads that arrived before.

@@ -23,11 +23,13 @@ mod proof;
 mod quorum;
 mod replica;
 mod room;
+mod sources;
 mod suspended;
 #[cfg(test)]
 mod tests;
 
 pub use committed::{Committed, CommittedError, Line};
+pub use copying::{GiveError, SnapshotWanted};
 pub use durable::{DurableRecord, Generation, MissingRange, PartitionMeta, RecoveredPartition};
 pub use entry::{EntryKind, LogEntry};
 pub use event::{DiskRoom, Effect, Event};

@@ -1,5 +1,6 @@
 //! The door of replication: every replica of one node behind one `step`.
 
+mod copies;
 mod reads;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +17,7 @@ use super::lease::{Grants, Holdings};
 use super::message::PeerMessage;
 use super::proof::Questions;
 use super::replica::{Part, Replica};
+use super::sources::Givers;
 use crate::cluster::report::{Order, PartitionStatus};
 use crate::ids::{Epoch, Index, Mark, Micros, NodeId, PartitionId, Position, ReplicaId};
 use crate::record::{Member, PartitionRecord};
@@ -119,6 +121,9 @@ pub struct NodeCore {
     holdings: Holdings,
     grants: Grants,
     questions: Questions,
+    givers: Givers,
+    /// How many snapshots this node gives.
+    giving: u32,
     read_quorum: usize,
     numbers: Numbers,
     changed: Changed,
@@ -190,6 +195,8 @@ impl NodeCore {
             holdings: Holdings::new(session),
             grants: Grants::new(now, timing.lease_longest.max(timing.lease)),
             questions: Questions::new(session),
+            givers: Givers::default(),
+            giving: 0,
             read_quorum: 0,
             numbers: Numbers::new(next_generation, now),
             changed: Changed::default(),
@@ -268,8 +275,17 @@ impl NodeCore {
                 partition,
                 generation,
             } => {
-                self.with(now, effects, partition, |replica, _| {
-                    replica.on_snapshot_failed(generation);
+                self.with(now, effects, partition, |replica, ctx| {
+                    replica.on_snapshot_failed(ctx, generation);
+                });
+            }
+            Event::SnapshotBegun {
+                partition,
+                generation,
+                last,
+            } => {
+                self.with(now, effects, partition, |replica, ctx| {
+                    replica.on_snapshot_begun(ctx, generation, last);
                 });
             }
             Event::SnapshotProgress {
@@ -289,6 +305,7 @@ impl NodeCore {
                 to,
                 from,
             } => {
+                self.giving += 1;
                 self.with(now, effects, partition, |replica, _| {
                     replica.snapshot_served(to, from);
                 });
@@ -298,6 +315,7 @@ impl NodeCore {
                 to,
                 from,
             } => {
+                self.giving = self.giving.saturating_sub(1);
                 self.with(now, effects, partition, |replica, _| {
                     replica.snapshot_ended(to, from);
                 });
@@ -496,6 +514,7 @@ impl NodeCore {
             grants: &mut self.grants,
             changed: &mut self.changed,
             questions: &mut self.questions,
+            givers: &mut self.givers,
             read_quorum: self.read_quorum,
             disk: self.disk,
             unapplied: self.unapplied,
@@ -644,9 +663,16 @@ impl NodeCore {
                 partition,
                 epoch,
                 to,
+                source,
+                after,
             } => {
                 self.with(now, effects, partition, |r, ctx| {
-                    r.on_need_snapshot(ctx, from, epoch, to);
+                    r.on_need_snapshot(ctx, from, (epoch, to), source, after);
+                });
+            }
+            PeerMessage::SnapshotNews(news) => {
+                self.with(now, effects, news.partition, |r, ctx| {
+                    r.on_snapshot_news(ctx, from, &news);
                 });
             }
             PeerMessage::ReadAsk(ask) => self.tell_stands(now, from, ask, effects),
@@ -671,8 +697,8 @@ impl NodeCore {
             let replica = seats.get(&partition)?.replica.as_ref()?;
             (!replica.corrupt && matches!(replica.part, Part::Follower)).then_some(replica.promised)
         };
-        let full = self.is_full();
-        let reply = (!stuck).then(|| self.grants.renew(from, now, request, promised, full));
+        let standing = (self.is_full(), self.giving);
+        let reply = (!stuck).then(|| self.grants.renew(from, now, request, promised, standing));
         for &(partition, epoch, commit) in &request.commits {
             self.with(now, effects, partition, |replica, ctx| {
                 if replica.promised == epoch && matches!(replica.part, Part::Follower) {

@@ -88,6 +88,7 @@ impl Replica {
     /// a restart.
     pub(super) fn rise(&mut self, ctx: &mut Context<'_>, epoch: Epoch) {
         ctx.holdings.remove(self.partition);
+        ctx.givers.retain(self.partition, |_| false);
         self.void_proofs(ctx);
         let was_leading = matches!(self.part, Part::Primary(_));
         if !was_leading {
@@ -136,7 +137,7 @@ impl Replica {
     }
 
     /// The record changed within the epoch: only learners may have.
-    pub(super) fn reconfigure_in_epoch(&mut self) {
+    pub(super) fn reconfigure_in_epoch(&mut self, ctx: &mut Context<'_>) {
         let wanted = self.record.config.replicas();
         let next = self.log.head().index().next();
         let me = self.me;
@@ -146,6 +147,9 @@ impl Replica {
         leadership
             .followers
             .retain(|_, p| wanted.contains(&p.member));
+        let followers = &leadership.followers;
+        ctx.givers
+            .retain(self.partition, |to| followers.contains_key(&to));
         for member in wanted.into_iter().filter(|m| *m != me) {
             leadership
                 .followers
@@ -247,27 +251,6 @@ impl Replica {
         }
     }
 
-    /// The log no longer reaches back to that replica's.
-    fn ask_for_snapshot(&mut self, ctx: &mut Context<'_>, id: ReplicaId) {
-        let partition = self.partition;
-        let Part::Primary(leadership) = &mut self.part else {
-            return;
-        };
-        let epoch = leadership.epoch;
-        let Some(progress) = leadership.followers.get_mut(&id) else {
-            return;
-        };
-        progress.wait_for_snapshot(ctx.now);
-        ctx.send(
-            progress.member.node,
-            PeerMessage::NeedSnapshot {
-                partition,
-                epoch,
-                to: id,
-            },
-        );
-    }
-
     /// A replica answers.
     pub(super) fn on_append_reply(
         &mut self,
@@ -299,6 +282,7 @@ impl Replica {
             AppendOutcome::Matched { .. } if reply.session != ctx.session => {}
             AppendOutcome::Matched { index } if index <= head => {
                 progress.matched_to(index, ctx.now);
+                ctx.givers.remove(self.partition, reply.from);
                 if voter && !leadership.stuck && leadership.handover.is_none() {
                     // It promised this epoch: it can grant a lease on it.
                     ctx.holdings.add(from, self.partition, epoch);

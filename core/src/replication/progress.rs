@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ids::{Index, Micros};
+use crate::ids::{Index, Micros, ReplicaId};
 use crate::record::Member;
 
 /// How the primary sends to a replica.
@@ -26,6 +26,12 @@ pub(super) struct CatchUp {
     pub(super) rebuilding: bool,
     /// How many snapshots it began to fetch without catching up.
     pub(super) begun: u32,
+    /// Whose state it was told to fetch, or fetches.
+    pub(super) source: Option<ReplicaId>,
+    /// The snapshot that it said to have begun last: whose, and its last index.
+    pub(super) copy: Option<(ReplicaId, Index)>,
+    /// Sources that failed since all were to be tried.
+    pub(super) tried: Vec<ReplicaId>,
     /// The last index of the snapshot that it fetches or has fetched: until it has
     /// matched that, this is where it will want the log from.
     pub(super) snapshot: Option<Index>,
@@ -33,6 +39,22 @@ pub(super) struct CatchUp {
     pub(super) slowed: Micros,
     /// Since when no log is kept and no write slowed for it any more.
     pub(super) given_up: Option<Micros>,
+}
+
+impl CatchUp {
+    /// No snapshot comes of that source. Whether it is the one that was chosen last.
+    pub(super) fn failed(&mut self, source: ReplicaId) -> bool {
+        if !self.tried.contains(&source) {
+            self.tried.push(source);
+        }
+        let current = self.source == Some(source);
+        if current {
+            self.source = None;
+            self.copy = None;
+            self.snapshot = None;
+        }
+        current
+    }
 }
 
 /// One replica, as its primary sees it. Lives for one epoch.

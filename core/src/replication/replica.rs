@@ -307,6 +307,7 @@ impl Replica {
         }
         if !matches!(self.part, Part::Follower) {
             ctx.holdings.remove(self.partition);
+            ctx.givers.retain(self.partition, |_| false);
             self.part = Part::Follower;
             ctx.standing_changed(self.partition);
         }
@@ -748,7 +749,7 @@ impl Replica {
         let leads = matches!(&self.part, Part::Primary(_));
         if named && epoch >= self.promised {
             if leads && epoch == self.promised {
-                self.reconfigure_in_epoch();
+                self.reconfigure_in_epoch(ctx);
             } else if self.dropped_tail && !leads && self.inspected != epoch {
                 // Named as the primary of the epoch before, without an inspection,
                 // and restarted since with less than it had: someone must look first.

@@ -459,6 +459,8 @@ fn fetching(log: &[LogEntry], degraded: bool) -> (Rig, Generation) {
             partition: P,
             epoch: Epoch(1),
             to: ReplicaId(2),
+            source: None,
+            after: Index::ZERO,
         },
     );
     let generation = effects
@@ -565,6 +567,7 @@ fn the_renewal_of_leases_that_nobody_asks_for_costs_nothing_per_partition() {
             } = effect
             {
                 let granted = LeaseReply {
+                    giving: 0,
                     session: request.session,
                     round: request.round,
                     version: request.version,

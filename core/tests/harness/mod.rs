@@ -600,6 +600,7 @@ fn peer(message: &PeerMessage) -> String {
             format!("range after {} [{}]", r.after.position, entries.join(", "))
         }
         PeerMessage::NeedSnapshot { epoch, .. } => format!("need snapshot in {epoch}"),
+        PeerMessage::SnapshotNews(news) => format!("snapshot {:?}", news.news),
         PeerMessage::ReadAsk(ask) => format!("how do you stand? {}", ask.number),
         PeerMessage::ReadAnswer(answer) => {
             let stands: Vec<String> = answer

@@ -1,10 +1,11 @@
 //! Finding the coordinators' leader, and speaking to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use cairn_client::transport::{Channel, Dialer};
-use cairn_core::ids::NodeId;
+use cairn_core::ids::{MapVersion, NodeId};
+use cairn_core::record::{ClusterMap, CoordinatorInfo};
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::coordinator_client::CoordinatorClient;
@@ -34,6 +35,15 @@ pub(super) enum Unhelpful {
     /// for the leader is wrong about it.
     #[error("it is silent: {0}")]
     Silent(&'static str),
+    /// It leads, and knows less than this node: its disk, or those of its group, went
+    /// back in time.
+    #[error("its map has version {theirs}, and this node has {ours}: it is behind")]
+    Behind {
+        /// Of its map.
+        theirs: MapVersion,
+        /// Of this node's.
+        ours: MapVersion,
+    },
     /// It refuses for a reason that will not go away by itself.
     #[error("refused: {0}")]
     Refused(String),
@@ -68,7 +78,10 @@ pub(super) struct Admission {
 /// Goes round the coordinators, following redirects.
 #[derive(Debug)]
 pub(super) struct Search {
+    /// As configured.
     coordinators: Vec<CoordinatorAddress>,
+    /// Where to ask: as the map says, and as configured.
+    peers: Vec<String>,
     dialer: Dialer,
     clients: HashMap<String, CoordinatorClient<Channel>>,
     next: usize,
@@ -84,6 +97,7 @@ impl Search {
     pub(super) fn new(config: &AgentConfig) -> Self {
         Self {
             next: config.session as usize,
+            peers: peers(&[], &config.coordinators),
             coordinators: config.coordinators.clone(),
             dialer: config.dialer.clone(),
             clients: HashMap::new(),
@@ -94,19 +108,25 @@ impl Search {
         }
     }
 
+    /// Goes by a newer map: who the coordinators are may have changed since the node was
+    /// configured. The configured ones stay, for where all that the map names are gone.
+    pub(super) fn follow(&mut self, map: &ClusterMap) {
+        self.peers = peers(&map.coordinators, &self.coordinators);
+    }
+
     /// The next one to try. `None` where none is configured.
     pub(super) fn next(&mut self) -> Option<(String, CoordinatorClient<Channel>)> {
         let address = match self.hint.take() {
             Some(address) => address,
             None => {
-                let count = self.coordinators.len();
-                let address = self.coordinators.get(self.next.checked_rem(count)?)?;
+                let count = self.peers.len();
+                let address = self.peers.get(self.next.checked_rem(count)?)?;
                 self.next = self.next.wrapping_add(1);
-                address.peer.clone()
+                address.clone()
             }
         };
         // Hints come from outside: only so many connections are kept.
-        if self.clients.len() > 2 * self.coordinators.len() {
+        if self.clients.len() > 2 * self.peers.len() {
             self.clients.clear();
         }
         if let Some(client) = self.clients.get(&address) {
@@ -157,9 +177,9 @@ impl Search {
             }
         }
         self.redirects = 0;
-        let all_tried = self.next.is_multiple_of(self.coordinators.len().max(1));
+        let all_tried = self.next.is_multiple_of(self.peers.len().max(1));
         match why {
-            Unhelpful::Refused(_) => PAUSE_MAX * 5,
+            Unhelpful::Refused(_) | Unhelpful::Behind { .. } => PAUSE_MAX * 5,
             _ if all_tried => {
                 let pause = self.pause;
                 self.pause = (pause * 2).min(PAUSE_MAX);
@@ -176,6 +196,14 @@ impl Search {
             .get(address)
             .is_some_and(|at| at.elapsed() < SILENT_FOR)
     }
+}
+
+/// Where to look for the leader, without repetition.
+fn peers(known: &[CoordinatorInfo], configured: &[CoordinatorAddress]) -> Vec<String> {
+    let known = known.iter().map(|c| &c.peer);
+    let all = known.chain(configured.iter().map(|c| &c.peer));
+    let mut seen = HashSet::new();
+    all.filter(|peer| seen.insert(*peer)).cloned().collect()
 }
 
 /// Registers with one coordinator.
@@ -256,6 +284,24 @@ mod tests {
         assert_eq!(next(&mut search), leader);
         search.succeeded(leader.clone());
         assert!(!search.is_silent(&leader));
+    }
+
+    #[tokio::test]
+    async fn the_coordinators_that_the_map_names_are_asked_beside_the_configured_ones() {
+        let mut search = search();
+        let named = |peer: &str| CoordinatorInfo {
+            name: peer.to_owned(),
+            peer: peer.to_owned(),
+            client: String::new(),
+        };
+        search.follow(&ClusterMap {
+            coordinators: vec![named("127.0.0.1:4"), named("127.0.0.1:2")],
+            ..ClusterMap::default()
+        });
+        let mut asked: Vec<String> = (0..4).map(|_| next(&mut search)).collect();
+        asked.sort();
+        let all: Vec<String> = (1..=4).map(|port| format!("127.0.0.1:{port}")).collect();
+        assert_eq!(asked, all);
     }
 
     #[tokio::test]

@@ -66,6 +66,10 @@ impl Maps {
         (maps, saver, on_disk)
     }
 
+    pub(super) fn current(&self) -> Arc<ClusterMap> {
+        self.shared.load_full()
+    }
+
     pub(super) fn version(&self) -> MapVersion {
         self.shared.load().version
     }

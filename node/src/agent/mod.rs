@@ -177,6 +177,8 @@ pub struct AgentStatus {
     pub leader: Option<String>,
     /// Whether the coordinators count as within reach; unsettled at the start.
     pub reachable: Option<bool>,
+    /// Whether the leader that was found last knows less than this node.
+    pub leader_behind: bool,
 }
 
 /// Why a data node is not admitted. Only what will not change by itself ends

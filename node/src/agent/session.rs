@@ -124,16 +124,20 @@ impl Keeper {
                         Ok(session) => return (address, session),
                         Err(why) => why,
                     };
-                    if let Unhelpful::Refused(reason) = &why {
-                        tracing::error!(coordinator = address, reason, "refused");
+                    if let Unhelpful::Refused(_) | Unhelpful::Behind { .. } = &why {
+                        tracing::error!(coordinator = address, %why, "no session");
                     } else {
                         tracing::debug!(coordinator = address, %why, "no session");
+                    }
+                    if let Unhelpful::Behind { .. } = &why {
+                        self.status.send_modify(|status| status.leader_behind = true);
                     }
                     asked.remove(&address);
                     next_at = Instant::now() + search.failed(&address, &why);
                 }
                 () = sleep_until(next_at) => {
                     next_at = Instant::now() + HEDGE_AFTER;
+                    search.follow(&self.maps.current());
                     if let Some((address, client)) = search.next()
                         && asked.insert(address.clone())
                     {
@@ -148,6 +152,7 @@ impl Keeper {
         metrics::gauge!("cairn_agent_connected").set(f64::from(u8::from(leader.is_some())));
         self.status.send_modify(|status| {
             status.connected = leader.is_some();
+            status.leader_behind &= !status.connected;
             status.leader = leader;
         });
     }
@@ -156,12 +161,19 @@ impl Keeper {
     async fn meet(&self, mut client: CoordinatorClient<Channel>) -> Result<Session, Unhelpful> {
         let unavailable = |what: &str| Unhelpful::Unavailable(what.to_owned());
         let cluster_id = self.maps.cluster_id();
+        let ours = self.maps.version();
         let admission = register(&mut client, &self.config, &self.identity, &cluster_id).await?;
         if admission.node != self.node || admission.cluster_id != cluster_id {
             return Err(Unhelpful::Refused(format!(
                 "this process runs as {} of cluster {cluster_id}, and was now admitted as {} of {}",
                 self.node, admission.node, admission.cluster_id
             )));
+        }
+        // What this node has was committed, and a leader has all that was: one that
+        // lacks it is none, and following it would keep this node on an old map.
+        let theirs = admission.map.version();
+        if theirs < ours {
+            return Err(Unhelpful::Behind { theirs, ours });
         }
         self.take_map(admission.map)?;
         let (up, messages) = mpsc::channel(UP_MAX);

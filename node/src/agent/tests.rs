@@ -1,6 +1,6 @@
 //! Agents against real coordinators, with an engine that only takes notes.
 
-use cairn_core::cluster::report::{Role, Wish};
+use cairn_core::cluster::report::{NodeFigures, Role, Wish};
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position, ReplicaId};
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -300,6 +300,87 @@ async fn a_newer_map_comes_from_a_peer_and_another_clusters_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_went_back_in_time_is_not_followed() {
+    let mut fleet = Fleet::started(1, settings(3)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    fleet.stop(0).await;
+    let kept = tempfile::tempdir().unwrap();
+    copy(&fleet.data_dir(0), &kept.path().join("raft"));
+    fleet.start(0).await;
+    fleet.leader().await;
+    let map = Arc::clone(&enrolled.map);
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    // More than the leader itself notes once it is back.
+    for other in ["u2", "u3", "u4", "u5"] {
+        let other = Node::new(other).enroll(&fleet).await.unwrap().node;
+        eventually("the other node in the map", || async {
+            map.load().nodes.contains_key(&other).then_some(())
+        })
+        .await;
+    }
+    let newest = map.load_full();
+    fleet.stop(0).await;
+    std::fs::remove_dir_all(fleet.data_dir(0)).unwrap();
+    copy(&kept.path().join("raft"), &fleet.data_dir(0));
+    fleet.start(0).await;
+    fleet.leader().await;
+    // It would be followed into the past, and the node's map never change again.
+    eventually("the leader to be found behind", || async {
+        let status = agent.status().borrow().clone();
+        assert!(!status.connected || !status.leader_behind);
+        status.leader_behind.then_some(())
+    })
+    .await;
+    assert_eq!(**map.load(), *newest);
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_configured_with_one_coordinator_finds_those_that_took_its_place() {
+    let mut fleet = Fleet::started(1, settings(3)).await;
+    let configured = fleet.addresses.clone();
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    let map = Arc::clone(&enrolled.map);
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    fleet.replace_by(&[1, 2, 3]).await;
+    eventually("the node to hear of the new ones", || async {
+        (map.load().coordinators.len() == 3).then_some(())
+    })
+    .await;
+    agent.stop().await;
+    // The one that it is configured with is gone for good.
+    let mut config = node.config(&fleet);
+    config.coordinators = configured;
+    let identity = node.identity.clone();
+    let enrolled = enroll(config, identity, CancellationToken::new())
+        .await
+        .unwrap();
+    let agent = node.spawn(enrolled);
+    let leader = fleet.leader().await;
+    assert_eq!(Node::connected(&agent).await, fleet.addresses[leader].peer);
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_is_frozen_is_not_waited_for_alone() {
     let mut fleet = Fleet::started(1, settings(1)).await;
     let mut node = Node::new("u1");
@@ -350,6 +431,35 @@ async fn draining_ends_once_nothing_is_led_any_more() {
         .iter()
         .any(|e| matches!(e, Event::Drain));
     assert!(drained);
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_coordinators_show_what_a_node_tells_of_its_disk_and_its_load() {
+    let mut fleet = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let enrolled = node.enroll(&fleet).await.unwrap();
+    let inbox = enrolled.inbox.clone();
+    let agent = node.spawn(enrolled);
+    let shown = async |name: &str| fleet.status(0).await["nodes"][0][name].as_u64();
+    Node::connected(&agent).await;
+    assert_eq!(shown("diskTotalBytes").await, None);
+    inbox.set_figures(NodeFigures {
+        disk_total_bytes: 100,
+        disk_free_bytes: 40,
+        reads_per_second: 7,
+        writes_per_second: 5,
+        bytes_per_second: 900,
+    });
+    eventually("the free space", || async {
+        (shown("diskFreeBytes").await == Some(40)).then_some(())
+    })
+    .await;
+    assert_eq!(shown("diskTotalBytes").await, Some(100));
+    assert_eq!(shown("readsPerSecond").await, Some(7));
+    assert_eq!(shown("writesPerSecond").await, Some(5));
+    assert_eq!(shown("bytesPerSecond").await, Some(900));
     agent.stop().await;
     fleet.stop_all().await;
 }

@@ -11,6 +11,9 @@ use cairn_core::record::ClusterSettings;
 use crate::listener::TlsSource;
 use crate::users::Users;
 
+/// The most coordinators of a group: more would only make its commits slower.
+pub(super) const COORDINATORS_MAX: usize = 5;
+
 /// One configured coordinator: its fixed name, and where its peer port answers.
 ///
 /// Written as `name=host:port`, several of them separated by commas
@@ -85,28 +88,22 @@ impl CoordinatorAddress {
         }
         match all.len() {
             0 => Err(AddressError::Empty),
-            n if n % 2 == 0 || n > 5 => Err(AddressError::Count(n)),
+            n if n % 2 == 0 || n > COORDINATORS_MAX => Err(AddressError::Count(n)),
             _ => Ok(all),
         }
     }
 }
 
-/// The timings of the coordinators' Raft group.
+/// The timings of the coordinators' Raft group, the same on all of them.
 ///
-/// openraft 0.9 draws its election timeout once per process, so that two survivors
-/// that drew nearly the same one could split votes for ever. Each coordinator
-/// therefore has a timeout of its own, by the place of its name in the sorted list:
-/// `election + place * election * 0.9 / coordinators`. The longest stays below
-/// twice the shortest, so that the lease by which a follower refuses other
-/// candidates (its own timeout) has run out when the first candidate asks
-/// (after its lease and its timeout).
+/// Whose turn it is to stand for election, where several may, is decided beside Raft.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RaftTimings {
     /// How often a leader is heard. Also how long it waits for one append to be
     /// answered, the follower's flush included.
     pub heartbeat: Duration,
-    /// The shortest election timeout. A leader that falls silent is replaced after
-    /// about twice this.
+    /// The election timeout. A leader that falls silent is replaced after about twice
+    /// this.
     pub election: Duration,
 }
 
@@ -119,15 +116,6 @@ impl Default for RaftTimings {
     }
 }
 
-impl RaftTimings {
-    /// The election timeout of the coordinator at `place` of `count`, in milliseconds.
-    #[must_use]
-    pub fn election_of(&self, place: usize, count: usize) -> u64 {
-        let base = self.election.as_millis() as u64;
-        base + base * 9 * place as u64 / (10 * count.max(1) as u64)
-    }
-}
-
 /// All that a coordinator needs to run.
 #[derive(Clone)]
 pub struct CoordinatorConfig {
@@ -135,7 +123,8 @@ pub struct CoordinatorConfig {
     pub name: String,
     /// A directory of its own.
     pub data_dir: PathBuf,
-    /// Every coordinator, this one included.
+    /// Coordinators, this one included: all of them where the group is to be made, else
+    /// enough to find one that knows the others.
     pub coordinators: Vec<CoordinatorAddress>,
     /// Where the port between nodes listens, `ip:port`.
     pub peer_listen: String,
@@ -199,11 +188,11 @@ pub enum ConfigError {
 }
 
 impl CoordinatorConfig {
-    /// The place of this coordinator's name in the sorted list.
+    /// Checks the whole.
     ///
     /// # Errors
     /// Where the configuration does not hold together.
-    pub fn validate(&self) -> Result<usize, ConfigError> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let list = self
             .coordinators
             .iter()
@@ -219,10 +208,10 @@ impl CoordinatorConfig {
                 heartbeat_ms,
             });
         }
-        sorted
-            .iter()
-            .position(|c| c.name == self.name)
-            .ok_or_else(|| ConfigError::NotListed(self.name.clone(), list))
+        if !sorted.iter().any(|c| c.name == self.name) {
+            return Err(ConfigError::NotListed(self.name.clone(), list));
+        }
+        Ok(())
     }
 }
 
@@ -245,16 +234,6 @@ mod tests {
             ("a=h:x", AddressError::Form("a=h:x".into())),
         ] {
             assert_eq!(CoordinatorAddress::parse_list(text), Err(error));
-        }
-    }
-
-    #[test]
-    fn election_timeouts_differ_and_stay_below_twice_the_shortest() {
-        let timings = RaftTimings::default();
-        for count in [1, 3, 5] {
-            let all: Vec<u64> = (0..count).map(|p| timings.election_of(p, count)).collect();
-            assert!(all.windows(2).all(|w| w[0] + 30 < w[1]), "{all:?}");
-            assert!(all[count - 1] < 2 * all[0], "{all:?}");
         }
     }
 }

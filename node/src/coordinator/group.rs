@@ -12,7 +12,6 @@
 //! goes back to another cluster only on the word of one that knows something of it to
 //! be committed: an initialiser has a log before anybody voted for it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_client::transport::Dialer;
@@ -21,13 +20,14 @@ use cairn_proto::pb::coordinator::v1::raft_request::Kind;
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tonic::Status;
 
-use super::config::CoordinatorAddress;
+use super::addresses::Addresses;
 use super::election::Elections;
 use super::join::JoinReply;
 use super::raft::{Raft, RaftId, RaftMetrics, RaftNode};
-use super::storage::{Identity, LogStore, WriteError, Writer};
+use super::storage::{Identity, LogStore, View, WriteError, Writer};
 
 /// The longest cluster id.
 const CLUSTER_ID_BYTES: usize = 64;
@@ -94,6 +94,13 @@ pub(super) struct Card {
     pub(super) peer: String,
     /// Its port for clients.
     pub(super) client: String,
+    /// The index of the newest membership that it knows of, and the voters in it. An
+    /// older build does not say.
+    #[serde(default)]
+    pub(super) membership: Option<(u64, Vec<RaftId>)>,
+    /// The ids of the groups that a person gave up for its own.
+    #[serde(default)]
+    pub(super) former_groups: Vec<String>,
 }
 
 /// This coordinator among the others.
@@ -102,16 +109,20 @@ pub(super) struct Group {
     pub(super) identity: Identity,
     pub(super) cluster: ClusterId,
     pub(super) raft: RaftHandle,
-    pub(super) addresses: Arc<BTreeMap<String, CoordinatorAddress>>,
+    pub(super) addresses: Arc<Addresses>,
     pub(super) client_advertise: String,
     pub(super) dialer: Dialer,
     log: LogStore,
     writer: Writer,
+    view: watch::Receiver<View>,
+    /// The index of the membership that this disk knew when the leader said that it is no
+    /// member any more, if it did.
+    out: RwLock<Option<u64>>,
     /// Held for reading while a message goes to Raft, for writing while the cluster
     /// id changes, so that no message of the old one comes in behind the change.
     gate: tokio::sync::RwLock<()>,
     /// One membership change at a time.
-    pub(super) joining: tokio::sync::Mutex<()>,
+    pub(super) joining: Arc<tokio::sync::Mutex<()>>,
     pub(super) elections: Elections,
 }
 
@@ -159,11 +170,12 @@ impl Group {
         identity: Identity,
         cluster: ClusterId,
         raft: Raft,
-        addresses: Arc<BTreeMap<String, CoordinatorAddress>>,
+        addresses: Arc<Addresses>,
         client_advertise: String,
         dialer: Dialer,
         log: LogStore,
         writer: Writer,
+        view: watch::Receiver<View>,
         elections: Elections,
     ) -> Self {
         Self {
@@ -175,8 +187,10 @@ impl Group {
             dialer,
             log,
             writer,
+            view,
+            out: RwLock::default(),
             gate: tokio::sync::RwLock::default(),
-            joining: tokio::sync::Mutex::default(),
+            joining: Arc::default(),
             elections,
         }
     }
@@ -188,10 +202,9 @@ impl Group {
 
     /// The configured address of this coordinator's peer port.
     fn peer_address(&self) -> String {
-        self.addresses
-            .get(&self.identity.name)
-            .map(|a| a.peer.clone())
-            .unwrap_or_default()
+        let configured = self.addresses.configured();
+        let own = configured.get(&self.identity.name);
+        own.map(|a| a.peer.clone()).unwrap_or_default()
     }
 
     /// What the membership is to say of this coordinator.
@@ -225,7 +238,56 @@ impl Group {
             hears_leader: self.hears_leader(),
             peer,
             client,
+            membership: self.newest_membership(),
+            former_groups: self.view.borrow().state.former_groups().to_vec(),
         })
+    }
+
+    fn newest_membership(&self) -> Option<(u64, Vec<RaftId>)> {
+        let metrics = self.raft.metrics();
+        let membership = Arc::clone(&metrics.borrow().membership_config);
+        let index = membership.log_id().as_ref()?.index;
+        Some((index, membership.voter_ids().collect()))
+    }
+
+    /// Whether somebody who knows of a later membership leaves this disk out of it, or of
+    /// a group that took the place of its own: it has not heard so.
+    pub(super) fn is_told_out(&self, card: &Card) -> bool {
+        let newer = |index: u64| {
+            let own = self.newest_membership();
+            own.is_none_or(|(own, _)| index > own)
+        };
+        let own = self.cluster.get();
+        if card.former_groups.contains(&own) {
+            return true;
+        }
+        card.cluster_id == own
+            && card
+                .membership
+                .as_ref()
+                .is_some_and(|(index, voters)| newer(*index) && !voters.contains(&self.id()))
+    }
+
+    /// Whether the leader said that this disk is no member any more, and it has heard of
+    /// no other membership since.
+    pub(super) fn is_out(&self) -> bool {
+        let said = *self.out.read();
+        said.is_some_and(|at| self.newest_membership().is_none_or(|(now, _)| now == at))
+    }
+
+    pub(super) fn set_out(&self, out: bool) {
+        let at = self.newest_membership().map_or(0, |(index, _)| index);
+        *self.out.write() = out.then_some(at);
+    }
+
+    /// Notes on the disk that a person gave the group up and went on without this disk.
+    pub(super) async fn set_superseded(&self, by: &str) -> Result<(), WriteError> {
+        let identity = Identity {
+            cluster_id: Some(self.cluster.get()),
+            superseded_by: Some(by.to_owned()),
+            ..self.identity.clone()
+        };
+        self.writer.write(vec![identity.change()]).await
     }
 
     /// Moves a coordinator whose log is empty to a cluster, durably.
@@ -279,10 +341,7 @@ impl Group {
             // caller nowhere else.
             Some((id, node)) if id != self.id() => pb::NotLeader {
                 leader: id,
-                peer_address: self
-                    .addresses
-                    .get(&node.name)
-                    .map_or(node.peer, |a| a.peer.clone()),
+                peer_address: node.peer,
                 client_address: node.client,
             },
             _ => pb::NotLeader::default(),

@@ -1,5 +1,5 @@
-//! How a coordinator's disk comes to be a voter: by the bootstrap of a new group,
-//! or by a membership change of one that exists (see [`super::group`]).
+//! How a coordinator's disk comes to be a voter, and stays one: by the bootstrap of a
+//! new group, or by a membership change of one that exists (see [`super::group`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,18 +12,25 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use super::config::COORDINATORS_MAX;
 use super::group::{AdoptError, Card, Group, Introduction, IntroductionReply};
 use super::network::{CallError, Caller};
 use super::raft::{RaftId, RaftMetrics, RaftNode};
 
 /// How long another coordinator may take to say who it is.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a membership change may take before the caller hears that it is busy.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before the others are asked again.
 const RETRY: Duration = Duration::from_millis(200);
 /// After how many rounds without success it is said in the log once more.
 const SAY_EVERY: u32 = 25;
+/// After how many rounds one that is settled asks whether its group was given up.
+const ASK_EVERY: u32 = 25;
+/// How long a newcomer may take to have the log.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How far behind the leader's log a newcomer counts as having it.
+const CAUGHT_UP: u64 = 64;
 
 /// The leader's answer to a coordinator that wants to be taken in.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,6 +43,8 @@ pub(super) enum JoinReply {
     Busy(String),
     /// Not this one, until something is done about it.
     Refused(String),
+    /// Nobody of that name belongs to the group: it was never added, or was removed.
+    Unlisted,
 }
 
 /// Whether the id is a voter and no change of the membership is under way.
@@ -55,43 +64,109 @@ fn may_follow(own: &Card, other: &Card) -> bool {
     own.cluster_id.is_empty() || own.cluster_id == other.cluster_id || other.committed
 }
 
+/// The group that this disk belongs to was given up: the id of the one that a person
+/// went on with.
+#[derive(Debug)]
+pub(super) struct Superseded(pub(super) String);
+
+/// What another coordinator answered, and where.
+pub(super) struct Met {
+    pub(super) name: String,
+    pub(super) answer: Result<(String, Card), String>,
+}
+
 impl Group {
-    /// Works until this coordinator is a voter of the one group, or Raft stopped.
-    pub(super) async fn settle(self: Arc<Self>) {
+    /// Works until this coordinator is a voter of the one group, under the address that
+    /// it is configured with, and sees to it that it stays one. Ends where the group was
+    /// given up.
+    pub(super) async fn settle(self: Arc<Self>) -> Superseded {
         let mut round = 0u32;
         loop {
-            if is_settled_voter(&self.raft.metrics().borrow(), self.id()) {
-                return;
+            let settled = self.is_settled();
+            if settled {
+                self.set_out(false);
             }
-            if let Err(obstacle) = self.settle_once().await
-                && round.is_multiple_of(SAY_EVERY)
-            {
-                tracing::info!(%obstacle, "not a member of the coordinators' group yet");
+            if !settled || round.is_multiple_of(ASK_EVERY) {
+                let others = self.ask_others().await;
+                if let Some(by) = self.superseding(&others) {
+                    if let Err(error) = self.set_superseded(&by).await {
+                        tracing::error!(%error, "note that the group was given up");
+                    }
+                    return Superseded(by);
+                }
+                if !settled
+                    && let Err(obstacle) = self.settle_once(others).await
+                    && round.is_multiple_of(SAY_EVERY)
+                {
+                    self.say(&obstacle);
+                }
             }
             round = round.wrapping_add(1);
             sleep(RETRY).await;
         }
     }
 
+    fn say(&self, obstacle: &str) {
+        if self.is_out() {
+            tracing::warn!(
+                name = self.identity.name,
+                peer = self.node().peer,
+                "this coordinator was removed from the group and takes part in nothing; stop it,                  or take it in again with `cairn coordinators add`"
+            );
+        } else if is_settled_voter(&self.raft.metrics().borrow(), self.id()) {
+            tracing::info!(obstacle, "no leader of the coordinators is heard");
+        } else {
+            tracing::info!(obstacle, "not a member of the coordinators' group yet");
+        }
+    }
+
+    /// Whether this is a voter that hears its leader, and listed as it is.
+    fn is_settled(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        is_settled_voter(&metrics, self.id())
+            && membership.get_node(&self.id()) == Some(&self.node())
+            && self.hears_leader()
+    }
+
+    /// The group that took the place of this disk's, if any of the others knows of one.
+    fn superseding(&self, others: &[Met]) -> Option<String> {
+        if self.log().is_empty() {
+            // Nothing is forgotten where nothing was known: it goes to that group.
+            return None;
+        }
+        let own = self.cluster.get();
+        let cards = others.iter().filter_map(|met| met.answer.as_ref().ok());
+        let mut over = cards.filter(|(_, card)| card.former_groups.contains(&own));
+        over.next().map(|(_, card)| card.cluster_id.clone())
+    }
+
     /// One try. The error says what stands in the way.
-    async fn settle_once(&self) -> Result<(), String> {
+    async fn settle_once(&self, others: Vec<Met>) -> Result<(), String> {
         let stopped = |e: AdoptError| e.to_string();
         let own = self.card().await.map_err(stopped)?;
-        let others = self.ask_others().await;
-        let begun: Vec<&Card> = others
+        if self.raft.metrics().borrow().current_leader == Some(self.id()) {
+            return match self.take_in(own).await {
+                JoinReply::Joined | JoinReply::NotLeader => Ok(()),
+                JoinReply::Busy(why) | JoinReply::Refused(why) => Err(why),
+                JoinReply::Unlisted => Err("this leader leaves the group".to_owned()),
+            };
+        }
+        let begun: Vec<&(String, Card)> = others
             .iter()
-            .filter_map(|(_, card)| card.as_ref().ok())
-            .filter(|card| card.has_log)
+            .filter_map(|met| met.answer.as_ref().ok())
+            .filter(|(_, card)| card.has_log)
             .collect();
-        let made: Vec<&Card> = begun
+        let made: Vec<&(String, Card)> = begun
             .iter()
             .copied()
-            .filter(|card| may_follow(&own, card))
+            .filter(|(_, card)| may_follow(&own, card))
             .collect();
         if !made.is_empty() {
             return self.ask_in(&own, &made).await;
         }
-        if let Some(card) = begun.first() {
+        if let Some((_, card)) = begun.first() {
             return Err(format!(
                 "this disk was prepared for cluster {}; `{}` has begun cluster {} and does not \
                  know yet whether it came about",
@@ -106,7 +181,7 @@ impl Group {
         }
         let silent: Vec<String> = others
             .iter()
-            .filter_map(|(name, card)| card.as_ref().err().map(|e| format!("{name} ({e})")))
+            .filter_map(|met| Some(format!("{} ({})", met.name, met.answer.as_ref().err()?)))
             .collect();
         if !silent.is_empty() {
             return Err(format!(
@@ -114,32 +189,40 @@ impl Group {
                 silent.join(", ")
             ));
         }
-        match self.addresses.first_key_value() {
+        match self.addresses.configured().first_key_value() {
             Some((first, _)) if *first == own.name => self.initialise(own).await,
             Some((first, _)) => Err(format!("waiting for `{first}` to make the group")),
             None => Err("no coordinator is configured".to_owned()),
         }
     }
 
-    /// Asks every other configured coordinator who it is.
-    async fn ask_others(&self) -> Vec<(String, Result<Card, String>)> {
-        let asked = self
-            .addresses
-            .values()
-            .filter(|a| a.name != self.identity.name)
-            .map(|address| async {
-                let reply = self.introduce(&address.peer, &Introduction::Who).await;
-                let card = match reply {
-                    Ok(IntroductionReply::Card(card)) if card.name == address.name => Ok(card),
-                    Ok(IntroductionReply::Card(card)) => {
-                        Err(format!("{} answers as `{}`", address.peer, card.name))
-                    }
-                    Ok(_) => Err("an answer to another question".to_owned()),
-                    Err(error) => Err(error.to_string()),
+    /// Asks every other coordinator, configured or a member, who it is.
+    pub(super) async fn ask_others(&self) -> Vec<Met> {
+        let others = self.addresses.by_name(&self.identity.name);
+        let asked = others.into_iter().map(|(name, addresses)| async move {
+            let mut answer = Err("no address".to_owned());
+            for address in addresses {
+                answer = match self.who(&address).await {
+                    Ok(card) if card.name == name => Ok((address, card)),
+                    Ok(card) => Err(format!("{address} answers as `{}`", card.name)),
+                    Err(error) => Err(error),
                 };
-                (address.name.clone(), card)
-            });
+                if answer.is_ok() {
+                    break;
+                }
+            }
+            Met { name, answer }
+        });
         join_all(asked).await
+    }
+
+    /// Asks who answers at an address.
+    pub(super) async fn who(&self, address: &str) -> Result<Card, String> {
+        match self.introduce(address, &Introduction::Who).await {
+            Ok(IntroductionReply::Card(card)) => Ok(card),
+            Ok(_) => Err("an answer to another question".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     async fn introduce(
@@ -173,7 +256,8 @@ impl Group {
         self.adopt(&cluster_id).await.map_err(|e| e.to_string())?;
         let mut members = std::collections::BTreeMap::from([(self.id(), self.node())]);
         let prepare = Introduction::Prepare { cluster_id };
-        for address in self.addresses.values() {
+        let configured = self.addresses.configured();
+        for address in configured.values() {
             if address.name == self.identity.name {
                 continue;
             }
@@ -190,7 +274,7 @@ impl Group {
                 Err(error) => return Err(format!("prepare `{}`: {error}", address.name)),
             }
         }
-        if members.len() != self.addresses.len() {
+        if members.len() != configured.len() {
             return Err("two coordinators answered with one Raft id".to_owned());
         }
         tracing::info!(?members, "making the coordinators' group");
@@ -201,13 +285,14 @@ impl Group {
     }
 
     /// Asks those who have a log to be taken in.
-    async fn ask_in(&self, own: &Card, made: &[&Card]) -> Result<(), String> {
-        let cluster_id = &made[0].cluster_id;
-        if let Some(other) = made.iter().find(|card| card.cluster_id != *cluster_id) {
+    async fn ask_in(&self, own: &Card, made: &[&(String, Card)]) -> Result<(), String> {
+        let (_, first) = made[0];
+        let cluster_id = &first.cluster_id;
+        if let Some((_, other)) = made.iter().find(|(_, card)| card.cluster_id != *cluster_id) {
             return Err(format!(
                 "`{}` belongs to cluster {cluster_id} and `{}` to {}: the configuration \
                  mixes two clusters",
-                made[0].name, other.name, other.cluster_id
+                first.name, other.name, other.cluster_id
             ));
         }
         self.adopt(cluster_id).await.map_err(|e| match e {
@@ -219,16 +304,26 @@ impl Group {
         })?;
         let own = self.card().await.map_err(|e| e.to_string())?;
         let mut heard = Vec::new();
-        for card in made {
-            let peer = self
-                .addresses
-                .get(&card.name)
-                .map_or(card.peer.as_str(), |a| a.peer.as_str());
-            match self.introduce(peer, &Introduction::Join(own.clone())).await {
-                Ok(IntroductionReply::Join(JoinReply::Joined)) => return Ok(()),
+        for (address, card) in made {
+            match self
+                .introduce(address, &Introduction::Join(own.clone()))
+                .await
+            {
+                Ok(IntroductionReply::Join(JoinReply::Joined)) => {
+                    self.set_out(false);
+                    return Ok(());
+                }
                 Ok(IntroductionReply::Join(JoinReply::NotLeader)) => {}
                 Ok(IntroductionReply::Join(JoinReply::Busy(why) | JoinReply::Refused(why))) => {
                     heard.push(format!("`{}`: {why}", card.name));
+                }
+                Ok(IntroductionReply::Join(JoinReply::Unlisted)) => {
+                    self.set_out(own.has_log);
+                    heard.push(format!(
+                        "`{}`, which leads, knows no member of this name: take this one in with \
+                         `cairn coordinators add {}={}`",
+                        card.name, own.name, own.peer
+                    ));
                 }
                 Ok(_) => heard.push(format!("`{}` answered something else", card.name)),
                 Err(error) => heard.push(format!("`{}`: {error}", card.name)),
@@ -241,11 +336,11 @@ impl Group {
     }
 
     /// As leader: makes the disk that presents itself a voter in place of the one
-    /// that had its name before.
+    /// that had its name before, or notes where it is by now.
     pub(super) async fn take_in(&self, card: Card) -> JoinReply {
         // One at a time, and whoever waits longer asks again.
         let Ok(_joining) = timeout(CHANGE_TIMEOUT, self.joining.lock()).await else {
-            return JoinReply::Busy("another coordinator is being taken in".to_owned());
+            return JoinReply::Busy("another change of the group is under way".to_owned());
         };
         match timeout(CHANGE_TIMEOUT, self.take_in_alone(&card)).await {
             Ok(reply) => reply,
@@ -261,81 +356,130 @@ impl Group {
             return JoinReply::Refused("it belongs to another cluster".to_owned());
         }
         let metrics = self.raft.metrics().borrow().clone();
-        if is_settled_voter(&metrics, card.raft_id) {
-            return JoinReply::Joined;
-        }
-        let Some(address) = self.addresses.get(&card.name) else {
-            return JoinReply::Refused(format!(
-                "`{}` is not among the coordinators that the leader is configured with",
-                card.name
-            ));
-        };
-        // Whoever answers at the configured address is the living identity of the
-        // name. Only that one is taken in, and only then is the old one known to be
-        // gone from there.
-        match self.introduce(&address.peer, &Introduction::Who).await {
-            Ok(IntroductionReply::Card(living)) if living.raft_id == card.raft_id => {}
-            Ok(_) => {
-                return JoinReply::Refused(format!(
-                    "another disk answers for `{}` at {}",
-                    card.name, address.peer
-                ));
-            }
-            Err(error) => {
-                return JoinReply::Busy(format!(
-                    "`{}` does not answer at {}: {error}",
-                    card.name, address.peer
-                ));
-            }
-        }
-        match self.replace(card, &address.peer, &metrics).await {
-            Ok(()) => JoinReply::Joined,
-            Err(why) => JoinReply::Busy(why),
-        }
-    }
-
-    /// The membership change itself: learner, then a joint configuration, then the
-    /// new one. Safe to repeat from wherever an earlier try stopped.
-    async fn replace(&self, card: &Card, peer: &str, metrics: &RaftMetrics) -> Result<(), String> {
+        let membership = metrics.membership_config.membership();
         let node = RaftNode {
             name: card.name.clone(),
-            peer: peer.to_owned(),
+            peer: card.peer.clone(),
             client: card.client.clone(),
         };
-        tracing::info!(
-            name = card.name,
-            id = card.raft_id,
-            "taking in a coordinator's disk"
-        );
-        self.raft
-            .add_learner(card.raft_id, node, true)
-            .await
-            .map_err(|e| format!("add the learner: {e}"))?;
-        let membership = metrics.membership_config.membership();
+        let known = membership.get_node(&card.raft_id);
+        if is_settled_voter(&metrics, card.raft_id) && known == Some(&node) {
+            return JoinReply::Joined;
+        }
         let named: BTreeSet<RaftId> = membership
             .nodes()
             .filter(|(id, node)| node.name == card.name && **id != card.raft_id)
             .map(|(id, _)| *id)
             .collect();
+        if known.is_none() && named.is_empty() {
+            return JoinReply::Unlisted;
+        }
+        if card.raft_id != self.id()
+            && let Err(reply) = self.check_living(card, known.is_some(), &named).await
+        {
+            return reply;
+        }
+        let is_voter = membership.voter_ids().any(|voter| voter == card.raft_id);
+        let changed = if is_voter {
+            tracing::info!(name = card.name, peer = card.peer, "a coordinator moved");
+            let nodes = [(card.raft_id, node)].into();
+            let change = ChangeMembers::SetNodes(nodes);
+            let changed = self.raft.change_membership(change, true).await;
+            changed
+                .map(|_| ())
+                .map_err(|e| format!("note its address: {e}"))
+        } else {
+            let rest = membership.voter_ids().filter(|id| !named.contains(id));
+            if rest.count() >= COORDINATORS_MAX {
+                return JoinReply::Refused(format!("there are {COORDINATORS_MAX} already"));
+            }
+            let added = [(card.raft_id, node)];
+            self.change_voters(&added, &named, |_| ()).await
+        };
+        match changed {
+            Ok(()) => JoinReply::Joined,
+            Err(why) => JoinReply::Busy(why),
+        }
+    }
+
+    /// Whether the disk is the living identity of its name: whoever answers at the
+    /// address of the name is. Only that one is taken in, and only then is the old one
+    /// known to be gone from there.
+    async fn check_living(
+        &self,
+        card: &Card,
+        known: bool,
+        named: &BTreeSet<RaftId>,
+    ) -> Result<(), JoinReply> {
+        // One that is known may have moved; an empty disk that appears elsewhere may be
+        // a stranger under a name that is taken.
+        let members = self.addresses.members();
+        let listed = named
+            .iter()
+            .filter_map(|id| members.get(id).map(|node| (*id, node)))
+            .flat_map(|(id, node)| self.addresses.of(id, node))
+            .any(|address| address == card.peer);
+        if !known && !listed {
+            return Err(JoinReply::Refused(format!(
+                "another disk had the name `{}`, elsewhere: take this one in with `cairn \
+                 coordinators add {}={}`",
+                card.name, card.name, card.peer
+            )));
+        }
+        match self.who(&card.peer).await {
+            Ok(living) if living.raft_id == card.raft_id => Ok(()),
+            Ok(_) => Err(JoinReply::Refused(format!(
+                "another disk answers for `{}` at {}",
+                card.name, card.peer
+            ))),
+            Err(error) => Err(JoinReply::Busy(format!(
+                "`{}` does not answer at {}: {error}",
+                card.name, card.peer
+            ))),
+        }
+    }
+
+    /// The membership change itself: learners that get the log, then a joint
+    /// configuration, then the new one. Safe to repeat from wherever an earlier try
+    /// stopped. `step` hears what is being done.
+    pub(super) async fn change_voters(
+        &self,
+        added: &[(RaftId, RaftNode)],
+        dropped: &BTreeSet<RaftId>,
+        step: impl Fn(String),
+    ) -> Result<(), String> {
+        for (id, node) in added {
+            tracing::info!(name = node.name, id, "taking in a coordinator's disk");
+            self.raft
+                .add_learner(*id, node.clone(), false)
+                .await
+                .map_err(|e| format!("add the learner: {e}"))?;
+        }
+        for (id, node) in added {
+            step(format!("`{}` is brought up to the log", node.name));
+            self.caught_up(*id, &node.name).await?;
+        }
+        step("the voters are changed".to_owned());
+        let membership = Arc::clone(&self.raft.metrics().borrow().membership_config);
         let voters: BTreeSet<RaftId> = membership
             .voter_ids()
-            .filter(|id| !named.contains(id))
-            .chain([card.raft_id])
+            .filter(|id| !dropped.contains(id))
+            .chain(added.iter().map(|(id, _)| *id))
             .collect();
         self.raft
             .change_membership(voters, false)
             .await
             .map_err(|e| format!("change the voters: {e}"))?;
-        // Learners of the name that never became voters.
-        let left: BTreeSet<RaftId> = self
-            .raft
-            .metrics()
-            .borrow()
-            .membership_config
+        self.drop_learners(dropped).await
+    }
+
+    /// Removes those of the ids that are learners.
+    pub(super) async fn drop_learners(&self, ids: &BTreeSet<RaftId>) -> Result<(), String> {
+        let membership = Arc::clone(&self.raft.metrics().borrow().membership_config);
+        let left: BTreeSet<RaftId> = membership
             .membership()
-            .nodes()
-            .map(|(id, _)| *id)
-            .filter(|id| named.contains(id))
+            .learner_ids()
+            .filter(|id| ids.contains(id))
             .collect();
         if !left.is_empty() {
             self.raft
@@ -344,6 +488,24 @@ impl Group {
                 .map_err(|e| format!("remove old learners: {e}"))?;
         }
         Ok(())
+    }
+
+    /// Waits until a learner has the log.
+    async fn caught_up(&self, id: RaftId, name: &str) -> Result<(), String> {
+        let mut metrics = self.raft.metrics();
+        let has_log = metrics.wait_for(|metrics| {
+            let matched = metrics.replication.as_ref().and_then(|all| *all.get(&id)?);
+            let last = metrics.last_log_index.unwrap_or(0);
+            matched.is_some_and(|matched| matched.index + CAUGHT_UP >= last)
+                || metrics.replication.is_none()
+        });
+        match timeout(CATCH_UP_TIMEOUT, has_log).await {
+            Ok(Ok(metrics)) if metrics.replication.is_some() => Ok(()),
+            Ok(_) => Err("this coordinator leads no longer".to_owned()),
+            Err(_) => Err(format!(
+                "`{name}` did not get the log within {CATCH_UP_TIMEOUT:?}"
+            )),
+        }
     }
 }
 
@@ -361,6 +523,8 @@ mod tests {
             hears_leader: false,
             peer: String::new(),
             client: String::new(),
+            membership: None,
+            former_groups: Vec::new(),
         }
     }
 
@@ -380,6 +544,8 @@ mod tests {
         let fields = json.as_object_mut().unwrap();
         fields.remove("committed");
         fields.remove("hears_leader");
+        fields.remove("membership");
+        fields.remove("former_groups");
         let card: Card = serde_json::from_value(json).unwrap();
         assert!(!card.committed && !card.hears_leader);
     }

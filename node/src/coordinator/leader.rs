@@ -8,6 +8,7 @@
 //! node belongs to one and ends with it.
 
 mod events;
+mod gauges;
 mod proposals;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
-use cairn_core::cluster::status::{ClusterStatus, Plan};
+use cairn_core::cluster::status::{ClusterStatus, Plan, RebalanceStatus, Summary};
 use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Input, Output, Response, Supervisor};
 use cairn_core::ids::{Micros, NodeId};
@@ -50,6 +51,8 @@ const MESSAGES_MAX: usize = 8192;
 const TURN_MAX: usize = 512;
 /// How long a new leader may take to be confirmed before it tries once more.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the figures of the cluster are told.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// How long it waits before that.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(200);
 
@@ -203,6 +206,7 @@ pub(super) struct Leader {
     sessions: HashMap<NodeId, Session>,
     proposals: Proposals,
     chronicle: Chronicle,
+    figures_told: Option<Instant>,
 }
 
 impl Leader {
@@ -233,6 +237,7 @@ impl Leader {
             raft_heard: Instant::now(),
             sessions: HashMap::new(),
             chronicle: Chronicle::default(),
+            figures_told: None,
         };
         let desk = Desk {
             messages: sender,
@@ -281,14 +286,13 @@ impl Leader {
                 _ = tick.tick() => {
                     if leading {
                         self.inputs.push(Input::Tick { unix_ms: wall_ms() });
+                        self.tell_figures();
                     }
                     self.watch_leadership();
                 }
                 outcome = self.proposals.next(), if self.proposals.any_under_way() => {
                     // The view holds the effect of what was applied: tell it first.
-                    if self.view.has_changed().unwrap_or(false) {
-                        self.applied();
-                    }
+                    self.catch_up();
                     for (id, outcome) in outcome {
                         self.inputs.push(Input::Proposal { id, outcome });
                     }
@@ -298,6 +302,19 @@ impl Leader {
             self.carry_out(wanted);
         }
         self.end_reign();
+    }
+
+    fn tell_figures(&mut self) {
+        if self
+            .figures_told
+            .is_none_or(|at| at.elapsed() >= FIGURES_EVERY)
+        {
+            self.figures_told = Some(Instant::now());
+            gauges::set(
+                self.supervisor.summary(),
+                self.supervisor.rebalance_status(),
+            );
+        }
     }
 
     fn is_leading(&self) -> bool {
@@ -359,16 +376,25 @@ impl Leader {
                 let _ = answer.send(may);
             }
             Message::Preview { change, answer } => {
+                self.catch_up();
                 self.step(wanted);
                 let _ = answer.send(self.supervisor.preview(change.as_ref()));
             }
             Message::Show { answer } => {
+                self.catch_up();
                 self.step(wanted);
                 let _ = answer.send(Shown {
                     status: self.supervisor.status((self.clock)()),
                     events: self.chronicle.recent(),
                 });
             }
+        }
+    }
+
+    /// Whoever asks was told of what they changed before: it is to be in the answer.
+    fn catch_up(&mut self) {
+        if self.view.has_changed().unwrap_or(false) {
+            self.applied();
         }
     }
 
@@ -466,6 +492,7 @@ impl Leader {
             reign.over.cancel();
         }
         metrics::gauge!("cairn_coordinator_leading").set(0.0);
+        gauges::set(Summary::default(), RebalanceStatus::default());
         self.sessions.drain().map(|(node, _)| node).collect()
     }
 

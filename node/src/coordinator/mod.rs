@@ -13,20 +13,23 @@
 //! It does not decide anything about partitions: that is the supervisor of
 //! `cairn_core::cluster`.
 
+mod addresses;
 mod config;
 mod election;
 mod group;
 mod join;
 mod leader;
+mod membership;
 mod network;
+mod page;
 mod probe;
 mod raft;
+mod recovery;
 mod service;
 mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,10 +49,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use addresses::Addresses;
 use election::Elections;
 use group::{ClusterId, Group};
+use join::Superseded;
 use leader::{Leader, Reign};
+use membership::Changing;
 use network::Network;
+use page::Documents;
 use raft::{Raft, RaftMetrics, raft_config};
 use service::{AdminService, Office, PeerPort};
 use storage::{OpenError, Opened, View};
@@ -61,6 +68,7 @@ use crate::users::Users;
 
 pub use config::{AddressError, ConfigError, CoordinatorAddress, CoordinatorConfig, RaftTimings};
 pub use probe::{Logged, Probe, Standing};
+pub use recovery::{Heard, KnownMember, RecoverError, SurvivingDisk};
 pub use storage::{Pace, WriteOn};
 
 /// What a coordinator says of itself, for `/livez`, `/readyz` and people.
@@ -112,6 +120,16 @@ pub enum CoordinatorError {
     /// Writing or flushing failed, so that nothing can be promised any more.
     #[error("the coordinator's storage failed: {0}")]
     Storage(String),
+    /// A person went on without this disk.
+    #[error(
+        "the coordinators lost their majority, and a person went on with another disk, as group \
+         {by}: this one must not take part any more. Empty its directory, and take it in with \
+         `cairn coordinators add`"
+    )]
+    Superseded {
+        /// The group that exists.
+        by: String,
+    },
     /// Serving ended with an error.
     #[error("serve gRPC: {0}")]
     Serve(String),
@@ -156,6 +174,8 @@ const LAG_MAX: u64 = 64;
 #[derive(Debug)]
 pub struct Coordinator {
     office: Office,
+    documents: Documents,
+    users: Users,
     health: watch::Receiver<CoordinatorHealth>,
     shutdown: CancellationToken,
     ended: JoinHandle<Result<(), CoordinatorError>>,
@@ -178,6 +198,12 @@ impl Coordinator {
         }
     }
 
+    /// The routes of the status page, for the HTTP listener. They do not keep the
+    /// coordinator's disk open.
+    pub fn page(&self) -> axum::Router {
+        page::routes(&self.documents, self.users.clone())
+    }
+
     /// For tests that look into it.
     #[must_use]
     pub fn probe(&self) -> Probe {
@@ -195,9 +221,14 @@ impl Coordinator {
     /// # Errors
     /// What failed. The process must end then.
     pub async fn wait(self) -> Result<(), CoordinatorError> {
-        let Self { office, ended, .. } = self;
-        // It holds the disk open.
-        drop(office);
+        let Self {
+            office,
+            documents,
+            ended,
+            ..
+        } = self;
+        // They hold the disk open.
+        drop((office, documents));
         match ended.await {
             Ok(result) => result,
             Err(error) => Err(CoordinatorError::Serve(error.to_string())),
@@ -246,7 +277,7 @@ pub async fn start_with<L: Accept>(
     shutdown: CancellationToken,
     machinery: Machinery,
 ) -> Result<Coordinator, CoordinatorError> {
-    let place = config.validate()?;
+    config.validate()?;
     let Opened {
         identity,
         log,
@@ -261,13 +292,7 @@ pub async fn start_with<L: Accept>(
         cluster_id = identity.cluster_id.as_deref().unwrap_or("none yet"),
         "the coordinator's disk is open"
     );
-    let addresses: Arc<BTreeMap<_, _>> = Arc::new(
-        config
-            .coordinators
-            .iter()
-            .map(|address| (address.name.clone(), address.clone()))
-            .collect(),
-    );
+    let addresses = Arc::new(Addresses::new(&config.coordinators));
     let cluster = ClusterId::new(identity.cluster_id.as_deref());
     let network = Network {
         from: identity.raft_id,
@@ -275,13 +300,14 @@ pub async fn start_with<L: Accept>(
         dialer: config.dialer.clone(),
         addresses: Arc::clone(&addresses),
     };
-    let raft_config = raft_config(&config, place)
+    let raft_config = raft_config(&config)
         .map_err(|e| CoordinatorError::Serve(format!("configure Raft: {e}")))?;
     let election = Duration::from_millis(raft_config.election_timeout_max);
     let view = machine.view();
     let raft = Raft::new(identity.raft_id, raft_config, network, log.clone(), machine)
         .await
         .map_err(|e| CoordinatorError::Storage(e.to_string()))?;
+    addresses.follow(raft.metrics());
     let group = Arc::new(Group::new(
         identity,
         cluster,
@@ -291,6 +317,7 @@ pub async fn start_with<L: Accept>(
         config.dialer.clone(),
         log,
         writer,
+        view.clone(),
         Elections::new(election),
     ));
     // By then every follower has let its own lease run out.
@@ -307,11 +334,16 @@ pub async fn start_with<L: Accept>(
         group,
         desk,
         view,
+        changing: Changing::default(),
         http_advertise: config.http_advertise.clone(),
+        one_at_a_time: Arc::default(),
     };
+    let documents = Documents::new(office.clone());
+    let users = config.users.clone();
     let (health, receiver) = watch::channel(CoordinatorHealth::default());
     let running = Running {
         office: office.clone(),
+        documents: documents.clone(),
         shutdown: shutdown.child_token(),
         closed,
         health,
@@ -324,6 +356,8 @@ pub async fn start_with<L: Accept>(
     let ended = tokio::spawn(running.run(leader, listeners));
     Ok(Coordinator {
         office,
+        documents,
+        users,
         health: receiver,
         shutdown,
         ended,
@@ -345,6 +379,7 @@ async fn open(config: &CoordinatorConfig, on: WriteOn) -> Result<Opened, Coordin
 /// Everything that runs, and its end.
 struct Running {
     office: Office,
+    documents: Documents,
     shutdown: CancellationToken,
     closed: oneshot::Receiver<()>,
     health: watch::Sender<CoordinatorHealth>,
@@ -362,6 +397,7 @@ impl Running {
     ) -> Result<(), CoordinatorError> {
         let Self {
             office,
+            documents,
             shutdown,
             closed,
             health,
@@ -372,7 +408,8 @@ impl Running {
         } = self;
         let raft = office.group.raft.clone();
         let leader = tokio::spawn(leader.run(shutdown.clone()));
-        let settling = tokio::spawn(Arc::clone(&office.group).settle());
+        let mut settling = tokio::spawn(Arc::clone(&office.group).settle());
+        let keeping = tokio::spawn(office.clone().keep_membership());
         let guarding = tokio::spawn(Arc::clone(&office.group).guard_elections());
         let watching = tokio::spawn(watch_health(office.clone(), health));
         let map = Arc::new(ArcSwap::default());
@@ -381,7 +418,7 @@ impl Running {
         let mut serving = JoinSet::new();
         serving.spawn(grpc::serve(
             listeners.peer,
-            peer_routes(office.clone()),
+            peer_routes(office.clone(), documents),
             ServeConfig::default(),
             connections("coordinator-peer", peer_tls, drain_timeout),
             shutdown.clone(),
@@ -401,6 +438,7 @@ impl Running {
         let failure = tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
+            Ok(Superseded(by)) = &mut settling => Some(CoordinatorError::Superseded { by }),
             Some(ended) = serving.join_next() => Some(serving_ended(ended)),
             error = raft_failure(&mut metrics) => Some(CoordinatorError::Storage(error)),
         };
@@ -408,7 +446,8 @@ impl Running {
             tracing::error!(%error, "the coordinator stops");
         }
         shutdown.cancel();
-        for task in [settling, guarding, watching, feeding] {
+        settling.abort();
+        for task in [guarding, watching, feeding, keeping] {
             task.abort();
         }
         // Each of them may hang with the disk: one deadline for all. What was answered
@@ -459,9 +498,9 @@ async fn raft_failure(metrics: &mut watch::Receiver<RaftMetrics>) -> String {
 }
 
 /// The port between nodes.
-fn peer_routes(office: Office) -> Routes {
+fn peer_routes(office: Office, documents: Documents) -> Routes {
     let limit = limits::COORDINATOR_MESSAGE_BYTES;
-    let port = PeerPort(office);
+    let port = PeerPort { office, documents };
     let mut routes = Routes::builder();
     routes
         .add_service(
@@ -551,7 +590,7 @@ fn health_of(metrics: &RaftMetrics, reign: Option<&Reign>, office: &Office) -> C
     let applied = metrics.last_applied.map_or(0, |id| id.index);
     let last = metrics.last_log_index.unwrap_or(0);
     CoordinatorHealth {
-        member: join::is_settled_voter(metrics, office.group.id()),
+        member: join::is_settled_voter(metrics, office.group.id()) && !office.group.is_out(),
         leader: Group::leader_of(metrics).map(|(_, node)| node.name),
         leading: reign.is_some(),
         caught_up: metrics.last_applied.is_some() && applied + LAG_MAX >= last,

@@ -3,7 +3,6 @@
 //! Each message names the Raft id that it is for and the cluster that it belongs
 //! to, so that one for an identity that was wiped since is refused, not answered.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use openraft::raft::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::config::CoordinatorAddress;
+use super::addresses::Addresses;
 use super::group::ClusterId;
 use super::raft::{RaftId, RaftNode, TypeConfig};
 
@@ -67,6 +66,10 @@ impl Caller {
         }
     }
 
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// One call. `to` of 0 is for whoever answers.
     pub(super) async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
@@ -102,24 +105,22 @@ pub(super) struct Network {
     pub(super) from: RaftId,
     pub(super) cluster: ClusterId,
     pub(super) dialer: Dialer,
-    /// Where each configured name is: this wins over what the membership says, so
-    /// that addresses may change.
-    pub(super) addresses: Arc<BTreeMap<String, CoordinatorAddress>>,
+    pub(super) addresses: Arc<Addresses>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: RaftId, node: &RaftNode) -> Link {
-        let address = self
-            .addresses
-            .get(&node.name)
-            .map_or(node.peer.as_str(), |configured| configured.peer.as_str());
+        let address = self.addresses.now(target, node);
         Link {
             from: self.from,
             to: target,
+            node: node.clone(),
             cluster: self.cluster.clone(),
-            caller: Caller::new(&self.dialer, address),
+            caller: Caller::new(&self.dialer, &address),
+            dialer: self.dialer.clone(),
+            addresses: Arc::clone(&self.addresses),
         }
     }
 }
@@ -129,15 +130,19 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(super) struct Link {
     from: RaftId,
     to: RaftId,
+    /// As the membership had it when the link was made.
+    node: RaftNode,
     cluster: ClusterId,
     caller: Caller,
+    dialer: Dialer,
+    addresses: Arc<Addresses>,
 }
 
 type Refused<E> = RPCError<RaftId, RaftNode, RaftError<RaftId, E>>;
 
 impl Link {
     async fn send<Q, A, E>(
-        &self,
+        &mut self,
         kind: Kind,
         question: &Q,
         option: &RPCOption,
@@ -147,6 +152,10 @@ impl Link {
         A: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
+        let address = self.addresses.now(self.to, &self.node);
+        if self.caller.address() != address {
+            self.caller = Caller::new(&self.dialer, &address);
+        }
         let answer: Result<Result<A, RaftError<RaftId, E>>, CallError> = self
             .caller
             .call(
@@ -158,6 +167,9 @@ impl Link {
                 option.hard_ttl(),
             )
             .await;
+        if answer.is_err() {
+            self.addresses.failed(self.to, &self.node, &address);
+        }
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(RPCError::RemoteError(RemoteError::new(self.to, error))),

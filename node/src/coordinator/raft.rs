@@ -19,8 +19,7 @@ pub(super) type RaftId = u64;
 pub(super) struct RaftNode {
     /// Its configured name: a label that survives its disk.
     pub(super) name: String,
-    /// The port between nodes, as it was when the coordinator joined. What is
-    /// configured for the name wins.
+    /// The port between nodes, as the coordinator itself is configured.
     pub(super) peer: String,
     /// The port for clients.
     pub(super) client: String,
@@ -49,20 +48,19 @@ pub(super) type Snapshot = openraft::Snapshot<TypeConfig>;
 pub(super) type StorageError = openraft::StorageError<RaftId>;
 pub(super) type RaftMetrics = openraft::RaftMetrics<RaftId, RaftNode>;
 
-/// Raft's configuration for the coordinator at `place` of the sorted list.
+/// Raft's configuration.
 #[allow(
     clippy::result_large_err,
     reason = "built once, when the process starts"
 )]
 pub(super) fn raft_config(
     config: &CoordinatorConfig,
-    place: usize,
 ) -> Result<Arc<Config>, openraft::ConfigError> {
-    let election = config.raft.election_of(place, config.coordinators.len());
+    let election = config.raft.election.as_millis() as u64;
     let raft = Config {
         cluster_name: "cairn".to_owned(),
-        // A range of one value: the process-wide draw of openraft 0.9 then draws
-        // exactly this coordinator's own timeout.
+        // A range of one value: openraft 0.9 draws once per process, so that two that
+        // drew nearly the same would split votes for ever. `election` gives turns.
         election_timeout_min: election,
         election_timeout_max: election + 1,
         heartbeat_interval: config.raft.heartbeat.as_millis() as u64,

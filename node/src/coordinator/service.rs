@@ -7,6 +7,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cairn_core::cluster::{Command, NodeRegistration, Refusal, Response as Answer};
 use cairn_core::ids::{MapVersion, NodeId};
 use cairn_core::record::{NodeInfo, NodeStanding};
@@ -21,10 +22,12 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::group::Group;
 use super::leader::{Desk, Reign};
+use super::membership::Changing;
+use super::page::{Documents, Edition};
 use super::raft::Applied;
 use super::storage::View;
 
-pub(super) use admin::AdminService;
+pub(super) use admin::{AdminService, StatusDocument};
 
 /// How long a proposal on behalf of a caller may take.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,17 +38,20 @@ pub(super) struct Office {
     pub(super) group: Arc<Group>,
     pub(super) desk: Desk,
     pub(super) view: watch::Receiver<View>,
+    pub(super) changing: Changing,
     pub(super) http_advertise: String,
+    /// Held while a change is read, judged and proposed.
+    pub(super) one_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Office {
     /// The present reign, or a redirect to the leader.
-    fn reign(&self) -> Result<Reign, Status> {
+    pub(super) fn reign(&self) -> Result<Reign, Status> {
         self.desk.reign().ok_or_else(|| self.group.not_leader())
     }
 
     /// Proposes on behalf of a caller, and waits for the answer.
-    async fn propose(&self, command: Command) -> Result<Answer, Status> {
+    pub(super) async fn propose(&self, command: Command) -> Result<Answer, Status> {
         self.reign()?;
         match timeout(PROPOSE_TIMEOUT, self.group.raft.client_write(command)).await {
             Ok(Ok(written)) => match written.data {
@@ -67,7 +73,10 @@ impl Office {
 
 /// The port between nodes.
 #[derive(Clone, Debug)]
-pub(super) struct PeerPort(pub(super) Office);
+pub(super) struct PeerPort {
+    pub(super) office: Office,
+    pub(super) documents: Documents,
+}
 
 #[tonic::async_trait]
 impl Raft for PeerPort {
@@ -75,18 +84,31 @@ impl Raft for PeerPort {
         &self,
         request: Request<pb::RaftRequest>,
     ) -> Result<Response<pb::RaftReply>, Status> {
-        let reply = self.0.group.answer(request.into_inner()).await?;
+        let reply = self.office.group.answer(request.into_inner()).await?;
         Ok(Response::new(reply))
     }
 }
 
 #[tonic::async_trait]
 impl Coordinator for PeerPort {
+    async fn show(
+        &self,
+        request: Request<pb::ShowRequest>,
+    ) -> Result<Response<pb::ShowReply>, Status> {
+        self.office.reign()?;
+        let Edition { tag, json } = self.documents.newest().await?;
+        let known = request.into_inner().tag == tag;
+        Ok(Response::new(pb::ShowReply {
+            tag,
+            json: if known { Bytes::new() } else { json },
+        }))
+    }
+
     async fn register(
         &self,
         request: Request<pb::RegisterRequest>,
     ) -> Result<Response<pb::RegisterReply>, Status> {
-        let office = &self.0;
+        let office = &self.office;
         office.reign()?;
         let (cluster_id, registration) = registration(request.into_inner())?;
         let ours = office.view.borrow().map.cluster_id.clone();
@@ -113,7 +135,7 @@ impl Coordinator for PeerPort {
         &self,
         request: Request<Streaming<pb::NodeToCoordinator>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let down = session::open(self.0.clone(), request.into_inner()).await?;
+        let down = session::open(self.office.clone(), request.into_inner()).await?;
         Ok(Response::new(down))
     }
 }

@@ -1,5 +1,6 @@
 //! Three coordinators in one process, over loopback and real disks.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+
+mod membership;
+mod recovery;
 
 /// Long enough for a machine that does a lot besides.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,14 +70,26 @@ pub(crate) async fn bound(address: &str) -> TcpListener {
     .await
 }
 
+/// Fresh ports, and where they are.
+async fn listeners() -> (Listeners, String, String) {
+    let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = |l: &TcpListener| -> SocketAddr { l.local_addr().unwrap() };
+    let (at, client_at) = (address(&peer).to_string(), address(&client).to_string());
+    (Listeners { peer, client }, at, client_at)
+}
+
 /// A group of coordinators.
 pub(crate) struct Fleet {
     dirs: Vec<TempDir>,
     pub(crate) addresses: Vec<CoordinatorAddress>,
+    /// Which of them each is configured with.
+    lists: Vec<Vec<usize>>,
     clients: Vec<String>,
     listeners: Vec<Option<Listeners>>,
     running: Vec<Option<Coordinator>>,
     settings: ClusterSettings,
+    pub(crate) users: crate::users::Users,
 }
 
 impl Fleet {
@@ -82,25 +98,33 @@ impl Fleet {
         let mut fleet = Self {
             dirs: Vec::new(),
             addresses: Vec::new(),
+            lists: Vec::new(),
             clients: Vec::new(),
             listeners: Vec::new(),
             running: Vec::new(),
             settings,
+            users: crate::users::Users::open(),
         };
-        for place in 0..count {
-            let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let client = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = |l: &TcpListener| -> SocketAddr { l.local_addr().unwrap() };
-            fleet.addresses.push(CoordinatorAddress {
-                name: format!("c{place}"),
-                peer: address(&peer).to_string(),
-            });
-            fleet.clients.push(address(&client).to_string());
-            fleet.listeners.push(Some(Listeners { peer, client }));
-            fleet.dirs.push(tempfile::tempdir().unwrap());
-            fleet.running.push(None);
+        for _ in 0..count {
+            fleet.reserve((0..count).collect()).await;
         }
         fleet
+    }
+
+    /// Reserves ports and a directory for another one, configured with that list.
+    async fn reserve(&mut self, list: Vec<usize>) -> usize {
+        let place = self.dirs.len();
+        let (listeners, peer, client) = listeners().await;
+        self.addresses.push(CoordinatorAddress {
+            name: format!("c{place}"),
+            peer,
+        });
+        self.clients.push(client);
+        self.lists.push(list);
+        self.listeners.push(Some(listeners));
+        self.dirs.push(tempfile::tempdir().unwrap());
+        self.running.push(None);
+        place
     }
 
     /// All of them, running and agreed on a leader.
@@ -117,7 +141,10 @@ impl Fleet {
         CoordinatorConfig {
             name: self.addresses[place].name.clone(),
             data_dir: self.data_dir(place),
-            coordinators: self.addresses.clone(),
+            coordinators: self.lists[place]
+                .iter()
+                .map(|listed| self.addresses[*listed].clone())
+                .collect(),
             peer_listen: self.addresses[place].peer.clone(),
             client_listen: self.clients[place].clone(),
             client_advertise: self.clients[place].clone(),
@@ -125,7 +152,7 @@ impl Fleet {
             dialer: Dialer::default(),
             peer_tls: None,
             client_tls: None,
-            users: crate::users::Users::open(),
+            users: self.users.clone(),
             cluster: self.settings.clone(),
             raft: RaftTimings::default(),
             tick: Duration::from_millis(25),
@@ -134,7 +161,7 @@ impl Fleet {
         }
     }
 
-    fn data_dir(&self, place: usize) -> PathBuf {
+    pub(crate) fn data_dir(&self, place: usize) -> PathBuf {
         self.dirs[place].path().join("raft")
     }
 
@@ -212,7 +239,12 @@ impl Fleet {
         .await;
     }
 
-    async fn status(&self, place: usize) -> Value {
+    /// The routes of a coordinator's status page.
+    pub(crate) fn page(&self, place: usize) -> axum::Router {
+        self.running[place].as_ref().unwrap().page()
+    }
+
+    pub(crate) async fn status(&self, place: usize) -> Value {
         self.running[place].as_ref().unwrap().status().await
     }
 
@@ -238,7 +270,7 @@ impl Fleet {
         id.as_str().unwrap().to_owned()
     }
 
-    async fn register(
+    pub(crate) async fn register(
         &self,
         place: usize,
         uuid: &str,

@@ -79,16 +79,17 @@ impl<S> Authenticate<S> {
             }
             return Checking::Done(Err(Denied::Missing));
         };
-        match Credential::parse(header) {
-            Some(Credential::Bearer(token)) => {
-                Checking::Done(self.users.check_token(token, self.origin))
-            }
-            Some(Credential::Basic { name, password }) => {
-                self.users.check(&name, &password, self.origin)
-            }
-            // Counted as any other wrong one.
-            None => Checking::Done(self.users.check_token(b"", self.origin)),
-        }
+        check_credential(&self.users, header, self.origin)
+    }
+}
+
+/// Checks what stands in a header `authorization`.
+pub(crate) fn check_credential(users: &Users, header: &HeaderValue, origin: Origin) -> Checking {
+    match Credential::parse(header) {
+        Some(Credential::Bearer(token)) => Checking::Done(users.check_token(token, origin)),
+        Some(Credential::Basic { name, password }) => users.check(&name, &password, origin),
+        // Counted as any other wrong one.
+        None => Checking::Done(users.check_token(b"", origin)),
     }
 }
 

@@ -467,6 +467,7 @@ pub(crate) fn map_of(version: u64, primary: Option<u64>, addresses: Vec<Addresse
         version: MapVersion(version),
         settings: None,
         nodes: nodes.collect(),
+        coordinators: Vec::new(),
         partitions: vec![Arc::new(PartitionRecord {
             id: PartitionId(0),
             slots: SlotRange {

@@ -1,4 +1,5 @@
-//! The HTTP listener of every process: `/livez`, `/readyz` and `/metrics`.
+//! The HTTP listener of every process: `/livez`, `/readyz` and `/metrics`, and further
+//! routes such as a coordinator's status page.
 
 pub mod health;
 pub mod metrics;

@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -38,6 +39,8 @@ pub struct HttpConfig {
     pub header_timeout: Duration,
     /// How long a response may take to be made.
     pub request_timeout: Duration,
+    /// How long a client may take nothing of a response.
+    pub write_timeout: Duration,
     /// How long requests may take to finish at shutdown.
     pub drain_timeout: Duration,
     /// TLS, where it is wanted.
@@ -50,6 +53,7 @@ impl Default for HttpConfig {
             connections_max: 256,
             header_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(2),
             tls: None,
         }
@@ -62,6 +66,7 @@ impl std::fmt::Debug for HttpConfig {
             connections_max,
             header_timeout,
             request_timeout,
+            write_timeout,
             drain_timeout,
             tls,
         } = self;
@@ -69,6 +74,7 @@ impl std::fmt::Debug for HttpConfig {
             .field("connections_max", connections_max)
             .field("header_timeout", header_timeout)
             .field("request_timeout", request_timeout)
+            .field("write_timeout", write_timeout)
             .field("drain_timeout", drain_timeout)
             .field("tls", &tls.is_some())
             .finish()
@@ -188,7 +194,14 @@ impl ConnectionHandler for Http {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| self.answer(request));
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ends);
+            self.answer(request)
+        });
+        // A client that takes none of an answer would hold it for ever.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.config.write_timeout));
+        let stream = Box::pin(stream);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.config.header_timeout)
@@ -209,5 +222,55 @@ impl ConnectionHandler for Http {
 
     fn refusal(&self) -> &'static [u8] {
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_dropped_with_what_it_was_to_get() {
+        let dropped = CancellationToken::new();
+        let guard = Arc::new(dropped.clone().drop_guard());
+        // The first to ask gets the one that says when it goes.
+        let endless = Arc::new(parking_lot::Mutex::new(Some(guard)));
+        let route = get(move || {
+            let guard = endless.lock().take();
+            async move {
+                let pieces = std::iter::repeat_with(move || {
+                    let _held = &guard;
+                    Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 1024]))
+                });
+                Body::from_stream(futures::stream::iter(pieces))
+            }
+        });
+        let well: Probe = Arc::new(Health::default);
+        let state = HttpState {
+            livez: Arc::clone(&well),
+            readyz: well,
+            metrics: None,
+            routes: Some(Router::new().route("/endless", route)),
+        };
+        let config = HttpConfig {
+            write_timeout: Duration::from_millis(50),
+            ..HttpConfig::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, state, config, shutdown.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        timeout(Duration::from_secs(60), dropped.cancelled())
+            .await
+            .expect("the answer to be dropped");
+        shutdown.cancel();
+        serving.await.unwrap().unwrap();
     }
 }

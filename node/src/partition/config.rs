@@ -5,6 +5,8 @@ use std::time::Duration;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::replication::Timing;
 
+use super::load::SnapshotRates;
+
 /// How the engine behaves.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -28,9 +30,8 @@ pub struct EngineConfig {
     pub backlog_bytes_max: u64,
     /// How many snapshots are fetched at a time.
     pub snapshots_at_once: usize,
-    /// How many bytes of snapshots are written, and read for other nodes, in a second
-    /// while clients are served too; more where clients write more.
-    pub snapshot_bytes_per_second: u64,
+    /// How fast snapshots are read for other nodes, and written.
+    pub snapshot_rates: SnapshotRates,
 }
 
 impl EngineConfig {
@@ -47,7 +48,7 @@ impl EngineConfig {
             partition_pending_max: 20_000,
             backlog_bytes_max: 512 << 20,
             snapshots_at_once: 2,
-            snapshot_bytes_per_second: 64 << 20,
+            snapshot_rates: SnapshotRates::default(),
         }
     }
 

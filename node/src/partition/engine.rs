@@ -32,7 +32,7 @@ use super::clock;
 use super::figures::Figures;
 use super::inbox::{Found, Input, LoadedTable, Submission};
 use super::lane::{Lane, Lookup, TableLoad, Turn};
-use super::links::{Links, SnapshotWanted};
+use super::links::Links;
 use super::load::Rate;
 use super::read::Unreadable;
 use super::shared::Shared;
@@ -44,8 +44,6 @@ use crate::store::{ApplyHandle, StateReader, TableRows};
 const WINDOW_DEFAULT: u32 = 4096;
 /// How often the figures of the node are told, and its load is judged.
 const FIGURES_EVERY: Micros = Micros::from_millis(1000);
-/// Fewer writes in a second than this, and snapshots need not be throttled.
-const IDLE_WRITES: u64 = 100;
 
 /// The engine's thread.
 #[derive(Debug)]
@@ -266,6 +264,10 @@ impl Engine {
                 // Whoever asked may be gone.
                 let _ = reply.send(self.core.statuses(self.turn.now, full));
             }
+            Input::GiveSnapshot { wanted, reply } => {
+                let (now, effects) = (self.turn.now, &mut self.turn.effects);
+                let _ = reply.send(self.core.give_snapshot(now, &wanted, effects));
+            }
             Input::Metas { reply } => {
                 let _ = reply.send(self.core.metas());
             }
@@ -404,14 +406,11 @@ impl Engine {
         self.figures.expired.increment(expired);
         self.shared.expired.fetch_add(expired, Ordering::Relaxed);
         self.tell_load(writes);
-        // Snapshots give way to clients, where there are any, but never so far that
-        // clients write faster than a snapshot is copied (rule 13).
         let written = std::mem::take(&mut self.written_since);
-        let configured = self.shared.config.snapshot_bytes_per_second;
-        let rate = configured.max(written.saturating_mul(2));
-        self.shared.serving_throttle.set_rate(rate);
-        let fetching = if writes < IDLE_WRITES { 0 } else { rate };
-        self.fetcher.throttle.set_rate(fetching);
+        let rates = self.shared.config.snapshot_rates;
+        let (send, receive) = rates.in_force(writes, written);
+        self.shared.serving_throttle.set_rate(send);
+        self.fetcher.throttle.set_rate(receive);
     }
 
     /// Tells the coordinators of the node's disk and load.
@@ -534,11 +533,13 @@ impl Engine {
             }
             Effect::Report(report) => self.links.agent.report(report),
             Effect::FetchSnapshot {
-                partition,
                 from,
-                replica,
+                wanted,
                 generation,
-            } => self.fetch_snapshot(partition, from, replica, generation),
+            } => {
+                let fetch = self.fetcher.clone().run(from, wanted, generation);
+                self.runtime.spawn(fetch);
+            }
             Effect::DropGeneration { generation, .. } => {
                 self.fetched.remove(&generation);
                 self.dropped.push(generation);
@@ -547,26 +548,6 @@ impl Engine {
                 self.wal.set_reclaimable(partition, index);
             }
         }
-    }
-
-    fn fetch_snapshot(
-        &mut self,
-        partition: PartitionId,
-        from: NodeId,
-        replica: cairn_core::ids::ReplicaId,
-        generation: Generation,
-    ) {
-        let Some(standing) = self.core.standing(partition) else {
-            return;
-        };
-        let wanted = SnapshotWanted {
-            from,
-            partition,
-            replica,
-            epoch: standing.epoch,
-        };
-        self.runtime
-            .spawn(self.fetcher.clone().run(wanted, generation));
     }
 
     fn depose(&mut self, partition: PartitionId) {

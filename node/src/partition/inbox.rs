@@ -13,7 +13,8 @@ use cairn_core::ids::{Index, Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::WriteRequest;
 use cairn_core::kv::{DueKey, Table, VersionedValue};
 use cairn_core::replication::{
-    Committed, CommittedError, Event, PartitionMeta, PeerMessage, ProofLevel,
+    Committed, CommittedError, Event, Generation, GiveError, PartitionMeta, PeerMessage,
+    ProofLevel, SnapshotWanted,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -97,6 +98,11 @@ pub(super) enum Input {
     Statuses {
         full: bool,
         reply: oneshot::Sender<Vec<PartitionStatus>>,
+    },
+    /// Another node wants a snapshot of a replica here.
+    GiveSnapshot {
+        wanted: SnapshotWanted,
+        reply: oneshot::Sender<Result<Generation, GiveError>>,
     },
     Metas {
         reply: oneshot::Sender<Vec<PartitionMeta>>,

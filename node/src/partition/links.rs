@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use cairn_core::cluster::report::{NodeFigures, ReplicaReport};
-use cairn_core::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
-use cairn_core::replication::PeerMessage;
+use cairn_core::ids::{MapVersion, NodeId};
+use cairn_core::replication::{PeerMessage, SnapshotWanted};
 use futures::future::BoxFuture;
 
 use super::handle::Handle;
@@ -66,19 +66,6 @@ impl AgentLink for AgentInbox {
     }
 }
 
-/// Which replica's state is wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SnapshotWanted {
-    /// The node that has it.
-    pub from: NodeId,
-    /// The partition.
-    pub partition: PartitionId,
-    /// The replica there.
-    pub replica: ReplicaId,
-    /// The epoch that this node promised: an older state is of no use.
-    pub epoch: Epoch,
-}
-
 /// A snapshot as it arrives.
 pub trait SnapshotParts: Send {
     /// The next part. After the end, or an error, there is nothing to ask for.
@@ -96,6 +83,7 @@ pub trait SnapshotFetch: Send + Sync + 'static {
     /// Opens a snapshot of a replica on another node.
     fn fetch(
         &self,
+        from: NodeId,
         wanted: SnapshotWanted,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotParts>, String>>;
 }
@@ -103,17 +91,12 @@ pub trait SnapshotFetch: Send + Sync + 'static {
 impl SnapshotFetch for PeerPool {
     fn fetch(
         &self,
+        from: NodeId,
         wanted: SnapshotWanted,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotParts>, String>> {
         let pool = self.clone();
         Box::pin(async move {
-            let SnapshotWanted {
-                from,
-                partition,
-                replica,
-                epoch,
-            } = wanted;
-            match pool.fetch_snapshot(from, partition, epoch, replica).await {
+            match pool.fetch_snapshot(from, &wanted).await {
                 Ok(stream) => Ok(Box::new(stream) as Box<dyn SnapshotParts>),
                 Err(error) => Err(error.to_string()),
             }

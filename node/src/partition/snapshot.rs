@@ -7,22 +7,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::cluster::report::CopyProgress;
-use cairn_core::ids::{Epoch, Mark, NodeId, PartitionId, ReplicaId};
-use cairn_core::replication::{Event, Generation};
+use cairn_core::ids::{Index, Mark, NodeId, PartitionId};
+use cairn_core::replication::{Event, Generation, GiveError, SnapshotWanted};
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::handle::Handle;
 use super::inbox::Input;
-use super::links::{SnapshotFetch, SnapshotWanted};
+use super::links::SnapshotFetch;
 use super::shared::Shared;
 use crate::peer::{SnapshotPart, SnapshotReader, SnapshotRefusal, SnapshotSource, Throttle};
 use crate::store::{self, ApplyHandle, SnapshotSink, StateReader};
 
 /// How often it is told how far a copy is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// How long the source of a snapshot may be behind what is asked for, and how often it is
+/// looked whether it still is.
+const BEHIND_FOR: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A copy under way, for the metrics.
 struct Copying {
@@ -132,30 +136,57 @@ impl SnapshotSource for Handle {
     fn open(
         &self,
         to: NodeId,
-        partition: PartitionId,
-        epoch: Epoch,
-        replica: ReplicaId,
+        wanted: SnapshotWanted,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotReader>, SnapshotRefusal>> {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let published = shared
-                .board
-                .load(partition)
-                .filter(|here| here.replica == replica && !shared.is_damaged(partition, replica))
-                .ok_or(SnapshotRefusal::NotHere { partition, replica })?;
-            if published.epoch < epoch {
-                return Err(SnapshotRefusal::Behind { partition, replica });
+            let SnapshotWanted {
+                partition,
+                replica,
+                after,
+                ..
+            } = wanted;
+            let refused = |reason| SnapshotRefusal::Refused {
+                partition,
+                replica,
+                reason,
+            };
+            if shared.is_damaged(partition, replica) {
+                return Err(refused(GiveError::NotHere));
             }
+            let generation = shared.may_give(wanted).await.map_err(refused)?;
             let failed = |error: &dyn fmt::Display| SnapshotRefusal::Failed(error.to_string());
             let reader = shared.reader.load_full();
             let reader = reader.ok_or_else(|| failed(&"the storage is not open"))?;
-            let opened = spawn_blocking(move || reader.snapshot(published.generation)).await;
+            let opened = spawn_blocking(move || reader.snapshot(generation)).await;
             let view = opened
                 .map_err(|error| failed(&error))?
                 .map_err(|error| failed(&error))?;
+            if view.mark() == Mark::ZERO || view.mark().index() < after {
+                // The state was given up since, and begins to go.
+                return Err(refused(GiveError::Behind));
+            }
             let served = Served::new(view, to, partition, shared);
             Ok(Box::new(served) as Box<dyn SnapshotReader>)
         })
+    }
+}
+
+impl Shared {
+    /// Asks the engine whether a snapshot may be given, for a while where the replica is
+    /// only a little behind.
+    async fn may_give(&self, wanted: SnapshotWanted) -> Result<Generation, GiveError> {
+        let deadline = Instant::now() + BEHIND_FOR;
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.inbox.push(Input::GiveSnapshot { wanted, reply });
+            // An engine that has stopped gives nothing.
+            let given = answer.await.unwrap_or(Err(GiveError::NotHere));
+            if given != Err(GiveError::Behind) || Instant::now() >= deadline {
+                return given;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 }
 
@@ -178,12 +209,12 @@ impl fmt::Debug for Fetcher {
 
 impl Fetcher {
     /// Fetches one snapshot and tells the engine how it ended.
-    pub(super) async fn run(self, wanted: SnapshotWanted, generation: Generation) {
+    pub(super) async fn run(self, from: NodeId, wanted: SnapshotWanted, generation: Generation) {
         let partition = wanted.partition;
-        let event = match self.fetch(wanted, generation).await {
+        let event = match self.fetch(from, wanted, generation).await {
             Ok((mark, lineage)) => {
                 metrics::counter!("cairn_snapshots_fetched_total").increment(1);
-                tracing::info!(%partition, from = %wanted.from, %mark.position, "fetched a snapshot");
+                tracing::info!(%partition, %from, %mark.position, "fetched a snapshot");
                 Event::SnapshotFetched {
                     partition,
                     generation,
@@ -193,7 +224,7 @@ impl Fetcher {
             }
             Err(error) => {
                 metrics::counter!("cairn_snapshots_failed_total").increment(1);
-                tracing::warn!(%partition, from = %wanted.from, error, "could not fetch a snapshot");
+                tracing::warn!(%partition, %from, error, "could not fetch a snapshot");
                 self.apply.drop_generation(generation);
                 Event::SnapshotFailed {
                     partition,
@@ -206,6 +237,7 @@ impl Fetcher {
 
     async fn fetch(
         &self,
+        from: NodeId,
         wanted: SnapshotWanted,
         generation: Generation,
     ) -> Result<(Mark, Vec<Mark>), String> {
@@ -216,7 +248,7 @@ impl Fetcher {
             .map_err(|error| error.to_string())?;
         let partition = wanted.partition;
         let copying = Copying::begin(&self.shared, "received", partition, self.shared.config.node);
-        let mut parts = self.source.fetch(wanted).await?;
+        let mut parts = self.source.fetch(from, wanted).await?;
         let mut progress = CopyProgress::default();
         let mut told: Option<Instant> = None;
         let reader = self.reader.clone();
@@ -226,7 +258,16 @@ impl Fetcher {
                 SnapshotPart::Rows {
                     rows,
                     expected_bytes,
+                    last,
                 } => {
+                    if told.is_none() && last > Index::ZERO {
+                        let event = Event::SnapshotBegun {
+                            partition,
+                            generation,
+                            last,
+                        };
+                        self.shared.inbox.push(Input::Event(event));
+                    }
                     self.throttle.pass(rows.len()).await;
                     copying.bytes.increment(rows.len() as u64);
                     progress.received_bytes += rows.len() as u64;

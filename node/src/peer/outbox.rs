@@ -217,6 +217,7 @@ fn is_urgent(message: &PeerMessage) -> bool {
     match message {
         PeerMessage::Append(_)
         | PeerMessage::NeedSnapshot { .. }
+        | PeerMessage::SnapshotNews(_)
         | PeerMessage::FetchRange(_)
         | PeerMessage::Range(_) => false,
         PeerMessage::AppendReply(_)
@@ -256,6 +257,7 @@ pub(crate) fn weight(message: &PeerMessage) -> usize {
         | PeerMessage::Confirm(_)
         | PeerMessage::ConfirmReply(_)
         | PeerMessage::NeedSnapshot { .. }
+        | PeerMessage::SnapshotNews(_)
         | PeerMessage::FetchRange(_)
         | PeerMessage::MapVersion(_) => 64,
     }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use cairn_client::transport::{Channel, Dialer};
 use cairn_core::ids::{MapVersion, NodeId};
 use cairn_core::record::{ClusterMap, NodeStanding};
-use cairn_core::replication::PeerMessage;
+use cairn_core::replication::{PeerMessage, SnapshotWanted};
 use cairn_proto::limits;
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::map::v1::MapRequest;
@@ -25,7 +25,6 @@ use super::handshake;
 use super::outbox::{Outbox, Pushed};
 use super::snapshot::{self, FetchError, SnapshotStream};
 use super::{LocalIdentity, PeerConfig, PeerEvents, SharedMap};
-use cairn_core::ids::{Epoch, PartitionId, ReplicaId};
 
 /// The streams to all other nodes. Cheap to clone; nothing here blocks.
 #[derive(Clone, Debug)]
@@ -227,9 +226,7 @@ impl PeerPool {
     pub async fn fetch_snapshot(
         &self,
         from: NodeId,
-        partition: PartitionId,
-        epoch: Epoch,
-        replica: ReplicaId,
+        wanted: &SnapshotWanted,
     ) -> Result<SnapshotStream, FetchError> {
         let shared = &self.shared;
         let map = shared.map.load_full();
@@ -239,7 +236,7 @@ impl PeerPool {
             &shared.dialer,
             &node.addresses.peer,
             hello,
-            (partition, epoch, replica),
+            wanted,
             shared.config.snapshot_stall,
         )
         .await

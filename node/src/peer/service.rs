@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use cairn_core::ids::{Epoch, MapVersion, NodeId, ReplicaId};
-use cairn_core::replication::PeerMessage;
+use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, ReplicaId};
+use cairn_core::replication::{PeerMessage, SnapshotWanted};
 use cairn_proto::limits;
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::map::v1 as map_pb;
@@ -151,18 +151,22 @@ impl Peer for PeerService {
             partition,
             epoch,
             replica,
+            after,
         } = request.into_inner();
         let theirs = self.admit(handshake)?;
         let partition = cairn_proto::map::partition(partition, "partition")?;
+        let wanted = SnapshotWanted {
+            partition,
+            replica: ReplicaId(replica),
+            epoch: Epoch(epoch),
+            after: Index(after),
+        };
         let permit = Arc::clone(&shared.serving)
             .try_acquire_owned()
             .map_err(|_| {
                 Status::resource_exhausted("this node serves as many snapshots as it may")
             })?;
-        let reader = shared
-            .snapshots
-            .open(theirs.node, partition, Epoch(epoch), ReplicaId(replica))
-            .await?;
+        let reader = shared.snapshots.open(theirs.node, wanted).await?;
         let chunks = serve(
             reader,
             shared.throttle.clone(),

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_client::transport::{DialError, Dialer};
-use cairn_core::ids::{Epoch, Mark, NodeId, PartitionId, ReplicaId};
+use cairn_core::ids::{Index, Mark, NodeId, PartitionId, ReplicaId};
+use cairn_core::replication::{GiveError, SnapshotWanted};
 use cairn_proto::limits;
 use cairn_proto::pb::peer::v1 as pb;
 use cairn_proto::pb::peer::v1::peer_client::PeerClient;
@@ -25,14 +26,12 @@ use tonic::{Status, Streaming};
 
 /// Where copies of this node's replicas are read from.
 pub trait SnapshotSource: Send + Sync + 'static {
-    /// Opens a consistent view of the replica for another node, if it is the one that
-    /// lives here, is whole, and has promised at least `epoch`.
+    /// Opens a consistent view of the replica for another node, if the replica may give
+    /// one: [`cairn_core::replication::NodeCore::give_snapshot`].
     fn open(
         &self,
         to: NodeId,
-        partition: PartitionId,
-        epoch: Epoch,
-        replica: ReplicaId,
+        wanted: SnapshotWanted,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotReader>, SnapshotRefusal>>;
 }
 
@@ -59,21 +58,15 @@ pub trait SnapshotReader: Send + 'static {
 /// Why no copy is given.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SnapshotRefusal {
-    /// Another replica, or none, lives here.
-    #[error("{replica} of {partition} does not live here")]
-    NotHere {
+    /// The replica does not give one.
+    #[error("{replica} of {partition}: {reason}")]
+    Refused {
         /// Which partition.
         partition: PartitionId,
         /// Which replica was asked for.
         replica: ReplicaId,
-    },
-    /// It is behind: a copy would be of no use.
-    #[error("{replica} of {partition} has not promised the epoch yet")]
-    Behind {
-        /// Which partition.
-        partition: PartitionId,
-        /// Which replica was asked for.
-        replica: ReplicaId,
+        /// Why.
+        reason: GiveError,
     },
     /// It cannot be read.
     #[error("open the snapshot: {0}")]
@@ -83,8 +76,11 @@ pub enum SnapshotRefusal {
 impl From<SnapshotRefusal> for Status {
     fn from(refusal: SnapshotRefusal) -> Self {
         match &refusal {
-            SnapshotRefusal::NotHere { .. } => Status::not_found(refusal.to_string()),
-            SnapshotRefusal::Behind { .. } => Status::failed_precondition(refusal.to_string()),
+            SnapshotRefusal::Refused {
+                reason: GiveError::NotHere,
+                ..
+            } => Status::not_found(refusal.to_string()),
+            SnapshotRefusal::Refused { .. } => Status::failed_precondition(refusal.to_string()),
             SnapshotRefusal::Failed(_) => Status::internal(refusal.to_string()),
         }
     }
@@ -199,6 +195,7 @@ pub(super) fn serve(
                 serving.throttle.pass(chunk.len()).await;
                 let rows = SnapshotChunk::Rows {
                     expected_bytes: serving.reader.expected_bytes(),
+                    last: serving.reader.mark().index(),
                     rows: chunk,
                 };
                 Ok(Some((rows.into(), Some(serving))))
@@ -251,6 +248,8 @@ pub enum SnapshotPart {
         rows: Bytes,
         /// About how many bytes of rows there will be in all; 0 where nobody can say.
         expected_bytes: u64,
+        /// The last index that the copy holds; zero from a build that does not tell.
+        last: Index,
     },
     /// It is whole; nothing follows.
     End {
@@ -284,11 +283,13 @@ impl SnapshotStream {
             SnapshotChunk::Rows {
                 rows,
                 expected_bytes,
+                last,
             } => {
                 self.sum.add(&rows);
                 Ok(SnapshotPart::Rows {
                     rows,
                     expected_bytes,
+                    last,
                 })
             }
             SnapshotChunk::End(SnapshotEnd {
@@ -316,16 +317,17 @@ pub(super) async fn fetch(
     dialer: &Dialer,
     address: &str,
     hello: Handshake,
-    (partition, epoch, replica): (PartitionId, Epoch, ReplicaId),
+    wanted: &SnapshotWanted,
     stall: Duration,
 ) -> Result<SnapshotStream, FetchError> {
     let channel = dialer.dial(address).await?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(limits::PEER_MESSAGE_BYTES);
     let request = pb::SnapshotRequest {
         handshake: Some(hello.into()),
-        partition: partition.0,
-        epoch: epoch.0,
-        replica: replica.0,
+        partition: wanted.partition.0,
+        epoch: wanted.epoch.0,
+        replica: wanted.replica.0,
+        after: wanted.after.0,
     };
     let chunks = timeout(stall, client.fetch_snapshot(request))
         .await

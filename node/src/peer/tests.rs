@@ -9,7 +9,7 @@ use cairn_client::transport::Dialer;
 use cairn_core::ids::{Epoch, Index, MapVersion, Mark, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::record::{Addresses, ClusterMap};
 use cairn_core::replication::message::Append;
-use cairn_core::replication::{EntryKind, LogEntry, PeerMessage};
+use cairn_core::replication::{EntryKind, GiveError, LogEntry, PeerMessage, SnapshotWanted};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -65,10 +65,11 @@ impl SnapshotSource for Copies {
     fn open(
         &self,
         _: NodeId,
-        partition: PartitionId,
-        _: Epoch,
-        replica: ReplicaId,
+        wanted: SnapshotWanted,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotReader>, SnapshotRefusal>> {
+        let SnapshotWanted {
+            partition, replica, ..
+        } = wanted;
         let opened: Result<Box<dyn SnapshotReader>, _> = if replica.0 <= 2 {
             Ok(Box::new(Copy {
                 left: 3,
@@ -76,7 +77,11 @@ impl SnapshotSource for Copies {
                 expected: 0,
             }))
         } else {
-            Err(SnapshotRefusal::NotHere { partition, replica })
+            Err(SnapshotRefusal::Refused {
+                partition,
+                replica,
+                reason: GiveError::NotHere,
+            })
         };
         Box::pin(async move { opened })
     }
@@ -387,10 +392,13 @@ async fn a_snapshot_arrives_whole_or_not_at_all() {
     let (one, two, _) = pair();
     let fetch = |replica| {
         let pool = one.pool.clone();
-        async move {
-            pool.fetch_snapshot(NodeId(2), PartitionId(0), Epoch(1), ReplicaId(replica))
-                .await
-        }
+        let wanted = SnapshotWanted {
+            partition: PartitionId(0),
+            replica: ReplicaId(replica),
+            epoch: Epoch(1),
+            after: Index(0),
+        };
+        async move { pool.fetch_snapshot(NodeId(2), &wanted).await }
     };
     let mut copy = fetch(1).await.expect("a copy");
     let size = PeerConfig::default().snapshot_chunk_bytes;
@@ -399,6 +407,7 @@ async fn a_snapshot_arrives_whole_or_not_at_all() {
         let rows = SnapshotPart::Rows {
             rows: vec![left; size].into(),
             expected_bytes: (size * 3) as u64,
+            last: Index(7),
         };
         assert_eq!(part, rows);
     }

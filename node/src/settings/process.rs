@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::resp::EndpointType;
 const LOG_DEFAULT: &str = "info,openraft=warn,fjall=warn,lsm_tree=warn";
 /// Room for a command's name, its options and the framing of all.
 const COMMAND_REST_BYTES: usize = 4096;
+/// How many snapshots may be under way at a time.
+const SNAPSHOTS_AT_ONCE: RangeInclusive<usize> = 1..=64;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -166,6 +169,14 @@ pub struct DataSettings {
     pub wal_retain_bytes: u64,
     /// What of the WAL is kept for watches although no replica needs it.
     pub wal_keep_bytes: u64,
+    /// The most bytes of snapshots that are sent in a second; 0 for no fixed limit.
+    pub snapshot_send_rate: u64,
+    /// The most bytes of snapshots that are received in a second; 0 for no fixed limit.
+    pub snapshot_receive_rate: u64,
+    /// How many snapshots are given at a time.
+    pub snapshots_sent_at_once: usize,
+    /// How many snapshots are fetched at a time.
+    pub snapshots_received_at_once: usize,
     /// Free space below which writes are refused.
     pub disk_reserve_bytes: u64,
     /// The level at which Redis connections read after `READONLY`.
@@ -337,6 +348,14 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         wal_segment_bytes,
         wal_retain_bytes,
         wal_keep_bytes: reader.bytes("CAIRN_WAL_KEEP_BYTES", 128 * MIB, 0..=1024 * GIB),
+        snapshot_send_rate: read_rate(reader, "CAIRN_SNAPSHOT_SEND_BYTES_PER_SECOND"),
+        snapshot_receive_rate: read_rate(reader, "CAIRN_SNAPSHOT_RECEIVE_BYTES_PER_SECOND"),
+        snapshots_sent_at_once: reader
+            .number("CAIRN_SNAPSHOTS_SENT_AT_ONCE", SNAPSHOTS_AT_ONCE)
+            .unwrap_or(4),
+        snapshots_received_at_once: reader
+            .number("CAIRN_SNAPSHOTS_RECEIVED_AT_ONCE", SNAPSHOTS_AT_ONCE)
+            .unwrap_or(2),
         disk_reserve_bytes: reader.bytes("CAIRN_DISK_RESERVE_BYTES", 256 * MIB, MIB..=1024 * GIB),
         readonly_level: cluster::read_level(reader, "CAIRN_READONLY_LEVEL")
             .unwrap_or(ReadLevel::Replica),
@@ -354,6 +373,19 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         process: with_hostname(process?, hostname),
         resp_listen: resp_listen?,
     })
+}
+
+/// A limit of the bandwidth of snapshots; 0 for none.
+fn read_rate(reader: &Reader<'_>, name: &'static str) -> u64 {
+    let rate = reader.bytes(name, 0, 0..=1024 * GIB);
+    if (1..MIB).contains(&rate) {
+        reader.problem(
+            name,
+            "it is so little that a chunk of a snapshot would count as stalled",
+            "Give 1MiB or more, or 0 for no fixed limit",
+        );
+    }
+    rate
 }
 
 fn read_endpoint_type(reader: &Reader<'_>, hostname: &str) -> EndpointType {

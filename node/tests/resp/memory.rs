@@ -99,6 +99,7 @@ pub(crate) fn cluster_map(nodes: u64, port: u16, primaries: &[Option<u64>]) -> C
             .map(|node| (NodeId(node), Arc::new(info(node))))
             .collect::<BTreeMap<_, _>>(),
         partitions: records.collect(),
+        coordinators: Vec::new(),
     }
 }
 

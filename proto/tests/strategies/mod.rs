@@ -15,12 +15,12 @@ use cairn_core::kv::request::{
     WriteOutcome, WriteReply, WriteRequest,
 };
 use cairn_core::record::{
-    Addresses, ClusterMap, ClusterSettings, Configuration, Member, NodeInfo, NodeStanding,
-    PartitionRecord, ReplicaSet, SlotRange,
+    Addresses, ClusterMap, ClusterSettings, Configuration, CoordinatorInfo, Member, NodeInfo,
+    NodeStanding, PartitionRecord, ReplicaSet, SlotRange,
 };
 use cairn_core::replication::message::{
-    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, FetchRange, LeaseRenew, LeaseReply,
-    Range, ReadAnswer, ReadAsk, Stand,
+    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, CopyNews, FetchRange, LeaseRenew,
+    LeaseReply, Range, ReadAnswer, ReadAsk, SnapshotNews, Stand,
 };
 use cairn_core::replication::{EntryKind, LogEntry, PeerMessage};
 use cairn_core::slots::range_of_partition;
@@ -220,16 +220,24 @@ pub(crate) fn cluster_map() -> BoxedStrategy<ClusterMap> {
     });
     let nodes = vec(node_info(), 0..4);
     let settings = option::of(settings());
-    (label(), 1..=u64::MAX, settings, nodes, table)
+    let coordinators = vec(coordinator(), 0..4);
+    (label(), 1..=u64::MAX, settings, nodes, table, coordinators)
         .prop_map(
-            |(cluster_id, version, settings, nodes, partitions)| ClusterMap {
+            |(cluster_id, version, settings, nodes, partitions, coordinators)| ClusterMap {
                 cluster_id,
                 version: MapVersion(version),
                 settings: settings.map(Arc::new),
                 nodes: nodes.into_iter().map(|n| (n.id, Arc::new(n))).collect(),
                 partitions,
+                coordinators,
             },
         )
+        .boxed()
+}
+
+fn coordinator() -> BoxedStrategy<CoordinatorInfo> {
+    (label(), label(), label())
+        .prop_map(|(name, peer, client)| CoordinatorInfo { name, peer, client })
         .boxed()
 }
 
@@ -246,6 +254,7 @@ pub(crate) fn map_update() -> BoxedStrategy<MapUpdate> {
                 settings: map.settings,
                 nodes: map.nodes.into_values().collect(),
                 partitions: map.partitions,
+                coordinators: map.coordinators,
             })
         })
         .boxed()
@@ -339,15 +348,17 @@ fn lease_renew() -> BoxedStrategy<LeaseRenew> {
 
 fn lease_reply() -> BoxedStrategy<LeaseReply> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    (numbers, any::<bool>(), vec(partition(), 0..5))
+    let standing = (any::<bool>(), any::<u32>());
+    (numbers, standing, vec(partition(), 0..5))
         .prop_map(
-            |((session, round, version, span), disk_full, excluded)| LeaseReply {
+            |((session, round, version, span), (disk_full, giving), excluded)| LeaseReply {
                 session,
                 round,
                 version,
                 excluded,
                 span: Micros(span),
                 disk_full,
+                giving,
             },
         )
         .boxed()
@@ -411,11 +422,30 @@ pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
                 })
             }
         ),
-        numbers().prop_map(|(partition, epoch, to, _)| PeerMessage::NeedSnapshot {
-            partition,
-            epoch: Epoch(epoch),
-            to: ReplicaId(to),
+        (numbers(), option::of(member())).prop_map(|((partition, epoch, to, after), source)| {
+            PeerMessage::NeedSnapshot {
+                partition,
+                epoch: Epoch(epoch),
+                to: ReplicaId(to),
+                source,
+                after: Index(after),
+            }
         }),
+        (numbers(), any::<u64>(), any::<bool>()).prop_map(
+            |((partition, epoch, from, last), source, begun)| {
+                PeerMessage::SnapshotNews(SnapshotNews {
+                    partition,
+                    epoch: Epoch(epoch),
+                    from: ReplicaId(from),
+                    source: ReplicaId(source),
+                    news: if begun {
+                        CopyNews::Begun { last: Index(last) }
+                    } else {
+                        CopyNews::Failed
+                    },
+                })
+            }
+        ),
         (numbers(), 1u64..1000).prop_map(|((partition, epoch, to, chain), more)| {
             PeerMessage::FetchRange(FetchRange {
                 partition,
@@ -471,12 +501,15 @@ pub(crate) fn handshake() -> BoxedStrategy<Handshake> {
 
 pub(crate) fn snapshot_chunk() -> BoxedStrategy<SnapshotChunk> {
     prop_oneof![
-        (vec(any::<u8>(), 1..100), any::<u64>()).prop_map(|(rows, expected_bytes)| {
-            SnapshotChunk::Rows {
-                rows: rows.into(),
-                expected_bytes,
+        (vec(any::<u8>(), 1..100), any::<u64>(), any::<u64>()).prop_map(
+            |(rows, expected_bytes, last)| {
+                SnapshotChunk::Rows {
+                    rows: rows.into(),
+                    expected_bytes,
+                    last: Index(last),
+                }
             }
-        }),
+        ),
         (mark(), lineage(), any::<u64>(), any::<u64>()).prop_map(
             |(mark, lineage, chunks, checksum)| SnapshotChunk::End(SnapshotEnd {
                 mark,

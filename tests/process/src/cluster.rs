@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use crate::network::Host;
 use crate::node::{Node, Ports, Role};
 use crate::power::Power;
 use crate::resp::{ClusterClient, Patience, Reply, Routes, Unanswered};
-use crate::{slot_keys, waiting};
+use crate::{cli, slot_keys, waiting};
 
 /// How long a cluster may take to do what it should do within seconds: generous,
 /// since CI machines are slow; it ends a test that would hang.
@@ -78,6 +79,8 @@ pub struct Cluster {
     pub coordinators: Vec<Node>,
     /// The data nodes.
     pub data: Vec<Node>,
+    /// How many data nodes there were ever: no name is used twice.
+    data_ever: usize,
     spec: Spec,
     // After the nodes: they are dropped, and so killed, first.
     directory: Directory,
@@ -148,6 +151,8 @@ impl Cluster {
             "MIN_IN_SYNC",
             "LEASE_MS",
             "NODE_TIMEOUT_MS",
+            "REPLACE_AFTER_MS",
+            "MOVES_PER_NODE",
         ];
         for name in cluster_wide {
             environment.remove(&format!("CAIRN_{name}"));
@@ -162,6 +167,7 @@ impl Cluster {
             .collect::<Result<Vec<_>>>()?;
         let mut cluster = Self {
             coordinators,
+            data_ever: data.len(),
             data,
             spec,
             directory: Directory(Some(directory)),
@@ -201,6 +207,37 @@ impl Cluster {
         self.await_serving()?;
         println!("the cluster serves after {:.1?}", started.elapsed());
         Ok(())
+    }
+
+    /// Starts further data nodes on empty disks, set up as the others are, and returns their
+    /// names.
+    ///
+    /// # Errors
+    /// Where one cannot be started.
+    pub fn add_data_nodes(&mut self, count: usize) -> Result<Vec<String>> {
+        let root = self.directory().canonicalize()?;
+        let mut names = Vec::new();
+        for _ in 0..count {
+            let name = format!("data-{}", self.data_ever);
+            let like = self.data.first().context("a data node")?;
+            let mut node = like.like(&name, Ports::free()?, &root);
+            node.start()?;
+            self.data.push(node);
+            self.data_ever += 1;
+            names.push(name);
+        }
+        Ok(names)
+    }
+
+    /// A command for this cluster, as a person types it.
+    ///
+    /// # Errors
+    /// Where there is no binary.
+    pub fn cairn(&self, words: &[&str]) -> Result<Command> {
+        let coordinators: Vec<String> = self.coordinators.iter().map(Node::client).collect();
+        let mut command = cli::cairn(words)?;
+        command.args(["--endpoints", &coordinators.join(",")]);
+        Ok(command)
     }
 
     /// Every node.

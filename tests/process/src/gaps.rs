@@ -18,6 +18,12 @@ impl Acknowledgements {
         }
     }
 
+    /// How many partitions there are.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.by_partition.len() as u32
+    }
+
     /// Notes one.
     pub fn note(&mut self, partition: u32, at_ms: u32) {
         let times = &mut self.by_partition[partition as usize];

@@ -4,12 +4,15 @@
 //! - [`cluster`] starts, kills, stops and wipes nodes: the `cairn` binary under
 //!   `CAIRN_*` variables, on free loopback ports, in a temporary directory.
 //! - [`load`] writes and reads from many connections; [`ledger`] remembers what was
-//!   acknowledged and judges what is read, and [`gaps`] how long a partition was
-//!   silent. None of that lives in a process that is killed.
+//!   acknowledged and judges what is read, [`gaps`] how long a partition was silent, and
+//!   [`latencies`] how long requests took. None of that lives in a process that is killed.
+//! - [`membership`] says what a change of it cost clients, and what it copied; [`cli`] runs
+//!   what a person would type.
 //! - [`history`] records what the Rust client saw, to be judged for linearizability.
 //! - [`network`] runs nodes in network namespaces, and loses packets between them; [`proxy`]
 //!   delays, holds up and cuts TCP connections.
 //! - [`http2`] misuses gRPC as no proper client would.
+//! - [`browser`] opens pages as a person's browser does.
 //! - [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
 //! - [`waiting`] waits for conditions, with a bound.
@@ -17,14 +20,18 @@
 //! Nothing here asserts a duration: bounds only end what would hang.
 
 pub mod binary;
+pub mod browser;
 pub mod certificates;
+pub mod cli;
 pub mod cluster;
 pub mod gaps;
 pub mod history;
 pub mod http;
 pub mod http2;
+pub mod latencies;
 pub mod ledger;
 pub mod load;
+pub mod membership;
 mod native;
 pub mod network;
 pub mod node;

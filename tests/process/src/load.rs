@@ -15,9 +15,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::cluster::{BOUND, Target};
 use crate::gaps::Acknowledgements;
+use crate::latencies::Latencies;
 use crate::ledger::{Counter, Outcome, Register, Violation};
 use crate::native::Native;
 use crate::resp::{ClusterClient, Patience, Reply, Routes, Unanswered};
@@ -40,6 +42,10 @@ pub struct Plan {
     pub native_counters: usize,
     /// How patient the Redis clients are.
     pub patience: Patience,
+    /// How far apart the requests of one task begin at least; zero for as fast as it goes.
+    /// How long they take is noted only where load is paced so: else it tells how many wait
+    /// for each other.
+    pub interval: Duration,
 }
 
 impl Default for Plan {
@@ -51,6 +57,53 @@ impl Default for Plan {
             native: 8,
             native_counters: 128,
             patience: Patience::default(),
+            interval: Duration::ZERO,
+        }
+    }
+}
+
+impl Plan {
+    /// Little of everything, at a steady pace, by clients that try again what was refused, as
+    /// programs do.
+    #[must_use]
+    pub fn steady() -> Self {
+        Self {
+            writers: 12,
+            keys: 24,
+            counters: 64,
+            native: 6,
+            native_counters: 64,
+            patience: Patience {
+                retry: Duration::from_secs(10),
+                ..Patience::default()
+            },
+            interval: Duration::from_millis(20),
+        }
+    }
+
+    /// When a task's requests are due.
+    pub(crate) fn pacer(&self, task: usize) -> Pacer {
+        let tasks = u32::try_from(self.writers + self.native).unwrap_or(u32::MAX);
+        let place = u32::try_from(task).unwrap_or(0);
+        Pacer((!self.interval.is_zero()).then(|| {
+            // Not all at the same time.
+            let first = tokio::time::Instant::now() + self.interval * place / tasks;
+            let mut interval = tokio::time::interval_at(first, self.interval);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        }))
+    }
+}
+
+/// When the requests of a task are due.
+#[derive(Debug)]
+pub(crate) struct Pacer(Option<Interval>);
+
+impl Pacer {
+    /// Waits for the next one.
+    pub(crate) async fn due(&mut self) {
+        if let Some(interval) = &mut self.0 {
+            interval.tick().await;
         }
     }
 }
@@ -87,6 +140,7 @@ pub(crate) struct Shared {
     started: Instant,
     stop: AtomicBool,
     acknowledgements: Mutex<Acknowledgements>,
+    latencies: Mutex<Latencies>,
     broken: Mutex<Vec<String>>,
     errors: Mutex<BTreeMap<String, u64>>,
     acknowledged: AtomicU64,
@@ -112,6 +166,17 @@ impl Shared {
         let at = self.elapsed_ms();
         locked(&self.acknowledgements).note(partition, at);
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes how long a request took, its retries included.
+    pub(crate) fn took(&self, began: Instant) {
+        if !self.plan.interval.is_zero() {
+            locked(&self.latencies).note(self.elapsed_ms(), began.elapsed());
+        }
+    }
+
+    pub(crate) fn pacer(&self, task: usize) -> Pacer {
+        self.plan.pacer(task)
     }
 
     pub(crate) fn check(&self, key: &str, what: &str, judged: Result<(), Violation>) {
@@ -214,6 +279,7 @@ impl Load {
             started: Instant::now(),
             stop: AtomicBool::new(false),
             acknowledgements: Mutex::new(Acknowledgements::new(partitions)),
+            latencies: Mutex::default(),
             broken: Mutex::default(),
             errors: Mutex::default(),
             acknowledged: AtomicU64::new(0),
@@ -242,7 +308,8 @@ impl Load {
         if let Some(native) = &native {
             for task in 0..plan.native {
                 let rng = StdRng::seed_from_u64(!seed ^ task as u64);
-                tasks.push(runtime.spawn(native.clone().work(shared.clone(), rng)));
+                let place = plan.writers + task;
+                tasks.push(runtime.spawn(native.clone().work(shared.clone(), place, rng)));
             }
         }
         Ok(Self {
@@ -320,6 +387,12 @@ impl Load {
         locked(&self.shared.acknowledgements).clone()
     }
 
+    /// How long requests took until now; of load that is paced.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        locked(&self.shared.latencies).clone()
+    }
+
     /// How many requests were refused or left unknown until now.
     #[must_use]
     pub fn unanswered(&self) -> u64 {
@@ -374,8 +447,11 @@ async fn work(shared: Arc<Shared>, writer: usize, mut client: ClusterClient, mut
     let plan = shared.plan;
     // Slows a client down that was refused, so that it does not spin.
     let mut pace = tokio::time::interval(Duration::from_millis(10));
-    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pacer = shared.pacer(writer);
     while !shared.stopping() {
+        pacer.due().await;
+        let began = Instant::now();
         let answered = match rng.random_range(0..100) {
             0..45 => {
                 let own = rng.random_range(0..plan.keys) * plan.writers + writer;
@@ -394,6 +470,7 @@ async fn work(shared: Arc<Shared>, writer: usize, mut client: ClusterClient, mut
                 get_register(&shared, register, &mut client).await
             }
         };
+        shared.took(began);
         if let Err(error) = answered {
             shared.unanswered(&error);
             pace.tick().await;

@@ -1,6 +1,7 @@
 //! Increments through the Rust client, whose retries are applied once.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use cairn_client::{Client, Error, Options, Stats};
@@ -31,12 +32,17 @@ impl Native {
         self.0.stats()
     }
 
-    pub(crate) async fn work(self, shared: Arc<Shared>, mut rng: StdRng) {
+    pub(crate) async fn work(self, shared: Arc<Shared>, task: usize, mut rng: StdRng) {
+        let mut pacer = shared.pacer(task);
         while !shared.stopping() {
+            pacer.due().await;
             let counter =
                 &shared.native_counters[rng.random_range(0..shared.native_counters.len())];
             counter.state().begin();
-            match self.0.increment(counter.key.clone(), 1).await {
+            let began = Instant::now();
+            let sum = self.0.increment(counter.key.clone(), 1).await;
+            shared.took(began);
+            match sum {
                 Ok(sum) => {
                     let value = u64::try_from(sum).unwrap_or(u64::MAX);
                     let judged = counter.state().acknowledged(value);

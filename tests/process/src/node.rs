@@ -128,10 +128,15 @@ impl Node {
     /// Where its log has no folder.
     pub fn twin(&self, name: &str, ports: Ports) -> Result<Self> {
         let directory = self.log.parent().context("a log without a folder")?;
-        let name = format!("{}-{name}", self.name);
-        let mut twin = Self::new(self.role, &name, ports, directory, self.environment.clone());
-        twin.host = self.host.clone();
-        Ok(twin)
+        Ok(self.like(&format!("{}-{name}", self.name), ports, directory))
+    }
+
+    /// A node with the same settings below a directory.
+    pub(crate) fn like(&self, name: &str, ports: Ports, directory: &Path) -> Self {
+        let settings = self.environment.clone();
+        let mut node = Self::new(self.role, name, ports, directory, settings);
+        node.host = self.host.clone();
+        node
     }
 
     /// Its power supply.
@@ -343,6 +348,14 @@ impl Node {
     /// # Errors
     /// Where there is no answer, or the value is no number.
     pub fn metric(&self, name: &str) -> Result<f64> {
+        self.metric_with(name, &[])
+    }
+
+    /// The same over what carries each of these labels, written `name="value"`.
+    ///
+    /// # Errors
+    /// As [`Self::metric`].
+    pub fn metric_with(&self, name: &str, labels: &[&str]) -> Result<f64> {
         let (status, text) = self.http("/metrics")?;
         ensure!(status == 200, "{}: /metrics answers {status}", self.name);
         let mut sum = 0.0;
@@ -352,6 +365,7 @@ impl Node {
             };
             // Other metrics may begin with the same words.
             if rest.starts_with([' ', '{'])
+                && labels.iter().all(|label| rest.contains(label))
                 && let Some((_, value)) = rest.rsplit_once(' ')
             {
                 sum += value.parse::<f64>().context("a metric's value")?;

@@ -116,6 +116,17 @@ impl Connection {
         })
     }
 
+    /// Whether the other end has closed it, as far as that is known without asking.
+    fn is_closed(&self) -> bool {
+        match self.stream.get_ref() {
+            // Nothing is outstanding, so that nothing is taken that somebody waits for.
+            Either::Left(stream) => !stream
+                .try_read(&mut [0])
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            Either::Right(_) => false,
+        }
+    }
+
     /// The certificate that the other end showed.
     #[must_use]
     pub fn certificate(&self) -> Option<Vec<u8>> {
@@ -330,6 +341,9 @@ pub async fn slots_of(address: &str, bound: Duration) -> Result<Vec<(u16, u16, S
         .collect()
 }
 
+/// Between two tries of what was refused.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
 /// How patient a client is.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -339,6 +353,8 @@ pub struct Patience {
     pub request: Duration,
     /// Between two looks at the routes.
     pub refresh: Duration,
+    /// For how long what was refused, with nothing done, is tried again.
+    pub retry: Duration,
 }
 
 impl Default for Patience {
@@ -347,6 +363,7 @@ impl Default for Patience {
             connect: Duration::from_millis(500),
             request: Duration::from_millis(1500),
             refresh: Duration::from_millis(50),
+            retry: Duration::ZERO,
         }
     }
 }
@@ -370,12 +387,25 @@ impl ClusterClient {
         }
     }
 
-    /// Sends a command about one key to the primary, following `MOVED` a few times.
-    /// Never sends anything again whose outcome is unknown.
+    /// Sends a command about one key to the primary, following `MOVED` a few times, and
+    /// again where nothing was done, for as long as its patience lasts. Never sends anything
+    /// again whose outcome is unknown.
     ///
     /// # Errors
     /// See [`Unanswered`].
     pub async fn call(&mut self, key: &str, words: &[&[u8]]) -> Result<Reply, Unanswered> {
+        let until = Instant::now() + self.patience.retry;
+        loop {
+            match self.call_once(key, words).await {
+                Err(Unanswered::Refused(_)) if Instant::now() < until => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    async fn call_once(&mut self, key: &str, words: &[&[u8]]) -> Result<Reply, Unanswered> {
         let slot = slots::slot(key.as_bytes());
         let mut reason = String::from("no route");
         for _ in 0..4 {
@@ -390,6 +420,8 @@ impl ClusterClient {
             };
             match self.call_at(&leader, words).await {
                 Ok(Reply::Error(text)) if text.starts_with("MOVED ") => {
+                    // Where one slot went others went too. What the reply says is newer.
+                    let _ = self.refresh().await;
                     if let Some(address) = text.split(' ').nth(2) {
                         self.routes.learn(slot, address);
                     }
@@ -421,7 +453,8 @@ impl ClusterClient {
     /// # Errors
     /// See [`Unanswered`].
     pub async fn call_at(&mut self, node: &Arc<str>, words: &[&[u8]]) -> Result<Reply, Unanswered> {
-        let mut connection = match self.connections.remove(node) {
+        let kept = self.connections.remove(node);
+        let mut connection = match kept.filter(|kept| !kept.is_closed()) {
             Some(connection) => connection,
             None => Connection::open(node, self.patience.connect)
                 .await

@@ -30,6 +30,7 @@ pub const RARE: &[Bug] = &[
     Bug::AckBeforeShrink,
     Bug::LeaseOfOneSet,
     Bug::RenewPastFence,
+    Bug::FenceWholeBatch,
 ];
 
 /// Whether a bug is not tried, and why.

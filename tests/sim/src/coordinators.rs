@@ -11,6 +11,8 @@ use cairn_core::slots::range_of_partition;
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use crate::plan::Layout;
+
 /// What they do at the moment.
 #[derive(Debug, Clone)]
 pub enum Doing {
@@ -56,11 +58,14 @@ pub enum Act {
 const REPLICAS_MAX: u64 = 1_000_000;
 
 impl Coordinators {
-    /// Those of partition `id` of `partitions`, each of which begins with members on other
-    /// nodes as far as there are some, and with another primary.
-    pub fn new((id, partitions): (u32, u32), nodes: u64, replicas: u64, write_quorum: u8) -> Self {
-        let first = u64::from(id);
-        let first_replica = first * REPLICAS_MAX + 1;
+    /// Those of one partition. Where not all are placed alike, each begins with members on
+    /// other nodes as far as there are some, and with another primary.
+    pub fn new(id: u32, layout: Layout, nodes: u64, replicas: u64, write_quorum: u8) -> Self {
+        let first = match layout.alike {
+            true => 0,
+            false => u64::from(id),
+        };
+        let first_replica = u64::from(id) * REPLICAS_MAX + 1;
         let members: Vec<Member> = (0..replicas)
             .map(|n| Member {
                 node: NodeId((first + n) % nodes + 1),
@@ -69,7 +74,7 @@ impl Coordinators {
             .collect();
         let record = PartitionRecord {
             id: PartitionId(id),
-            slots: range_of_partition(id, partitions),
+            slots: range_of_partition(id, layout.partitions),
             epoch: Epoch(1),
             revision: 1,
             primary: members.first().copied(),

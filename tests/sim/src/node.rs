@@ -462,12 +462,13 @@ impl Node {
         Ok(())
     }
 
-    /// A copy of a generation's rows and the mark that they hold.
+    /// A copy of a generation's rows, and the mark and the lineage of what they hold.
     ///
     /// # Errors
     /// Where the store refuses.
-    pub fn snapshot(&self, generation: Generation) -> Result<(Mark, Rows), String> {
+    pub fn snapshot(&self, generation: Generation) -> Result<(Mark, Vec<Mark>, Rows), String> {
         let mark = state::applied(&self.store, generation).map_err(problem("read"))?;
+        let lineage = state::lineage(&self.store, generation).map_err(problem("read"))?;
         let (from, to) = state::generation_range(generation);
         let mut rows = Vec::new();
         self.store
@@ -479,7 +480,7 @@ impl Node {
                 true
             })
             .map_err(problem("scan"))?;
-        Ok((mark, rows))
+        Ok((mark, lineage, rows))
     }
 
     /// Installs such a copy under a fresh generation, durably.

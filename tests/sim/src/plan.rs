@@ -147,12 +147,24 @@ pub struct Fault {
 /// Which faults are left out of a run.
 pub type Mask = BTreeSet<u32>;
 
-/// How many partitions a run has. One as often as not: what needs much of a single one is
-/// found there.
-pub fn partitions(rng: &mut StdRng) -> u32 {
-    match rng.random_bool(0.5) {
-        true => 1,
-        false => rng.random_range(2..=3),
+/// The partitions of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// How many there are. One as often as not: what needs much of a single one is found
+    /// there.
+    pub partitions: u32,
+    /// Whether stand-ins place all of them alike, so that one node leads several.
+    pub alike: bool,
+}
+
+/// Draws the partitions of a run.
+pub fn layout(rng: &mut StdRng) -> Layout {
+    Layout {
+        partitions: match rng.random_bool(0.5) {
+            true => 1,
+            false => rng.random_range(2..=3),
+        },
+        alike: rng.random_bool(0.5),
     }
 }
 

@@ -144,7 +144,8 @@ impl Shipped {
         Some(Command::ChangeSettings { settings })
     }
 
-    /// Somebody wants a copy on another node, and perhaps another primary.
+    /// Somebody wants a copy on another node, and perhaps another primary, or all copies where
+    /// those of another partition are.
     pub fn reseat(&mut self, now: Micros, partition: PartitionId, rng: &mut StdRng) -> Vec<Output> {
         let before = self.state.seats(partition).to_vec();
         let basis = self.state.basis();
@@ -159,6 +160,13 @@ impl Shipped {
             }
         }
         seats.shuffle(rng);
+        let records = self.state.partitions().iter().map(|record| record.id);
+        let others: Vec<PartitionId> = records.filter(|id| *id != partition).collect();
+        if !others.is_empty() && rng.random_bool(0.5) {
+            // Where another one's are, so that one node leads several.
+            let other = others[rng.random_range(0..others.len())];
+            seats = self.state.seats(other).to_vec();
+        }
         self.command(
             now,
             Command::Reseat {

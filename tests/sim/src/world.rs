@@ -1,6 +1,7 @@
 //! The world: a queue of events in simulated time, the nodes, the network.
 
 mod clients;
+mod copies;
 mod effects;
 mod faults;
 mod govern;
@@ -26,10 +27,12 @@ use cairn_core::replication::{DiskRoom, Event, Generation, PeerMessage, Timing};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use copies::Copy;
+
 use crate::coordinators::Coordinators;
 use crate::edge::{Answer, Caller, Edge, Work};
 use crate::node::{Node, Started};
-use crate::plan::{self, Fault, Kind, Mask, Noise};
+use crate::plan::{self, Fault, Kind, Layout, Mask, Noise};
 use crate::report::{Coverage, Failure, SIMULATED};
 use crate::shipped::{self, Shipped};
 
@@ -63,13 +66,7 @@ enum Happening {
     Late(u64, Command),
     Elected,
     Applied(NodeId, u64, PartitionId, Generation, Index),
-    Fetched {
-        node: NodeId,
-        session: u64,
-        partition: PartitionId,
-        from: NodeId,
-        generation: Generation,
-    },
+    Copy(Box<Copy>),
     /// A client begins a write.
     Client(usize),
     /// A client's try reaches a node.
@@ -285,11 +282,13 @@ fn plan_of(seed: u64) -> Vec<Fault> {
     plan::draw(&mut rng, begin, START.plus(FAULTS))
 }
 
-fn partitions_of(seed: u64, options: &Options) -> u32 {
+fn layout_of(seed: u64, options: &Options) -> Layout {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x7061_7274_7300);
-    options
-        .partitions
-        .unwrap_or_else(|| plan::partitions(&mut rng))
+    let drawn = plan::layout(&mut rng);
+    Layout {
+        partitions: options.partitions.unwrap_or(drawn.partitions),
+        ..drawn
+    }
 }
 
 /// When a run begins.
@@ -339,10 +338,11 @@ impl World {
             },
             push_back: Micros::from_millis(1_000),
         };
-        let partitions = partitions_of(seed, options);
+        let layout = layout_of(seed, options);
+        let partitions = layout.partitions;
         let brain = if stand_in {
             let each = (0..partitions)
-                .map(|id| Coordinators::new((id, partitions), nodes, replicas, write_quorum));
+                .map(|id| Coordinators::new(id, layout, nodes, replicas, write_quorum));
             Brain::StandIn(each.collect())
         } else {
             let lease_ms = lease.0 / 1000;
@@ -615,13 +615,7 @@ impl World {
             Happening::Applied(id, _, partition, generation, index) => {
                 self.applied(id, partition, generation, index)
             }
-            Happening::Fetched {
-                node,
-                partition,
-                from,
-                generation,
-                ..
-            } => self.fetched(node, partition, from, generation),
+            Happening::Copy(copy) => self.go_on_copying(*copy),
             Happening::Client(client) => self.client(client),
             Happening::Request(id, partition, work) => self.request(id, partition, work),
             Happening::Reply(caller, answer) => self.reply(caller, answer),
@@ -697,9 +691,6 @@ impl Happening {
             | Self::Flushed(id, session)
             | Self::Probed(id, session)
             | Self::Applied(id, session, ..)
-            | Self::Fetched {
-                node: id, session, ..
-            }
             | Self::Room(id, session, _)
             | Self::Stop(id, session)
             | Self::LeaseSaved(id, session, _) => Some((*id, *session)),
@@ -715,7 +706,6 @@ impl Happening {
             | Self::Record(id, _)
             | Self::Order(id, _)
             | Self::Applied(id, ..)
-            | Self::Fetched { node: id, .. }
             | Self::Request(id, ..)
             | Self::Room(id, ..)
             | Self::Lease(id, _)

@@ -216,18 +216,34 @@ impl ClusterState {
         token: u64,
         command: Command,
     ) -> Result<Response, Refusal> {
-        if token < self.token {
-            return Err(Refusal::StaleCaller {
-                token,
-                seen: self.token,
-            });
-        }
+        self.check_token(token)?;
         if matches!(command, Command::Fenced { .. } | Command::Batch(_)) {
             return Err(Refusal::BadBatch);
         }
         // A caller that is refused for another reason is the present one all the same.
         self.token = token;
         self.apply_one(at, command)
+    }
+
+    /// Refuses a caller whose place another one has taken.
+    ///
+    /// # Errors
+    /// [`Refusal::StaleCaller`].
+    pub fn check_token(&self, token: u64) -> Result<(), Refusal> {
+        if token >= self.token {
+            return Ok(());
+        }
+        Err(Refusal::StaleCaller {
+            token,
+            seen: self.token,
+        })
+    }
+
+    pub(super) fn reset_token(&mut self) -> Response {
+        if std::mem::take(&mut self.token) == 0 {
+            return Response::Unchanged;
+        }
+        Response::Done
     }
 
     /// After RF or W changed: what that makes of each partition's record.
@@ -241,7 +257,7 @@ impl ClusterState {
             self.eventual = self
                 .partitions
                 .iter()
-                .filter(|record| record.config.current.write_quorum == 1)
+                .filter(|record| record.config.sets().any(|set| set.write_quorum == 1))
                 .map(|record| record.id)
                 .collect();
         }

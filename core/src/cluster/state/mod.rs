@@ -11,15 +11,18 @@
 //! - the primary of an epoch is a voter in it;
 //! - one live identity holds a name.
 
+mod coordinators;
 mod membership;
 mod nodes;
 mod partitions;
+mod recovery;
 #[cfg(test)]
 mod tests;
 
 pub use membership::Leaving;
 pub(in crate::cluster) use nodes::promotion_needs;
 pub(in crate::cluster) use partitions::{may_shrink, write_quorum_for};
+pub use recovery::{NUMBERS_SKIPPED, RecoveryError, Survivor};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +32,9 @@ use serde::{Deserialize, Serialize};
 use super::command::{BATCH_MAX, Command, PlacementBasis, Refusal, Response};
 use super::settings;
 use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
-use crate::record::{ClusterMap, ClusterSettings, NodeInfo, NodeStanding, PartitionRecord};
+use crate::record::{
+    ClusterMap, ClusterSettings, CoordinatorInfo, NodeInfo, NodeStanding, PartitionRecord,
+};
 
 /// What was lost of a partition, as far as known (rule 9).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -76,6 +81,12 @@ pub struct ClusterState {
     /// The highest token of a caller.
     #[serde(default)]
     token: u64,
+    /// The voters of the coordinators' group, as its leader noted them.
+    #[serde(default)]
+    coordinators: Vec<CoordinatorInfo>,
+    /// The ids of the coordinators' groups before this one, of which one disk was left.
+    #[serde(default)]
+    former_groups: Vec<String>,
 }
 
 impl ClusterState {
@@ -166,6 +177,8 @@ impl ClusterState {
             Command::PauseMoves { paused } => Ok(self.pause_moves(at, paused)),
             Command::Rebalance { basis, moves } => self.rebalance(at, &basis, moves),
             Command::Fenced { token, command } => self.fenced(at, token, *command),
+            Command::ResetToken => Ok(self.reset_token()),
+            Command::NoteCoordinators { coordinators } => self.note_coordinators(at, coordinators),
             Command::Batch(_) => Err(Refusal::BadBatch),
         }
     }
@@ -354,6 +367,7 @@ impl ClusterState {
             settings: self.settings.clone(),
             nodes: self.nodes.clone(),
             partitions: self.partitions.clone(),
+            coordinators: self.coordinators.clone(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ClusterState;
+use super::{ClusterState, Leaving};
 use crate::cluster::command::{NodeRegistration, Refusal, Response};
 use crate::cluster::settings::WEIGHT_MAX;
 use crate::ids::{MapVersion, NodeId, PartitionId};
@@ -149,7 +149,12 @@ impl ClusterState {
             self.last_node = id;
         }
         if let Some(holder) = holder {
+            // What was asked of the name holds for its heir.
+            let drains = self.leaving(holder.id) == Some(Leaving::Draining);
             self.set_gone(at, holder.id);
+            if drains {
+                self.leaving.insert(id, Leaving::Draining);
+            }
         }
         if is_new {
             self.inherit_seats(&info.name, id);

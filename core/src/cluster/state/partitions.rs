@@ -33,12 +33,24 @@ pub(crate) fn write_quorum_for(
     members: usize,
 ) -> u8 {
     let surplus = members > usize::from(settings.replication_factor);
-    let wanted = if surplus {
+    let wanted = if surplus && settings.replication_factor == 1 {
+        // Two for a moment, so that a single copy can move: the second has all of it.
+        2
+    } else if surplus {
         settings.write_quorum.max(current.write_quorum)
     } else {
         settings.write_quorum
     };
     wanted.min(u8::try_from(members).unwrap_or(u8::MAX))
+}
+
+/// How many members a set may have that follows `current`: RF, or as many as there are.
+/// With RF 1 a copy moves by being two for a moment.
+fn largest_set(settings: &ClusterSettings, current: &ReplicaSet) -> usize {
+    match usize::from(settings.replication_factor) {
+        1 => current.len().max(2),
+        rf => current.len().max(rf),
+    }
 }
 
 impl ClusterState {
@@ -82,6 +94,9 @@ impl ClusterState {
     fn store(&mut self, at: MapVersion, mut record: PartitionRecord) -> Result<Response, Refusal> {
         let settings = self.settings_or_refuse()?;
         record.degraded = is_degraded(&record.config, &settings);
+        if record.config.sets().all(|set| set.write_quorum > 1) {
+            self.eventual.remove(&record.id);
+        }
         record.changed_at = at;
         let partition = record.id;
         let slot = self
@@ -278,16 +293,6 @@ impl ClusterState {
                 "node {node} holds the primary of partition {partition}"
             )));
         }
-        // Whoever proposes it counts as well; but what another leader proposed before, or
-        // this one and gave up waiting for, may have committed since.
-        let most = usize::from(self.settings_or_refuse()?.moves_per_node);
-        let made = self.partitions.iter();
-        let made = made.flat_map(|record| record.config.in_the_making());
-        if made.filter(|m| m.node == node).count() >= most {
-            return Err(invalid(format!(
-                "node {node} is being given {most} replicas already"
-            )));
-        }
         let replica = self.allot_replica();
         record.config.learners.push(Member { node, replica });
         record.revision += 1;
@@ -333,13 +338,11 @@ impl ClusterState {
         if nodes.len() != set.len() {
             return Err(invalid("a set has one replica on each of its nodes"));
         }
-        // A floor that was raised since does not keep a smaller set from growing.
-        let least = usize::from(settings.min_in_sync).min(config.current.len());
-        if set.len() < least
-            || set.len() > usize::from(settings.replication_factor).max(config.current.len())
-        {
+        // One that grows towards the floor from below is let grow.
+        let floor = usize::from(settings.min_in_sync).min(config.current.len());
+        if set.len() < floor || set.len() > largest_set(&settings, &config.current) {
             return Err(invalid(format!(
-                "a set has between minInSync {least} and replicationFactor {} members, not {}",
+                "a set has between {floor} and replicationFactor {} members, not {}",
                 settings.replication_factor,
                 set.len()
             )));
@@ -390,9 +393,6 @@ impl ClusterState {
                     return Err(Refusal::NoPrimary { partition });
                 }
                 record.config.current = joint;
-                if record.config.current.write_quorum > 1 {
-                    self.eventual.remove(&partition);
-                }
             }
             Direction::Backward if is_seeded(Bug::LearnerCountsAfterUndo) => {
                 record.config.current.members = joint.members;

@@ -2,12 +2,29 @@
 //! drain, for people who ask, and to bring primaries back to where the ring puts
 //! them, a few at a time, once nothing has happened for a while.
 
+use std::collections::BTreeMap;
+
 use super::Supervisor;
 use super::io::{AdminRequest, SupervisorEvent};
 use super::work::{HandOver, Work};
 use crate::cluster::report::Order;
 use crate::ids::{Micros, NodeId, PartitionId};
 use crate::record::{Member, PartitionRecord};
+
+/// How many handovers to where replicas belong may be under way at a time, of those that
+/// one node leads.
+const SEATED_AT_ONCE: usize = 16;
+
+/// Who leads how much, once what is under way is done.
+#[derive(Debug, Default)]
+pub(super) struct Leads {
+    /// Partitions by the node that leads them.
+    partitions: BTreeMap<NodeId, usize>,
+    /// Handovers under way by the node that hands over.
+    under_way: BTreeMap<NodeId, usize>,
+    /// Of all of them, those for balance.
+    for_balance: usize,
+}
 
 impl Supervisor {
     pub(super) fn hand_over(&mut self, now: Micros, record: &PartitionRecord, work: &mut Work) {
@@ -30,6 +47,7 @@ impl Supervisor {
         if !steady {
             return;
         }
+        self.count_leads();
         let asked = work.hand_over_asked;
         let (to, for_balance) = if self.views.is_draining(primary.node) {
             (self.best_successor(record, primary), false)
@@ -40,6 +58,9 @@ impl Supervisor {
             };
             (to, false)
         } else if !self.state.seats(record.id).contains(&primary.node) {
+            if self.handing_over(primary.node) >= SEATED_AT_ONCE {
+                return;
+            }
             (self.seated_successor(record, primary), false)
         } else {
             (self.balanced_successor(now, record, primary), true)
@@ -54,6 +75,13 @@ impl Supervisor {
             }
             return;
         };
+        if let Some(leads) = &mut self.leads {
+            *leads.partitions.entry(to.node).or_default() += 1;
+            let before = leads.partitions.entry(primary.node).or_default();
+            *before = before.saturating_sub(1);
+            *leads.under_way.entry(primary.node).or_default() += 1;
+            leads.for_balance += usize::from(for_balance);
+        }
         work.hand_over_asked = None;
         work.hand_over = Some(HandOver {
             to,
@@ -102,10 +130,10 @@ impl Supervisor {
     }
 
     /// Of those, the one on the node that leads the fewest, so that what a draining
-    /// node led is spread.
+    /// node led is spread; one on a node that leaves only where there is no other.
     fn best_successor(&self, record: &PartitionRecord, primary: Member) -> Option<Member> {
         self.successors(record, primary)
-            .min_by_key(|m| self.leads(m.node))
+            .min_by_key(|m| (self.state.leaving(m.node).is_some(), self.leads(m.node)))
     }
 
     /// Who takes over from a primary that has no seat any more: until then it cannot be
@@ -117,21 +145,36 @@ impl Supervisor {
             .min_by_key(|m| self.leads(m.node))
     }
 
+    /// Counts who leads how much, once in a turn: for a table of thousands of partitions
+    /// it would take too long to do so for each.
+    fn count_leads(&mut self) {
+        if self.leads.is_some() {
+            return;
+        }
+        let mut leads = Leads::default();
+        for record in self.state.partitions() {
+            let under_way = self.works.get(&record.id).and_then(|work| work.hand_over);
+            if let (Some(hand_over), Some(primary)) = (under_way, record.primary) {
+                *leads.under_way.entry(primary.node).or_default() += 1;
+                leads.for_balance += usize::from(hand_over.for_balance);
+            }
+            if let Some(next) = under_way.map(|h| h.to).or(record.primary) {
+                *leads.partitions.entry(next.node).or_default() += 1;
+            }
+        }
+        self.leads = Some(leads);
+    }
+
     /// How many partitions a node leads, or is about to.
     fn leads(&self, node: NodeId) -> usize {
-        self.state
-            .partitions()
-            .iter()
-            .filter(|record| {
-                let next = self
-                    .works
-                    .get(&record.id)
-                    .and_then(|work| work.hand_over)
-                    .map(|h| h.to)
-                    .or(record.primary);
-                next.is_some_and(|p| p.node == node)
-            })
-            .count()
+        let leads = self.leads.as_ref();
+        leads.map_or(0, |leads| leads.partitions.get(&node).copied().unwrap_or(0))
+    }
+
+    /// How many a node is handing over.
+    fn handing_over(&self, node: NodeId) -> usize {
+        let leads = self.leads.as_ref();
+        leads.map_or(0, |leads| leads.under_way.get(&node).copied().unwrap_or(0))
     }
 
     /// The preferred primary, where it is time to go back to it.
@@ -155,12 +198,7 @@ impl Supervisor {
         {
             return None;
         }
-        let under_way = self
-            .works
-            .values()
-            .filter_map(|work| work.hand_over)
-            .filter(|h| h.for_balance)
-            .count();
+        let under_way = self.leads.as_ref().map_or(0, |leads| leads.for_balance);
         if under_way >= self.options.balance_at_once {
             return None;
         }

@@ -82,6 +82,14 @@ impl Supervisor {
         }
     }
 
+    /// Whether what the node holds is as good as lost: it is gone for good, or stayed away
+    /// for longer than the grace.
+    pub(super) fn is_lost(&self, node: NodeId) -> bool {
+        !self.state.is_member(node)
+            || self.state.leaving(node) == Some(Leaving::Away)
+            || self.lost.contains(&node)
+    }
+
     /// Who is to be marked as away, or as back.
     fn marks(&mut self, now: Micros) -> Vec<Command> {
         let Some(settings) = self.state.settings() else {
@@ -102,12 +110,22 @@ impl Supervisor {
             .copied()
             .filter(|node| self.views.health(*node).is_down())
             .collect();
+        let away_for = |node: &NodeId| self.away_for(now, *node);
+        self.lost = self
+            .down_since
+            .keys()
+            .copied()
+            .filter(|node| self.views.health(*node).is_down())
+            .filter(|node| away_for(node).is_some_and(|long| long >= grace))
+            .collect();
         let mut away: Vec<NodeId> = down
             .iter()
             .copied()
-            .filter(|node| self.away_for(now, *node).is_some_and(|long| long >= grace))
+            .filter(|node| self.lost.contains(node))
             .collect();
-        // As many as may be missing: the replicas of the rest have nowhere else to go.
+        // As many as may be missing, those first that have been away for longest: the
+        // replicas of the rest have nowhere else to go.
+        away.sort_by_key(|node| std::cmp::Reverse(self.away_for(now, *node)));
         let spare = basis
             .nodes
             .len()
@@ -185,8 +203,8 @@ impl Supervisor {
     /// had their share before.
     fn repair_seats(&mut self, basis: &PlacementBasis) {
         let before = self.state.placed_for();
-        let known = PlacementBasis {
-            replication_factor: before.replication_factor,
+        let mut known = PlacementBasis {
+            replication_factor: basis.replication_factor,
             nodes: basis
                 .nodes
                 .iter()
@@ -194,13 +212,12 @@ impl Supervisor {
                 .map(|(node, of)| (*node, of.clone()))
                 .collect(),
         };
-        let lost = |node: &NodeId| {
-            !self.state.is_member(*node) || self.state.leaving(*node) == Some(Leaving::Away)
-        };
-        if known.replication_factor != basis.replication_factor
-            || !self.state.all_seats().iter().flatten().any(lost)
-        {
+        let lost = |node: &NodeId| self.is_lost(*node);
+        if !self.state.all_seats().iter().flatten().any(lost) {
             return;
+        }
+        if known.nodes.len() < usize::from(known.replication_factor) {
+            known.nodes.clone_from(&basis.nodes);
         }
         let Ok(changes) = rebalance::seats_on(&self.state, &known) else {
             return;

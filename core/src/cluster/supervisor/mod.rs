@@ -45,8 +45,9 @@ use crate::cluster::report::Order;
 use crate::cluster::settings::{LEASE_MS_DEFAULT, NODE_TIMEOUT_MS_DEFAULT};
 use crate::cluster::state::ClusterState;
 use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
-use crate::record::{Configuration, PartitionRecord};
+use crate::record::{Configuration, PartitionRecord, ReplicaSet};
 
+use handover::Leads;
 use reconfigure::Wanted;
 use view::Views;
 use work::Work;
@@ -82,8 +83,16 @@ pub struct Supervisor {
     last_round: u64,
     /// Replicas that are wanted, and how endangered their partition is without them.
     wanted: Vec<Wanted>,
+    /// Sets that are to be adjusted: of which partition, and who leads it.
+    adjusted: Vec<(PartitionId, NodeId, ReplicaSet)>,
     /// Partitions that want a replica and have to wait for others that are being made.
     waiting: BTreeSet<PartitionId>,
+    /// Whether one of those has ended: they are looked at on the next tick.
+    wake_waiting: bool,
+    /// Nodes that have been away for longer than the grace, drained ones included.
+    lost: BTreeSet<NodeId>,
+    /// Who leads how much, for the present turn.
+    leads: Option<Leads>,
     /// Nodes that drain and hold nothing any more, and the version of the map that says so.
     emptied: BTreeMap<NodeId, MapVersion>,
     /// Who is down, and since when without a break.
@@ -125,7 +134,11 @@ impl Supervisor {
             last_proposal: ProposalId(0),
             last_round: 0,
             wanted: Vec::new(),
+            adjusted: Vec::new(),
             waiting: BTreeSet::new(),
+            wake_waiting: false,
+            lost: BTreeSet::new(),
+            leads: None,
             emptied: BTreeMap::new(),
             down_since: BTreeMap::new(),
             replacement_held_back: false,
@@ -156,6 +169,7 @@ impl Supervisor {
             self.take(now, input);
         }
         if self.leading {
+            self.leads = None;
             self.judge_nodes(now);
             self.look(now);
             self.admit_wanted(now);
@@ -233,6 +247,7 @@ impl Supervisor {
         self.active.clear();
         self.queue.clear();
         self.wanted.clear();
+        self.adjusted.clear();
         self.waiting.clear();
         self.in_flight = None;
     }
@@ -253,6 +268,9 @@ impl Supervisor {
             self.judge_membership(now);
         }
         self.dirty.extend(&self.active);
+        if std::mem::take(&mut self.wake_waiting) {
+            self.dirty.append(&mut self.waiting);
+        }
         let lost = self
             .in_flight
             .as_ref()
@@ -287,8 +305,7 @@ impl Supervisor {
                 && self.leading
             {
                 if is_changing(&old.config) && !is_changing(&record.config) {
-                    // There is room for another one.
-                    self.dirty.append(&mut self.waiting);
+                    self.wake_waiting = true;
                 }
                 tell_change(old, record, &mut self.outputs);
                 tell_loss(&before, &self.state, record, &self.works, &mut self.outputs);

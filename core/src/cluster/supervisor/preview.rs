@@ -1,6 +1,6 @@
 //! What would move, before it does: for people, and to refuse what there is no room for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Supervisor;
 use crate::cluster::command::{Command, Refusal};
@@ -11,9 +11,10 @@ use crate::cluster::status::{NoRoom, Plan, PlannedCopy};
 use crate::ids::{NodeId, PartitionId};
 use crate::record::Member;
 
-/// Of a disk, what a plan leaves free: the share below which nodes begin to refuse writes
-/// is theirs to decide, and this is well above it.
+/// Of a disk, what a plan leaves free, as a share and at most: where nodes begin to refuse
+/// writes is theirs to decide, and this is above it.
 const KEPT_FREE_PERCENT: u64 = 10;
+const KEPT_FREE_BYTES: u64 = 5 << 30;
 
 /// Why nothing can be planned.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -39,6 +40,15 @@ impl Supervisor {
                 return Err(refusal.clone().into());
             }
         }
+        // Of what is to be copied anyway, a change is not to blame.
+        let before: BTreeSet<(PartitionId, NodeId)> = match change {
+            None => BTreeSet::new(),
+            Some(_) => rebalance::preview(&self.state)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|copy| (copy.partition, copy.to))
+                .collect(),
+        };
         let copies: Vec<PlannedCopy> = rebalance::preview(&state)?
             .into_iter()
             .map(|copy| PlannedCopy {
@@ -48,7 +58,11 @@ impl Supervisor {
             .collect();
         Ok(Plan {
             bytes: copies.iter().filter_map(|copy| copy.bytes).sum(),
-            no_room: self.lacks_room(&copies),
+            no_room: self.lacks_room(
+                copies
+                    .iter()
+                    .filter(|planned| !before.contains(&(planned.copy.partition, planned.copy.to))),
+            ),
             copies,
         })
     }
@@ -79,7 +93,7 @@ impl Supervisor {
     }
 
     /// The nodes whose disks are too small for what they would get.
-    fn lacks_room(&self, copies: &[PlannedCopy]) -> Vec<NoRoom> {
+    fn lacks_room<'a>(&self, copies: impl Iterator<Item = &'a PlannedCopy>) -> Vec<NoRoom> {
         let mut needed: BTreeMap<NodeId, u64> = BTreeMap::new();
         for planned in copies {
             *needed.entry(planned.copy.to).or_default() += planned.bytes.unwrap_or(0);
@@ -88,7 +102,8 @@ impl Supervisor {
             .into_iter()
             .filter_map(|(node, needed_bytes)| {
                 let figures = self.views.figures(node)?;
-                let kept = figures.disk_total_bytes / 100 * KEPT_FREE_PERCENT;
+                let share = figures.disk_total_bytes / 100 * KEPT_FREE_PERCENT;
+                let kept = share.min(KEPT_FREE_BYTES);
                 let free_bytes = figures.disk_free_bytes.saturating_sub(kept);
                 // What it holds already may well be above the mark: only more counts.
                 (figures.disk_total_bytes > 0 && needed_bytes > free_bytes).then_some(NoRoom {

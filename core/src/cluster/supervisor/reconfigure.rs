@@ -41,6 +41,27 @@ pub(super) struct Wanted {
     node: NodeId,
 }
 
+/// How many sets may be adjusted at a time, of those that one node leads.
+const ADJUSTED_AT_ONCE: usize = 16;
+
+/// What is under way.
+#[derive(Debug, Default)]
+pub(super) struct MovesUnderWay {
+    /// Replicas that are being made, by the node that gets them.
+    pub(super) joining: BTreeMap<NodeId, usize>,
+    /// The same by the node that leads them.
+    pub(super) giving: BTreeMap<NodeId, usize>,
+    /// Joint configurations that copy nothing, by the node that leads them.
+    pub(super) adjusting: BTreeMap<NodeId, usize>,
+}
+
+impl MovesUnderWay {
+    fn copy(&mut self, from: NodeId, to: NodeId) {
+        *self.joining.entry(to).or_default() += 1;
+        *self.giving.entry(from).or_default() += 1;
+    }
+}
+
 impl Supervisor {
     pub(super) fn reconfigure(&mut self, now: Micros, record: &PartitionRecord, work: &mut Work) {
         let Some(primary) = record.primary else {
@@ -70,16 +91,7 @@ impl Supervisor {
             }
         } else if now >= work.change_after && self.views.is_serving(record) {
             if let Some(set) = self.adjusted_set(record) {
-                self.propose(
-                    now,
-                    work,
-                    Command::EnterJoint {
-                        partition: record.id,
-                        epoch: record.epoch,
-                        revision: record.revision,
-                        set,
-                    },
-                );
+                self.adjusted.push((record.id, primary.node, set));
             } else {
                 self.want_learner(now, record, primary, work);
             }
@@ -124,8 +136,11 @@ impl Supervisor {
 
     /// Has the wanted replicas made, those of the most endangered partitions first, as
     /// many at a time as the settings allow on each node and out of what each node leads.
+    ///
+    /// What only adjusts a set copies nothing, and each is over in a moment: of them a few
+    /// more may be under way, so that not every partition begins a new epoch at once.
     pub(super) fn admit_wanted(&mut self, now: Micros) {
-        if self.wanted.is_empty() {
+        if self.wanted.is_empty() && self.adjusted.is_empty() {
             return;
         }
         let mut wanted = std::mem::take(&mut self.wanted);
@@ -134,7 +149,33 @@ impl Supervisor {
             .state
             .settings()
             .map_or(1, |s| usize::from(s.moves_per_node));
-        let (mut joining, mut giving) = self.moves_under_way();
+        let MovesUnderWay {
+            mut joining,
+            mut giving,
+            mut adjusting,
+        } = self.moves_under_way();
+        for (partition, primary, set) in std::mem::take(&mut self.adjusted) {
+            let by_primary = adjusting.entry(primary).or_default();
+            let Some(record) = self.state.partition(partition) else {
+                continue;
+            };
+            if *by_primary >= ADJUSTED_AT_ONCE {
+                self.waiting.insert(partition);
+                continue;
+            }
+            *by_primary += 1;
+            self.waiting.remove(&partition);
+            let command = Command::EnterJoint {
+                partition,
+                epoch: record.epoch,
+                revision: record.revision,
+                set,
+            };
+            if let Some(work) = self.works.get_mut(&partition) {
+                work.pending = Some(now);
+                self.queue.push(command);
+            }
+        }
         for Wanted {
             spare: _,
             partition,
@@ -167,20 +208,23 @@ impl Supervisor {
         }
     }
 
-    /// How many replicas are being made: by the node that gets them, and by the node that
-    /// leads them. Those that are proposed and not in the state yet count as well.
-    pub(super) fn moves_under_way(&self) -> (BTreeMap<NodeId, usize>, BTreeMap<NodeId, usize>) {
-        let mut joining: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let mut giving: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let mut count = |record: &PartitionRecord, node: NodeId| {
-            *joining.entry(node).or_default() += 1;
-            if let Some(primary) = record.primary {
-                *giving.entry(primary.node).or_default() += 1;
-            }
-        };
+    /// What is under way. What is proposed and not in the state yet counts as well. Of a
+    /// partition that nobody leads nothing is copied, and what waits for its primary takes
+    /// no place from others.
+    pub(super) fn moves_under_way(&self) -> MovesUnderWay {
+        let mut moves = MovesUnderWay::default();
         for record in self.state.partitions() {
-            for member in record.config.in_the_making() {
-                count(record, member.node);
+            let config = &record.config;
+            let Some(primary) = record.primary.filter(|p| self.views.is_up(p.node)) else {
+                continue;
+            };
+            let mut copies = false;
+            for member in config.in_the_making() {
+                copies = true;
+                moves.copy(primary.node, member.node);
+            }
+            if config.joint.is_some() && !copies {
+                *moves.adjusting.entry(primary.node).or_default() += 1;
             }
         }
         let proposed = self
@@ -188,19 +232,29 @@ impl Supervisor {
             .iter()
             .chain(self.in_flight.iter().flat_map(|p| &p.commands));
         for command in proposed {
-            if let Command::AddLearner {
-                partition,
-                epoch,
-                revision,
-                node,
-            } = command
-                && let Some(record) = self.state.partition(*partition)
-                && record.order() == (*epoch, *revision)
-            {
-                count(record, *node);
+            let known = command
+                .partition()
+                .and_then(|partition| self.state.partition(partition));
+            let Some((record, primary)) = known.and_then(|record| Some((record, record.primary?)))
+            else {
+                continue;
+            };
+            match command {
+                Command::AddLearner {
+                    epoch,
+                    revision,
+                    node,
+                    ..
+                } if record.order() == (*epoch, *revision) => moves.copy(primary.node, *node),
+                Command::EnterJoint {
+                    epoch, revision, ..
+                } if record.order() == (*epoch, *revision) => {
+                    *moves.adjusting.entry(primary.node).or_default() += 1;
+                }
+                _ => {}
             }
         }
-        (joining, giving)
+        moves
     }
 
     /// The same members, or fewer, with what RF and W ask for by now: surplus ones go once
@@ -232,7 +286,14 @@ impl Supervisor {
             members,
             write_quorum,
         };
-        // Joint for as long as one of the needed ones is away would be worse than waiting.
+        // Joint for as long as one of the needed ones is away would be worse than waiting;
+        // and a copy that lives is not given up for one that may be lost.
+        let shrinks = set.len() < current.len();
+        let needed = if shrinks {
+            set.len()
+        } else {
+            set.lease_quorum().max(set.write_quorum())
+        };
         let answering = set
             .members
             .iter()
@@ -244,7 +305,7 @@ impl Supervisor {
                         .is_some_and(|f| f.answering)
             })
             .count();
-        (answering >= set.lease_quorum().max(set.write_quorum())).then_some(set)
+        (answering >= needed).then_some(set)
     }
 
     fn sort_by_seat(&self, record: &PartitionRecord, members: &mut [Member]) {
@@ -445,12 +506,12 @@ impl Supervisor {
     /// not of one that merely belongs elsewhere.
     fn is_repair(&self, record: &PartitionRecord, node: NodeId) -> bool {
         match self.place_for(record, node) {
-            Some(Place::Of(old)) => {
-                old.node == node
-                    || !self.state.is_member(old.node)
-                    || self.state.leaving(old.node) == Some(Leaving::Away)
+            Some(Place::Of(old)) => old.node == node || self.is_lost(old.node),
+            // Dropped so that writes could go on (rule 10), rather than never made.
+            Some(Place::Added) => {
+                let settings = self.state.settings();
+                settings.is_some_and(|s| record.config.current.len() <= usize::from(s.write_quorum))
             }
-            Some(Place::Added) => true,
             None => false,
         }
     }
@@ -488,12 +549,19 @@ impl Supervisor {
         if current.len() < usize::from(settings.replication_factor) {
             return Some(Place::Added);
         }
-        current
+        // One that is down first: it may be lost.
+        let unseated = current
             .members
             .iter()
             .filter(replaceable)
-            .find(|m| !seats.contains(&m.node))
-            .map(|m| Place::Of(*m))
+            .filter(|m| !seats.contains(&m.node))
+            .min_by_key(|m| self.views.is_up(m.node));
+        if let Some(unseated) = unseated {
+            return Some(Place::Of(*unseated));
+        }
+        // A single copy moves by being two for a moment: it is the primary, and hands over.
+        let alone = current.len() == 1 && !current.members.iter().any(|m| seats.contains(&m.node));
+        alone.then_some(Place::Added)
     }
 
     /// The set that the learner would make, in the order of the seats.

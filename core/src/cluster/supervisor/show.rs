@@ -24,30 +24,51 @@ impl Supervisor {
             .iter()
             .map(|record| self.partition_health(record))
             .collect();
-        let nodes = self.node_statuses(now);
-        let count =
-            |test: fn(&PartitionHealth) -> bool| partitions.iter().filter(|p| test(p)).count();
         ClusterStatus {
             cluster_id: state.cluster_id().to_owned(),
             version: state.version(),
-            summary: Summary {
-                partitions: partitions.len(),
-                serving: count(|p| p.serving),
-                degraded: count(|p| p.degraded),
-                moving: count(|p| p.replicas.iter().any(|r| r.standing != Standing::Member)),
-                nodes_up: state.members().filter(|n| self.views.is_up(n.id)).count(),
-                nodes: state.members().count(),
-                lossy_promotions: partitions.iter().map(|p| p.lossy_promotions).sum(),
-            },
+            summary: self.summary(),
             rebalance: self.rebalance_status(),
-            nodes,
+            nodes: self.node_statuses(now),
             partitions,
         }
     }
 
-    fn rebalance_status(&self) -> RebalanceStatus {
+    /// How many partitions and nodes are how: what [`Supervisor::status`] has of it, without
+    /// the rest.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
         let state = &self.state;
+        let records = state.partitions();
+        let count = |test: &dyn Fn(&PartitionRecord) -> bool| {
+            records.iter().filter(|record| test(record)).count()
+        };
+        Summary {
+            partitions: records.len(),
+            serving: count(&|record| self.serves(record)),
+            degraded: count(&|record| record.degraded),
+            moving: count(&|record| super::is_changing(&record.config)),
+            nodes_up: state.members().filter(|n| self.views.is_up(n.id)).count(),
+            nodes: state.members().count(),
+            lossy_promotions: records
+                .iter()
+                .map(|record| state.loss(record.id).promotions)
+                .sum(),
+        }
+    }
+
+    /// One that says so and reaches too few others serves nobody.
+    fn serves(&self, record: &PartitionRecord) -> bool {
+        self.views.is_serving(record) && self.views.has_quorum(record)
+    }
+
+    /// What is being moved, and what is to be.
+    #[must_use]
+    pub fn rebalance_status(&self) -> RebalanceStatus {
+        let state = &self.state;
+        let basis = state.basis();
         let mut status = RebalanceStatus {
+            too_few_nodes: basis.nodes.len() < usize::from(basis.replication_factor),
             paused: state.moves_paused(),
             planned: !self.unsettled,
             held_back: self.replacement_held_back,
@@ -125,8 +146,7 @@ impl Supervisor {
 
     fn partition_health(&self, record: &PartitionRecord) -> PartitionHealth {
         let work = self.works.get(&record.id);
-        // One that says so and reaches too few others serves nobody.
-        let serving = self.views.is_serving(record) && self.views.has_quorum(record);
+        let serving = self.serves(record);
         let replicas: Vec<ReplicaHealth> = record
             .config
             .replicas()

@@ -1,13 +1,15 @@
 //! What people and tools ask of the coordinators.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_core::cluster::ring::{Ring, partition_position};
 use cairn_core::cluster::settings::{self, SettingsChange};
 use cairn_core::cluster::status::{ClusterStatus, Plan};
 use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Refusal, Response as Answer};
 use cairn_core::ids::{Epoch, NodeId, PartitionId};
-use cairn_core::record::ClusterSettings;
+use cairn_core::record::{ClusterMap, ClusterSettings};
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::admin_server::Admin;
 use cairn_proto::pb::coordinator::v1::change_request::Change;
@@ -17,6 +19,8 @@ use tonic::{Code, Request, Response, Status};
 use super::Office;
 use crate::coordinator::group::Group;
 use crate::coordinator::leader::{Message, Noted};
+use crate::coordinator::membership::Progress;
+use crate::coordinator::raft::{RaftId, RaftMetrics};
 use crate::grpc::caller_of;
 use crate::users::{Role, Users};
 
@@ -37,6 +41,12 @@ pub(in super::super) struct StatusDocument {
     http: String,
     /// Every member of the Raft group.
     coordinators: Vec<CoordinatorStatus>,
+    /// Every member of the cluster on the ring, and where it listens.
+    ring: Vec<RingMember>,
+    /// From where on the ring each partition walks, in 65,536ths of it.
+    ring_positions: Vec<u16>,
+    /// The last change of the group that this coordinator worked on as its leader.
+    coordinators_change: Option<Progress>,
     /// What the cluster agreed on.
     settings: Option<Arc<ClusterSettings>>,
     /// What happened of late, oldest first.
@@ -54,6 +64,78 @@ struct CoordinatorStatus {
     client: String,
     voter: bool,
     leader: bool,
+    /// How many entries of the log it is behind the leader, as only that one knows.
+    lag: Option<u64>,
+    /// Whether it answered the leader when it was asked last; absent where nobody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<bool>,
+}
+
+/// A data node's part of the ring.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RingMember {
+    node: NodeId,
+    /// Relative to the others; 100 is usual.
+    weight: u32,
+    virtual_nodes: usize,
+    /// The part of all positions whose first virtual node clockwise is its, from 0 to 1.
+    share: f64,
+    /// Where its virtual nodes are, in 65,536ths of the ring.
+    points: Vec<u16>,
+    /// For Redis clients.
+    resp: String,
+    /// For gRPC clients.
+    client: String,
+    /// Health and metrics.
+    http: String,
+}
+
+/// A position on the ring as far as a picture needs it.
+fn coarse(position: u64) -> u16 {
+    (position >> 48) as u16
+}
+
+fn ring_members(map: &ClusterMap) -> Vec<RingMember> {
+    let ring = Ring::of_map(map);
+    let shares = ring.shares();
+    let mut points: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
+    for point in ring.points() {
+        let of = points.entry(point.node).or_default();
+        of.push(coarse(point.position));
+    }
+    let on_ring = |(node, (virtual_nodes, share)): (NodeId, (usize, f64))| {
+        let points = points.remove(&node).unwrap_or_default();
+        let info = map.nodes.get(&node)?;
+        Some(RingMember {
+            node,
+            weight: info.weight,
+            virtual_nodes,
+            share,
+            points,
+            resp: info.addresses.resp.clone(),
+            client: info.addresses.client.clone(),
+            http: info.addresses.http.clone(),
+        })
+    };
+    shares.into_iter().filter_map(on_ring).collect()
+}
+
+impl StatusDocument {
+    /// Tells which coordinators answered the leader, by name.
+    pub(in super::super) fn note_answers(&mut self, answers: &BTreeMap<String, bool>) {
+        for coordinator in &mut self.coordinators {
+            coordinator.answers = answers.get(&coordinator.name).copied();
+        }
+    }
+
+    /// Without what changes by the passing of time alone.
+    pub(in super::super) fn forget_ages(&mut self) {
+        for node in &mut self.status.nodes {
+            node.health_for_ms = 0;
+            node.heard_ms_ago = None;
+        }
+    }
 }
 
 /// `cairn.coordinator.v1.Admin`.
@@ -72,7 +154,8 @@ impl Admin for AdminService {
             let metrics = metrics.borrow();
             Group::leader_of(&metrics)
         };
-        if leader.is_some_and(|(id, _)| id != self.0.group.id()) {
+        // One that was removed knows of what was, and would be believed.
+        if self.0.group.is_out() || leader.is_some_and(|(id, _)| id != self.0.group.id()) {
             return Err(self.0.group.not_leader());
         }
         let document = self.0.document().await;
@@ -98,7 +181,15 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanReply>, Status> {
+        let admin = caller_of(request.extensions()).has(Role::Admin);
         let change = request.into_inner().change;
+        if change.is_some() && !admin {
+            // It is placed for, on the leader.
+            Users::note_forbidden("coordinator-client");
+            return Err(Status::permission_denied(
+                "permission denied: planning a change takes the role admin",
+            ));
+        }
         self.0.reign()?;
         let command = match change {
             None => None,
@@ -109,7 +200,7 @@ impl Admin for AdminService {
                         "handing a primary over copies nothing: there is nothing to plan",
                     ));
                 };
-                Some(command)
+                Some(*command)
             }
         };
         let plan = self.0.preview(command).await?;
@@ -126,7 +217,7 @@ fn named(change: Option<Change>) -> Result<Change, Status> {
 enum Asked {
     /// A command of the state machine.
     Command {
-        command: Command,
+        command: Box<Command>,
         /// What is said once it is done.
         done: String,
         warnings: Vec<String>,
@@ -140,7 +231,7 @@ enum Asked {
 impl Asked {
     fn command(command: Command, done: impl Into<String>) -> Self {
         Self::Command {
-            command,
+            command: Box::new(command),
             done: done.into(),
             warnings: Vec::new(),
             needs_room: false,
@@ -161,18 +252,17 @@ impl Office {
             .map(|(id, node)| CoordinatorStatus {
                 name: node.name.clone(),
                 raft_id: id.to_string(),
-                peer: self
-                    .group
-                    .addresses
-                    .get(&node.name)
-                    .map_or_else(|| node.peer.clone(), |a| a.peer.clone()),
+                peer: node.peer.clone(),
                 client: node.client.clone(),
                 voter: membership.voter_ids().any(|voter| voter == *id),
                 leader: metrics.current_leader == Some(*id),
+                lag: lag_of(&metrics, *id),
+                answers: None,
             })
             .collect();
         let (status, events) =
             shown.map_or_else(Default::default, |shown| (shown.status, shown.events));
+        let map = Arc::clone(&self.view.borrow().map);
         StatusDocument {
             status,
             answered_by: self.group.identity.name.clone(),
@@ -180,7 +270,14 @@ impl Office {
             term: metrics.current_term,
             http: self.http_advertise.clone(),
             coordinators,
-            settings: self.view.borrow().map.settings.clone(),
+            coordinators_change: self.changing.progress(),
+            ring: ring_members(&map),
+            ring_positions: map
+                .partitions
+                .iter()
+                .map(|record| coarse(partition_position(record.id)))
+                .collect(),
+            settings: map.settings.clone(),
             events,
         }
     }
@@ -193,7 +290,20 @@ impl Office {
             change,
         } = request;
         self.reign()?;
-        match self.read(named(change)?).await? {
+        if token > 0 {
+            let judged = self.view.borrow().state.check_token(token);
+            judged.map_err(|refusal| refused_change(&refusal))?;
+        }
+        let change = match named(change)? {
+            Change::Coordinators(change) => {
+                self.note_token(token).await?;
+                return self.change_coordinators(change).await;
+            }
+            change => change,
+        };
+        // What is read of the settings is written back whole: one at a time.
+        let _one_at_a_time = self.one_at_a_time.lock().await;
+        match self.read(change).await? {
             Asked::Leader { request, done } => {
                 if !self.desk.tell(Message::Admin(request)).await {
                     return Err(self.group.not_leader());
@@ -213,11 +323,8 @@ impl Office {
                     self.check_room(&command).await?;
                 }
                 let command = match token {
-                    0 => command,
-                    token => Command::Fenced {
-                        token,
-                        command: Box::new(command),
-                    },
+                    0 => *command,
+                    token => Command::Fenced { token, command },
                 };
                 let message = match self.propose(command).await? {
                     Answer::Refused(refusal) => return Err(refused_change(&refusal)),
@@ -226,6 +333,20 @@ impl Office {
                 };
                 Ok(pb::ChangeReply { message, warnings })
             }
+        }
+    }
+
+    /// Refuses a caller whose place another one took, where what it asks for is no
+    /// command of the state machine.
+    async fn note_token(&self, token: u64) -> Result<(), Status> {
+        if token == 0 {
+            return Ok(());
+        }
+        let coordinators = self.view.borrow().state.coordinators().to_vec();
+        let command = Box::new(Command::NoteCoordinators { coordinators });
+        match self.propose(Command::Fenced { token, command }).await? {
+            Answer::Refused(refusal) => Err(refused_change(&refusal)),
+            _ => Ok(()),
         }
     }
 
@@ -255,7 +376,7 @@ impl Office {
                          minInSync {}",
                         settings.replication_factor, settings.write_quorum, settings.min_in_sync
                     ),
-                    command: Command::ChangeSettings { settings },
+                    command: Box::new(Command::ChangeSettings { settings }),
                     needs_room,
                 }
             }
@@ -267,11 +388,17 @@ impl Office {
                     done: format!("the primary of {partition} is asked to hand over"),
                 }
             }
+            // Raft's own membership, not the state machine's.
+            Change::Coordinators(_) => {
+                return Err(Status::invalid_argument(
+                    "changing the coordinators copies nothing: there is nothing to plan",
+                ));
+            }
             Change::Recover(recover) => self.recover(recover).await?,
             Change::Drain(pb::Drain { node, undo: false }) => {
                 let node = NodeId(node);
                 Asked::Command {
-                    command: Command::Drain { node },
+                    command: Box::new(Command::Drain { node }),
                     done: format!("{node} gives up all that it holds"),
                     warnings: Vec::new(),
                     needs_room: true,
@@ -297,6 +424,9 @@ impl Office {
                     "moves go on"
                 },
             ),
+            Change::ResetToken(pb::ResetToken {}) => {
+                Asked::command(Command::ResetToken, "the next caller's token begins anew")
+            }
             Change::ExpectBack(pb::ExpectBack {
                 node,
                 until_unix_ms,
@@ -425,6 +555,13 @@ impl Office {
             format!("{partition} goes on with what its survivors hold"),
         ))
     }
+}
+
+/// How far behind the leader's log a member is, as far as this coordinator knows.
+fn lag_of(metrics: &RaftMetrics, id: RaftId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&id)?;
+    let last = metrics.last_log_index.unwrap_or(0);
+    Some(last.saturating_sub(matched.map_or(0, |matched| matched.index)))
 }
 
 /// A refusal of what a person or the operator asked for: it is told at once. What another

@@ -20,6 +20,10 @@ pub(in super::super) struct Identity {
     /// The cluster that this disk belongs to, once it heard of one. Drawn by the
     /// coordinator that initialises the Raft group, before it does.
     pub(in super::super) cluster_id: Option<String>,
+    /// The group that a person went on with on another disk, once this one has met it:
+    /// it takes part in nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in super::super) superseded_by: Option<String>,
 }
 
 impl Identity {
@@ -33,6 +37,7 @@ impl Identity {
             uuid,
             raft_id: ((high ^ low) >> 1).max(1),
             cluster_id: None,
+            superseded_by: None,
         }
     }
 }

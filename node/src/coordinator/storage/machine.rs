@@ -42,10 +42,10 @@ impl View {
 
 /// A snapshot as it stands on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Stored {
-    meta: SnapshotMeta,
+pub(super) struct Stored {
+    pub(super) meta: SnapshotMeta,
     /// The cluster's state, JSON within JSON: what is sent to others as it is.
-    state: String,
+    pub(super) state: String,
 }
 
 #[derive(Debug)]

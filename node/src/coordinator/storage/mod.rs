@@ -16,6 +16,7 @@ mod format;
 mod identity;
 mod log_store;
 mod machine;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 mod witness;
@@ -30,6 +31,7 @@ use tokio::sync::oneshot;
 pub(super) use identity::Identity;
 pub(super) use log_store::LogStore;
 pub(super) use machine::{Machine, View};
+pub(super) use rewrite::OnDisk;
 pub use writer::{Pace, WriteOn};
 pub(super) use writer::{WriteError, Writer};
 
@@ -37,7 +39,7 @@ use format::{DecodeError, keys};
 use witness::Witness;
 use writer::Disk;
 
-use super::raft::{RaftId, Vote};
+use super::raft::{Entry, LogId, RaftId, Vote};
 use crate::disk::{DirectoryError, lock};
 use crate::store::journal_check::{Cut, Journals};
 use crate::store::remove_unfinished;
@@ -81,6 +83,18 @@ pub(super) enum OpenError {
         .0.what, .0.at, .0.journal
     )]
     Damaged(Cut),
+    /// No coordinator ever used the directory.
+    #[error("no coordinator's data is there")]
+    Nobody,
+    /// A person went on without this disk.
+    #[error(
+        "the coordinators lost their majority, and a person went on with another disk, as group \
+         {by}: {MUST_NOT_VOTE}"
+    )]
+    Superseded {
+        /// The group that exists.
+        by: String,
+    },
     /// The directory belongs to another coordinator.
     #[error("the directory belongs to the coordinator `{found}`, and this one is `{expected}`")]
     OtherName {
@@ -123,15 +137,63 @@ fn as_candidate(mut vote: Vote, own: RaftId) -> Vote {
     vote
 }
 
+/// What an opened disk holds.
+struct Contents {
+    disk: Disk,
+    identity: Identity,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    snapshot: Option<Vec<u8>>,
+    entries: Vec<Entry>,
+}
+
 /// Opens the directory, drawing an identity if it is empty. Blocks.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, OpenError> {
+    std::fs::create_dir_all(directory).map_err(|e| OpenError::Fjall(e.to_string()))?;
+    let Contents {
+        disk,
+        identity,
+        vote,
+        committed,
+        purged,
+        snapshot,
+        entries,
+    } = read(directory, Some(name))?;
+    let vote = vote.map(|vote| as_candidate(vote, identity.raft_id));
+    let (writer, closed) = Writer::spawn(disk, on)?;
+    let log = LogStore::new(writer.clone(), vote, committed, purged, entries)?;
+    let stored = |source| OpenError::Stored {
+        what: "the snapshot",
+        source,
+    };
+    let machine = Machine::restore(writer.clone(), snapshot.as_deref()).map_err(stored)?;
+    if purged > machine.applied() {
+        return Err(OpenError::Log(
+            "what was purged is not in the snapshot".to_owned(),
+        ));
+    }
+    Ok(Opened {
+        identity,
+        log,
+        machine,
+        writer,
+        closed,
+    })
+}
+
+/// Reads everything, and writes and flushes it once more. Without a name, the disk may be
+/// that of any coordinator, but has to be one.
+fn read(directory: &Path, name: Option<&str>) -> Result<Contents, OpenError> {
     let failed = |e: std::io::Error| OpenError::Fjall(e.to_string());
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    let lock = lock(directory)?;
     let path = directory.join("log");
+    if name.is_none() && !path.is_dir() {
+        return Err(OpenError::Nobody);
+    }
+    let lock = lock(directory)?;
     remove_unfinished(&path).map_err(failed)?;
     check_journals(&path)?;
     let database = Database::builder(path)
@@ -146,11 +208,15 @@ pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, 
     let stored = |what: &'static str| move |source| OpenError::Stored { what, source };
     let get = |key: &[u8]| keyspace.get(key);
     format::check(get(keys::FORMAT)?.as_deref()).map_err(stored("the format number"))?;
-    let identity = match get(keys::IDENTITY)? {
-        Some(bytes) => format::decode::<Identity>(&bytes).map_err(stored("the identity"))?,
-        None => Identity::draw(name),
+    let identity = match (get(keys::IDENTITY)?, name) {
+        (Some(bytes), _) => format::decode::<Identity>(&bytes).map_err(stored("the identity"))?,
+        (None, Some(name)) => Identity::draw(name),
+        (None, None) => return Err(OpenError::Nobody),
     };
-    if identity.name != name {
+    if let Some(by) = &identity.superseded_by {
+        return Err(OpenError::Superseded { by: by.clone() });
+    }
+    if let Some(name) = name.filter(|name| *name != identity.name) {
         return Err(OpenError::OtherName {
             found: identity.name,
             expected: name.to_owned(),
@@ -159,8 +225,7 @@ pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, 
     let vote = get(keys::VOTE)?
         .map(|b| format::decode(&b))
         .transpose()
-        .map_err(stored("the vote"))?
-        .map(|vote| as_candidate(vote, identity.raft_id));
+        .map_err(stored("the vote"))?;
     let committed = get(keys::COMMITTED)?
         .map(|b| format::decode(&b))
         .transpose()
@@ -170,7 +235,7 @@ pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, 
         .map(|b| format::decode(&b))
         .transpose()
         .map_err(stored("the purged log id"))?;
-    let snapshot = get(keys::SNAPSHOT)?;
+    let snapshot = get(keys::SNAPSHOT)?.map(|bytes| bytes.to_vec());
     let written = get(keys::WRITTEN)?
         .map(|b| format::decode::<u64>(&b))
         .transpose()
@@ -204,22 +269,14 @@ pub(super) fn open(directory: &Path, name: &str, on: WriteOn) -> Result<Opened, 
         _lock: lock,
     };
     disk.commit(rewritten)?;
-
-    let (writer, closed) = Writer::spawn(disk, on)?;
-    let log = LogStore::new(writer.clone(), vote, committed, purged, entries)?;
-    let machine =
-        Machine::restore(writer.clone(), snapshot.as_deref()).map_err(stored("the snapshot"))?;
-    if purged > machine.applied() {
-        return Err(OpenError::Log(
-            "what was purged is not in the snapshot".to_owned(),
-        ));
-    }
-    Ok(Opened {
+    Ok(Contents {
+        disk,
         identity,
-        log,
-        machine,
-        writer,
-        closed,
+        vote,
+        committed,
+        purged,
+        snapshot,
+        entries,
     })
 }
 

@@ -17,7 +17,7 @@ use cairn_core::kv::request::{
 use cairn_core::record::{
     ClusterMap, ClusterSettings, Configuration, Member, PartitionRecord, ReplicaSet,
 };
-use cairn_core::replication::{Event, PeerMessage, Timing};
+use cairn_core::replication::{Event, PeerMessage, SnapshotWanted, Timing};
 use cairn_core::slots::range_of_partition;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -40,6 +40,10 @@ pub(super) struct Network {
     pub(super) cut: HashSet<(NodeId, NodeId)>,
     /// Partitions whose entries reach nobody: they have no quorum.
     pub(super) unsent: HashSet<PartitionId>,
+    /// Nodes whose snapshots break off after their first chunk.
+    pub(super) breaking: HashSet<NodeId>,
+    /// Of which partition, and from where, snapshots were fetched.
+    pub(super) sources: Vec<(PartitionId, NodeId)>,
 }
 
 #[derive(Clone)]
@@ -71,18 +75,27 @@ impl PeerLink for Way {
     }
 }
 
-pub(super) struct Parts(Box<dyn SnapshotReader>);
+pub(super) struct Parts {
+    reader: Box<dyn SnapshotReader>,
+    chunks: usize,
+    breaks: bool,
+}
 
 impl SnapshotParts for Parts {
     fn next(&mut self) -> BoxFuture<'_, Result<SnapshotPart, String>> {
-        let part = self.0.next_chunk(4096).map(|chunk| match chunk {
+        self.chunks += 1;
+        if self.breaks && self.chunks > 1 {
+            return Box::pin(std::future::ready(Err("it broke off".to_owned())));
+        }
+        let part = self.reader.next_chunk(4096).map(|chunk| match chunk {
             Some(rows) => SnapshotPart::Rows {
                 rows,
-                expected_bytes: self.0.expected_bytes(),
+                expected_bytes: self.reader.expected_bytes(),
+                last: self.reader.mark().index(),
             },
             None => SnapshotPart::End {
-                mark: self.0.mark(),
-                lineage: self.0.lineage(),
+                mark: self.reader.mark(),
+                lineage: self.reader.lineage(),
             },
         });
         Box::pin(std::future::ready(part))
@@ -92,16 +105,23 @@ impl SnapshotParts for Parts {
 impl SnapshotFetch for Way {
     fn fetch(
         &self,
+        from: NodeId,
         wanted: SnapshotWanted,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotParts>, String>> {
-        let (handle, to) = (self.to(wanted.from), self.own);
+        let (handle, to) = (self.to(from), self.own);
+        let breaks = {
+            let mut network = self.network.lock();
+            network.sources.push((wanted.partition, from));
+            network.breaking.contains(&from)
+        };
         Box::pin(async move {
             let handle = handle.ok_or("out of reach")?;
-            let opened = handle
-                .open(to, wanted.partition, wanted.epoch, wanted.replica)
-                .await;
-            match opened {
-                Ok(reader) => Ok(Box::new(Parts(reader)) as Box<dyn SnapshotParts>),
+            match handle.open(to, wanted).await {
+                Ok(reader) => Ok(Box::new(Parts {
+                    reader,
+                    chunks: 0,
+                    breaks,
+                }) as Box<dyn SnapshotParts>),
                 Err(refusal) => Err(refusal.to_string()),
             }
         })
@@ -220,6 +240,7 @@ impl TestCluster {
             settings: Some(Arc::new(settings)),
             nodes: BTreeMap::new(),
             partitions,
+            coordinators: Vec::new(),
         };
         let mut cluster = Self {
             root: tempfile::tempdir().expect("a temporary directory"),

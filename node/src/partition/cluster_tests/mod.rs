@@ -268,8 +268,28 @@ async fn an_expired_key_is_deleted_by_an_entry() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_replica_comes_back_through_a_snapshot_while_writes_go_on() {
-    // So little log is kept that the beginning is gone soon.
-    let mut cluster = TestCluster::start_with(16 << 10).await;
+    let mut cluster = TestCluster::start_with(SHORT_LOG).await;
+    let sources = bring_back_a_wiped_replica(&mut cluster).await;
+    assert_eq!(sources.first(), Some(&NodeId(3)), "not from the primary");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_breaks_off_comes_from_elsewhere() {
+    let mut cluster = TestCluster::start_with(SHORT_LOG).await;
+    cluster.network.lock().breaking.insert(NodeId(3));
+    let sources = bring_back_a_wiped_replica(&mut cluster).await;
+    assert_eq!(sources.first(), Some(&NodeId(3)));
+    assert_eq!(sources.last(), Some(&NodeId(1)), "of {sources:?}");
+    cluster.stop().await;
+}
+
+/// So little log that the beginning is gone soon.
+const SHORT_LOG: usize = 16 << 10;
+
+/// The replica of partition 0 on node 2 loses its disk and is copied from elsewhere, while
+/// clients write. From where that was tried.
+async fn bring_back_a_wiped_replica(cluster: &mut TestCluster) -> Vec<NodeId> {
     let partition = PartitionId(0);
     let primary = cluster.primary(partition);
     let big = "x".repeat(2000);
@@ -346,7 +366,10 @@ async fn a_wiped_replica_comes_back_through_a_snapshot_while_writes_go_on() {
     }
     let local = back.read_any(&key(&counter)).await.expect("it is read");
     assert_eq!(local.value.expect("it was copied").data, key("100"));
-    cluster.stop().await;
+    let network = cluster.network.lock();
+    let fetched = network.sources.iter();
+    let of_this = fetched.filter(|(of, _)| *of == partition);
+    of_this.map(|(_, from)| *from).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,36 +2,16 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 
 use anyhow::{Context, Result, ensure};
+pub(crate) use cairn_process_tests::cli::cairn;
 use cairn_process_tests::cluster::BOUND;
 use cairn_process_tests::resp::{ClusterClient, Patience, Reply, Routes};
-use cairn_process_tests::{binary, ports, waiting};
+use cairn_process_tests::{cli, ports, waiting};
 use tempfile::TempDir;
-
-/// `cairn` with nothing of the tester's own settings, which dies with the test.
-pub(crate) fn cairn(words: &[&str]) -> Result<Command> {
-    let mut command = Command::new(binary::cairn()?);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CAIRN_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(words).stdin(Stdio::null());
-    // SAFETY: between fork and exec only `prctl` is called, which is
-    // async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            Ok(())
-        });
-    }
-    Ok(command)
-}
 
 /// `cairn dev`, in a directory and on ports of the test's own.
 pub(crate) fn command(directory: &Path, port: u16, words: &[&str]) -> Result<Command> {
@@ -140,20 +120,8 @@ pub(crate) fn parent(pid: u32) -> Option<u32> {
 }
 
 /// Runs it where it is to refuse, and returns what it said.
-pub(crate) fn refused(mut command: Command) -> Result<String> {
-    let mut process = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut stderr = process.stderr.take().context("its errors")?;
-    let status = waiting::until("cairn dev to refuse", BOUND, || Ok(process.try_wait()?))?;
-    let mut said = String::new();
-    stderr.read_to_string(&mut said)?;
-    ensure!(
-        !status.success(),
-        "it ended as if nothing had happened: {said}"
-    );
-    Ok(said)
+pub(crate) fn refused(command: Command) -> Result<String> {
+    cli::refused(command, BOUND)
 }
 
 /// Sends a command about one key to whoever leads its slot.

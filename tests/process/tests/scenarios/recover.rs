@@ -7,7 +7,7 @@ use cairn_process_tests::binary;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::{slot_keys, status, waiting};
 
-fn cairn(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
+pub(crate) fn cairn(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
     let mut endpoints = cluster.client_addresses();
     endpoints.push(cluster.coordinators[0].client());
     Command::new(binary::cairn()?)
@@ -19,7 +19,7 @@ fn cairn(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
         .context("run cairn")
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

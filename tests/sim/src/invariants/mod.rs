@@ -14,7 +14,6 @@ pub mod liveness;
 pub mod logs;
 pub mod loss;
 pub mod monotone;
-pub mod moves_per_node;
 pub mod one_change;
 pub mod primary;
 pub mod retired;

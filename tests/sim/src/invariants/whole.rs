@@ -43,7 +43,10 @@ impl Held {
 #[derive(Debug, Default)]
 pub struct Wholeness {
     replicas: BTreeMap<ReplicaId, Held>,
-    /// Whose log the disk of a node holds, or is about to.
+    /// Whose log a node writes.
+    writing: BTreeMap<NodeId, ReplicaId>,
+    /// Whose log its disk holds: until the creation of a new replica is flushed, what is
+    /// flushed is of the one before.
     living: BTreeMap<NodeId, ReplicaId>,
     /// Replicas whose node knows that they are damaged.
     damaged: BTreeSet<ReplicaId>,
@@ -63,26 +66,31 @@ fn cut(record: &DurableRecord) -> Option<Index> {
 }
 
 impl Wholeness {
-    fn held(&mut self, node: NodeId) -> Option<&mut Held> {
-        let replica = self.living.get(&node)?;
+    /// What the replica that a node writes has to hold.
+    fn written(&mut self, node: NodeId) -> Option<&mut Held> {
+        let replica = self.writing.get(&node)?;
         Some(self.replicas.entry(*replica).or_default())
     }
 
     /// A node is about to write a record.
     pub fn appends(&mut self, node: NodeId, record: &DurableRecord) {
         if let DurableRecord::Create { replica, .. } = record {
-            self.living.insert(node, *replica);
+            self.writing.insert(node, *replica);
         }
-        if let (Some(to), Some(held)) = (cut(record), self.held(node)) {
+        if let (Some(to), Some(held)) = (cut(record), self.written(node)) {
             held.cuts.push(to);
         }
     }
 
     /// A node has flushed a record.
     pub fn flushed(&mut self, node: NodeId, record: &DurableRecord) {
-        let Some(held) = self.held(node) else {
+        if let DurableRecord::Create { replica, .. } = record {
+            self.living.insert(node, *replica);
+        }
+        let Some(replica) = self.living.get(&node) else {
             return;
         };
+        let held = self.replicas.entry(*replica).or_default();
         match record {
             DurableRecord::Entry { entry, .. } => {
                 held.take(entry.mark());
@@ -102,15 +110,15 @@ impl Wholeness {
 
     /// A node that runs finds its replica damaged.
     pub fn finds_damage(&mut self, node: NodeId) {
-        self.damaged.extend(self.living.get(&node));
+        self.damaged.extend(self.writing.get(&node));
     }
 
     /// A node has mended its log from that of the primary, which is all that counts.
     pub fn mended(&mut self, node: NodeId, head: Index) {
-        if let Some(replica) = self.living.get(&node) {
+        if let Some(replica) = self.writing.get(&node) {
             self.damaged.remove(replica);
         }
-        if let Some(held) = self.held(node) {
+        if let Some(held) = self.written(node) {
             held.cut(head);
         }
     }
@@ -124,6 +132,7 @@ impl Wholeness {
         let Some(replica) = found.meta.replica else {
             return Ok(());
         };
+        self.writing.insert(node, replica);
         self.living.insert(node, replica);
         let held = self.replicas.entry(replica).or_default();
         let least = held.least(Epoch(u64::MAX));

@@ -76,24 +76,10 @@ impl World {
                     }
                 }
                 Effect::FetchSnapshot {
-                    partition,
                     from,
+                    wanted,
                     generation,
-                    ..
-                } => {
-                    let session = self.node(id).session;
-                    let after = self.rng.random_range(2_000..60_000);
-                    self.at(
-                        after,
-                        Happening::Fetched {
-                            node: id,
-                            session,
-                            partition,
-                            from,
-                            generation,
-                        },
-                    );
-                }
+                } => self.begin_copy(id, from, wanted, generation),
                 Effect::DropGeneration { generation, .. } => {
                     self.node(id).drop_generation(generation)?;
                 }
@@ -344,38 +330,5 @@ impl World {
             let after = self.rng.random_range(50..800);
             self.at(after, Happening::Reply(caller, answer));
         }
-    }
-
-    pub(super) fn fetched(
-        &mut self,
-        id: NodeId,
-        partition: PartitionId,
-        from: NodeId,
-        generation: Generation,
-    ) -> Result<(), String> {
-        let source = &self.nodes[(from.0 - 1) as usize];
-        let copy = source.core.as_ref().and_then(|core| {
-            let standing = core.standing(partition)?;
-            let (mark, rows) = source.snapshot(standing.generation).ok()?;
-            Some((mark, core.lineage_up_to(partition, mark), rows))
-        });
-        let event = match copy {
-            Some((mark, lineage, rows)) if mark.index() > Index::ZERO => {
-                self.node(id).install(generation, mark, &lineage, rows)?;
-                self.holds(id, partition, generation)?;
-                self.coverage.count("snapshot installed");
-                Event::SnapshotFetched {
-                    partition,
-                    generation,
-                    mark,
-                    lineage,
-                }
-            }
-            _ => Event::SnapshotFailed {
-                partition,
-                generation,
-            },
-        };
-        self.step(id, event)
     }
 }

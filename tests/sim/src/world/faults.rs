@@ -273,7 +273,7 @@ impl World {
     }
 
     /// A partition's primary is cut off from most, is slow to reach for the others, and is to be
-    /// followed by another: what it may still answer is told by leases alone.
+    /// followed by others in all that it leads: what it may still answer is told by leases alone.
     fn besiege(
         &mut self,
         id: NodeId,
@@ -300,7 +300,15 @@ impl World {
         }
         self.say(|| format!("{id} is besieged until {until:?}"));
         self.coverage.count("primary besieged");
-        self.supervise(Input::Admin(AdminRequest::Promote { partition }))
+        let led = |of: &PartitionId| {
+            let primary = self.record(*of).and_then(|record| record.primary);
+            *of == partition || primary.is_some_and(|primary| primary.node == id)
+        };
+        let wanted: Vec<_> = self.partitions.ids().filter(led).collect();
+        for partition in wanted {
+            self.supervise(Input::Admin(AdminRequest::Promote { partition }))?;
+        }
+        Ok(())
     }
 
     fn fill_disk(&mut self, id: NodeId, rng: &mut StdRng) -> Result<(), String> {

@@ -95,8 +95,11 @@ impl Partitions {
 
     /// Says of which partition it is that something broke.
     pub(super) fn broken(&self, partition: PartitionId) -> impl FnOnce(String) -> String + use<> {
-        let of = self.of(partition);
-        move |what| format!("{what}{of}")
+        let several = self.count() > 1;
+        move |what| match several {
+            true => format!("{what} ({partition})"),
+            false => what,
+        }
     }
 }
 
@@ -147,6 +150,6 @@ mod tests {
     fn what_breaks_says_of_which_partition_where_there_are_several() {
         let partitions = Partitions::new(3, false);
         let broken = partitions.broken(PartitionId(2))("stale (rule 6): a read".to_owned());
-        assert_eq!(broken, "stale (rule 6): a read of p2");
+        assert_eq!(broken, "stale (rule 6): a read (p2)");
     }
 }

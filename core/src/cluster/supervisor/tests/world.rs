@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::cluster::command::{Command, NodeRegistration, Refusal, Response};
 use crate::cluster::report::{
-    FollowerStatus, Heartbeat, Order, PartitionStatus, ReplicaReport, Role, Wish,
+    FollowerStatus, Heartbeat, NodeFigures, Order, PartitionStatus, ReplicaReport, Role, Wish,
 };
 use crate::cluster::settings::SettingsRequest;
 use crate::cluster::state::ClusterState;
@@ -101,6 +101,8 @@ pub(super) struct SimNode {
     pub(super) hung: bool,
     /// Its port for clients gives no answer; all else works.
     pub(super) deaf: bool,
+    /// What it tells of its disk.
+    pub(super) figures: Option<NodeFigures>,
     stream_open: bool,
     session: u64,
     sequence: u64,
@@ -128,6 +130,8 @@ pub(super) struct World {
     pub(super) weather: Option<Draw>,
     /// Whether clients write all the time.
     pub(super) writes: bool,
+    /// What every replica takes on its disk, if that is told.
+    pub(super) replica_bytes: Option<u64>,
     raft_index: u64,
     term: u64,
     pub(super) nodes: BTreeMap<NodeId, SimNode>,
@@ -165,6 +169,7 @@ impl World {
             raft_up: true,
             refuse_entries: false,
             writes: false,
+            replica_bytes: None,
             weather: None,
             raft_index: 0,
             term: 0,
@@ -240,6 +245,7 @@ impl World {
                     stopped: false,
                     hung: false,
                     deaf: false,
+                    figures: None,
                     stream_open: false,
                     session: 1,
                     sequence: 0,
@@ -812,7 +818,7 @@ impl World {
             silent_client_ports,
             disk_full: false,
             draining: sim.draining,
-            figures: None,
+            figures: sim.figures,
             full: std::mem::take(&mut sim.full),
             partitions: statuses,
         }
@@ -863,7 +869,7 @@ impl World {
             applied: replica.head.index,
             wish: replica.wish,
             followers,
-            bytes: None,
+            bytes: self.replica_bytes,
             copying: None,
         }
     }
