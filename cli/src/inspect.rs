@@ -610,6 +610,8 @@ mod tests {
             ("-".into(), "-".into())
         );
         let mut told = node.clone();
+        told["seats"] = 1.into();
+        told["empty"] = false.into();
         for (name, value) in [
             ("diskTotalBytes", 4u64 << 30),
             ("diskFreeBytes", 1 << 30),
