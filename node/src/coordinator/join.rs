@@ -146,7 +146,15 @@ impl Group {
     async fn settle_once(&self, others: Vec<Met>) -> Result<(), String> {
         let stopped = |e: AdoptError| e.to_string();
         let own = self.card().await.map_err(stopped)?;
-        if self.raft.metrics().borrow().current_leader == Some(self.id()) {
+        // A leader that was removed takes itself for one until it hears of another, and
+        // nobody speaks to it: it asks the others as anyone does.
+        let leads = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            let mut voters = metrics.membership_config.membership().voter_ids();
+            metrics.current_leader == Some(self.id()) && voters.any(|voter| voter == self.id())
+        };
+        if leads {
             return match self.take_in(own).await {
                 JoinReply::Joined | JoinReply::NotLeader => Ok(()),
                 JoinReply::Busy(why) | JoinReply::Refused(why) => Err(why),
