@@ -592,7 +592,11 @@ fn joint_sets_are_judged() {
     let sets: [(Vec<Member>, u8, &str); 5] = [
         (vec![a, b, stranger], 2, "neither member nor learner"),
         (vec![a, b, c], 2, "in force already"),
-        (vec![a], 1, "between 2 and replicationFactor 3 members, not 1"),
+        (
+            vec![a],
+            1,
+            "between 2 and replicationFactor 3 members, not 1",
+        ),
         (vec![a, b], 1, "has the write quorum 2, not 1"),
         (vec![a, a], 2, "one replica on each of its nodes"),
     ];

@@ -96,6 +96,8 @@ impl Fleet {
         }
         self.ask(change(self, places, &[])).await.unwrap();
         self.consists_of(&[&[0], places].concat()).await;
+        // Who knows the first one alone hears of the others before it goes.
+        self.named_in_the_map(&[&[0], places].concat()).await;
         // The voters are known a moment before the change has ended.
         eventually("the removal to begin", || async {
             self.ask(change(self, &[], &[0])).await.ok()
