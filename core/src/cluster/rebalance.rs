@@ -220,7 +220,7 @@ fn reason_to_leave(state: &ClusterState, node: NodeId) -> MoveReason {
 /// # Errors
 /// Fewer nodes than the replication factor asks for.
 pub fn preview(state: &ClusterState) -> Result<Vec<CopyMove>, PlacementError> {
-    let next: BTreeMap<PartitionId, Vec<NodeId>> = if *state.placed_for() == state.basis() {
+    let next: BTreeMap<PartitionId, Vec<NodeId>> = if state.seats_fit(&state.basis()) {
         BTreeMap::new()
     } else {
         seat_changes(state)?

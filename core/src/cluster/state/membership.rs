@@ -58,6 +58,18 @@ impl ClusterState {
         &self.placed_for
     }
 
+    /// Whether the seats are those for a basis: made for it, and none of them, given by
+    /// itself since, on a node that is to hold nothing.
+    #[must_use]
+    pub fn seats_fit(&self, basis: &PlacementBasis) -> bool {
+        self.placed_for == *basis
+            && self
+                .seats
+                .iter()
+                .flatten()
+                .all(|seat| basis.nodes.contains_key(seat))
+    }
+
     /// Whether acknowledged writes of the partition may be lost (rule 9): where W is
     /// configured to one, and where it was until lately and the set in force still is
     /// that of then.

@@ -161,11 +161,7 @@ impl Supervisor {
     /// Gives seats anew where other nodes are to hold the data than they were made for.
     fn plan(&mut self, now: Micros) {
         let basis = self.state.basis();
-        // A seat that was given by itself may be on a node that leaves since, although the
-        // nodes are those again that the seats were made for.
-        let mut seats = self.state.all_seats().iter().flatten();
-        let fits = seats.all(|seat| basis.nodes.contains_key(seat));
-        if fits && basis == *self.state.placed_for() {
+        if self.state.seats_fit(&basis) {
             self.basis_seen = None;
             return;
         }

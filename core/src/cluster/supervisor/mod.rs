@@ -312,7 +312,7 @@ impl Supervisor {
             }
         }
         let basis = self.state.basis();
-        self.unsettled = *self.state.placed_for() != basis;
+        self.unsettled = !self.state.seats_fit(&basis);
         self.note_emptied();
         if before.nodes() != self.state.nodes() || before.basis() != basis {
             self.mark_all();
