@@ -47,9 +47,14 @@ impl Supervisor {
         if !steady {
             return;
         }
-        self.count_leads();
         let asked = work.hand_over_asked;
-        let (to, for_balance) = if self.views.is_draining(primary.node) {
+        let draining = self.views.is_draining(primary.node);
+        let preferred = self.state.seats(record.id).first() == Some(&primary.node);
+        if preferred && !draining && asked.is_none() {
+            return;
+        }
+        self.count_leads();
+        let (to, for_balance) = if draining {
             (self.best_successor(record, primary), false)
         } else if let Some(node) = asked {
             let to = match node {
