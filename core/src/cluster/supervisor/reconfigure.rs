@@ -164,17 +164,13 @@ impl Supervisor {
                 continue;
             }
             *by_primary += 1;
-            self.waiting.remove(&partition);
             let command = Command::EnterJoint {
                 partition,
                 epoch: record.epoch,
                 revision: record.revision,
                 set,
             };
-            if let Some(work) = self.works.get_mut(&partition) {
-                work.pending = Some(now);
-                self.queue.push(command);
-            }
+            self.admit(now, partition, command);
         }
         for Wanted {
             spare: _,
@@ -194,17 +190,22 @@ impl Supervisor {
             }
             *to += 1;
             *from += 1;
-            self.waiting.remove(&partition);
             let command = Command::AddLearner {
                 partition,
                 epoch: record.epoch,
                 revision: record.revision,
                 node,
             };
-            if let Some(work) = self.works.get_mut(&partition) {
-                work.pending = Some(now);
-                self.queue.push(command);
-            }
+            self.admit(now, partition, command);
+        }
+    }
+
+    /// Proposes a change of a partition that had to be let in.
+    fn admit(&mut self, now: Micros, partition: PartitionId, command: Command) {
+        self.waiting.remove(&partition);
+        if let Some(work) = self.works.get_mut(&partition) {
+            work.pending = Some(now);
+            self.queue.push(command);
         }
     }
 
