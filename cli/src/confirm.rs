@@ -25,3 +25,14 @@ pub(crate) fn ask(what: &str, question: &str) -> Result<bool, Failure> {
         .context("ask for a confirmation")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
+
+/// Goes on only where `yes` was given or a person says so.
+///
+/// # Errors
+/// They say no, and are told what was left `undone`; or there is no terminal to ask on.
+pub(crate) fn require(yes: bool, what: &str, question: &str, undone: &str) -> Result<(), Failure> {
+    if yes || ask(what, question)? {
+        return Ok(());
+    }
+    Err(Failure::refused(undone))
+}

@@ -280,9 +280,12 @@ fn give_up(nodes: &[String], force: bool, yes: bool, endpoints: &Endpoints) -> R
     if nodes.is_empty() {
         return Ok(());
     }
-    if !yes && !confirm::ask("giving up a node's disk", &question)? {
-        return Err(Failure::refused("nothing was changed"));
-    }
+    confirm::require(
+        yes,
+        "giving up a node's disk",
+        &question,
+        "nothing was changed",
+    )?;
     change_each(nodes, endpoints, |node| {
         Some(Change::NodeGone(NodeGone {
             node: node.id.0,

@@ -42,9 +42,12 @@ pub(crate) fn run(
     // Not on standard output: that is for what came of it.
     eprint!("{}", risk.text(&document, health, &survivors));
     let question = format!("Go on with {} alone?", args.survivor.join(", "));
-    if !args.yes && !confirm::ask("giving up replicas", &question)? {
-        return Err(Failure::refused("nothing was changed"));
-    }
+    confirm::require(
+        args.yes,
+        "giving up replicas",
+        &question,
+        "nothing was changed",
+    )?;
     let change = Change::Recover(Recover {
         partition: args.partition,
         survivors: survivors.iter().map(|node| node.0).collect(),

@@ -168,9 +168,12 @@ pub(super) fn run(command: &Command, endpoints: &Endpoints, format: Format) -> R
                 copies::refuse_loss(&args.node, &all, &cluster)?;
             }
             let question = format!("Delete everything on the disk of {}?", args.node);
-            if !args.yes && !confirm::ask("deleting a disk", &question)? {
-                return Err(Failure::refused("nothing was deleted"));
-            }
+            confirm::require(
+                args.yes,
+                "deleting a disk",
+                &question,
+                "nothing was deleted",
+            )?;
             let node = args.node.clone();
             running.start_by(&Request::Wipe { node }, format)
         }
@@ -181,9 +184,12 @@ pub(super) fn run(command: &Command, endpoints: &Endpoints, format: Format) -> R
                 copies::refuse_member(&args.node, &all, &cluster)?;
             }
             let question = format!("Delete the disk of {} and forget the node?", args.node);
-            if !args.yes && !confirm::ask("removing a node", &question)? {
-                return Err(Failure::refused("nothing was removed"));
-            }
+            confirm::require(
+                args.yes,
+                "removing a node",
+                &question,
+                "nothing was removed",
+            )?;
             let node = args.node.clone();
             show(&running.ask(&Request::Remove { node })?, format)
         }

@@ -33,9 +33,12 @@ pub(super) fn run(args: &ResetArgs) -> Result<(), Failure> {
         "Delete the cluster in {} with all its data?",
         directory.display()
     );
-    if !args.yes && !confirm::ask("deleting all data", &question)? {
-        return Err(Failure::refused("nothing was deleted"));
-    }
+    confirm::require(
+        args.yes,
+        "deleting all data",
+        &question,
+        "nothing was deleted",
+    )?;
     delete(&directory)?;
     drop(lock);
     // The directory itself goes if nothing of somebody else's is in it.
