@@ -63,6 +63,20 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// By clients that wait for an answer as long as that: where a slow machine may make a
+    /// request wait, and must not make it fail.
+    #[must_use]
+    pub fn patient(within: Duration) -> Self {
+        Self {
+            patience: Patience {
+                connect: within,
+                request: within,
+                ..Patience::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// Little of everything, at a steady pace, by clients that try again what was refused, as
     /// programs do.
     #[must_use]

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::gaps::Gaps;
 use cairn_process_tests::load::{Load, Plan};
-use cairn_process_tests::resp::Patience;
 use cairn_process_tests::{seed, status, waiting, wal};
 use rand::Rng;
 
@@ -64,15 +63,7 @@ fn reads_and_writes_go_on_without_coordinators_and_nothing_is_promoted_when_they
     // "Untouched" means that no request fails. A slow machine may make one wait.
     let spec = Spec::default().with("CAIRN_REQUEST_TIMEOUT_MS", 20_000);
     let mut cluster = Cluster::start(spec)?;
-    let plan = Plan {
-        patience: Patience {
-            connect: BOUND / 2,
-            request: BOUND / 2,
-            ..Patience::default()
-        },
-        ..Plan::default()
-    };
-    let load = Load::start(&cluster.target(), plan, seed)?;
+    let load = Load::start(&cluster.target(), Plan::patient(BOUND / 2), seed)?;
     load.await_every_partition()?;
     let before = status::epochs(&cluster)?;
     let unanswered = load.unanswered();

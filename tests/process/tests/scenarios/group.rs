@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::load::{Load, Plan};
 use cairn_process_tests::node::Ports;
-use cairn_process_tests::resp::Patience;
 use cairn_process_tests::{binary, seed, status, waiting};
 use serde_json::Value;
 
@@ -106,15 +105,7 @@ fn the_group_grows_shrinks_and_is_recovered_from_one_disk_and_no_acknowledged_wr
     }
     .with("CAIRN_REQUEST_TIMEOUT_MS", 20_000);
     let mut cluster = Cluster::start(spec)?;
-    let plan = Plan {
-        patience: Patience {
-            connect: BOUND / 2,
-            request: BOUND / 2,
-            ..Patience::default()
-        },
-        ..Plan::default()
-    };
-    let load = Load::start(&cluster.target(), plan, seed)?;
+    let load = Load::start(&cluster.target(), Plan::patient(BOUND / 2), seed)?;
     load.await_every_partition()?;
     let before = status::epochs(&cluster)?;
     let unanswered = load.unanswered();
