@@ -3,7 +3,7 @@
 //! - [`layout`]: which nodes and ports, where the files are, what is remembered.
 //! - [`lock`] and [`holder`]: one at a time, and who has what is taken.
 //! - [`child`]: how a node is started and how it ended.
-//! - [`supervise`]: keeps the nodes running and stops them.
+//! - [`mod@supervise`]: keeps the nodes running and stops them.
 //! - [`ready`]: whether everything serves.
 //! - [`control`]: the socket by which other terminals ask the one that runs, and
 //!   [`orders`]: how it does what they ask.

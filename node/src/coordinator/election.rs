@@ -115,15 +115,17 @@ impl Elections {
 impl Group {
     /// Whether this coordinator leads, or heard its leader within the lease.
     pub(super) fn hears_leader(&self) -> bool {
+        self.hears_leader_by(&self.raft.metrics().borrow())
+    }
+
+    /// [`Self::hears_leader`] for one who holds Raft's metrics: to ask for them a second
+    /// time while a writer waits is to wait for oneself.
+    pub(super) fn hears_leader_by(&self, metrics: &RaftMetrics) -> bool {
         let lease = self.elections.lease;
-        let leads = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            metrics.state == ServerState::Leader
-                && metrics
-                    .millis_since_quorum_ack
-                    .is_some_and(|ms| u128::from(ms) <= lease.as_millis())
-        };
+        let leads = metrics.state == ServerState::Leader
+            && metrics
+                .millis_since_quorum_ack
+                .is_some_and(|ms| u128::from(ms) <= lease.as_millis());
         leads
             || self
                 .elections

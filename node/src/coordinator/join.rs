@@ -121,13 +121,13 @@ impl Group {
     }
 
     /// Whether this is a voter that hears its leader, and listed as it is.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
         is_settled_voter(&metrics, self.id())
             && membership.get_node(&self.id()) == Some(&self.node())
-            && self.hears_leader()
+            && self.hears_leader_by(&metrics)
     }
 
     /// The group that took the place of this disk's, if any of the others knows of one.

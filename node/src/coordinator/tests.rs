@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
+use cairn_core::cluster::Command;
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{Addresses, ClusterSettings};
 use cairn_proto::pb::coordinator::v1 as pb;
@@ -572,4 +573,35 @@ async fn the_agreed_settings_outlive_a_start_with_others() {
     fleet.leader().await;
     assert_eq!(fleet.status(0).await["settings"], agreed);
     fleet.stop_all().await;
+}
+
+/// Raft's metrics are behind a lock on which a writer that waits keeps new readers out: one
+/// who asks twice at a time waits for itself, and the coordinator hangs for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_it_is_settled_is_asked_while_the_answer_changes() {
+    let fleet = Fleet::started(1, settings(3)).await;
+    let group = Arc::clone(&fleet.running[0].as_ref().unwrap().office.group);
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let asker = std::thread::spawn({
+        let (group, over) = (Arc::clone(&group), Arc::clone(&over));
+        move || {
+            let mut asked = 0u64;
+            while !over.load(Ordering::Relaxed) {
+                group.is_settled();
+                asked += 1;
+            }
+            done.send(asked)
+        }
+    });
+    for round in 0..500 {
+        let paused = round % 2 == 0;
+        let written = group.raft.client_write(Command::PauseMoves { paused });
+        let written = tokio::time::timeout(PATIENCE, written).await;
+        written.expect("Raft waits for a reader").unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    let asked = tokio::time::timeout(PATIENCE, ended).await;
+    assert!(asked.expect("the reader waits for itself").unwrap() > 500);
+    asker.join().unwrap().unwrap();
 }
