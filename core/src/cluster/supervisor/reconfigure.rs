@@ -298,12 +298,10 @@ impl Supervisor {
         (self.answering(record, primary, &set) >= needed).then_some(set)
     }
 
-    /// How many members of the set answer the primary.
+    /// How many members of the set are there, by what makes a joint set be left again.
     fn answering(&self, record: &PartitionRecord, primary: Member, set: &ReplicaSet) -> usize {
-        let answers = |m: &Member| {
-            *m == primary || self.views.follower(record, *m).is_some_and(|f| f.answering)
-        };
-        set.members.iter().filter(|m| answers(m)).count()
+        let answers = |m: &&Member| **m == primary || !self.is_silent(record, **m);
+        set.members.iter().filter(answers).count()
     }
 
     /// Whether the replica has lost what it held: it answers nobody until another takes its
