@@ -118,7 +118,7 @@ async fn take_place(config: &AgentConfig, map: &ClusterMap, node: NodeId) {
         && let Some(info) = map.nodes.get(&node)
     {
         tracing::warn!(%error, "the node keeps the place that it has");
-        config.places.presume(Place {
+        config.places.settle(Place {
             zone: info.zone.clone(),
             weight: info.weight,
         });

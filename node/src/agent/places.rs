@@ -177,7 +177,7 @@ impl Places {
             lack: Mutex::default(),
         }));
         if places.file().is_none() {
-            places.presume(Place::default());
+            places.settle(Place::default());
         }
         places
     }
@@ -210,9 +210,8 @@ impl Places {
         }
     }
 
-    /// Takes what the cluster knows of the node for its place, as far as nothing is set
-    /// outright.
-    pub(super) fn presume(&self, place: Place) {
+    /// Takes that for the node's place, as far as nothing is set outright.
+    pub(super) fn settle(&self, place: Place) {
         let PlaceSettings { zone, weight, .. } = &self.0.settings;
         let place = Place {
             zone: zone.clone().unwrap_or(place.zone),
@@ -238,7 +237,7 @@ impl Places {
         let before = self.now();
         match self.read(file) {
             Ok(place) => {
-                self.presume(place);
+                self.settle(place);
                 Ok(self.now() != before)
             }
             Err(error) => {
@@ -376,7 +375,7 @@ mod tests {
     #[test]
     fn what_was_known_outlives_a_file_that_is_of_no_help() {
         let (places, folder) = places(None, None);
-        places.presume(place("old", 70).unwrap());
+        places.settle(place("old", 70).unwrap());
         for text in ["", "zones = 3", "[zones]\nworker-2 = \"b\"\n"] {
             write(&folder, text);
             places.look().unwrap_err();
@@ -401,7 +400,7 @@ mod tests {
         write(&folder, text);
         weighed.look().unwrap();
         assert_eq!(weighed.now(), place("a", 3));
-        weighed.presume(place("z", 9).unwrap());
+        weighed.settle(place("z", 9).unwrap());
         assert_eq!(weighed.now(), place("z", 3));
     }
 
@@ -431,10 +430,10 @@ mod tests {
     async fn a_changed_place_is_told_however_soon_it_came() {
         let (places, _folder) = places(None, None);
         let before = place("a", 100).unwrap();
-        places.presume(before.clone());
+        places.settle(before.clone());
         let mut changed = std::pin::pin!(places.changed_from(&before));
         assert!(futures::poll!(changed.as_mut()).is_pending());
-        places.presume(place("b", 100).unwrap());
+        places.settle(place("b", 100).unwrap());
         changed.await;
         places.changed_from(&before).await;
     }
