@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -266,7 +268,9 @@ impl Change {
             (count > before).then_some((kind, count - before))
         });
         let least = self.placement.least_copies_for(&after.members, replicas);
+        let bytes = bytes.sum::<f64>() as u64;
         Ok(Report {
+            disk: flush(&cluster.directory(), bytes)?,
             failed: load.unanswered() - self.failed,
             errors: errors.collect(),
             gaps: gaps(load, self.from_ms, to_ms),
@@ -274,7 +278,7 @@ impl Change {
             rest: rest.clone(),
             moved: after.copies_since(&self.placement),
             least,
-            bytes: bytes.sum::<f64>() as u64,
+            bytes,
             bytes_each: settled.replica_bytes,
             took,
             name: self.name,
@@ -290,6 +294,24 @@ fn received_bytes(cluster: &Cluster) -> BTreeMap<String, f64> {
     running
         .filter_map(|node| Some((node.name.clone(), node.metric_with(METRIC, &labels).ok()?)))
         .collect()
+}
+
+/// How long this disk takes to have so many bytes written in one piece and flushed, beside
+/// the load: what all those new replicas take at the least, since the nodes share it.
+fn flush(directory: &Path, bytes: u64) -> Result<Duration> {
+    const PIECE: u64 = 1 << 20;
+    let mut file = tempfile::tempfile_in(directory)?;
+    // Not zeros, of which a file system may make a hole.
+    let piece: Vec<u8> = (0..PIECE).map(|n| n.to_le_bytes()[0] ^ 0x5a).collect();
+    let began = Instant::now();
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(PIECE);
+        file.write_all(&piece[..now as usize])?;
+        left -= now;
+    }
+    file.sync_all()?;
+    Ok(began.elapsed())
 }
 
 struct Settled {
@@ -340,6 +362,7 @@ pub struct Report {
     least: usize,
     bytes: u64,
     bytes_each: u64,
+    disk: Duration,
     took: Duration,
 }
 
@@ -388,7 +411,11 @@ impl fmt::Display for Report {
             "copies moved: {}, the least is {}; received: {} bytes of new replicas, of about {} each",
             self.moved, self.least, self.bytes, self.bytes_each
         )?;
-        write!(f, "everything where it belongs after {:.1?}", self.took)
+        write!(
+            f,
+            "everything where it belongs after {:.1?}; the disk alone takes {:.1?} for those bytes",
+            self.took, self.disk
+        )
     }
 }
 

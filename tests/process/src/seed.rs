@@ -22,3 +22,16 @@ pub fn draw(test: &str) -> (u64, StdRng) {
 pub fn full() -> bool {
     std::env::var("CAIRN_TEST_FULL").is_ok_and(|value| value == "1")
 }
+
+/// How many values lie in a cluster that changes: `CAIRN_TEST_VALUES`, or the default. What a
+/// change takes is worth comparing with what the disk takes only where there are many.
+///
+/// # Panics
+/// Where the variable holds no number.
+#[must_use]
+pub fn values(default: usize) -> usize {
+    let Ok(text) = std::env::var("CAIRN_TEST_VALUES") else {
+        return default;
+    };
+    text.parse().expect("CAIRN_TEST_VALUES is a number")
+}

@@ -14,6 +14,7 @@ use cairn_process_tests::membership::{Change, Dataset, Report, Rest, cairn};
 use cairn_process_tests::{seed, status, waiting};
 
 const PARTITIONS: u32 = 24;
+/// Values of the data that lies there, where `CAIRN_TEST_VALUES` does not say how many.
 const VALUES: usize = 1000;
 /// How many writes are acknowledged before a change, for comparison.
 const REST_WRITES: u64 = 1500;
@@ -49,7 +50,7 @@ impl Running {
             ..Spec::default()
         };
         let cluster = Cluster::start(spec.with("CAIRN_REPLACE_AFTER_MS", REPLACE_AFTER_MS))?;
-        let dataset = Dataset::write(&cluster.target(), VALUES)?;
+        let dataset = Dataset::write(&cluster.target(), seed::values(VALUES))?;
         let load = Load::start(&cluster.target(), Plan::steady(), seed)?;
         let rest = Rest::observe(&load, REST_WRITES)?;
         Ok(Self {
