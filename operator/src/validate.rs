@@ -1,0 +1,1 @@
+//! Makes a [`crate::cluster::Cluster`] of a manifest, or says why not.
