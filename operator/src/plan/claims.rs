@@ -57,6 +57,21 @@ pub(super) fn renew(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) {
     }
 }
 
+/// Says which volumes go with the next restart of their pods.
+pub(super) fn tell_what_goes(duties: &Duties<'_>, plan: &mut Plan) {
+    for node in Role::ALL
+        .into_iter()
+        .flat_map(|role| duties.with(role, Duty::Parked))
+    {
+        if node.claim.is_some_and(|claim| claim.deleting) {
+            let text = "Somebody deleted its claim, which goes with its volume once the pod \
+                        ends. It is not restarted. Empty it first, by maintenance.drain, and then \
+                        delete the pod.";
+            plan.note(Topic::Stuck, &node.name, text);
+        }
+    }
+}
+
 /// Deletes what is left of nodes that were removed, by policy.
 pub(super) fn clear_away(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) {
     for role in Role::ALL {

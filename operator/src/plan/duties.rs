@@ -14,7 +14,7 @@
 //! | `Return` | it is asked for again | takes part again | yes |
 //! | `Come` | it is not there, not ready, or nobody yet | waited for | yes |
 //! | `HandOver` | its Kubernetes node is to go, and it leads | hands its primaries over | yes |
-//! | `Parked` | its Kubernetes node is to go | nothing: it might not come back | no |
+//! | `Parked` | it might not come back from a restart | nothing | no |
 //! | `Steady` | nothing of all that | may be restarted | no |
 //!
 //! A restart is thus what happens to one node while none of the others is hindered, and
@@ -131,7 +131,9 @@ fn of_data(view: View<'_>, store: &Store, node: &Node<'_>) -> Duty {
     };
     // One that answers has its volume, whatever is said of where it runs.
     let now = view.seen.now_unix_ms;
-    let is_expected = member.expected_back_unix_ms.is_some_and(|until| until > now);
+    let is_expected = member
+        .expected_back_unix_ms
+        .is_some_and(|until| until > now);
     if let Some(fate) = fate
         && member.health == Health::Down
         && !is_expected
@@ -143,7 +145,7 @@ fn of_data(view: View<'_>, store: &Store, node: &Node<'_>) -> Duty {
     }
     let is_named = view.cluster.spec.maintenance.drain.contains(&node.name);
     match (is_named, node.drains()) {
-        (true, true) if member.empty => return Duty::Emptied,
+        (true, true) if member.empty && node.is_ready() => return Duty::Emptied,
         (true, _) => return Duty::Empty,
         (false, true) => return Duty::Return,
         (false, false) => {}
@@ -152,10 +154,12 @@ fn of_data(view: View<'_>, store: &Store, node: &Node<'_>) -> Duty {
         return Duty::Come;
     }
     let leads = |p: &crate::store::Partition| p.primary.as_ref().map(|s| s.node) == Some(member.id);
-    match (view.must_yield(node), store.partitions.iter().any(leads)) {
-        (true, true) => Duty::HandOver,
-        (true, false) => Duty::Parked,
-        (false, _) => Duty::Steady,
+    if view.must_yield(node) && store.partitions.iter().any(leads) {
+        Duty::HandOver
+    } else if view.would_not_return(node) {
+        Duty::Parked
+    } else {
+        Duty::Steady
     }
 }
 
@@ -178,7 +182,7 @@ fn of_coordinator(view: View<'_>, node: &Node<'_>) -> Duty {
         Duty::Renew
     } else if !votes || !node.is_ready() {
         Duty::Come
-    } else if view.must_yield(node) {
+    } else if view.would_not_return(node) {
         Duty::Parked
     } else {
         Duty::Steady

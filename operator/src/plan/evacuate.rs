@@ -39,7 +39,7 @@ pub(super) fn expect_back(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) 
 }
 
 /// Has the primaries of nodes on Kubernetes nodes that are to go led by others.
-pub(super) fn hand_over(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mut Plan) {
+pub(super) fn hand_over(store: &Store, duties: &Duties<'_>, plan: &mut Plan) {
     // Only who has nothing else to do takes over.
     let mut leads: BTreeMap<u64, u32> = duties
         .with(Role::Data, Duty::Steady)
@@ -72,7 +72,9 @@ pub(super) fn hand_over(view: View<'_>, store: &Store, duties: &Duties<'_>, plan
             copy.up && copy.member.node != from && copy.lag.is_some_and(|lag| lag <= LAG_MAX)
         });
         let able = able.map(|copy| copy.member.node);
-        let to = able.filter_map(|node| Some((*leads.get(&node)?, node))).min();
+        let to = able
+            .filter_map(|node| Some((*leads.get(&node)?, node)))
+            .min();
         let Some((led, to)) = to else {
             stuck.insert(*name);
             continue;

@@ -23,7 +23,10 @@ pub(super) fn change(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &
         return;
     }
     if let Some(step) = under_way(store) {
-        plan.note_of_all(Topic::Group, &format!("The coordinators' group changes: {step}."));
+        plan.note_of_all(
+            Topic::Group,
+            &format!("The coordinators' group changes: {step}."),
+        );
         return;
     }
     let newcomers: Vec<&Node<'_>> = duties
@@ -35,7 +38,9 @@ pub(super) fn change(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &
     if !newcomers.is_empty() {
         let all_run = newcomers.iter().all(|node| {
             let runs = node.pod.is_some_and(|pod| pod.running && !pod.deleting);
-            let is_new = node.claim.is_none_or(|claim| !claim.retired && !claim.deleting);
+            let is_new = node
+                .claim
+                .is_none_or(|claim| !claim.retired && !claim.deleting);
             runs && is_new
         });
         if all_run {
@@ -82,7 +87,11 @@ fn add(view: View<'_>, newcomers: &[&Node<'_>], plan: &mut Plan) {
     };
     let added: Vec<(String, String)> = newcomers.iter().map(at).collect();
     for node in newcomers {
-        plan.note(Topic::Group, &node.name, "It is taken into the coordinators' group.");
+        plan.note(
+            Topic::Group,
+            &node.name,
+            "It is taken into the coordinators' group.",
+        );
     }
     plan.steps.push(Step::Admin(Admin::AddCoordinators(added)));
 }

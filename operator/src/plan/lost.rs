@@ -77,9 +77,8 @@ fn others(copies: &[&crate::store::Copy], node: u64) -> Option<(usize, usize)> {
 /// The copies of each set in force: the one of now, and while it changes the one to come.
 fn sets(partition: &Partition) -> Vec<Vec<&crate::store::Copy>> {
     let set = |only: &str| {
-        let counts = |copy: &&crate::store::Copy| {
-            copy.standing == "member" || copy.standing == only
-        };
+        let counts =
+            |copy: &&crate::store::Copy| copy.standing == "member" || copy.standing == only;
         partition.replicas.iter().filter(counts).collect()
     };
     vec![set("leaving"), set("joining")]

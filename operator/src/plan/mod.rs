@@ -270,7 +270,7 @@ fn replicas(of: impl Fn(Role) -> u32) -> Replicas {
 fn with_the_coordinators(view: View<'_>, store: &Store, plan: &mut Plan) {
     let duties = Duties::of(view, store);
     evacuate::expect_back(view, &duties, plan);
-    evacuate::hand_over(view, store, &duties, plan);
+    evacuate::hand_over(store, &duties, plan);
     claims::unmark(&duties, plan);
     scale::bring_back(&duties, plan);
     claims::renew(view, &duties, plan);
@@ -285,6 +285,7 @@ fn with_the_coordinators(view: View<'_>, store: &Store, plan: &mut Plan) {
     group::change(view, store, &duties, plan);
     scale::tell_who_comes(view, &duties, plan);
     lost::tell_what_is_unknown(view, &duties, plan);
+    claims::tell_what_goes(&duties, plan);
 }
 
 /// What there is to say where nothing can be done.

@@ -46,9 +46,7 @@ pub(super) fn replace_broken(view: View<'_>, plan: &mut Plan) {
         let kept = plan.replicas.of(role);
         let nodes = view.nodes(role).into_iter();
         let mut broken = nodes.filter(|node| {
-            node.ordinal < kept
-                && node.pod.is_some_and(does_not_run)
-                && is_outdated(view, node)
+            node.ordinal < kept && node.pod.is_some_and(does_not_run) && is_outdated(view, node)
         });
         if let Some(node) = broken.next() {
             plan.steps
@@ -72,7 +70,9 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
     }
     let leads = |node: &Node<'_>| node.seat.is_some_and(|seat| seat.leader);
     outdated.sort_by_key(|(node, _)| (node.role, leads(node), Reverse(node.ordinal)));
-    let mut hindering = duties.everyone().filter(|(_, duty)| duty.hinders_restarts());
+    let mut hindering = duties
+        .everyone()
+        .filter(|(_, duty)| duty.hinders_restarts());
     let candidate = match (hindering.next(), hindering.next()) {
         (None, _) if group::under_way(store).is_none() && store.is_whole() => {
             outdated.iter().find(|(_, duty)| duty.may_restart())
@@ -86,11 +86,18 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
         _ => None,
     };
     let Some((node, _)) = candidate else {
-        let text = format!(
-            "{} pods of an outdated revision are restarted one at a time, while all nodes are \
-             well and every partition has all its copies.",
-            outdated.len()
-        );
+        let count = outdated.len();
+        let text = if outdated.iter().all(|(_, duty)| *duty == Duty::Parked) {
+            format!(
+                "{count} pods of an outdated revision wait until their Kubernetes nodes take \
+                 pods again, and their claims are whole."
+            )
+        } else {
+            format!(
+                "{count} pods of an outdated revision are restarted one at a time, while all \
+                 nodes are well and every partition has all its copies."
+            )
+        };
         plan.note_of_all(Topic::Restart, &text);
         return;
     };
@@ -98,7 +105,11 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
         plan.steps.extend(view.expect_back(node));
     }
     plan.steps.extend(node.delete_pod(false, REASON));
-    plan.note(Topic::Restart, &node.name, "It is restarted: its revision is outdated.");
+    plan.note(
+        Topic::Restart,
+        &node.name,
+        "It is restarted: its revision is outdated.",
+    );
 }
 
 fn is_stalled(view: View<'_>, node: &Node<'_>) -> bool {

@@ -16,6 +16,15 @@ use super::{Admin, Step};
 /// as lost, however short the cluster's own patience is: an upgrade of a kubelet takes less.
 const PATIENCE_MS_MIN: u64 = 60_000;
 
+/// One more than the highest number that a node can have had, as the manifest bounds it: what
+/// registers under a higher one gets no pods.
+fn numbers(role: Role) -> u32 {
+    match role {
+        Role::Coordinator => 5,
+        Role::Data => 200,
+    }
+}
+
 /// How long a pod that is made anew may take besides handing over: to be scheduled, to fetch
 /// its image, and to read its log.
 const START_MS: u64 = 120_000;
@@ -33,7 +42,7 @@ pub(super) enum HostFate {
     Silent,
     /// It has not answered for longer than one waits for a node.
     Overdue,
-    /// It is out of the API, or somebody says that it is out of service.
+    /// It is out of the API, or does not answer and is said to be out of service.
     Gone,
 }
 
@@ -138,9 +147,9 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The numbers of the coordinators' own nodes of the role: one more than the highest.
+    /// How many pods of the role there have to be for everybody on whom the coordinators count.
     pub(super) fn needed_by_store(&self, role: Role, store: &Store) -> u32 {
-        let ordinal = |name: &str| self.cluster.names.ordinal(role, name);
+        let ordinal = |name: &str| self.ordinal(role, name);
         let highest = match role {
             Role::Coordinator => store
                 .coordinators
@@ -157,6 +166,11 @@ impl<'a> View<'a> {
         highest.map_or(0, |highest| highest + 1)
     }
 
+    fn ordinal(&self, role: Role, pod: &str) -> Option<u32> {
+        let ordinal = self.cluster.names.ordinal(role, pod)?;
+        (ordinal < numbers(role)).then_some(ordinal)
+    }
+
     /// The nodes of the role that are asked for or that anybody knows of, by number.
     pub(super) fn nodes(&self, role: Role) -> Vec<Node<'a>> {
         let names = &self.cluster.names;
@@ -169,7 +183,7 @@ impl<'a> View<'a> {
         let claims = claims.filter_map(|claim| claim.strip_prefix(&prefix));
         ordinals.extend(
             pods.chain(claims)
-                .filter_map(|name| names.ordinal(role, name)),
+                .filter_map(|name| self.ordinal(role, name)),
         );
         if let Some(store) = store {
             let members = store.nodes.iter().map(|node| node.name.as_str());
@@ -177,7 +191,7 @@ impl<'a> View<'a> {
             ordinals.extend(
                 members
                     .chain(seats)
-                    .filter_map(|name| names.ordinal(role, name)),
+                    .filter_map(|name| self.ordinal(role, name)),
             );
         }
         ordinals
@@ -225,10 +239,10 @@ impl<'a> View<'a> {
             return Some(HostFate::Gone);
         };
         let silent_for = self.seen.now_unix_ms.saturating_sub(host.since_unix_ms);
-        Some(if host.out_of_service {
-            HostFate::Gone
-        } else if host.ready {
+        Some(if host.ready {
             HostFate::Fine
+        } else if host.out_of_service {
+            HostFate::Gone
         } else if silent_for > self.patience_ms() {
             HostFate::Overdue
         } else {
@@ -261,6 +275,12 @@ impl<'a> View<'a> {
         host.is_some_and(|host| host.cordoned || host.evicting)
     }
 
+    /// Whether a restart would end more than the process: the pod might find no Kubernetes
+    /// node that takes it, or no volume.
+    pub(super) fn would_not_return(&self, node: &Node<'_>) -> bool {
+        self.must_yield(node) || node.claim.is_some_and(|claim| claim.deleting)
+    }
+
     /// How long a pod that is made anew may be away, in milliseconds.
     pub(super) fn restart_ms(&self) -> u64 {
         let drain = self.cluster.spec.timings.drain_timeout_ms;
@@ -271,7 +291,10 @@ impl<'a> View<'a> {
     pub(super) fn expect_back(&self, node: &Node<'_>) -> Option<Step> {
         let member = node.member?;
         let now = self.seen.now_unix_ms;
-        if member.expected_back_unix_ms.is_some_and(|until| until > now) {
+        if member
+            .expected_back_unix_ms
+            .is_some_and(|until| until > now)
+        {
             return None;
         }
         Some(Step::Admin(Admin::ExpectBack(

@@ -284,7 +284,11 @@ fn a_volume_that_nobody_may_judge_is_said_to_be_stuck() {
     world.run(90);
     let plan = plan(&world.cluster, &seen(&world));
     assert!(plan.steps.is_empty(), "{:#?}", plan.steps);
-    assert!(has_note(&plan, Topic::Stuck, "orders-data-1"), "{:#?}", plan.notes);
+    assert!(
+        has_note(&plan, Topic::Stuck, "orders-data-1"),
+        "{:#?}",
+        plan.notes
+    );
 }
 
 #[test]

@@ -122,7 +122,11 @@ impl Story {
             self.cordon(n, false);
         }
         for role in Role::ALL {
-            if self.world.bad_revisions.contains(&self.world.revision[&role]) {
+            if self
+                .world
+                .bad_revisions
+                .contains(&self.world.revision[&role])
+            {
                 self.next_revision(role);
             }
         }

@@ -66,7 +66,9 @@ fn no_more_nodes_drain_than_leave_enough_for_every_copy() {
     // The others that are asked for may be long in coming back.
     world.cluster.spec.data.replicas = 3;
     let mut seen = world.observe();
-    store(&mut seen).nodes.retain(|node| node.name != "orders-data-0");
+    store(&mut seen)
+        .nodes
+        .retain(|node| node.name != "orders-data-0");
     let asked = plan(&world.cluster, &seen);
     let id = store(&mut seen).member("orders-data-4").unwrap().id;
     assert_eq!(asked.steps, [Step::Admin(Admin::Drain(id))]);
@@ -169,11 +171,30 @@ fn what_the_coordinators_refuse_for_long_holds_nothing_back_that_they_do_not() {
     let hosts = seen.hosts.as_mut().unwrap();
     hosts.get_mut(&host).unwrap().cordoned = true;
     let steps = plan(&world.cluster, &seen).steps;
-    let refusable = |step: &Step| {
-        matches!(step, Step::Admin(Admin::Drain(_) | Admin::Settings(_)))
-    };
+    let refusable = |step: &Step| matches!(step, Step::Admin(Admin::Drain(_) | Admin::Settings(_)));
     let first = steps.iter().position(refusable).unwrap();
-    assert!(first > 0 && steps[first..].iter().all(refusable), "{steps:#?}");
+    assert!(
+        first > 0 && steps[first..].iter().all(refusable),
+        "{steps:#?}"
+    );
+}
+
+#[test]
+fn a_node_whose_claim_somebody_deleted_is_not_restarted() {
+    let mut world = World::settled(cluster(1, 1, 1));
+    for revision in world.revision.values_mut() {
+        *revision = "r2".to_owned();
+    }
+    let mut seen = world.observe();
+    for claim in seen.claims.values_mut() {
+        claim.deleting = true;
+    }
+    let plan = plan(&world.cluster, &seen);
+    assert!(plan.steps.is_empty(), "{:#?}", plan.steps);
+    assert_eq!(
+        plan.notes.first().map(|note| note.topic),
+        Some(Topic::Stuck)
+    );
 }
 
 #[test]
@@ -200,7 +221,10 @@ fn weights_follow_from_volumes_and_zones_from_hosts() {
     }
     let claim = |seen: &mut Observed, n: u32| {
         let name = format!("data-orders-data-{n}");
-        seen.claims.remove(&name).map(|claim| (name, claim)).unwrap()
+        seen.claims
+            .remove(&name)
+            .map(|claim| (name, claim))
+            .unwrap()
     };
     let (name, mut grown) = claim(&mut seen, 1);
     grown.capacity_bytes *= 2;
@@ -216,7 +240,12 @@ fn weights_follow_from_volumes_and_zones_from_hosts() {
     seen.claims.insert(name, unbound);
     let weights = plan(&world.cluster, &seen).places.weights;
     let expected = [("orders-data-1", 25), ("orders-data-2", 100)];
-    assert_eq!(weights, expected.map(|(name, weight)| (name.to_owned(), weight)).into());
+    assert_eq!(
+        weights,
+        expected
+            .map(|(name, weight)| (name.to_owned(), weight))
+            .into()
+    );
     // Where Kubernetes nodes cannot be read, those that are used have no zone.
     world.reads_hosts = false;
     let zones = plan(&world.cluster, &world.observe()).places.zones;
@@ -233,5 +262,8 @@ fn notes_say_first_what_a_person_should_hear_first() {
     world.run(90);
     let notes = plan(&world.cluster, &world.observe()).notes;
     assert_eq!(notes.first().map(|note| note.topic), Some(Topic::Stuck));
-    assert!(notes.iter().all(|note| note.text.ends_with('.')), "{notes:#?}");
+    assert!(
+        notes.iter().all(|note| note.text.ends_with('.')),
+        "{notes:#?}"
+    );
 }

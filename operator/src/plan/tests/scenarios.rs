@@ -288,7 +288,14 @@ fn an_image_that_never_runs_is_left_again() {
     world.run(30);
     // It went no further than the first.
     let away = |name: &&str| !world.serves(name);
-    let nodes = ["coordinator-0", "coordinator-1", "coordinator-2", "data-0", "data-1", "data-2"];
+    let nodes = [
+        "coordinator-0",
+        "coordinator-1",
+        "coordinator-2",
+        "data-0",
+        "data-1",
+        "data-2",
+    ];
     let nodes = nodes.map(|node| format!("orders-{node}"));
     assert_eq!(nodes.iter().map(String::as_str).filter(away).count(), 1);
     for revision in world.revision.values_mut() {
@@ -301,10 +308,14 @@ fn an_image_that_never_runs_is_left_again() {
 fn a_bad_image_does_not_wedge_a_node_that_is_to_leave() {
     let mut world = World::settled(cluster(4, 3, 3));
     world.bad_revisions.insert("r2".to_owned());
-    world.revision.insert(crate::names::Role::Data, "r2".to_owned());
+    world
+        .revision
+        .insert(crate::names::Role::Data, "r2".to_owned());
     world.run(10);
     world.cluster.spec.data.replicas = 3;
-    world.revision.insert(crate::names::Role::Data, "r3".to_owned());
+    world
+        .revision
+        .insert(crate::names::Role::Data, "r3".to_owned());
     world.settle();
 }
 
@@ -314,7 +325,9 @@ fn nothing_is_done_while_a_manifest_is_paused() {
     world.cluster.spec.maintenance.paused = true;
     world.cluster.spec.data.replicas = 3;
     world.cluster.spec.coordinators.replicas = 5;
-    world.revision.insert(crate::names::Role::Data, "r2".to_owned());
+    world
+        .revision
+        .insert(crate::names::Role::Data, "r2".to_owned());
     world.run(30);
     assert!(world.log.is_empty(), "{:#?}", world.log);
     world.cluster.spec.maintenance.paused = false;
@@ -328,7 +341,9 @@ fn nodes_that_a_person_names_are_emptied_and_kept() {
     world.settle();
     assert_eq!(world.leads("orders-data-1"), 0);
     // An upgrade goes on meanwhile.
-    world.revision.insert(crate::names::Role::Data, "r2".to_owned());
+    world
+        .revision
+        .insert(crate::names::Role::Data, "r2".to_owned());
     world.settle();
     world.cluster.spec.maintenance.drain.clear();
     world.settle();

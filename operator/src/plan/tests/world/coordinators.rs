@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Member, PARTITIONS, Partition, TICK_MS, World};
+use super::{Claim, Member, PARTITIONS, Partition, TICK_MS, World};
 use crate::names::Role;
 use crate::plan::Admin;
 use crate::store::{Leaving, Settings};
@@ -33,7 +33,11 @@ impl World {
             .collect();
         for (id, member) in &mut self.members {
             member.up = ups.contains(id);
-            member.down_ms = if member.up { 0 } else { member.down_ms + TICK_MS };
+            member.down_ms = if member.up {
+                0
+            } else {
+                member.down_ms + TICK_MS
+            };
         }
         if !self.has_leader() {
             return;
@@ -134,10 +138,11 @@ impl World {
     }
 
     pub(super) fn copies_asked(&self) -> usize {
-        self.settings.as_ref().map_or(
-            self.cluster.spec.replication_factor.into(),
-            |settings| settings.replication_factor as usize,
-        )
+        self.settings
+            .as_ref()
+            .map_or(self.cluster.spec.replication_factor.into(), |settings| {
+                settings.replication_factor as usize
+            })
     }
 
     fn eligible(&self) -> Vec<u64> {
@@ -165,7 +170,10 @@ impl World {
 
     fn mark_absences(&mut self) {
         let spare = self.eligible().len().saturating_sub(self.copies_asked());
-        let patience = self.settings.as_ref().map_or(u64::MAX, |s| s.replace_after_ms);
+        let patience = self
+            .settings
+            .as_ref()
+            .map_or(u64::MAX, |s| s.replace_after_ms);
         let now = self.now;
         let mut marked = 0;
         for member in self.members.values_mut().filter(|member| member.live) {
@@ -183,11 +191,15 @@ impl World {
 
     fn move_copies(&mut self, at: usize) {
         let number = u32::try_from(at).unwrap();
-        let is_up = |id: &u64| self.members[id].live && self.members[id].up;
         let mut partition = self.partitions[at].clone();
+        self.shrink(number, &mut partition);
+        let is_up = |id: &u64| self.members[id].live && self.members[id].up;
         let seats = self.seats(number);
         let has_source = partition.copies.iter().any(is_up);
-        if !partition.primary.is_some_and(|id| is_up(&id) && partition.copies.contains(&id)) {
+        if !partition
+            .primary
+            .is_some_and(|id| is_up(&id) && partition.copies.contains(&id))
+        {
             partition.primary = partition.copies.iter().copied().find(is_up);
         }
         if let Some(seats) = seats {
@@ -217,7 +229,11 @@ impl World {
             let all_there = seats
                 .iter()
                 .all(|id| partition.copies.contains(id) && self.members[id].up);
-            let surplus = partition.copies.iter().find(|id| !seats.contains(id)).copied();
+            let surplus = partition
+                .copies
+                .iter()
+                .find(|id| !seats.contains(id))
+                .copied();
             if let Some(id) = surplus.filter(|_| all_there) {
                 partition.copies.remove(&id);
                 if let Some(disk) = self.disk(id) {
@@ -226,6 +242,23 @@ impl World {
             }
         }
         self.partitions[at] = partition;
+    }
+
+    /// Where a write needs every copy, one that is down is dropped (rule 10).
+    fn shrink(&mut self, number: u32, partition: &mut Partition) {
+        let settings = self.settings.as_ref().unwrap();
+        let size = partition.copies.len();
+        let floor = settings.min_in_sync as usize;
+        if (settings.write_quorum as usize) < size || size <= floor {
+            return;
+        }
+        let down = |id: &&u64| self.members[id].down_ms > 2_000;
+        if let Some(id) = partition.copies.iter().find(down).copied() {
+            partition.copies.remove(&id);
+            if let Some(disk) = self.disk(id) {
+                disk.holds.remove(&number);
+            }
+        }
     }
 
     fn holds_anything(&self, id: u64) -> bool {
@@ -241,7 +274,10 @@ impl World {
     }
 
     fn is_safe_without(&self, id: u64) -> bool {
-        let quorum = self.settings.as_ref().map_or(1, |s| s.write_quorum as usize);
+        let quorum = self
+            .settings
+            .as_ref()
+            .map_or(1, |s| s.write_quorum as usize);
         self.partitions.iter().all(|partition| {
             let size = partition.copies.len();
             let others = partition.copies.iter();
@@ -315,7 +351,8 @@ impl World {
                 ] {
                     *field = value.unwrap_or(*field);
                 }
-                agreed.replace_after_ms = change.replace_after_ms.unwrap_or(agreed.replace_after_ms);
+                agreed.replace_after_ms =
+                    change.replace_after_ms.unwrap_or(agreed.replace_after_ms);
             }
             Admin::AddCoordinators(added) => {
                 let names: Vec<String> = added.iter().map(|(name, _)| name.clone()).collect();
@@ -329,7 +366,11 @@ impl World {
     }
 
     fn begin_group_change(&mut self, add: Vec<String>, remove: Vec<String>) -> bool {
-        assert!(self.group_change.is_none(), "one at a time: {:#?}", self.log);
+        assert!(
+            self.group_change.is_none(),
+            "one at a time: {:#?}",
+            self.log
+        );
         let mut after: BTreeSet<&String> = self.group.keys().chain(&add).collect();
         after.retain(|name| !remove.contains(name));
         let runs = |name: &str| self.pods.get(name).is_some_and(|pod| self.is_running(pod));

@@ -10,10 +10,10 @@ use cairn_crds::KvClusterSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
 
-use crate::plan::{Plan, Step, plan};
 use crate::cluster::Cluster;
 use crate::names::{Names, Role};
 use crate::observed::HostSeen;
+use crate::plan::{Plan, Step, plan};
 use crate::store::{Leaving, Settings};
 
 const PARTITIONS: u32 = 6;
@@ -278,7 +278,11 @@ impl World {
                 self.pods.values().filter(of_role).count()
             };
             let place = match &claim.host {
-                Some(host) => self.hosts.get(host).filter(|h| open(h)).map(|_| host.clone()),
+                Some(host) => self
+                    .hosts
+                    .get(host)
+                    .filter(|h| open(h))
+                    .map(|_| host.clone()),
                 None => {
                     let hosts = self.hosts.iter().filter(|(_, host)| open(host));
                     hosts.map(|(name, _)| name.clone()).min_by_key(crowd)
@@ -340,17 +344,29 @@ impl World {
                     disk.holds.contains(&number) && disk.host.as_ref().is_some_and(there)
                 })
             });
-            assert!(whole.count() > 0, "partition {number} is lost: {:#?}", self.log);
+            assert!(
+                whole.count() > 0,
+                "partition {number} is lost: {:#?}",
+                self.log
+            );
         }
     }
 
     fn check_unneeded(&self, role: Role, name: &str) {
         match role {
             Role::Coordinator => {
-                assert!(!self.group.contains_key(name), "{name} votes: {:#?}", self.log);
+                assert!(
+                    !self.group.contains_key(name),
+                    "{name} votes: {:#?}",
+                    self.log
+                );
             }
             Role::Data => {
-                assert!(self.member(name).is_none(), "{name} is a member: {:#?}", self.log);
+                assert!(
+                    self.member(name).is_none(),
+                    "{name} is a member: {:#?}",
+                    self.log
+                );
             }
         }
     }
@@ -436,7 +452,11 @@ impl World {
     fn check_claim_is_nobodys(&self, pod: &str) {
         let claim = self.claim_of(pod).unwrap();
         if let Some(id) = claim.identity {
-            assert!(!self.members[&id].live, "{pod} is a member: {:#?}", self.log);
+            assert!(
+                !self.members[&id].live,
+                "{pod} is a member: {:#?}",
+                self.log
+            );
         }
         if self.group.get(pod) == Some(&claim.uid) {
             let others = self.group.keys().filter(|name| *name != pod);
@@ -461,7 +481,11 @@ impl World {
                 );
             }
         }
-        assert!(self.is_whole(), "{name} is restarted too early: {:#?}", self.log);
+        assert!(
+            self.is_whole(),
+            "{name} is restarted too early: {:#?}",
+            self.log
+        );
         if let Some((id, member)) = self.member(name) {
             let settled = member.leaving.is_none() || self.is_empty(id);
             assert!(settled, "{name} drains: {:#?}", self.log);
@@ -524,7 +548,11 @@ impl World {
                     return Some(format!("{name} is on a retired volume"));
                 }
             }
-            if self.pods.values().any(|p| p.role == role && p.ordinal >= self.wanted(role)) {
+            if self
+                .pods
+                .values()
+                .any(|p| p.role == role && p.ordinal >= self.wanted(role))
+            {
                 return Some(format!("{role} has too many pods"));
             }
             let there: BTreeSet<String> = match role {

@@ -6,7 +6,7 @@ use crate::store::{self, Coordinator, GroupChange, Health, NodeStanding, Seat, S
 
 impl World {
     /// What the operator sees.
-    pub(super) fn observe(&self) -> Observed {
+    pub(in super::super) fn observe(&self) -> Observed {
         let sets = self.sets.iter().map(|(role, replicas)| {
             let set = SetSeen {
                 uid: format!("set-{role}"),
@@ -90,9 +90,14 @@ impl World {
         store.rebalance.paused = self.paused;
         for (number, partition) in (0..PARTITIONS).zip(&self.partitions) {
             let seats = self.seats(number);
-            let missing = seats.iter().flatten().filter(|s| !partition.copies.contains(s));
+            let missing = seats
+                .iter()
+                .flatten()
+                .filter(|s| !partition.copies.contains(s));
             store.rebalance.waiting += u32::try_from(missing.count()).unwrap();
-            store.partitions.push(self.partition_status(number, partition));
+            store
+                .partitions
+                .push(self.partition_status(number, partition));
         }
         store.nodes = self.node_statuses();
         Ok(store)
