@@ -276,13 +276,13 @@ fn with_the_coordinators(view: View<'_>, store: &Store, plan: &mut Plan) {
     claims::renew(view, &duties, plan);
     claims::clear_away(view, &duties, plan);
     settings::pause_moves(view, store, plan);
-    restart::next(view, store, &duties, plan);
     scale::retire(&duties, plan);
     lost::give_up_coordinator(view, store, &duties, plan);
     lost::give_up_data(store, &duties, plan);
     settings::agree(view, store, &duties, plan);
     scale::drain(view, store, &duties, plan);
     group::change(view, store, &duties, plan);
+    restart::next(view, store, &duties, plan);
     scale::tell_who_comes(view, &duties, plan);
     lost::tell_what_is_unknown(view, &duties, plan);
     claims::tell_what_goes(&duties, plan);

@@ -1,7 +1,8 @@
 //! Restarts of pods of an outdated revision.
 //!
-//! One node at a time over both roles, while every partition is whole and nobody has another
-//! duty that hinders it (see [`super::duties`]). Coordinators come first, their leader last of
+//! One node at a time over both roles, in a round in which nothing else is asked for, while
+//! every partition is whole and nobody has another duty that hinders it (see
+//! [`super::duties`]). Coordinators come first, their leader last of
 //! them, then data nodes, the highest numbers first.
 //!
 //! A pod that does not work cannot be made worse: it is replaced although something is not
@@ -74,7 +75,7 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
         .everyone()
         .filter(|(_, duty)| duty.hinders_restarts());
     let candidate = match (hindering.next(), hindering.next()) {
-        (None, _) if group::under_way(store).is_none() && store.is_whole() => {
+        (None, _) if plan.steps.is_empty() && is_settled(store) => {
             outdated.iter().find(|(_, duty)| duty.may_restart())
         }
         // Nobody but itself is in the way.
@@ -110,6 +111,15 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
         &node.name,
         "It is restarted: its revision is outdated.",
     );
+}
+
+/// Whether nothing moves, nor is about to.
+fn is_settled(store: &Store) -> bool {
+    let moves = &store.rebalance;
+    group::under_way(store).is_none()
+        && store.is_whole()
+        && moves.to_adjust == 0
+        && (moves.planned || moves.paused)
 }
 
 fn is_stalled(view: View<'_>, node: &Node<'_>) -> bool {

@@ -11,6 +11,7 @@ use crate::observed::SetSeen;
 use crate::store::{Health, NodeStanding, Store};
 
 use super::duties::{Duties, Duty};
+use super::group;
 use super::view::View;
 use super::{Admin, Plan, Step, Topic};
 
@@ -20,11 +21,15 @@ use super::{Admin, Plan, Step, Topic};
 /// whatever there may be is kept.
 pub(super) fn replicas(view: View<'_>, role: Role) -> u32 {
     let wanted = view.wanted(role);
-    if let Some(store) = view.store() {
-        return wanted.max(view.needed_by_store(role, store));
-    }
     let kept = view.seen.sets.get(&role).map(|set| set.replicas);
-    wanted.max(kept.unwrap_or_else(|| numbered_so_far(view, role)))
+    match view.store() {
+        // Who is being taken into the group is not listed yet, and needed all the same.
+        Some(store) if role == Role::Coordinator && group::under_way(store).is_some() => wanted
+            .max(kept.unwrap_or(0))
+            .max(view.needed_by_store(role, store)),
+        Some(store) => wanted.max(view.needed_by_store(role, store)),
+        None => wanted.max(kept.unwrap_or_else(|| numbered_so_far(view, role))),
+    }
 }
 
 /// Where there is no StatefulSet: one more than the highest number of a pod, or of a claim

@@ -103,6 +103,8 @@ fn no_node_is_restarted_while_another_is_away_or_behind() {
     change(&|seen| store(seen).partitions[3].state = "degraded".to_owned());
     change(&|seen| store(seen).partitions[3].state = "member-silent".to_owned());
     change(&|seen| store(seen).rebalance.waiting = 1);
+    change(&|seen| store(seen).rebalance.to_adjust = 1);
+    change(&|seen| store(seen).rebalance.planned = false);
     change(&|seen| store(seen).coordinators[1].voter = false);
     change(&|seen| seen.store = Err(Silence::NoAnswer("no leader".to_owned())));
     for seen in changed {

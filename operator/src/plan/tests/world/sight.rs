@@ -88,13 +88,14 @@ impl World {
             store.cluster_id = "c1".to_owned();
         }
         store.rebalance.paused = self.paused;
+        store.rebalance.planned = true;
         for (number, partition) in (0..PARTITIONS).zip(&self.partitions) {
-            let seats = self.seats(number);
-            let missing = seats
-                .iter()
-                .flatten()
-                .filter(|s| !partition.copies.contains(s));
-            store.rebalance.waiting += u32::try_from(missing.count()).unwrap();
+            let seats = self.seats(number).unwrap_or_default();
+            let missing = seats.iter().filter(|s| !partition.copies.contains(s));
+            let missing = u32::try_from(missing.count()).unwrap();
+            store.rebalance.waiting += missing;
+            let has_surplus = missing == 0 && partition.copies.len() > seats.len();
+            store.rebalance.to_adjust += u32::from(has_surplus && !seats.is_empty());
             store
                 .partitions
                 .push(self.partition_status(number, partition));
