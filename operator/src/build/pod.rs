@@ -68,7 +68,7 @@ const SECRET_MODE: i32 = 0o440;
 /// The ports of a role's pods, with their names.
 #[must_use]
 pub fn ports(role: Role) -> &'static [(&'static str, u16)] {
-    const ALL: [(&str, u16); 4] = [
+    static ALL: [(&str, u16); 4] = [
         ("redis", RESP_PORT),
         ("grpc", CLIENT_PORT),
         ("peer", PEER_PORT),
