@@ -9,7 +9,7 @@
 //!   restarted with the volumes of the template before.
 //! - **The time-out for stopping**: it goes with the time that Kubernetes gives.
 //! - **A hash of what a node reads at its start alone** (log level, bounds), see
-//!   [`super::settings`]. Everything else a node hears of while it runs.
+//!   `settings` beside this. Everything else a node hears of while it runs.
 //!
 //! Pods are taken to have IPv4 addresses: Redis clients are told them.
 //!
