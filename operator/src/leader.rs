@@ -58,6 +58,14 @@ pub struct Reign {
     until: Option<Duration>,
 }
 
+impl Reign {
+    /// One that does not run out.
+    #[must_use]
+    pub fn endless(term: u64) -> Self {
+        Self { term, until: None }
+    }
+}
+
 /// There is no reign: somebody else acts, or may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("this operator does not hold the lease")]
@@ -83,10 +91,7 @@ impl Leadership {
     #[must_use]
     pub fn alone() -> Self {
         let (sender, own) = Self::new();
-        sender.send_replace(Some(Reign {
-            term: now_unix_ms(),
-            until: None,
-        }));
+        sender.send_replace(Some(Reign::endless(now_unix_ms())));
         own
     }
 

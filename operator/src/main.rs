@@ -136,6 +136,8 @@ async fn wait_for_api(client: &Client, health: &Health) {
                 tracing::info!(version = version.git_version, "connected to the API server");
                 return health.connected();
             }
+            // It answers, and only does not tell its version.
+            Err(kube::Error::Api(_)) => return health.connected(),
             Err(error) => tracing::warn!(%error, "the API server does not answer"),
         }
         tokio::time::sleep(RETRY).await;

@@ -205,7 +205,7 @@ impl<'a> View<'a> {
         } = found;
         let store = observed.store.as_ref().ok();
         let wanted = |role: Role| match role {
-            Role::Coordinator => manifest.spec.coordinators.replicas,
+            Role::Coordinator => u32::from(manifest.spec.coordinators.replicas),
             Role::Data => manifest.spec.data.replicas,
         };
         let ready = |name: &String| {

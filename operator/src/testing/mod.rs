@@ -287,3 +287,21 @@ pub(crate) fn manifest() -> cairn_crds::KvCluster {
     }))
     .unwrap_or_else(|error| panic!("the manifest: {error}"))
 }
+
+/// What that manifest comes to.
+pub(crate) fn cluster() -> crate::cluster::Cluster {
+    crate::validate::validate(&manifest(), &defaults())
+        .unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+pub(crate) fn defaults() -> crate::validate::Defaults {
+    crate::validate::Defaults {
+        version: "1.2.3".to_owned(),
+        repository: "cairn/node".to_owned(),
+    }
+}
+
+/// An operator that leads.
+pub(crate) fn writes() -> crate::controller::writes::Writes {
+    crate::controller::writes::Writes::new(crate::leader::Leadership::alone(), None)
+}
