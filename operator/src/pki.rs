@@ -92,7 +92,11 @@ pub fn host_names(names: &Names) -> Vec<String> {
 /// # Errors
 /// See [`PkiError`].
 pub fn make_authority(names: &Names, now_unix_ms: u64) -> Result<SecretData, PkiError> {
-    sign_authority(names, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?, now_unix_ms)
+    sign_authority(
+        names,
+        &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+        now_unix_ms,
+    )
 }
 
 /// The authority with its time begun anew, and the key that it has.
@@ -111,10 +115,7 @@ pub fn renew_authority(
 ///
 /// # Errors
 /// Where the Secret holds no authority.
-pub fn authority_needs_renewal(
-    authority: &SecretData,
-    now_unix_ms: u64,
-) -> Result<bool, PkiError> {
+pub fn authority_needs_renewal(authority: &SecretData, now_unix_ms: u64) -> Result<bool, PkiError> {
     let certificate = authority_certificate(authority)?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
         .map_err(|error| PkiError::Authority(error.to_string()))?;
@@ -166,17 +167,32 @@ pub fn needs_renewal(
 ) -> bool {
     let now = Duration::from_millis(now_unix_ms);
     let soon = now + CERTIFICATE_FOR / LEFT_AT_RENEWAL;
+    let is_believed = |at| {
+        // A node that a wildcard stands for.
+        let hosts = host_names(names).into_iter();
+        let hosts = hosts.map(|host| host.replace('*', "node-0"));
+        check_as(certificate, hosts, at).is_ok()
+    };
     certificate.get(AUTHORITY) != authority.get(CERTIFICATE)
-        || [now, soon]
-            .into_iter()
-            .any(|at| check(names, certificate, at).is_err())
+        || ![now, soon].into_iter().all(is_believed)
 }
 
-/// Whether nodes believe each other with what the Secret holds, at a time since 1970.
+/// Whether nodes believe each other with what a Secret holds, at a time since 1970; also one
+/// that a person made, of which no more is asked.
 ///
 /// # Errors
 /// What a node would say, in words.
 pub fn check(names: &Names, certificate: &SecretData, at: Duration) -> Result<(), String> {
+    let hosts = Role::ALL.map(|role| names.host(role, 0));
+    check_as(certificate, hosts, at)
+}
+
+/// Whether a node with that certificate is believed under each of these names.
+fn check_as(
+    certificate: &SecretData,
+    hosts: impl IntoIterator<Item = String>,
+    at: Duration,
+) -> Result<(), String> {
     let told = |error: rustls::Error| error.to_string();
     let part = |key: &str| certificate.get(key).ok_or(format!("it lacks {key}"));
     let chain = certificates(part(CERTIFICATE)?)?;
@@ -190,19 +206,15 @@ pub fn check(names: &Names, certificate: &SecretData, at: Duration) -> Result<()
     CertifiedKey::from_der(chain.clone(), key, &provider).map_err(told)?;
     let (own, between) = chain.split_first().ok_or("there is no certificate in it")?;
     let at = UnixTime::since_unix_epoch(at);
-    let server = WebPkiServerVerifier::builder_with_provider(
-        Arc::clone(&roots),
-        Arc::clone(&provider),
-    )
-    .build()
-    .map_err(|error| error.to_string())?;
-    for name in host_names(names) {
-        // A node that a wildcard stands for.
-        let name = name.replace('*', "node-0");
-        let server_name = ServerName::try_from(name.clone()).map_err(|error| error.to_string())?;
+    let server =
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| error.to_string())?;
+    for host in hosts {
+        let server_name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
         server
             .verify_server_cert(own, between, &server_name, &[], at)
-            .map_err(|error| format!("as {name}: {error}"))?;
+            .map_err(|error| format!("as {host}: {error}"))?;
     }
     WebPkiClientVerifier::builder_with_provider(roots, provider)
         .build()
@@ -212,11 +224,7 @@ pub fn check(names: &Names, certificate: &SecretData, at: Duration) -> Result<()
     Ok(())
 }
 
-fn sign_authority(
-    names: &Names,
-    key: &KeyPair,
-    now_unix_ms: u64,
-) -> Result<SecretData, PkiError> {
+fn sign_authority(names: &Names, key: &KeyPair, now_unix_ms: u64) -> Result<SecretData, PkiError> {
     let mut params = CertificateParams::default();
     put_times(&mut params, now_unix_ms, AUTHORITY_FOR);
     put_subject(&mut params, names, "cairn authority");
@@ -353,7 +361,12 @@ mod tests {
         assert!(needs(245));
         assert!(needs(400));
         // A clock that was ahead when it was made.
-        assert!(needs_renewal(&names(), &authority, &certificate, NOW - 2 * 3_600_000));
+        assert!(needs_renewal(
+            &names(),
+            &authority,
+            &certificate,
+            NOW - 2 * 3_600_000
+        ));
     }
 
     #[test]

@@ -122,7 +122,10 @@ fn scale(unit: &str) -> Result<(u128, u128), QuantityError> {
             }
             let power: usize = digits.parse().map_err(|_| QuantityError::Form)?;
             if exponent.starts_with('-') {
-                (NANOS, power_of_ten(power).map_err(|_| QuantityError::Fraction)?)
+                (
+                    NANOS,
+                    power_of_ten(power).map_err(|_| QuantityError::Fraction)?,
+                )
             } else {
                 decimal(power)?
             }

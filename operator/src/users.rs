@@ -62,7 +62,8 @@ pub fn compose(person: &[u8], token: &str) -> Result<SecretData, UsersError> {
     let person = std::str::from_utf8(person).map_err(|_| UsersError::NotText)?;
     let table: toml::Table =
         toml::from_str(person).map_err(|error| UsersError::Form(line(person, &error)))?;
-    let name = |user: &toml::Value| user.get("name").and_then(toml::Value::as_str) == Some(OPERATOR_USER);
+    let name =
+        |user: &toml::Value| user.get("name").and_then(toml::Value::as_str) == Some(OPERATOR_USER);
     match table.get("user") {
         None => {}
         Some(toml::Value::Array(users)) if users.iter().any(name) => return Err(UsersError::Taken),
@@ -111,7 +112,10 @@ mod tests {
         let data = compose(person.as_bytes(), SECRET)?;
         assert_eq!(data[TOKEN], SECRET.as_bytes());
         let text = String::from_utf8(data[FILE].clone()).expect("text");
-        assert!(text.starts_with(person), "the person's lines keep their numbers");
+        assert!(
+            text.starts_with(person),
+            "the person's lines keep their numbers"
+        );
         Ok(toml::from_str(&text).expect("TOML"))
     }
 
@@ -139,7 +143,10 @@ mod tests {
 
     #[test]
     fn a_file_that_takes_no_further_user_is_refused_without_showing_it() {
-        assert_eq!(file("user = [{ name = \"app\" }]\n"), Err(UsersError::Tables));
+        assert_eq!(
+            file("user = [{ name = \"app\" }]\n"),
+            Err(UsersError::Tables)
+        );
         assert_eq!(file("user = 1\n"), Err(UsersError::Tables));
         let taken = "[[user]]\nname = \"cairn-operator\"\n";
         assert_eq!(file(taken), Err(UsersError::Taken));
@@ -148,12 +155,20 @@ mod tests {
         assert!(!broken.to_string().contains("s3cret"));
         assert_eq!(compose(&[0xff], SECRET), Err(UsersError::NotText));
         let long = vec![b'#'; FILE_BYTES_MAX + 1];
-        assert!(matches!(compose(&long, SECRET), Err(UsersError::TooLong(_))));
+        assert!(matches!(
+            compose(&long, SECRET),
+            Err(UsersError::TooLong(_))
+        ));
     }
 
     #[test]
     fn a_token_that_no_node_would_take_is_refused() {
-        for token in ["", "short", "with a blank and long enough", &"x".repeat(513)] {
+        for token in [
+            "",
+            "short",
+            "with a blank and long enough",
+            &"x".repeat(513),
+        ] {
             assert_eq!(compose(b"", token), Err(UsersError::Token), "{token}");
         }
     }

@@ -10,9 +10,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
-use cairn_core::cluster::settings::{
-    Preset, ResolvedSettings, SettingsError, SettingsRequest,
-};
+use cairn_core::cluster::settings::{Preset, ResolvedSettings, SettingsError, SettingsRequest};
 use cairn_core::kv::request::ReadLevel as CoreReadLevel;
 use cairn_crds::spec::{Consistency, LimitsSpec, MetadataSpec, ReadLevel, SchedulingSpec};
 use cairn_crds::{KvCluster, KvClusterSpec};
@@ -217,7 +215,11 @@ impl Problems {
     /// Notes what a text is not, if it is not.
     fn syntax(&mut self, field: &str, text: &str, checked: Result<(), &'static str>) {
         if let Err(expected) = checked {
-            self.add(field, format!("`{text}` is not right"), format!("Give {expected}"));
+            self.add(
+                field,
+                format!("`{text}` is not right"),
+                format!("Give {expected}"),
+            );
         }
     }
 
@@ -343,7 +345,10 @@ impl Problems {
 
     fn resources(&mut self, field: &str, resources: &ResourceRequirements) {
         let limits = resources.limits.as_ref();
-        for (list, amounts) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        for (list, amounts) in [
+            ("requests", &resources.requests),
+            ("limits", &resources.limits),
+        ] {
             for (name, amount) in amounts.iter().flatten() {
                 if let Err(error) = quantity::nanos(amount) {
                     self.quantity(&format!("{field}.{list}.{name}"), amount, error);
@@ -485,7 +490,10 @@ impl Problems {
         let own = [names.authority(), names.certificate(), names.users()];
         let tls = spec.tls.secret_name.as_ref();
         let users = spec.users.as_ref().map(|users| &users.secret_name);
-        for (field, secret) in [("spec.tls.secretName", tls), ("spec.users.secretName", users)] {
+        for (field, secret) in [
+            ("spec.tls.secretName", tls),
+            ("spec.users.secretName", users),
+        ] {
             let Some(secret) = secret else {
                 continue;
             };
@@ -520,9 +528,7 @@ impl Problems {
 fn remedy(error: &SettingsError) -> (&'static str, &'static str) {
     const BOUNDS: &str = "Give one within these bounds, or leave it out";
     match error {
-        SettingsError::ReplicationFactor(_) => {
-            ("spec.replicationFactor", "Give one from 1 to 7")
-        }
+        SettingsError::ReplicationFactor(_) => ("spec.replicationFactor", "Give one from 1 to 7"),
         SettingsError::WriteQuorumZero => ("spec.writeQuorum", "Give 1 or more, or leave it out"),
         SettingsError::WriteQuorumAboveReplicationFactor { .. } => (
             "spec.writeQuorum",

@@ -88,21 +88,17 @@ pub fn objects(cluster: &Cluster, plan: &Plan, material: &Material) -> Vec<Objec
 }
 
 /// Objects that the operator may have applied earlier and that are not to be any more.
+///
+/// Secrets are not among them, although a changed manifest may need one no longer: nodes that
+/// were not restarted since do, and so does the operator to speak to them.
 #[must_use]
 pub fn unwanted(cluster: &Cluster, plan: &Plan) -> Vec<Unwanted> {
-    let mut all = Vec::new();
-    for role in Role::ALL {
-        if !disruption_budget::is_wanted(plan, role) {
-            all.push(Unwanted::DisruptionBudget(cluster.names.role(role)));
-        }
-    }
-    if cluster.spec.users.is_none() {
-        all.push(Unwanted::Secret(cluster.names.users()));
-    }
-    if cluster.spec.tls.secret_name.is_some() {
-        all.push(Unwanted::Secret(cluster.names.certificate()));
-    }
-    all
+    let unwanted = Role::ALL
+        .into_iter()
+        .filter(|role| !disruption_budget::is_wanted(plan, *role));
+    unwanted
+        .map(|role| Unwanted::DisruptionBudget(cluster.names.role(role)))
+        .collect()
 }
 
 /// How many pods of a role there are to be.

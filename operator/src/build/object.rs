@@ -89,6 +89,4 @@ impl fmt::Debug for Object {
 pub enum Unwanted {
     /// A PodDisruptionBudget.
     DisruptionBudget(String),
-    /// A Secret.
-    Secret(String),
 }

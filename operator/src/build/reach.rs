@@ -37,7 +37,8 @@ pub fn who_may_reach(policies: &[NetworkPolicy], from: &Pod, to: &Pod, port: u16
     let lets_in = into.iter().any(|policy| {
         let rules = spec(policy).and_then(|spec| spec.ingress.as_ref());
         rules.into_iter().flatten().any(|rule| {
-            peers_match(policy, rule.from.as_deref(), from) && ports_match(rule.ports.as_deref(), port)
+            peers_match(policy, rule.from.as_deref(), from)
+                && ports_match(rule.ports.as_deref(), port)
         })
     });
     let lets_out = out.iter().any(|policy| {
@@ -145,7 +146,9 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        let owned = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let owned = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         owned.collect()
     }
 
@@ -192,18 +195,26 @@ mod tests {
 
     #[test]
     fn both_ends_have_a_say() {
-        let out = policy(&json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [
-            { "to": [{ "podSelector": { "matchExpressions": [
-                { "key": "app", "operator": "Exists" },
-                { "key": "app", "operator": "NotIn", "values": ["bad"] },
-                { "key": "old", "operator": "DoesNotExist" }] } }] },
-        ]}));
+        let out = policy(
+            &json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [
+                { "to": [{ "podSelector": { "matchExpressions": [
+                    { "key": "app", "operator": "Exists" },
+                    { "key": "app", "operator": "NotIn", "values": ["bad"] },
+                    { "key": "old", "operator": "DoesNotExist" }] } }] },
+            ]}),
+        );
         let from = pod("a", &[]);
-        let reach =
-            |pairs: &[(&str, &str)]| who_may_reach(std::slice::from_ref(&out), &from, &pod("a", pairs), 1);
+        let reach = |pairs: &[(&str, &str)]| {
+            who_may_reach(std::slice::from_ref(&out), &from, &pod("a", pairs), 1)
+        };
         assert!(reach(&[("app", "good")]));
         assert!(!reach(&[("app", "bad")]) && !reach(&[]));
         assert!(!reach(&[("app", "good"), ("old", "")]));
-        assert!(!who_may_reach(&[out], &from, &pod("b", &[("app", "good")]), 1));
+        assert!(!who_may_reach(
+            &[out],
+            &from,
+            &pod("b", &[("app", "good")]),
+            1
+        ));
     }
 }

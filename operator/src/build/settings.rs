@@ -78,7 +78,11 @@ fn at_start(cluster: &Cluster, role: Role) -> Settings {
                 // Agreed on.
                 idempotence_window: _,
             } = &spec.limits;
-            put(&mut settings, "CAIRN_MAX_CONNECTIONS", max_connections.as_ref());
+            put(
+                &mut settings,
+                "CAIRN_MAX_CONNECTIONS",
+                max_connections.as_ref(),
+            );
             for (name, size) in [
                 ("CAIRN_MAX_VALUE_BYTES", max_value_bytes),
                 (
@@ -115,7 +119,11 @@ fn agreed(cluster: &Cluster, plan: &Plan, role: Role) -> Settings {
         drain_timeout_ms: _,
     } = &spec.timings;
     let all = &mut settings;
-    put(all, "CAIRN_REPLICATION_FACTOR", Some(&spec.replication_factor));
+    put(
+        all,
+        "CAIRN_REPLICATION_FACTOR",
+        Some(&spec.replication_factor),
+    );
     put(all, "CAIRN_WRITE_QUORUM", spec.write_quorum.as_ref());
     put(all, "CAIRN_MIN_IN_SYNC", spec.min_in_sync.as_ref());
     put(all, "CAIRN_CONSISTENCY", spec.consistency.map(consistency));

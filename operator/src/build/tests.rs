@@ -101,7 +101,8 @@ fn the_objects_of_a_full_manifest_are_these() {
 
 #[test]
 fn a_newer_operator_restarts_nobody() {
-    let made = |m: &mut Value| m["status"] = json!({ "version": "0.1.0", "image": "cairn/node:0.1.0" });
+    let made =
+        |m: &mut Value| m["status"] = json!({ "version": "0.1.0", "image": "cairn/node:0.1.0" });
     for text in [SMALL, FULL] {
         let old = validate(&manifest(text, |_| ()), &operator("0.1.0")).expect("taken");
         let new = validate(&manifest(text, made), &operator("9.0.0")).expect("taken");
@@ -142,7 +143,11 @@ const CHANGES: &[(&str, &str, &[Role])] = &[
     ("/service/labels", "{}", &[]),
     ("/service/annotations", "{}", &[]),
     ("/volumes", "{}", &[]),
-    ("/maintenance", "{\"paused\":true,\"drain\":[\"orders-data-1\"]}", &[]),
+    (
+        "/maintenance",
+        "{\"paused\":true,\"drain\":[\"orders-data-1\"]}",
+        &[],
+    ),
     ("/version", "\"0.3.0\"", &[]),
     ("/image", "\"cairn/node:0.3.0\"", &Role::ALL),
     ("/imagePullPolicy", "\"Never\"", &Role::ALL),
@@ -160,8 +165,16 @@ const CHANGES: &[(&str, &str, &[Role])] = &[
     ("/data/pod", "{}", &[Role::Data]),
     ("/limits/maxConnections", "10", &[Role::Data]),
     ("/limits/maxValueBytes", "\"2Mi\"", &[Role::Data]),
-    ("/limits/snapshotSendBytesPerSecond", "\"60M\"", &[Role::Data]),
-    ("/limits/snapshotReceiveBytesPerSecond", "\"60M\"", &[Role::Data]),
+    (
+        "/limits/snapshotSendBytesPerSecond",
+        "\"60M\"",
+        &[Role::Data],
+    ),
+    (
+        "/limits/snapshotReceiveBytesPerSecond",
+        "\"60M\"",
+        &[Role::Data],
+    ),
     ("/limits/valueCacheBytes", "null", &[Role::Data]),
     ("/limits/storeCacheBytes", "\"1Gi\"", &[Role::Data]),
     ("/limits/diskReserveBytes", "\"3Gi\"", &[Role::Data]),
@@ -184,14 +197,17 @@ fn only_what_a_running_node_cannot_take_up_restarts_it() {
 fn every_field_of_a_manifest_is_known_to_restart_or_not() {
     let known: BTreeSet<&str> = CHANGES.iter().map(|(field, ..)| *field).collect();
     let definition = serde_json::to_value(cairn_crds::definition()).expect("JSON");
-    let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let spec =
+        &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let mut unknown = Vec::new();
     for (name, schema) in spec["properties"].as_object().expect("fields") {
         let field = format!("/{name}");
         let inner = schema["properties"].as_object();
         for (inner, schema) in inner.into_iter().flatten() {
             let one = format!("{field}/{inner}");
-            let deeper = known.iter().any(|known| known.starts_with(&format!("{one}/")));
+            let deeper = known
+                .iter()
+                .any(|known| known.starts_with(&format!("{one}/")));
             if !known.contains(one.as_str()) && !deeper && !known.contains(field.as_str()) {
                 unknown.push((one, schema["type"].clone()));
             }
@@ -200,7 +216,10 @@ fn every_field_of_a_manifest_is_known_to_restart_or_not() {
             unknown.push((field, schema["type"].clone()));
         }
     }
-    assert!(unknown.is_empty(), "say in CHANGES who is restarted: {unknown:?}");
+    assert!(
+        unknown.is_empty(),
+        "say in CHANGES who is restarted: {unknown:?}"
+    );
 }
 
 /// Sets a field of the spec by its JSON pointer.
@@ -230,9 +249,13 @@ fn a_hash_stands_for_settings_of_a_start() {
     };
     let before = cluster(FULL, |_| ());
     let louder = cluster(FULL, |m| m["spec"]["logLevel"] = json!("trace"));
-    let roomier = cluster(FULL, |m| m["spec"]["limits"]["maxValueBytes"] = json!("4Mi"));
+    let roomier = cluster(FULL, |m| {
+        m["spec"]["limits"]["maxValueBytes"] = json!("4Mi")
+    });
     // The same amount, written otherwise.
-    let same = cluster(FULL, |m| m["spec"]["limits"]["maxValueBytes"] = json!("1024Ki"));
+    let same = cluster(FULL, |m| {
+        m["spec"]["limits"]["maxValueBytes"] = json!("1024Ki")
+    });
     for role in Role::ALL {
         assert_ne!(hash(&before, role), hash(&louder, role));
         assert_eq!(hash(&before, role), hash(&same, role));
@@ -261,7 +284,9 @@ fn coordinators_that_are_asked_for_or_still_there_are_listed() {
         (1, 2, 3),
         (1, 0, 1),
     ] {
-        let cluster = cluster(FULL, |m| m["spec"]["coordinators"]["replicas"] = json!(wanted));
+        let cluster = cluster(FULL, |m| {
+            m["spec"]["coordinators"]["replicas"] = json!(wanted)
+        });
         for role in Role::ALL {
             let settings = settings(&cluster, &planned(there, 6), role);
             let names: Vec<&str> = settings["CAIRN_COORDINATORS"].split(',').collect();
@@ -322,18 +347,28 @@ fn whatever_a_pod_needs_comes_before_it() {
 fn needs(template: &PodTemplateSpec, service: &str) -> Vec<(String, String)> {
     let spec = template.spec.as_ref().expect("a spec");
     let mut needs = vec![("Service", service.to_owned())];
-    needs.extend(spec.service_account_name.clone().map(|name| ("ServiceAccount", name)));
+    needs.extend(
+        spec.service_account_name
+            .clone()
+            .map(|name| ("ServiceAccount", name)),
+    );
     for source in spec.containers[0].env_from.iter().flatten() {
         let map = source.config_map_ref.as_ref().map(|map| map.name.clone());
         needs.extend(map.map(|name| ("ConfigMap", name)));
     }
     for volume in spec.volumes.iter().flatten() {
-        let secret = volume.secret.as_ref().and_then(|secret| secret.secret_name.clone());
+        let secret = volume
+            .secret
+            .as_ref()
+            .and_then(|secret| secret.secret_name.clone());
         needs.extend(secret.map(|name| ("Secret", name)));
         let map = volume.config_map.as_ref().map(|map| map.name.clone());
         needs.extend(map.map(|name| ("ConfigMap", name)));
     }
-    needs.into_iter().map(|(kind, name)| (kind.to_owned(), name)).collect()
+    needs
+        .into_iter()
+        .map(|(kind, name)| (kind.to_owned(), name))
+        .collect()
 }
 
 #[test]
@@ -343,7 +378,11 @@ fn every_object_is_the_manifests() {
         let metadata = object.metadata();
         assert_eq!(metadata.namespace.as_deref(), Some("shop"), "{object:?}");
         let owners = metadata.owner_references.as_deref();
-        assert_eq!(owners, Some(std::slice::from_ref(&cluster.owner)), "{object:?}");
+        assert_eq!(
+            owners,
+            Some(std::slice::from_ref(&cluster.owner)),
+            "{object:?}"
+        );
         let labels = metadata.labels.as_ref().expect("labels");
         for (key, value) in cluster.names.selector() {
             assert_eq!(labels.get(&key), Some(&value), "{object:?}");
@@ -357,7 +396,10 @@ fn pods_keep_the_restricted_standard() {
         let spec = template(&cluster(FULL, |_| ()), role).spec.expect("a spec");
         let pod = spec.security_context.expect("a context");
         assert_eq!(pod.run_as_non_root, Some(true));
-        assert_eq!(pod.seccomp_profile.expect("a profile").type_, "RuntimeDefault");
+        assert_eq!(
+            pod.seccomp_profile.expect("a profile").type_,
+            "RuntimeDefault"
+        );
         assert_eq!(spec.automount_service_account_token, Some(false));
         for container in spec.containers {
             let context = container.security_context.expect("a context");
@@ -413,7 +455,9 @@ fn probes_speak_what_the_port_speaks() {
 
 #[test]
 fn a_liveness_probe_is_patient_and_asks_for_life_alone() {
-    let spec = template(&cluster(SMALL, |_| ()), Role::Data).spec.expect("a spec");
+    let spec = template(&cluster(SMALL, |_| ()), Role::Data)
+        .spec
+        .expect("a spec");
     let probe = spec.containers[0].liveness_probe.clone().expect("a probe");
     let get = probe.http_get.expect("HTTP");
     assert_eq!(get.path.as_deref(), Some("/livez"));
@@ -431,7 +475,9 @@ fn the_operators_token_is_in_no_pod_and_in_no_log() {
                 continue;
             };
             assert_ne!(secret.secret_name, Some(cluster.names.authority()));
-            let items = secret.items.expect("items, for a whole Secret would be mounted else");
+            let items = secret
+                .items
+                .expect("items, for a whole Secret would be mounted else");
             assert!(items.iter().all(|item| item.key != users::TOKEN));
         }
     }
@@ -450,10 +496,15 @@ fn a_budget_is_for_more_than_one_pod() {
     let cluster = cluster(SMALL, |_| ());
     let budgets = |plan: &Plan| -> Vec<String> {
         let all = objects(&cluster, plan, &Material::default());
-        let budgets = all.iter().filter(|object| matches!(object, Object::PodDisruptionBudget(_)));
+        let budgets = all
+            .iter()
+            .filter(|object| matches!(object, Object::PodDisruptionBudget(_)));
         budgets.map(|budget| budget.name().to_owned()).collect()
     };
-    assert_eq!(budgets(&planned(3, 3)), ["orders-coordinator", "orders-data"]);
+    assert_eq!(
+        budgets(&planned(3, 3)),
+        ["orders-coordinator", "orders-data"]
+    );
     assert_eq!(budgets(&planned(1, 2)), ["orders-data"]);
     assert!(budgets(&planned(1, 1)).is_empty());
     let gone = Unwanted::DisruptionBudget("orders-coordinator".to_owned());
@@ -461,23 +512,11 @@ fn a_budget_is_for_more_than_one_pod() {
     assert!(!unwanted(&cluster, &planned(3, 3)).contains(&gone));
 }
 
-#[test]
-fn secrets_that_are_no_longer_used_go() {
-    let users = Unwanted::Secret("orders-users".to_owned());
-    let certificate = Unwanted::Secret("orders-tls".to_owned());
-    let small = cluster(SMALL, |_| ());
-    let full = cluster(FULL, |_| ());
-    let own = cluster(FULL, |m| m["spec"]["tls"]["secretName"] = json!("own"));
-    let plan = planned(3, 3);
-    assert!(unwanted(&small, &plan).contains(&users));
-    assert!(!unwanted(&full, &plan).contains(&users));
-    assert!(!unwanted(&full, &plan).contains(&certificate));
-    assert!(unwanted(&own, &plan).contains(&certificate));
-}
-
 fn policies(cluster: &Cluster) -> Vec<NetworkPolicy> {
     let roles = Role::ALL.into_iter();
-    roles.map(|role| network_policy::network_policy(cluster, role)).collect()
+    roles
+        .map(|role| network_policy::network_policy(cluster, role))
+        .collect()
 }
 
 fn pod(namespace: &str, labels: BTreeMap<String, String>) -> Pod {
@@ -492,7 +531,10 @@ fn pod(namespace: &str, labels: BTreeMap<String, String>) -> Pod {
 fn the_port_between_nodes_is_for_nodes_of_the_cluster() {
     let cluster = cluster(SMALL, |_| ());
     let other = cluster_called("invoices");
-    let policies: Vec<NetworkPolicy> = policies(&cluster).into_iter().chain(policies(&other)).collect();
+    let policies: Vec<NetworkPolicy> = policies(&cluster)
+        .into_iter()
+        .chain(policies(&other))
+        .collect();
     let node = |cluster: &Cluster, namespace: &str, role| {
         // With the labels that its template gives it.
         let metadata = template(cluster, role).metadata.expect("metadata");
@@ -505,8 +547,14 @@ fn the_port_between_nodes_is_for_nodes_of_the_cluster() {
         let reach = |from: &Pod, port| who_may_reach(&policies, from, &target, port);
         for from in Role::ALL {
             assert!(reach(&node(&cluster, "shop", from), 7401));
-            assert!(!reach(&node(&other, "shop", from), 7401), "another cluster's");
-            assert!(!reach(&node(&cluster, "elsewhere", from), 7401), "a namesake's");
+            assert!(
+                !reach(&node(&other, "shop", from), 7401),
+                "another cluster's"
+            );
+            assert!(
+                !reach(&node(&cluster, "elsewhere", from), 7401),
+                "a namesake's"
+            );
         }
         for from in [&stranger, &operator] {
             assert!(!reach(from, 7401));

@@ -94,7 +94,11 @@ mod tests {
                 vec!["app", "example.com/App_1.x", "a/b"],
                 vec!["", "/a", "a/", "a/b/c", "A.com/b", "-a", &long],
             ),
-            (label_value, vec!["", "A.b_c-1"], vec!["a b", "-", "a-", &long]),
+            (
+                label_value,
+                vec!["", "A.b_c-1"],
+                vec!["a b", "-", "a-", &long],
+            ),
             (
                 data_key,
                 vec!["users.toml", "_x", ".hidden"],
