@@ -5,7 +5,6 @@
 //! cluster at rest costs reads alone, and an operator that dies between any two writes goes on
 //! where it was.
 
-use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::DynamicObject;
 use kube::{Api, Client, ResourceExt};
@@ -149,7 +148,6 @@ pub async fn remove(
         Unwanted::DisruptionBudget(name) => {
             remove_one::<PodDisruptionBudget>(client, writes, cluster, name).await
         }
-        Unwanted::Secret(name) => remove_one::<Secret>(client, writes, cluster, name).await,
     }
 }
 

@@ -108,9 +108,9 @@ async fn an_object_of_somebody_else_is_left_alone() {
     let object = places(&cluster);
     let applied = apply(&api.client(), &writes(), &cluster, &object).await.unwrap();
     assert_eq!(applied, Applied::Foreign);
-    let unwanted = Unwanted::Secret("orders-places".to_owned());
-    let secret = "/api/v1/namespaces/shop/secrets/orders-places";
-    api.put(secret, json!({"metadata": {"name": "orders-places", "namespace": "shop"}}));
+    let unwanted = Unwanted::DisruptionBudget("orders-data".to_owned());
+    let budget = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/orders-data";
+    api.put(budget, json!({"metadata": {"name": "orders-data", "namespace": "shop"}}));
     remove(&api.client(), &writes(), &cluster, &unwanted).await.unwrap();
     assert!(api.writes().is_empty());
 }

@@ -271,40 +271,46 @@ fn data_of(secret: &Secret) -> SecretData {
     data.into_iter().map(|(key, value)| (key, value.0)).collect()
 }
 
-/// How the coordinators of a cluster are spoken to, as far as its Secrets say so by now.
+/// How the coordinators of a cluster can be spoken to, as far as its Secrets say so by now: as
+/// the manifest has it, and otherwise. Nodes that were not restarted since the manifest changed
+/// speak TLS, or do not, as they did before.
 ///
 /// # Errors
 /// Where the API server does not answer or refuses.
-pub async fn access(
+pub async fn ways(
     client: &Client,
     names: &Names,
     spec: &KvClusterSpec,
     pods: &BTreeMap<String, PodSeen>,
-) -> Result<Access, Error> {
+) -> Result<Vec<Access>, Error> {
+    // Those that do not run would each cost a time-out.
+    let endpoints: Vec<String> = pods
+        .values()
+        .filter(|pod| pod.role == Some(Role::Coordinator) && pod.running && !pod.deleting)
+        .map(|pod| format!("{}:{CLIENT_PORT}", names.host(Role::Coordinator, pod.ordinal)))
+        .collect();
+    if endpoints.is_empty() {
+        return Ok(Vec::new());
+    }
     let api: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
     let part = async |name: &str, key: &str| {
         let what = || format!("read Secret {name}");
         let secret = within(what, api.get_opt(name)).await?;
         Ok::<_, Error>(secret.and_then(|secret| data_of(&secret).remove(key)))
     };
-    let mut access = Access {
-        // Those that run first: each that does not costs a time-out.
-        endpoints: pods
-            .values()
-            .filter(|pod| pod.role == Some(Role::Coordinator) && pod.running && !pod.deleting)
-            .map(|pod| format!("{}:{CLIENT_PORT}", names.host(Role::Coordinator, pod.ordinal)))
-            .collect(),
-        ..Access::default()
+    let secret = spec.tls.secret_name.clone();
+    let secret = secret.unwrap_or_else(|| names.certificate());
+    let authority = part(&secret, pki::AUTHORITY).await?;
+    let token = part(&names.users(), users::TOKEN).await?;
+    let token = token.and_then(|token| String::from_utf8(token).ok());
+    let way = |authority: Option<Vec<u8>>| Access {
+        endpoints: endpoints.clone(),
+        authority,
+        token: token.clone(),
     };
-    if spec.tls.clients {
-        let secret = spec.tls.secret_name.clone();
-        let secret = secret.unwrap_or_else(|| names.certificate());
-        // Without one nobody is believed; that there is none is said elsewhere.
-        access.authority = Some(part(&secret, pki::AUTHORITY).await?.unwrap_or_default());
-    }
-    if spec.users.is_some() {
-        let token = part(&names.users(), users::TOKEN).await?;
-        access.token = token.and_then(|token| String::from_utf8(token).ok());
-    }
-    Ok(access)
+    let mut ways = vec![way(None)];
+    ways.extend(authority.map(|authority| way(Some(authority))));
+    // False comes before true: what the manifest says is tried first.
+    ways.sort_by_key(|way| way.authority.is_some() != spec.tls.clients);
+    Ok(ways)
 }

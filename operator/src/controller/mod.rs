@@ -25,7 +25,7 @@
 //! | `` | `persistentvolumeclaims` | get, list, watch, patch, delete |
 //! | `` | `services`, `configmaps` | get, list, watch, create, patch |
 //! | `` | `serviceaccounts` | get, create, patch |
-//! | `` | `secrets` | get, create, update, delete |
+//! | `` | `secrets` | get, create, update |
 //! | `policy` | `poddisruptionbudgets` | get, list, watch, create, patch, delete |
 //! | `networking.k8s.io` | `networkpolicies` | get, list, watch, create, patch |
 //! | `events.k8s.io` | `events` | create |

@@ -337,21 +337,23 @@ async fn ask_coordinators(
     manifest: &KvCluster,
     observed: &mut Observed,
 ) -> Result<Option<Arc<dyn Coordinators>>, Error> {
-    let access = material::access(&world.client, names, &manifest.spec, &observed.pods).await?;
-    if access.endpoints.is_empty() {
-        observed.store = Err(Silence::NotAsked);
-        return Ok(None);
-    }
-    match world.reach.reach(&access) {
-        Ok(coordinators) => {
-            observed.store = coordinators.status().await;
-            Ok(Some(coordinators))
+    let ways = material::ways(&world.client, names, &manifest.spec, &observed.pods).await?;
+    let mut answering = None;
+    for access in ways {
+        let (said, coordinators) = match world.reach.reach(&access) {
+            Ok(coordinators) => (coordinators.status().await, Some(coordinators)),
+            Err(why) => (Err(Silence::NoAnswer(why)), None),
+        };
+        let answers = !matches!(said, Err(Silence::NoAnswer(_)));
+        if answers || observed.store == Err(Silence::NotAsked) {
+            observed.store = said;
+            answering = coordinators;
         }
-        Err(why) => {
-            observed.store = Err(Silence::NoAnswer(why));
-            Ok(None)
+        if answers {
+            break;
         }
     }
+    Ok(answering)
 }
 
 /// Writes down which version a cluster is made with.
