@@ -172,7 +172,9 @@ fn read(document: &str) -> Result<Store, Silence> {
         |error: serde_json::Error| Silence::NoAnswer(format!("the status cannot be read: {error}"));
     let by: By = serde_json::from_str(document).map_err(unreadable)?;
     if !by.leading {
-        return Err(Silence::NoAnswer("the coordinators have no leader".to_owned()));
+        return Err(Silence::NoAnswer(
+            "the coordinators have no leader".to_owned(),
+        ));
     }
     serde_json::from_str(document).map_err(unreadable)
 }

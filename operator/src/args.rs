@@ -83,7 +83,11 @@ pub struct Run {
     pub name: Option<String>,
 
     /// Where health and metrics are served.
-    #[arg(long, env = "CAIRN_OPERATOR_HTTP_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(
+        long,
+        env = "CAIRN_OPERATOR_HTTP_LISTEN",
+        default_value = "0.0.0.0:8080"
+    )]
     pub http_listen: SocketAddr,
 
     /// Whether metrics are served.
@@ -98,11 +102,20 @@ pub struct Run {
     pub metrics: bool,
 
     /// What is logged: a level, or `target=level,...`.
-    #[arg(long, env = "CAIRN_OPERATOR_LOG", default_value = "info,kube=warn,tower=warn")]
+    #[arg(
+        long,
+        env = "CAIRN_OPERATOR_LOG",
+        default_value = "info,kube=warn,tower=warn"
+    )]
     pub log: String,
 
     /// How it is logged.
-    #[arg(long, env = "CAIRN_OPERATOR_LOG_FORMAT", value_enum, default_value = "text")]
+    #[arg(
+        long,
+        env = "CAIRN_OPERATOR_LOG_FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
 
     /// For tests: end the process at once after that many writes to the API server or the
@@ -153,7 +166,10 @@ fn label(text: &str) -> Result<String, String> {
     if fits {
         Ok(text.to_owned())
     } else {
-        Err("a name has small letters, digits and hyphens, and begins and ends with no hyphen".to_owned())
+        Err(
+            "a name has small letters, digits and hyphens, and begins and ends with no hyphen"
+                .to_owned(),
+        )
     }
 }
 

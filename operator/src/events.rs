@@ -102,7 +102,9 @@ impl Reason {
         match self {
             Self::Invalid | Self::Warning => "Validate",
             Self::Created | Self::Degraded | Self::Recovered | Self::Stuck => "Observe",
-            Self::Changed | Self::Refused | Self::NodeRetired | Self::NodeGivenUp => "AskCoordinators",
+            Self::Changed | Self::Refused | Self::NodeRetired | Self::NodeGivenUp => {
+                "AskCoordinators"
+            }
             Self::PodDeleted | Self::ClaimDeleted => "Delete",
             Self::Foreign | Self::Certificates => "Apply",
         }
@@ -180,7 +182,10 @@ impl Events {
         let namespace = about.namespace().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let params = PostParams::default();
-        let published = within(|| "publish an event".to_owned(), api.create(&params, &event));
+        let published = within(
+            || "publish an event".to_owned(),
+            api.create(&params, &event),
+        );
         if let Err(error) = published.await {
             crate::metrics::event_failed();
             tracing::warn!("{error}");
@@ -215,7 +220,14 @@ impl Events {
             regarding: Some(about.object_ref(&())),
             reporting_controller: Some(FIELD_MANAGER.to_owned()),
             reporting_instance: Some(self.identity.clone()),
-            type_: Some(if news.reason.is_warning() { "Warning" } else { "Normal" }.to_owned()),
+            type_: Some(
+                if news.reason.is_warning() {
+                    "Warning"
+                } else {
+                    "Normal"
+                }
+                .to_owned(),
+            ),
             ..Event::default()
         }
     }
@@ -232,7 +244,10 @@ mod tests {
         let words: BTreeSet<String> = Reason::ALL.iter().map(|r| format!("{r:?}")).collect();
         assert_eq!(words.len(), Reason::ALL.len());
         for word in words {
-            assert!(word.len() <= 128 && word.chars().all(|c| c.is_ascii_alphabetic()), "{word}");
+            assert!(
+                word.len() <= 128 && word.chars().all(|c| c.is_ascii_alphabetic()),
+                "{word}"
+            );
         }
     }
 
@@ -263,7 +278,11 @@ mod tests {
     fn a_long_text_is_cut_between_characters() {
         let text = "ä".repeat(NOTE_BYTES_MAX);
         let cut = bounded(&text);
-        assert!(cut.len() <= NOTE_BYTES_MAX && cut.ends_with("ä…"), "{}", cut.len());
+        assert!(
+            cut.len() <= NOTE_BYTES_MAX && cut.ends_with("ä…"),
+            "{}",
+            cut.len()
+        );
         assert_eq!(bounded("short"), "short");
     }
 }

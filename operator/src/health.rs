@@ -153,7 +153,10 @@ mod tests {
     #[tokio::test]
     async fn it_is_ready_once_the_api_server_has_answered() {
         let health = Health::default();
-        assert_eq!(ask(&health, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            ask(&health, "/readyz").await,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
         assert_eq!(ask(&health, "/livez").await, StatusCode::OK);
         health.connected();
         assert_eq!(ask(&health, "/readyz").await, StatusCode::OK);

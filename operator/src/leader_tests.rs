@@ -124,5 +124,8 @@ async fn the_election_stops_with_the_process_and_gives_the_lease_back() {
     assert_eq!(own.term(), Err(NotLeading));
     let lease = api.get(&format!("{LEASES}/cairn-operator")).unwrap();
     assert_eq!(lease["spec"].get("holderIdentity"), None);
-    assert_eq!(lease["metadata"]["annotations"][ANNOTATION_TERM], term.to_string());
+    assert_eq!(
+        lease["metadata"]["annotations"][ANNOTATION_TERM],
+        term.to_string()
+    );
 }

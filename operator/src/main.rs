@@ -66,8 +66,8 @@ fn print_definition() -> ExitCode {
 }
 
 fn start_logs(run: &Run) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&run.log)
-        .with_context(|| format!("CAIRN_OPERATOR_LOG={}", run.log))?;
+    let filter =
+        EnvFilter::try_new(&run.log).with_context(|| format!("CAIRN_OPERATOR_LOG={}", run.log))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -161,7 +161,10 @@ async fn look_after(run: &Run, client: &Client, health: &Health, stop: &Cancella
         let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         let lease = &run.lease_name;
         let candidate = Candidate::new(client.clone(), &namespace, lease, identity.clone());
-        (leadership, Some(tokio::spawn(candidate.run(reign, ended.clone()))))
+        (
+            leadership,
+            Some(tokio::spawn(candidate.run(reign, ended.clone()))),
+        )
     } else {
         (Leadership::alone(), None)
     };
@@ -221,7 +224,10 @@ async fn fold(recorder: Metrics, ended: CancellationToken) {
 /// The first signal lets what runs end, the second one does not.
 async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], stop: CancellationToken) {
     let name = next(&mut terminate, &mut interrupt).await;
-    tracing::info!(signal = name, "stopping; a second signal ends the operator at once");
+    tracing::info!(
+        signal = name,
+        "stopping; a second signal ends the operator at once"
+    );
     stop.cancel();
     let name = next(&mut terminate, &mut interrupt).await;
     tracing::warn!(signal = name, "ended before rounds had");

@@ -49,6 +49,9 @@ fn an_object_starts_a_round_over_the_cluster_that_its_label_names() {
     }))
     .unwrap();
     let of = cluster_of(&metadata).unwrap();
-    assert_eq!((of.name.as_str(), of.namespace.as_deref()), ("orders", Some("shop")));
+    assert_eq!(
+        (of.name.as_str(), of.namespace.as_deref()),
+        ("orders", Some("shop"))
+    );
     assert!(cluster_of(&ObjectMeta::default()).is_none());
 }

@@ -4,8 +4,6 @@
 //! authorities do not know each other. So these are created where there are none, or written
 //! over the version that was read, and whoever is overtaken reads again in its next round.
 
-use std::collections::BTreeMap;
-
 use cairn_crds::KvClusterSpec;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -18,7 +16,7 @@ use crate::admin::Access;
 use crate::cluster::Cluster;
 use crate::events::{News, Reason};
 use crate::names::{CLIENT_PORT, Names, Role};
-use crate::observed::PodSeen;
+use crate::observed::Observed;
 use crate::pki::{self, SecretData};
 use crate::plan::{Note, Topic};
 use crate::users;
@@ -167,7 +165,8 @@ impl Keeper<'_> {
             Ok(composed) => composed,
             Err(error) => {
                 let secret = &asked.secret_name;
-                self.kept.stuck(format!("Secret {secret}, key {}: {error}", asked.key));
+                self.kept
+                    .stuck(format!("Secret {secret}, key {}: {error}", asked.key));
                 return Ok(());
             }
         };
@@ -268,12 +267,15 @@ fn draw_token() -> String {
 
 fn data_of(secret: &Secret) -> SecretData {
     let data = secret.data.clone().unwrap_or_default();
-    data.into_iter().map(|(key, value)| (key, value.0)).collect()
+    data.into_iter()
+        .map(|(key, value)| (key, value.0))
+        .collect()
 }
 
 /// How the coordinators of a cluster can be spoken to, as far as its Secrets say so by now: as
-/// the manifest has it, and otherwise. Nodes that were not restarted since the manifest changed
-/// speak TLS, or do not, as they did before.
+/// the manifest has it, and where some were not restarted since it changed, otherwise as well:
+/// these speak TLS, or do not, as they did before. Nowhere else, or whoever keeps the
+/// coordinators from answering would be sent the operator's token in plain text.
 ///
 /// # Errors
 /// Where the API server does not answer or refuses.
@@ -281,13 +283,24 @@ pub async fn ways(
     client: &Client,
     names: &Names,
     spec: &KvClusterSpec,
-    pods: &BTreeMap<String, PodSeen>,
+    observed: &Observed,
 ) -> Result<Vec<Access>, Error> {
     // Those that do not run would each cost a time-out.
-    let endpoints: Vec<String> = pods
+    let running = observed
+        .pods
         .values()
-        .filter(|pod| pod.role == Some(Role::Coordinator) && pod.running && !pod.deleting)
-        .map(|pod| format!("{}:{CLIENT_PORT}", names.host(Role::Coordinator, pod.ordinal)))
+        .filter(|pod| pod.role == Some(Role::Coordinator) && pod.running && !pod.deleting);
+    let set = observed.sets.get(&Role::Coordinator);
+    let outdated = running
+        .clone()
+        .any(|pod| set.is_none_or(|set| !set.is_current || set.update_revision != pod.revision));
+    let endpoints: Vec<String> = running
+        .map(|pod| {
+            format!(
+                "{}:{CLIENT_PORT}",
+                names.host(Role::Coordinator, pod.ordinal)
+            )
+        })
         .collect();
     if endpoints.is_empty() {
         return Ok(Vec::new());
@@ -312,5 +325,12 @@ pub async fn ways(
     ways.extend(authority.map(|authority| way(Some(authority))));
     // False comes before true: what the manifest says is tried first.
     ways.sort_by_key(|way| way.authority.is_some() != spec.tls.clients);
+    if !outdated {
+        ways.retain(|way| way.authority.is_some() == spec.tls.clients);
+    }
     Ok(ways)
 }
+
+#[cfg(test)]
+#[path = "material_tests.rs"]
+mod tests;

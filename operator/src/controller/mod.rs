@@ -61,8 +61,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_crds::KvCluster;
-use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Service};
@@ -143,7 +143,12 @@ pub async fn run(world: Arc<World>, scope: &Scope, stop: CancellationToken) {
         if may_watch_nodes {
             triggers.push(hosts(&client, store.clone()));
         }
-        running.push(looking_after(Arc::clone(&world), store, triggers, stop.clone()));
+        running.push(looking_after(
+            Arc::clone(&world),
+            store,
+            triggers,
+            stop.clone(),
+        ));
     }
     futures::future::join_all(running).await;
 }
@@ -218,11 +223,26 @@ fn belongings(client: &Client, scope: &Scope) -> Vec<BoxStream<'static, Trigger>
     let mut all = Vec::new();
     all.extend(scope.apis::<StatefulSet>(client).into_iter().map(belonging));
     all.extend(scope.apis::<Pod>(client).into_iter().map(belonging));
-    all.extend(scope.apis::<PersistentVolumeClaim>(client).into_iter().map(belonging));
+    all.extend(
+        scope
+            .apis::<PersistentVolumeClaim>(client)
+            .into_iter()
+            .map(belonging),
+    );
     all.extend(scope.apis::<Service>(client).into_iter().map(belonging));
     all.extend(scope.apis::<ConfigMap>(client).into_iter().map(belonging));
-    all.extend(scope.apis::<PodDisruptionBudget>(client).into_iter().map(belonging));
-    all.extend(scope.apis::<NetworkPolicy>(client).into_iter().map(belonging));
+    all.extend(
+        scope
+            .apis::<PodDisruptionBudget>(client)
+            .into_iter()
+            .map(belonging),
+    );
+    all.extend(
+        scope
+            .apis::<NetworkPolicy>(client)
+            .into_iter()
+            .map(belonging),
+    );
     all
 }
 

@@ -189,7 +189,11 @@ fn pod_seen(pod: &Pod, names: &Names) -> PodSeen {
         running: states.iter().any(|state| state.running.is_some()),
         deleting: pod.metadata.deletion_timestamp.is_some(),
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-        revision: pod.labels().get(LABEL_REVISION).cloned().unwrap_or_default(),
+        revision: pod
+            .labels()
+            .get(LABEL_REVISION)
+            .cloned()
+            .unwrap_or_default(),
         waiting: unschedulable.or(waiting),
         not_ready_since_unix_ms: condition("Ready")
             .filter(|_| !ready)
@@ -327,7 +331,11 @@ fn named_by(term: &NodeSelectorTerm, hosts: &[Node]) -> Option<Vec<String>> {
 fn host_of(label: &str, hosts: &[Node]) -> String {
     hosts
         .iter()
-        .find(|host| host.labels().get(LABEL_HOSTNAME).is_some_and(|own| own == label))
+        .find(|host| {
+            host.labels()
+                .get(LABEL_HOSTNAME)
+                .is_some_and(|own| own == label)
+        })
         .map_or_else(|| label.to_owned(), ResourceExt::name_any)
 }
 

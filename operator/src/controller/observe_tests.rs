@@ -143,7 +143,10 @@ async fn what_there_is_is_read_live() {
     assert_eq!(ill.not_ready_since_unix_ms, Some(7000));
     assert_eq!(ill.host.as_deref(), Some("host-a"));
     let claim = &seen.claims["data-orders-data-1"];
-    assert_eq!((claim.requested_bytes, claim.capacity_bytes), (10 << 30, 12 << 30));
+    assert_eq!(
+        (claim.requested_bytes, claim.capacity_bytes),
+        (10 << 30, 12 << 30)
+    );
     // By its label, which is not the node's name.
     assert_eq!(claim.only_on, Some(vec!["host-a".to_owned()]));
     assert_eq!(seen.claims["data-orders-data-0"].only_on, None, "not asked");
@@ -193,14 +196,18 @@ fn a_volume_of_a_zone_is_pinned_to_no_node() {
         .unwrap();
         only_on(&volume, &[])
     };
-    let expression = |key: &str, values: &[&str]| json!({"key": key, "operator": "In", "values": values});
+    let expression =
+        |key: &str, values: &[&str]| json!({"key": key, "operator": "In", "values": values});
     let zone = json!({"matchExpressions": [expression("topology.kubernetes.io/zone", &["z1"])]});
     let host = json!({"matchExpressions": [
         expression("topology.kubernetes.io/zone", &["z1"]),
         expression("kubernetes.io/hostname", &["b", "a"]),
     ]});
     assert_eq!(of(json!([zone])), None);
-    assert_eq!(of(json!([host])), Some(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(
+        of(json!([host])),
+        Some(vec!["a".to_owned(), "b".to_owned()])
+    );
     // One term that any node of the zone meets is enough.
     assert_eq!(of(json!([host, zone])), None);
     let named = json!({"matchFields": [expression("metadata.name", &["c"])]});

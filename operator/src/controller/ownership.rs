@@ -50,10 +50,11 @@ mod tests {
             standing(&metadata, &cluster)
         };
         let labels = json!(cluster.names.labels());
-        let owner = |uid: &str| {
-            json!([{"apiVersion": "cairn.dev/v1alpha1", "kind": "KvCluster", "name": "orders", "uid": uid}])
-        };
-        assert_eq!(of(json!({"ownerReferences": owner("uid-orders")})), Standing::Own);
+        let owner = |uid: &str| json!([{"apiVersion": "cairn.dev/v1alpha1", "kind": "KvCluster", "name": "orders", "uid": uid}]);
+        assert_eq!(
+            of(json!({"ownerReferences": owner("uid-orders")})),
+            Standing::Own
+        );
         assert_eq!(of(json!({"labels": labels})), Standing::Orphan);
         assert_eq!(of(json!({})), Standing::Foreign);
         // Of a manifest of the same name that was deleted.

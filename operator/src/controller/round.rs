@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::apply::{self, Applied};
+use super::material;
 use super::observe::observe;
 use super::status::{Found, status};
 use super::steps::{self, Carried};
 use super::writes::{Error, Writes, within};
-use super::material;
 use crate::admin::{Coordinators, Reach};
 use crate::build::{self, Material};
 use crate::cluster::Cluster;
@@ -94,7 +94,11 @@ impl Memory {
 /// One round over the cluster of that name. Never fails: what went wrong is told, and when to
 /// look again is the answer.
 pub async fn round(world: &World, of: ObjectRef<KvCluster>) -> Action {
-    let key = format!("{}/{}", of.namespace.as_deref().unwrap_or_default(), of.name);
+    let key = format!(
+        "{}/{}",
+        of.namespace.as_deref().unwrap_or_default(),
+        of.name
+    );
     let _under_way = world.health.round(key.clone());
     let began = Instant::now();
     let result = reconcile(world, &of).await;
@@ -137,7 +141,10 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Ph
         sentences.collect::<Vec<String>>()
     });
     if let Ok(cluster) = &cluster
-        && manifest.status.as_ref().is_none_or(|status| status.version.is_empty())
+        && manifest
+            .status
+            .as_ref()
+            .is_none_or(|status| status.version.is_empty())
     {
         // Before anything is made by it: an operator of another version that goes on from here
         // must not take its own.
@@ -152,9 +159,15 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Ph
             told.news.push(News::new(Reason::Invalid, text));
             None
         }
-        Ok(cluster) => act(world, cluster, &observed, coordinators.as_deref(), &mut told)
-            .await
-            .err(),
+        Ok(cluster) => act(
+            world,
+            cluster,
+            &observed,
+            coordinators.as_deref(),
+            &mut told,
+        )
+        .await
+        .err(),
     };
     if matches!(failure, Some(Error::NotLeading(_))) {
         return Err(failure.unwrap_or(crate::leader::NotLeading.into()));
@@ -164,7 +177,8 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Ph
     }
     if let Ok(cluster) = &cluster {
         for warning in validate::warnings(cluster) {
-            told.news.push(News::new(Reason::Warning, warning.to_string()));
+            told.news
+                .push(News::new(Reason::Warning, warning.to_string()));
         }
     }
     let found = Found {
@@ -220,7 +234,8 @@ impl Told {
             let text = now.map(|(_, message)| message).unwrap_or_default();
             self.news.push(News::new(Reason::Degraded, text));
         } else if is(&now, "False") && is(&before, "True") {
-            self.news.push(News::new(Reason::Recovered, "the cluster is whole again"));
+            self.news
+                .push(News::new(Reason::Recovered, "the cluster is whole again"));
         }
         let stuck = self.notes.iter().filter(|note| note.topic == Topic::Stuck);
         let stuck: Vec<News> = stuck
@@ -337,7 +352,7 @@ async fn ask_coordinators(
     manifest: &KvCluster,
     observed: &mut Observed,
 ) -> Result<Option<Arc<dyn Coordinators>>, Error> {
-    let ways = material::ways(&world.client, names, &manifest.spec, &observed.pods).await?;
+    let ways = material::ways(&world.client, names, &manifest.spec, observed).await?;
     let mut answering = None;
     for access in ways {
         let (said, coordinators) = match world.reach.reach(&access) {

@@ -76,10 +76,16 @@ async fn a_manifest_becomes_objects_once() {
         .map(|write| &write.body["metadata"]["name"])
         .collect();
     assert_eq!(secrets, ["orders-ca", "orders-tls"]);
-    assert!(path("/secrets").unwrap() < set, "certificates come before pods");
+    assert!(
+        path("/secrets").unwrap() < set,
+        "certificates come before pods"
+    );
     let live = api.get(MANIFEST).unwrap();
     assert_eq!(live["status"]["phase"], "Creating");
-    assert_eq!(live["spec"], serde_json::to_value(manifest()).unwrap()["spec"]);
+    assert_eq!(
+        live["spec"],
+        serde_json::to_value(manifest()).unwrap()["spec"]
+    );
 
     // Another round finds all as it should be.
     reconcile(&world, &of()).await.unwrap();
@@ -107,11 +113,17 @@ async fn certificates_are_made_once_whoever_races() {
     let phase = reconcile(&first, &of()).await.unwrap();
     assert_eq!(phase, Some(Phase::Scaling), "it looks again soon");
     let kept = api.get(&format!("{SECRETS}/orders-ca")).unwrap();
-    assert_eq!(Some(&kept["data"]), made.lock().as_ref().map(|m| &m["data"]));
+    assert_eq!(
+        Some(&kept["data"]),
+        made.lock().as_ref().map(|m| &m["data"])
+    );
     // Nothing was signed by the one that lost.
     let before = api.get(&format!("{SECRETS}/orders-tls")).unwrap();
     reconcile(&first, &of()).await.unwrap();
-    assert_eq!(api.get(&format!("{SECRETS}/orders-tls")).unwrap()["data"], before["data"]);
+    assert_eq!(
+        api.get(&format!("{SECRETS}/orders-tls")).unwrap()["data"],
+        before["data"]
+    );
 }
 
 #[tokio::test]
@@ -119,7 +131,10 @@ async fn a_secret_of_somebody_else_is_not_taken_over() {
     let api = FakeApi::default();
     put_manifest(&api, |_| {});
     let ca = format!("{SECRETS}/orders-ca");
-    api.put(&ca, serde_json::json!({"metadata": {"name": "orders-ca", "namespace": "shop"}}));
+    api.put(
+        &ca,
+        serde_json::json!({"metadata": {"name": "orders-ca", "namespace": "shop"}}),
+    );
     reconcile(&world(&api), &of()).await.unwrap();
     let live = api.get(MANIFEST).unwrap();
     let message = live["status"]["message"].as_str().unwrap();
@@ -186,13 +201,18 @@ async fn an_operator_that_loses_the_lease_in_a_round_stops_there() {
 async fn what_the_api_server_refuses_stands_in_the_status_and_is_tried_less_and_less() {
     let api = FakeApi::default();
     put_manifest(&api, |_| {});
-    api.forbid("/apis/apps/v1/namespaces/shop/statefulsets/orders-coordinator");
+    api.forbid_writes("/apis/apps/v1/namespaces/shop/statefulsets/orders-coordinator");
     let world = world(&api);
-    // It may be read, and not written.
     let first = round(&world, of()).await;
     let second = round(&world, of()).await;
     assert_eq!(first, Action::requeue(BACKOFF.0));
     assert_eq!(second, Action::requeue(BACKOFF.0 * 2));
+    let message = api.get(MANIFEST).unwrap()["status"]["message"].clone();
+    let told = message.as_str().unwrap();
+    assert!(
+        told.contains("apply StatefulSet orders-coordinator"),
+        "{told}"
+    );
     for _ in 0..40 {
         world.memory.failed("shop/orders");
     }
@@ -211,14 +231,19 @@ async fn the_version_that_a_cluster_was_made_with_stays() {
     api.writes();
     reconcile(&newer, &of()).await.unwrap();
     let writes = api.writes();
-    assert!(writes.is_empty(), "a newer operator changes nothing: {writes:#?}");
+    assert!(
+        writes.is_empty(),
+        "a newer operator changes nothing: {writes:#?}"
+    );
     assert_eq!(api.get(MANIFEST).unwrap()["status"]["version"], "1.2.3");
 }
 
 #[tokio::test]
 async fn a_paused_cluster_is_only_told_about() {
     let api = FakeApi::default();
-    put_manifest(&api, |value| value["spec"]["maintenance"] = json!({"paused": true}));
+    put_manifest(&api, |value| {
+        value["spec"]["maintenance"] = json!({"paused": true})
+    });
     reconcile(&world(&api), &of()).await.unwrap();
     let others = |write: &crate::testing::Seen| {
         !write.path.contains("/events") && !write.path.ends_with("/status")
@@ -230,11 +255,16 @@ async fn a_paused_cluster_is_only_told_about() {
 #[tokio::test]
 async fn users_are_composed_with_the_operators_own_whose_token_stays() {
     let api = FakeApi::default();
-    put_manifest(&api, |value| value["spec"]["users"] = json!({"secretName": "people"}));
+    put_manifest(&api, |value| {
+        value["spec"]["users"] = json!({"secretName": "people"})
+    });
     let world = world(&api);
     reconcile(&world, &of()).await.unwrap();
     let message = api.get(MANIFEST).unwrap()["status"]["message"].clone();
-    assert!(message.as_str().unwrap().contains("Secret people"), "{message}");
+    assert!(
+        message.as_str().unwrap().contains("Secret people"),
+        "{message}"
+    );
 
     let file = |text: &str| {
         let data = k8s_openapi::ByteString(text.as_bytes().to_vec());

@@ -67,7 +67,12 @@ struct Judged {
 }
 
 impl Judged {
-    fn new(kind: &'static str, truth: Truth, reason: &'static str, message: impl Into<String>) -> Self {
+    fn new(
+        kind: &'static str,
+        truth: Truth,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             kind,
             truth,
@@ -159,7 +164,10 @@ fn condition(
     let since = before
         .filter(|before| before.status == judged.truth.word())
         // As precise as it is written: what is compared later was read back.
-        .map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone());
+        .map_or_else(
+            || Time(whole_seconds(now)),
+            |before| before.last_transition_time.clone(),
+        );
     Condition {
         type_: judged.kind.to_owned(),
         status: judged.truth.word().to_owned(),
@@ -227,7 +235,10 @@ impl<'a> View<'a> {
             served: old
                 .phase
                 .is_some_and(|phase| !matches!(phase, Phase::Creating | Phase::Invalid))
-                || old.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+                || old
+                    .conditions
+                    .iter()
+                    .any(|c| c.type_ == "Ready" && c.status == "True"),
             data_ready: wanted(Role::Data) - u32::try_from(data_missing.len()).unwrap_or(0),
             missing: data_missing,
             coordinators_missing: missing(Role::Coordinator),
@@ -254,9 +265,8 @@ impl<'a> View<'a> {
     }
 
     fn moves(&self) -> bool {
-        self.store.is_some_and(|store| {
-            store.rebalance.under_way > 0 || store.rebalance.waiting > 0
-        })
+        self.store
+            .is_some_and(|store| store.rebalance.under_way > 0 || store.rebalance.waiting > 0)
     }
 
     fn degraded_copies(&self) -> u32 {
@@ -316,7 +326,11 @@ impl<'a> View<'a> {
             return judged(Truth::False, reason, message);
         }
         match (self.unserved(), self.silence) {
-            (Some(0), _) => judged(Truth::True, "Serving", "every partition is served".to_owned()),
+            (Some(0), _) => judged(
+                Truth::True,
+                "Serving",
+                "every partition is served".to_owned(),
+            ),
             (Some(unserved), _) => judged(
                 Truth::False,
                 "PartitionsUnserved",
@@ -383,9 +397,8 @@ impl<'a> View<'a> {
             if !message.is_empty() {
                 message.push_str("; ");
             }
-            message.push_str(
-                "Kubernetes nodes may not be read, so no volume is given up by itself",
-            );
+            message
+                .push_str("Kubernetes nodes may not be read, so no volume is given up by itself");
         }
         Judged::new("Degraded", truth, reason, message)
     }
@@ -413,12 +426,17 @@ impl<'a> View<'a> {
             let text = format!("not ready: {}", self.coordinators_missing.join(", "));
             (Truth::True, "CoordinatorsMissing", text)
         } else {
-            (Truth::False, "Whole", "every partition has its copies".to_owned())
+            (
+                Truth::False,
+                "Whole",
+                "every partition has its copies".to_owned(),
+            )
         }
     }
 
     fn quorum(&self, found: &Found<'_>) -> Judged {
-        let judged = |truth, reason, text: String| Judged::new("QuorumHealthy", truth, reason, text);
+        let judged =
+            |truth, reason, text: String| Judged::new("QuorumHealthy", truth, reason, text);
         let Some(store) = self.store else {
             return match self.silence {
                 None | Some(Silence::NotAsked) => {
@@ -448,9 +466,16 @@ impl<'a> View<'a> {
             .collect();
         let (here, all) = (voters.len() - away.len(), voters.len());
         if away.is_empty() {
-            judged(Truth::True, "Quorum", format!("{here} of {all} voters are ready"))
+            judged(
+                Truth::True,
+                "Quorum",
+                format!("{here} of {all} voters are ready"),
+            )
         } else {
-            let text = format!("{here} of {all} voters are ready; away: {}", away.join(", "));
+            let text = format!(
+                "{here} of {all} voters are ready; away: {}",
+                away.join(", ")
+            );
             judged(Truth::True, "VotersAway", text)
         }
     }
@@ -462,7 +487,10 @@ impl<'a> View<'a> {
         };
         let moves = &store.rebalance;
         // Bytes change all the time; they stand beside the conditions.
-        let text = format!("{} copies under way, {} waiting", moves.under_way, moves.waiting);
+        let text = format!(
+            "{} copies under way, {} waiting",
+            moves.under_way, moves.waiting
+        );
         if moves.too_few_nodes {
             let text = "there are fewer data nodes than copies of a partition".to_owned();
             judged(Truth::of(self.moves()), "TooFewNodes", text)
@@ -500,11 +528,7 @@ fn said(silence: &Silence) -> String {
     }
 }
 
-fn message(
-    cluster: Result<&Cluster, &[String]>,
-    notes: &[Note],
-    observed: &Observed,
-) -> String {
+fn message(cluster: Result<&Cluster, &[String]>, notes: &[Note], observed: &Observed) -> String {
     let mut parts: Vec<String> = match cluster {
         Err(problems) => problems.to_vec(),
         Ok(_) => Vec::new(),
@@ -541,7 +565,11 @@ fn nodes(spec: &KvClusterSpec, names: &Names, observed: &Observed) -> Vec<NodeSt
         .map(|(name, _)| name.clone())
         .collect();
     let members = store.iter().flat_map(|store| &store.nodes);
-    all.extend(members.filter(|node| is_member(node)).map(|node| node.name.clone()));
+    all.extend(
+        members
+            .filter(|node| is_member(node))
+            .map(|node| node.name.clone()),
+    );
     all.sort_by_key(|name| place(names, name));
     all.dedup();
     let mut nodes: Vec<NodeStatus> = all
@@ -573,7 +601,11 @@ fn node(
     let pod = observed.pods.get(name);
     let role = pod
         .and_then(|pod| pod.role)
-        .or_else(|| Role::ALL.into_iter().find(|role| names.ordinal(*role, name).is_some()))
+        .or_else(|| {
+            Role::ALL
+                .into_iter()
+                .find(|role| names.ordinal(*role, name).is_some())
+        })
         .unwrap_or(Role::Data);
     let member = store
         .filter(|_| role == Role::Data)

@@ -68,7 +68,9 @@ fn whole() -> Observed {
                 serving: 128,
                 ..Summary::default()
             },
-            nodes: (0..3).map(|ordinal| member(u64::from(ordinal) + 1, ordinal)).collect(),
+            nodes: (0..3)
+                .map(|ordinal| member(u64::from(ordinal) + 1, ordinal))
+                .collect(),
             coordinators: coordinators.collect(),
             ..Store::default()
         }),
@@ -118,12 +120,20 @@ fn running() -> KvClusterStatus {
 }
 
 fn is(status: &KvClusterStatus, kind: &str) -> (String, String) {
-    let one = status.conditions.iter().find(|one| one.type_ == kind).unwrap();
+    let one = status
+        .conditions
+        .iter()
+        .find(|one| one.type_ == kind)
+        .unwrap();
     (one.status.clone(), one.reason.clone())
 }
 
 fn expect(status: &KvClusterStatus, kind: &str, truth: &str, reason: &str) {
-    assert_eq!(is(status, kind), (truth.to_owned(), reason.to_owned()), "{kind}: {status:#?}");
+    assert_eq!(
+        is(status, kind),
+        (truth.to_owned(), reason.to_owned()),
+        "{kind}: {status:#?}"
+    );
 }
 
 #[test]
@@ -147,8 +157,15 @@ fn a_cluster_at_rest_is_ready_and_nothing_else() {
     assert_eq!(status.selector, selector);
     assert_eq!(status.nodes.len(), 6);
     assert!(status.nodes.iter().all(|node| node.state == "Ready"));
-    let data = status.nodes.iter().find(|node| node.name == "orders-data-1").unwrap();
-    assert_eq!((data.id, data.replicas, data.leads), (Some(2), Some(12), Some(4)));
+    let data = status
+        .nodes
+        .iter()
+        .find(|node| node.name == "orders-data-1")
+        .unwrap();
+    assert_eq!(
+        (data.id, data.replicas, data.leads),
+        (Some(2), Some(12), Some(4))
+    );
     assert_eq!((data.zone.as_str(), data.host.as_str()), ("z1", "host-1"));
 }
 
@@ -167,7 +184,11 @@ fn nothing_changes_by_the_passing_of_time() {
 fn a_condition_keeps_its_time_until_its_status_changes() {
     let mut observed = whole();
     let since = |status: &KvClusterStatus| {
-        let one = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
+        let one = status
+            .conditions
+            .iter()
+            .find(|one| one.type_ == "Degraded")
+            .unwrap();
         one.last_transition_time.0.as_second() - NOW
     };
     let first = running();
@@ -177,7 +198,11 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
     store(&mut observed).summary.degraded = 2;
     let other_reason = judge_at(Some(worse), &observed, &[note(Topic::Lost, "x")], at(20));
     expect(&other_reason, "Degraded", "True", "NodeLost");
-    assert_eq!(since(&other_reason), 10, "another reason is no other status");
+    assert_eq!(
+        since(&other_reason),
+        10,
+        "another reason is no other status"
+    );
     let well = judge_at(Some(other_reason), &whole(), &[], at(30));
     assert_eq!(since(&well), 30);
 }
@@ -198,8 +223,16 @@ fn a_cluster_is_created_until_every_node_serves() {
     last.waiting = Some("ImagePullBackOff".to_owned());
     let most = judge(Some(nothing), &observed, &[]);
     assert_eq!(most.phase, Some(Phase::Creating));
-    let ready = most.conditions.iter().find(|one| one.type_ == "Ready").unwrap();
-    assert!(ready.message.contains("orders-data-2 (ImagePullBackOff)"), "{}", ready.message);
+    let ready = most
+        .conditions
+        .iter()
+        .find(|one| one.type_ == "Ready")
+        .unwrap();
+    assert!(
+        ready.message.contains("orders-data-2 (ImagePullBackOff)"),
+        "{}",
+        ready.message
+    );
     assert_eq!(most.ready_nodes, "2/3");
 
     let all = judge(Some(most), &whole(), &[]);
@@ -241,7 +274,9 @@ fn partitions_that_are_not_served_come_before_everything_else() {
 #[test]
 fn scaling_shows_who_leaves() {
     let mut observed = whole();
-    observed.pods.extend([pod(Role::Data, 3, true), pod(Role::Data, 4, true)]);
+    observed
+        .pods
+        .extend([pod(Role::Data, 3, true), pod(Role::Data, 4, true)]);
     store(&mut observed).nodes.extend([
         Node {
             leaving: Some(Leaving::Draining),
@@ -270,9 +305,15 @@ fn scaling_shows_who_leaves() {
         .iter()
         .map(|node| (node.name.as_str(), node.state.as_str()))
         .collect();
-    assert_eq!(states, [("orders-data-3", "Removing"), ("orders-data-4", "Empty")]);
+    assert_eq!(
+        states,
+        [("orders-data-3", "Removing"), ("orders-data-4", "Empty")]
+    );
     let rebalance = status.rebalance.unwrap();
-    assert_eq!((rebalance.under_way, rebalance.waiting, rebalance.bytes_left), (2, 5, 700));
+    assert_eq!(
+        (rebalance.under_way, rebalance.waiting, rebalance.bytes_left),
+        (2, 5, 700)
+    );
 }
 
 #[test]
@@ -299,7 +340,10 @@ fn a_node_that_is_lost_is_shown_first() {
     expect(&status, "Degraded", "True", "CopiesMissing");
     expect(&status, "Ready", "True", "Serving");
     let first = &status.nodes[0];
-    assert_eq!((first.name.as_str(), first.state.as_str()), ("orders-data-2", "Down"));
+    assert_eq!(
+        (first.name.as_str(), first.state.as_str()),
+        ("orders-data-2", "Down")
+    );
     assert_eq!(status.ready_nodes, "2/3");
     store(&mut observed).nodes[2].leaving = Some(Leaving::Away);
     let status = judge(Some(running()), &observed, &[]);
@@ -331,8 +375,16 @@ fn that_nodes_may_not_be_read_is_said_in_a_condition() {
     observed.hosts = None;
     let status = judge(Some(running()), &observed, &[]);
     expect(&status, "Degraded", "False", "Whole");
-    let one = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
-    assert!(one.message.contains("no volume is given up by itself"), "{}", one.message);
+    let one = status
+        .conditions
+        .iter()
+        .find(|one| one.type_ == "Degraded")
+        .unwrap();
+    assert!(
+        one.message.contains("no volume is given up by itself"),
+        "{}",
+        one.message
+    );
 }
 
 #[test]
@@ -381,5 +433,10 @@ fn messages_are_bounded() {
     let long = "ü".repeat(2000);
     let status = judge(Some(running()), &whole(), &[note(Topic::Stuck, &long)]);
     assert!(status.message.len() <= MESSAGE_BYTES_MAX && status.message.ends_with('…'));
-    assert!(status.conditions.iter().all(|one| one.message.len() <= MESSAGE_BYTES_MAX));
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|one| one.message.len() <= MESSAGE_BYTES_MAX)
+    );
 }

@@ -159,7 +159,10 @@ async fn every_change_carries_the_term_and_what_is_done_is_told() {
     let steps = [
         Step::Admin(Admin::Drain(1)),
         Step::Admin(Admin::Retire(1)),
-        Step::Admin(Admin::MovePrimary { partition: 3, to: 2 }),
+        Step::Admin(Admin::MovePrimary {
+            partition: 3,
+            to: 2,
+        }),
     ];
     let writes = writes();
     let term = writes.term().unwrap();

@@ -224,7 +224,12 @@ impl Writes {
         let params = managed();
         let name = object.name_any();
         let made = self
-            .write(Verb::Create, &K::kind(&()), &name, api.create(&params, object))
+            .write(
+                Verb::Create,
+                &K::kind(&()),
+                &name,
+                api.create(&params, object),
+            )
             .await;
         match made {
             Err(error) if error.status().is_some_and(|s| s.is_already_exists()) => Ok(None),
@@ -240,7 +245,12 @@ impl Writes {
         let params = managed();
         let name = object.name_any();
         let written = self
-            .write(Verb::Replace, &K::kind(&()), &name, api.replace(&name, &params, object))
+            .write(
+                Verb::Replace,
+                &K::kind(&()),
+                &name,
+                api.replace(&name, &params, object),
+            )
             .await;
         match written {
             Err(error) if error.status().is_some_and(|s| s.is_conflict()) => Ok(None),
@@ -272,7 +282,12 @@ impl Writes {
         let params = PatchParams::default();
         let patch = Patch::Merge(&patch);
         let written = self
-            .write(Verb::Annotate, &K::kind(&()), &name, api.patch(&name, &params, &patch))
+            .write(
+                Verb::Annotate,
+                &K::kind(&()),
+                &name,
+                api.patch(&name, &params, &patch),
+            )
             .await;
         match written {
             Err(error) if error.status().is_some_and(|s| s.is_conflict()) => Ok(false),
@@ -292,8 +307,13 @@ impl Writes {
     ) -> Result<K, Error> {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(fields);
-        self.write(Verb::Status, &K::kind(&()), name, api.patch_status(name, &params, &patch))
-            .await
+        self.write(
+            Verb::Status,
+            &K::kind(&()),
+            name,
+            api.patch_status(name, &params, &patch),
+        )
+        .await
     }
 
     /// Deletes the object of that name if it is still the one with that UID. `grace_seconds` of

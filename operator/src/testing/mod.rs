@@ -28,6 +28,8 @@ type Interposed = Box<dyn FnOnce(&mut State) + Send>;
 pub(crate) struct State {
     objects: BTreeMap<String, Value>,
     forbidden: BTreeSet<String>,
+    /// What may be read below these, and not written.
+    read_only: BTreeSet<String>,
     requests: Vec<Seen>,
     /// What happens just before the first request of that method and path.
     interposed: Vec<(Method, String, Interposed)>,
@@ -79,6 +81,11 @@ impl FakeApi {
         self.0.lock().forbidden.insert(path.to_owned());
     }
 
+    /// Refuses to change anything below that path.
+    pub(crate) fn forbid_writes(&self, path: &str) {
+        self.0.lock().read_only.insert(path.to_owned());
+    }
+
     /// Does something just before the next such request is served.
     pub(crate) fn before(
         &self,
@@ -124,7 +131,13 @@ impl State {
             what(self);
         }
         self.requests.push(seen.clone());
-        if self.forbidden.iter().any(|path| seen.path.starts_with(path.as_str())) {
+        let below = |paths: &BTreeSet<String>| {
+            paths
+                .iter()
+                .any(|path| seen.path.starts_with(path.as_str()))
+        };
+        let reads = seen.method == Method::GET;
+        if below(&self.forbidden) || (!reads && below(&self.read_only)) {
             return failure(StatusCode::FORBIDDEN, "Forbidden", "not allowed");
         }
         let path = seen.path.strip_suffix("/status").unwrap_or(&seen.path);
@@ -134,7 +147,11 @@ impl State {
             Method::PUT => self.replace(path, seen.body),
             Method::PATCH => self.patch(path, &seen.query, seen.body),
             Method::DELETE => self.delete(path, &seen.body),
-            _ => failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "no such verb"),
+            _ => failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "MethodNotAllowed",
+                "no such verb",
+            ),
         }
     }
 
@@ -149,7 +166,10 @@ impl State {
             .split('&')
             .filter_map(|pair| pair.strip_prefix("labelSelector="))
             .flat_map(|selector| {
-                let plain = selector.replace("%2C", ",").replace("%3D", "=").replace("%2F", "/");
+                let plain = selector
+                    .replace("%2C", ",")
+                    .replace("%3D", "=")
+                    .replace("%2F", "/");
                 plain
                     .split(',')
                     .filter_map(|one| one.split_once('='))
@@ -162,12 +182,15 @@ impl State {
             .objects
             .iter()
             .filter(|(at, _)| {
-                at.strip_prefix(&prefix).is_some_and(|name| !name.contains('/'))
+                at.strip_prefix(&prefix)
+                    .is_some_and(|name| !name.contains('/'))
             })
             .map(|(_, object)| object)
             .filter(|object| {
                 let labels = &object["metadata"]["labels"];
-                wanted.iter().all(|(key, value)| labels[key] == value.as_str())
+                wanted
+                    .iter()
+                    .all(|(key, value)| labels[key] == value.as_str())
             })
             .collect();
         let list = json!({
@@ -226,7 +249,10 @@ impl State {
             return refusal;
         }
         self.objects.remove(path);
-        (StatusCode::OK, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+        (
+            StatusCode::OK,
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+        )
     }
 }
 
