@@ -69,12 +69,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Se
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ListParams, ObjectMeta};
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{Config, WatchStreamExt, applier, metadata_watcher, watcher as watch};
+use kube::runtime::{Config, WatchStreamExt, applier, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::round::World;
@@ -220,39 +219,35 @@ fn manifests(api: Api<KvCluster>) -> (Store<KvCluster>, BoxStream<'static, Trigg
 
 /// Watches of what belongs to clusters.
 fn belongings(client: &Client, scope: &Scope) -> Vec<BoxStream<'static, Trigger>> {
-    let mut all = Vec::new();
-    all.extend(scope.apis::<StatefulSet>(client).into_iter().map(belonging));
-    all.extend(scope.apis::<Pod>(client).into_iter().map(belonging));
-    all.extend(
-        scope
-            .apis::<PersistentVolumeClaim>(client)
-            .into_iter()
-            .map(belonging),
-    );
-    all.extend(scope.apis::<Service>(client).into_iter().map(belonging));
-    all.extend(scope.apis::<ConfigMap>(client).into_iter().map(belonging));
-    all.extend(
-        scope
-            .apis::<PodDisruptionBudget>(client)
-            .into_iter()
-            .map(belonging),
-    );
-    all.extend(
-        scope
-            .apis::<NetworkPolicy>(client)
-            .into_iter()
-            .map(belonging),
-    );
+    fn of<K>(client: &Client, scope: &Scope) -> Vec<BoxStream<'static, Trigger>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let apis = scope.apis::<PartialObjectMeta<K>>(client);
+        apis.into_iter().map(belonging).collect()
+    }
+    let mut all = of::<StatefulSet>(client, scope);
+    all.extend(of::<Pod>(client, scope));
+    all.extend(of::<PersistentVolumeClaim>(client, scope));
+    all.extend(of::<Service>(client, scope));
+    all.extend(of::<ConfigMap>(client, scope));
+    all.extend(of::<PodDisruptionBudget>(client, scope));
+    all.extend(of::<NetworkPolicy>(client, scope));
     all
 }
 
 /// A trigger for each object that changed, came or went: for the cluster that it names. What is
 /// in the object is not fetched.
-fn belonging<K>(api: Api<K>) -> BoxStream<'static, Trigger>
+fn belonging<K>(api: Api<PartialObjectMeta<K>>) -> BoxStream<'static, Trigger>
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    metadata_watcher(api, watcher::Config::default().labels(SELECTOR))
+    watch(api, watcher::Config::default().labels(SELECTOR))
         .default_backoff()
         .filter_map(|event| {
             let of = events(event).and_then(|(metadata, _)| cluster_of(&metadata));

@@ -17,6 +17,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Pre
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::leader::{Leadership, NotLeading};
@@ -207,7 +208,7 @@ impl Writes {
         api: &Api<DynamicObject>,
         kind: &str,
         name: &str,
-        fields: &impl Serialize,
+        fields: &Value,
     ) -> Result<(), Error> {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(fields);
@@ -269,7 +270,7 @@ impl Writes {
         annotations: &[(&str, &str)],
     ) -> Result<bool, Error> {
         let name = read.name_any();
-        let annotations: serde_json::Map<String, serde_json::Value> = annotations
+        let annotations: serde_json::Map<String, Value> = annotations
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).into()))
             .collect();
@@ -303,7 +304,7 @@ impl Writes {
         &self,
         api: &Api<K>,
         name: &str,
-        fields: &impl Serialize,
+        fields: &Value,
     ) -> Result<K, Error> {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(fields);
