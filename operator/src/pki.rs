@@ -24,7 +24,6 @@ use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -41,11 +40,11 @@ pub const KEY: &str = "tls.key";
 /// The key of a Secret that holds the certificate of whoever signed the other one.
 pub const AUTHORITY: &str = "ca.crt";
 
-const DAY: Duration = Duration::from_secs(24 * 3_600);
+const DAY_SECONDS: u64 = 24 * 3_600;
 /// How long an authority is good for: ten years.
-const AUTHORITY_FOR: Duration = Duration::from_secs(3_652 * 24 * 3_600);
+const AUTHORITY_FOR: Duration = Duration::from_secs(3_652 * DAY_SECONDS);
 /// How long the nodes' certificate is good for.
-const CERTIFICATE_FOR: Duration = Duration::from_secs(365 * 24 * 3_600);
+const CERTIFICATE_FOR: Duration = Duration::from_secs(365 * DAY_SECONDS);
 /// What is left of its time when a certificate is renewed: this part of it.
 const LEFT_AT_RENEWAL: u32 = 3;
 /// Since when a new certificate is good: clocks differ.
@@ -293,8 +292,8 @@ mod tests {
         }
     }
 
-    fn after(days: u32) -> u64 {
-        NOW + u64::try_from((DAY * days).as_millis()).expect("small")
+    fn after(days: u64) -> u64 {
+        NOW + days * DAY_SECONDS * 1_000
     }
 
     fn made() -> (SecretData, SecretData) {

@@ -66,7 +66,7 @@ fn parse(text: &str) -> Result<u128, QuantityError> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return Err(QuantityError::Form);
     }
     // The digits as one number, and by which power of ten it is too large.

@@ -9,7 +9,7 @@
 //!   restarted with the volumes of the template before.
 //! - **The time-out for stopping**: it goes with the time that Kubernetes gives.
 //! - **A hash of what a node reads at its start alone** (log level, bounds), see
-//!   [`super::settings`]. Everything else a node hears of while it runs.
+//!   `settings` beside this. Everything else a node hears of while it runs.
 //!
 //! Pods are taken to have IPv4 addresses: Redis clients are told them.
 //!
@@ -68,7 +68,7 @@ const SECRET_MODE: i32 = 0o440;
 /// The ports of a role's pods, with their names.
 #[must_use]
 pub fn ports(role: Role) -> &'static [(&'static str, u16)] {
-    const ALL: [(&str, u16); 4] = [
+    static ALL: [(&str, u16); 4] = [
         ("redis", RESP_PORT),
         ("grpc", CLIENT_PORT),
         ("peer", PEER_PORT),

@@ -120,12 +120,10 @@ fn ports_match(ports: Option<&[NetworkPolicyPort]>, port: u16) -> bool {
 }
 
 fn selected(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    let exact = selector.match_labels.iter().flatten();
-    let expressions = selector.match_expressions.iter().flatten();
-    exact
-        .into_iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
-        && expressions.into_iter().all(|expression| {
+    let mut exact = selector.match_labels.iter().flatten();
+    let mut expressions = selector.match_expressions.iter().flatten();
+    exact.all(|(key, value)| labels.get(key) == Some(value))
+        && expressions.all(|expression| {
             let value = labels.get(&expression.key);
             let values = expression.values.as_deref().unwrap_or_default();
             let among = value.is_some_and(|value| values.contains(value));
