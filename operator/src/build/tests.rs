@@ -323,15 +323,6 @@ fn what_a_manifest_does_not_say_is_left_to_the_nodes() {
     );
 }
 
-/// Settings that nodes learn of together with the operator: the table of this build may not
-/// list them yet.
-const NEW_SETTINGS: [&str; 4] = [
-    "CAIRN_HOST",
-    "CAIRN_MANAGED_BY",
-    "CAIRN_PLACES_FILE",
-    "CAIRN_TLS_PORTS",
-];
-
 #[test]
 fn nodes_know_every_setting() {
     // A node takes one that it does not know for a slip of the pen, and goes on without.
@@ -352,10 +343,7 @@ fn nodes_know_every_setting() {
         for name in all.iter().filter(|name| *name != "POD_IP") {
             let is_known = table.contains(&format!("| `{name}` | both |"))
                 || table.contains(&format!("| `{name}` | {role} |"));
-            assert!(
-                is_known || NEW_SETTINGS.contains(&name.as_str()),
-                "{name} of a {role}"
-            );
+            assert!(is_known, "{name} of a {role}");
         }
     }
 }
