@@ -3,12 +3,42 @@
 //! Each round begins anew. A step is asked for as long as it is not seen to have happened, so
 //! every step may be carried out twice, and the operator may die between any two.
 //!
-//! One planner holds all reasons to disturb a node, since they exclude each other: see
-//! [`plan`].
+//! One planner holds all reasons to disturb a node, since they exclude each other: the table
+//! is in [`duties`]. What each duty comes to is in a file of its own:
+//!
+//! - [`scale`]: data nodes that join, drain, and are retired;
+//! - [`group`]: coordinators that are taken in, and that leave;
+//! - [`lost`]: volumes that went with their Kubernetes nodes;
+//! - [`claims`]: volumes of nodes that are no more;
+//! - [`evacuate`]: Kubernetes nodes that are to go, pods that end;
+//! - [`restart`]: pods of an outdated revision;
+//! - [`settings`]: agreed numbers; [`places`]: zones and weights.
+//!
+//! Where the coordinators say nothing, and before they have made the cluster, nothing is
+//! removed, drained, deleted or restarted. StatefulSets grow to what is asked for all the
+//! same, and pods that do not run are made anew: without either no coordinator might ever
+//! come up.
+
+mod claims;
+mod duties;
+mod evacuate;
+mod group;
+mod lost;
+mod places;
+mod restart;
+mod scale;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod view;
 
 use crate::cluster::Cluster;
 use crate::names::Role;
-use crate::observed::Observed;
+use crate::observed::{Observed, Silence};
+use crate::store::Store;
+
+use duties::Duties;
+use view::View;
 
 /// What is to be done in this round, and what is to be said.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -30,6 +60,17 @@ pub struct Replicas {
     pub coordinators: u32,
     /// Data nodes.
     pub data: u32,
+}
+
+impl Replicas {
+    /// Those of a role.
+    #[must_use]
+    pub fn of(&self, role: Role) -> u32 {
+        match role {
+            Role::Coordinator => self.coordinators,
+            Role::Data => self.data,
+        }
+    }
 }
 
 /// Zones of Kubernetes nodes and weights of data nodes.
@@ -66,12 +107,14 @@ pub enum Step {
         /// What is said about it.
         reason: String,
     },
-    /// Write on a claim that the node on it was retired.
+    /// Write on a claim that the node on it was retired, or take that back.
     MarkRetired {
         /// The claim.
         name: String,
         /// Its UID.
         uid: String,
+        /// Whether it was.
+        retired: bool,
     },
 }
 
@@ -160,9 +203,120 @@ pub enum Topic {
     Paused,
 }
 
+impl Plan {
+    /// Says something about a node.
+    fn note(&mut self, topic: Topic, node: &str, text: &str) {
+        self.notes.push(Note {
+            topic,
+            node: Some(node.to_owned()),
+            text: text.to_owned(),
+        });
+    }
+
+    /// Says something about the cluster.
+    fn note_of_all(&mut self, topic: Topic, text: &str) {
+        self.notes.push(Note {
+            topic,
+            node: None,
+            text: text.to_owned(),
+        });
+    }
+}
+
 /// Decides what is to be done.
 #[must_use]
 pub fn plan(cluster: &Cluster, observed: &Observed) -> Plan {
-    let _ = (cluster, observed, Role::ALL);
-    Plan::default()
+    let view = View {
+        cluster,
+        seen: observed,
+    };
+    let as_they_are = |role| {
+        let set = observed.sets.get(&role);
+        set.map_or_else(|| scale::replicas(view, role), |set| set.replicas)
+    };
+    let mut plan = Plan {
+        replicas: replicas(as_they_are),
+        places: places::of(view),
+        ..Plan::default()
+    };
+    // Owner references delete what there is, and the StatefulSets' own policy the claims.
+    if cluster.deleting {
+        return plan;
+    }
+    if cluster.spec.maintenance.paused {
+        let text = "Nothing is changed while maintenance.paused is set.";
+        plan.note_of_all(Topic::Paused, text);
+        return plan;
+    }
+    plan.replicas = replicas(|role| scale::replicas(view, role));
+    restart::replace_broken(view, &mut plan);
+    match view.store() {
+        Some(store) => with_the_coordinators(view, store, &mut plan),
+        None => without_the_coordinators(view, &mut plan),
+    }
+    plan.notes.sort_by_key(|note| note.topic);
+    plan
+}
+
+fn replicas(of: impl Fn(Role) -> u32) -> Replicas {
+    Replicas {
+        coordinators: of(Role::Coordinator),
+        data: of(Role::Data),
+    }
+}
+
+/// The steps, what cannot be refused first: the first that fails ends the round, and what the
+/// coordinators refuse for long must not hold the rest back.
+fn with_the_coordinators(view: View<'_>, store: &Store, plan: &mut Plan) {
+    let duties = Duties::of(view, store);
+    evacuate::expect_back(view, &duties, plan);
+    evacuate::hand_over(store, &duties, plan);
+    claims::unmark(&duties, plan);
+    scale::bring_back(&duties, plan);
+    claims::renew(view, &duties, plan);
+    claims::clear_away(view, &duties, plan);
+    settings::pause_moves(view, store, plan);
+    restart::next(view, store, &duties, plan);
+    scale::retire(&duties, plan);
+    lost::give_up_coordinator(view, store, &duties, plan);
+    lost::give_up_data(store, &duties, plan);
+    settings::agree(view, store, &duties, plan);
+    scale::drain(view, store, &duties, plan);
+    group::change(view, store, &duties, plan);
+    scale::tell_who_comes(view, &duties, plan);
+    lost::tell_what_is_unknown(view, &duties, plan);
+    claims::tell_what_goes(&duties, plan);
+}
+
+/// What there is to say where nothing can be done.
+fn without_the_coordinators(view: View<'_>, plan: &mut Plan) {
+    match &view.seen.store {
+        Ok(_) => {
+            let text = "The coordinators wait for the data nodes with which to make the cluster.";
+            plan.note_of_all(Topic::Creating, text);
+        }
+        Err(Silence::NotAsked) => {
+            plan.note_of_all(Topic::Creating, "No coordinator runs yet.");
+        }
+        Err(Silence::NoAnswer(why)) => {
+            let text = format!(
+                "No leader of the coordinators answers ({why}). Until one does nothing is \
+                 removed, drained, deleted or restarted."
+            );
+            plan.note_of_all(Topic::Group, &text);
+        }
+        Err(Silence::Refused(why)) => {
+            let text = format!("The coordinators refuse the operator: {why}.");
+            plan.note_of_all(Topic::Stuck, &text);
+        }
+    }
+    for role in Role::ALL {
+        let set = view.seen.sets.get(&role);
+        for node in view.nodes(role) {
+            if node.ordinal < view.wanted(role) && !node.is_ready() {
+                let text = scale::why_it_is_away(node.pod, set);
+                plan.note(Topic::Creating, &node.name, &text);
+            }
+        }
+    }
 }
