@@ -83,6 +83,7 @@ pub struct KvClusterSpec {
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
     pub image: Option<String>,
 
+    // The description of an optional enum is that of its type.
     /// When the kubelet pulls the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
@@ -189,7 +190,7 @@ fn log_level() -> String {
     "info,openraft=warn,fjall=warn,lsm_tree=warn".to_owned()
 }
 
-/// When the kubelet pulls an image.
+/// When the kubelet pulls the image; as Kubernetes has it where this is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 pub enum ImagePullPolicy {
     /// Each time a pod starts.
@@ -200,7 +201,9 @@ pub enum ImagePullPolicy {
     Never,
 }
 
-/// A preset of guarantees.
+/// A preset that supplies what `writeQuorum` and `readLevel` do not say: `strong` is writes on a
+/// majority and reads of what was acknowledged last, `eventual` is writes on one copy and reads
+/// from any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
@@ -210,7 +213,8 @@ pub enum Consistency {
     Eventual,
 }
 
-/// What a read must see.
+/// The level of reads that name none: `primary`, or `any` where `consistency` is `eventual`.
+/// Fixed when the cluster is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReadLevel {

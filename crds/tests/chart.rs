@@ -52,17 +52,18 @@ fn sets() -> Vec<String> {
     sets
 }
 
+/// Renders the chart in that folder.
+fn template(folder: &str, words: &[&str]) -> Option<Output> {
+    // Without a version Helm believes in one of its own, which may be old.
+    let mut all = vec!["template", "cairn", folder, "--kube-version", "1.34.0"];
+    all.extend(["--namespace", NAMESPACE]);
+    all.extend(words);
+    helm(&all)
+}
+
 /// The objects that a set of values gives; `None` where there is no Helm.
 fn rendered(set: &str) -> Option<Vec<Value>> {
-    let output = helm(&[
-        "template",
-        "cairn",
-        ".",
-        "--namespace",
-        NAMESPACE,
-        "--values",
-        set,
-    ])?;
+    let output = template(".", &["--values", set])?;
     assert!(output.status.success(), "{set}: {}", text(&output.stderr));
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text(&output.stdout)).unwrap();
     let objects: Vec<Value> = documents.into_iter().filter(|it| !it.is_null()).collect();
@@ -285,7 +286,7 @@ fn values_that_make_no_sense_are_refused() {
             "serviceMonitor",
         ),
     ] {
-        let Some(output) = helm(&["template", "cairn", ".", "--set", set]) else {
+        let Some(output) = template(".", &["--set", set]) else {
             return;
         };
         let said = text(&output.stderr);
@@ -296,24 +297,47 @@ fn values_that_make_no_sense_are_refused() {
     }
 }
 
+/// Helm shows notes once it has installed something, for which it wants a cluster: here they
+/// are rendered as an object's data, in a copy of the chart.
+fn notes(words: &[&str]) -> Option<String> {
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(chart())
+        .arg(copy.path())
+        .status();
+    assert!(copied.unwrap().success());
+    let folder = copy.path().join("cairn-operator");
+    let notes = std::fs::read_to_string(folder.join("templates/NOTES.txt")).unwrap();
+    let wrapped = format!(
+        "{{{{ define \"notes\" }}}}{notes}{{{{ end }}}}\n\
+         kind: Notes\ntext: {{{{ include \"notes\" . | toJson }}}}\n"
+    );
+    std::fs::write(folder.join("templates/notes.yaml"), wrapped).unwrap();
+    let mut all = vec!["--show-only", "templates/notes.yaml"];
+    all.extend(words);
+    let output = template(folder.to_str().unwrap(), &all)?;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let object: Value = serde_saphyr::from_str(&text(&output.stdout)).unwrap();
+    Some(object["text"].as_str().unwrap().to_owned())
+}
+
 #[test]
 fn the_notes_tell_what_to_do_next() {
-    let words = [
-        "install",
-        "cairn",
-        ".",
-        "--namespace",
-        NAMESPACE,
-        "--dry-run=client",
-    ];
-    let Some(output) = helm(&words) else { return };
-    let said = text(&output.stdout);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    let Some(said) = notes(&[]) else { return };
     for next in [
-        "kubectl apply",
+        "kubectl apply -f -",
         "kubectl wait kvc/demo",
         "kubectl exec demo-data-0",
     ] {
         assert!(said.contains(next), "{next} is missing: {said}");
     }
+    let said = notes(&["--values", "ci/namespaced-values.yaml"]).unwrap();
+    assert!(said.contains("kubectl apply -n shop -f -"), "{said}");
+
+    // What is to be applied is a cluster.
+    let (_, rest) = said.split_once("echo '").unwrap();
+    let (manifest, _) = rest.split_once("' |").unwrap();
+    let manifest: Value = serde_saphyr::from_str(manifest).unwrap();
+    strict::read::<cairn_crds::KvCluster>(&manifest).unwrap();
 }

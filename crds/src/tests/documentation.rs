@@ -81,7 +81,11 @@ fn value(path: &str, schema: &Value) -> String {
     }
     match word(&schema["type"]) {
         "integer" => match (&schema["minimum"], &schema["maximum"]) {
-            (Value::Number(least), Value::Number(most)) => format!("{least} to {most}"),
+            (Value::Number(least), Value::Number(most)) => {
+                // The definition holds them as floating point.
+                let whole = |number: &serde_json::Number| number.as_f64().unwrap_or_default();
+                format!("{} to {}", whole(least), whole(most))
+            }
             _ => "number".to_owned(),
         },
         "string" => "text".to_owned(),
@@ -122,17 +126,19 @@ fn default(path: &str, schema: &Value, root: &Value) -> String {
     let (parent, name) = path.rsplit_once('.').unwrap_or_default();
     match &schema["default"] {
         Value::Null => {
-            let mut required = false;
+            let mut told = String::new();
             walk("", root, &mut |path, schema| {
+                if path != parent {
+                    return;
+                }
                 let names = schema["required"].as_array();
-                required |= path == parent
-                    && names.is_some_and(|names| names.iter().any(|it| word(it) == name));
+                if let Some(given) = schema["default"][name].as_str() {
+                    told = format!("`{given}`");
+                } else if names.is_some_and(|names| names.iter().any(|it| word(it) == name)) {
+                    "required".clone_into(&mut told);
+                }
             });
-            if required {
-                "required".to_owned()
-            } else {
-                String::new()
-            }
+            told
         }
         // That of each field inside stands in its own line.
         Value::Object(_) => String::new(),
