@@ -106,7 +106,7 @@ impl Machine {
             .chain([
                 text(&self.hosts),
                 text(&self.resolver),
-                text(&binary::cairn()?),
+                text(binary::cairn()?),
                 text(&self.binary),
                 text(volume),
             ])
