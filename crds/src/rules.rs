@@ -1,17 +1,58 @@
 //! What is refused when a manifest is applied: rules in CEL, evaluated by the API server.
 //!
 //! Each says what to do. The operator looks at the same things again (a schema can be older
-//! than the operator), see its `validate`. `W` stands for the write quorum in force: the given
-//! one, or what the nodes would take.
+//! than the operator), see its `validate`. The write quorum in force is the given one, or what
+//! the nodes would take; so is the read level.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, ValidationRule,
+};
 use kube::core::{Rule, validate};
 use schemars::Schema;
+
+use crate::CLUSTER_NAME_BYTES_MAX;
 
 /// The write quorum of a spec, defaulted as the nodes do.
 macro_rules! write_quorum {
     () => {
         "(has(self.writeQuorum) ? self.writeQuorum : \
          (has(self.consistency) && self.consistency == 'eventual' ? 1 : self.replicationFactor / 2 + 1))"
+    };
+}
+
+/// The read level of a spec, defaulted as the nodes do.
+macro_rules! read_level {
+    ($spec:literal) => {
+        concat!(
+            "(has(",
+            $spec,
+            ".readLevel) ? ",
+            $spec,
+            ".readLevel : (has(",
+            $spec,
+            ".consistency) && ",
+            $spec,
+            ".consistency == 'eventual' ? 'any' : 'primary'))"
+        )
+    };
+}
+
+/// An optional field that may not change, come or go.
+macro_rules! fixed {
+    ($field:literal) => {
+        concat!(
+            "has(self.",
+            $field,
+            ") == has(oldSelf.",
+            $field,
+            ") && (!has(self.",
+            $field,
+            ") || self.",
+            $field,
+            " == oldSelf.",
+            $field,
+            ")"
+        )
     };
 }
 
@@ -29,6 +70,21 @@ fn put(schema: &mut Schema, rules: Vec<Rule>) {
     }
 }
 
+/// Puts the rule on the name into the schema of the whole resource, where alone it can be seen.
+pub(crate) fn on_root(root: &mut JSONSchemaProps) {
+    root.x_kubernetes_validations = Some(vec![ValidationRule {
+        rule: format!(
+            "self.metadata.name.size() <= {CLUSTER_NAME_BYTES_MAX} && \
+             self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+        ),
+        message: Some(format!(
+            "metadata.name must be {CLUSTER_NAME_BYTES_MAX} characters at most, of a-z, 0-9 and '-', \
+             begin with a letter, and not end with '-': Services and pods are named after it"
+        )),
+        ..ValidationRule::default()
+    }]);
+}
+
 /// Puts the rules into the schema of a spec.
 pub(crate) fn on_spec(schema: &mut Schema) {
     put(schema, of_spec());
@@ -40,8 +96,8 @@ pub(crate) fn on_coordinators(schema: &mut Schema) {
         schema,
         vec![rule(
             "self.replicas % 2 == 1",
-            "coordinators.replicas must be 1, 3 or 5: with an even number one more may not fail, \
-         and there is one more that can",
+            "coordinators.replicas must be 1, 3 or 5: with an even number no more of them may fail \
+             than with one fewer",
             ".replicas",
         )],
     );
@@ -72,12 +128,14 @@ fn of_spec() -> Vec<Rule> {
                 "!has(self.minInSync) || self.minInSync <= ",
                 write_quorum!()
             ),
-            "minInSync must not be larger than the write quorum",
+            "minInSync must not be larger than the write quorum: writeQuorum, or a majority of \
+             replicationFactor where it is left out, or 1 where consistency is eventual",
             ".minInSync",
         ),
         rule(
             "!has(self.readQuorum) || self.readQuorum <= self.replicationFactor",
-            "readQuorum must not be larger than replicationFactor",
+            "readQuorum must not be larger than replicationFactor: no more copies can be asked than \
+             there are",
             ".readQuorum",
         ),
         rule(
@@ -98,7 +156,8 @@ fn of_spec() -> Vec<Rule> {
                 " > self.replicationFactor"
             ),
             "readQuorum and writeQuorum must overlap: together more than replicationFactor. Leave \
-             readQuorum out, or set consistency to eventual",
+             readQuorum out when the cluster is made, raise writeQuorum, or set consistency to \
+             eventual",
             ".readQuorum",
         ),
         rule(
@@ -112,23 +171,40 @@ fn of_spec() -> Vec<Rule> {
             "virtualNodes is fixed when the cluster is made. Make another cluster and copy the data",
             ".virtualNodes",
         ),
+        rule(
+            concat!(read_level!("self"), " == ", read_level!("oldSelf")),
+            "readLevel is fixed when the cluster is made, also where consistency supplies it. To \
+             change consistency, write down the readLevel that there was: any under eventual, else \
+             primary. A client may name another level with each read",
+            ".readLevel",
+        ),
+        rule(
+            fixed!("readQuorum"),
+            "readQuorum is fixed when the cluster is made. Leave it as it was",
+            ".readQuorum",
+        ),
     ]
 }
 
 /// Rules over the storage of a role.
 fn of_storage() -> Vec<Rule> {
     vec![
-        Rule::new("!quantity(string(self.size)).isLessThan(quantity(string(oldSelf.size)))").message(
+        rule(
+            "!quantity(string(self.size)).isLessThan(quantity(string(oldSelf.size)))",
             "storage.size can only grow: a volume cannot shrink. Leave it, or move to smaller \
-             volumes by adding nodes and removing the others",
+             volumes by making another cluster and copying the data",
+            ".size",
         ),
-        Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && \
-                   (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-            .message(
-                "storage.storageClassName is fixed: a volume cannot change its class. Make another \
-                 cluster and copy the data",
-            ),
-        Rule::new("quantity(string(self.size)).compareTo(quantity('1Gi')) >= 0")
-            .message("storage.size must be 1Gi at least: the write-ahead log and the store need room"),
+        rule(
+            fixed!("storageClassName"),
+            "storage.storageClassName is fixed: a volume cannot change its class. Make another \
+             cluster and copy the data",
+            ".storageClassName",
+        ),
+        rule(
+            "!quantity(string(self.size)).isLessThan(quantity('1Gi'))",
+            "storage.size must be 1Gi at least: the write-ahead log and the store need room",
+            ".size",
+        ),
     ]
 }

@@ -10,8 +10,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::rules;
 use crate::status::KvClusterStatus;
+use crate::{rules, schema};
 
 /// A durable, replicated key-value store.
 #[derive(CustomResource, Clone, PartialEq, Debug, Deserialize, Serialize, JsonSchema)]
@@ -80,9 +80,10 @@ pub struct KvClusterSpec {
     /// The image of the nodes, in place of the operator's default repository with `version` as
     /// its tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
     pub image: Option<String>,
 
+    // The description of an optional enum is that of its type.
     /// When the kubelet pulls the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
@@ -120,7 +121,8 @@ pub struct KvClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
 
-    /// The level of reads that name none. Fixed when the cluster is made.
+    /// The level of reads that name none: `primary`, or `any` where `consistency` is
+    /// `eventual`. Fixed when the cluster is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_level: Option<ReadLevel>,
 
@@ -188,7 +190,7 @@ fn log_level() -> String {
     "info,openraft=warn,fjall=warn,lsm_tree=warn".to_owned()
 }
 
-/// When the kubelet pulls an image.
+/// When the kubelet pulls the image; as Kubernetes has it where this is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 pub enum ImagePullPolicy {
     /// Each time a pod starts.
@@ -199,7 +201,9 @@ pub enum ImagePullPolicy {
     Never,
 }
 
-/// A preset of guarantees.
+/// A preset that supplies what `writeQuorum` and `readLevel` do not say: `strong` is writes on a
+/// majority and reads of what was acknowledged last, `eventual` is writes on one copy and reads
+/// from any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
@@ -209,7 +213,8 @@ pub enum Consistency {
     Eventual,
 }
 
-/// What a read must see.
+/// The level of reads that name none: `primary`, or `any` where `consistency` is `eventual`.
+/// Fixed when the cluster is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReadLevel {
@@ -285,11 +290,12 @@ pub struct DataSpec {
 #[schemars(transform = rules::on_storage)]
 pub struct StorageSpec {
     /// How large, as `100Gi`. It can be raised, not lowered.
+    #[schemars(schema_with = "schema::size")]
     pub size: Quantity,
     /// The StorageClass; the namespace's default where it is left out. Fixed when the
     /// cluster is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub storage_class_name: Option<String>,
 }
 
@@ -299,7 +305,7 @@ pub struct StorageSpec {
 pub struct SchedulingSpec {
     /// Labels that a Kubernetes node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "schema::labels")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the pods put up with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -316,7 +322,7 @@ pub struct SchedulingSpec {
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
     /// The PriorityClass of the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub priority_class_name: Option<String>,
 }
 
@@ -326,11 +332,11 @@ pub struct SchedulingSpec {
 pub struct MetadataSpec {
     /// Labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "schema::labels")]
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "schema::annotations")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -374,22 +380,28 @@ pub struct LimitsSpec {
     pub max_connections: Option<u32>,
     /// The largest value.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
     pub max_value_bytes: Option<Quantity>,
     /// The most that copies which a node gives to others may take of network and disk in a
     /// second. They give way to clients where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
     pub snapshot_send_bytes_per_second: Option<Quantity>,
     /// The most that copies which a node fetches may take of network and disk in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
     pub snapshot_receive_bytes_per_second: Option<Quantity>,
     /// The cache of values in front of the store.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
     pub value_cache_bytes: Option<Quantity>,
     /// The block cache of the store.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
     pub store_cache_bytes: Option<Quantity>,
     /// Free disk space below which a node refuses writes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
     pub disk_reserve_bytes: Option<Quantity>,
     /// How many sequenced writes a partition remembers, so that a retry is applied once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -407,7 +419,7 @@ pub struct TlsSpec {
     /// A Secret with `tls.crt`, `tls.key` and `ca.crt`, in place of the certificates that the
     /// operator makes. It must name the nodes' host names; see the documentation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub secret_name: Option<String>,
 }
 
@@ -416,11 +428,11 @@ pub struct TlsSpec {
 #[serde(rename_all = "camelCase")]
 pub struct UsersSpec {
     /// The Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub secret_name: String,
     /// The key in it that holds the file, in TOML.
     #[serde(default = "users_key")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
 
@@ -434,11 +446,11 @@ fn users_key() -> String {
 pub struct ServiceSpec {
     /// Labels of the Service.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "schema::labels")]
     pub labels: BTreeMap<String, String>,
     /// Annotations of the Service.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(schema_with = "schema::annotations")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -473,6 +485,10 @@ pub struct MaintenanceSpec {
     /// Data nodes, by the names of their pods, that are to give up all that they hold, and to
     /// stay empty for as long as they are named here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 200), inner(length(min = 1, max = 253)))]
+    #[schemars(
+        length(max = 200),
+        inner(length(min = 1, max = 253)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub drain: Vec<String>,
 }

@@ -51,7 +51,10 @@ pub struct KvClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// `Ready`, `Progressing`, `Degraded`, `QuorumHealthy`, `Rebalancing`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
     pub conditions: Vec<Condition>,
 }
 

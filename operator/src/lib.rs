@@ -14,10 +14,22 @@
 //! Kubernetes about pods and volumes. Nothing is remembered between rounds that is not in one
 //! of these: an operator may die between any two calls.
 
+pub mod admin;
+pub mod args;
 pub mod build;
 pub mod cluster;
+pub mod controller;
+pub mod events;
+pub mod health;
+pub mod leader;
+pub mod metrics;
 pub mod names;
 pub mod observed;
+pub mod pki;
 pub mod plan;
+pub mod quantity;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod users;
 pub mod validate;

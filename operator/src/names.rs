@@ -56,9 +56,7 @@ pub const ANNOTATION_RETIRED: &str = "cairn.dev/retired";
 /// On a pod template: a hash of the settings that a node reads at its start alone.
 pub const ANNOTATION_SETTINGS: &str = "cairn.dev/settings";
 
-/// The longest name of a cluster, in bytes: a pod's name, with the longest ending, must be a
-/// label of 63 bytes, and so must the hash that the StatefulSet controller adds.
-pub const CLUSTER_NAME_BYTES_MAX: usize = 40;
+pub use cairn_crds::CLUSTER_NAME_BYTES_MAX;
 
 /// The names of a cluster's objects.
 #[derive(Clone, PartialEq, Eq, Debug)]
