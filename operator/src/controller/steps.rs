@@ -148,7 +148,7 @@ async fn touch(
             let news = News::new(Reason::ClaimDeleted, text);
             (writes.delete(&claims(), name, uid, None).await?, news)
         }
-        Step::MarkRetired { name, uid } => {
+        Step::MarkRetired { name, uid, retired } => {
             let claims = claims();
             let what = || format!("read claim {name}");
             let Some(claim) = within(what, claims.get_opt(name)).await? else {
@@ -157,8 +157,8 @@ async fn touch(
             if claim.uid().as_deref() != Some(uid) {
                 return Ok(false);
             }
-            let retired = [(ANNOTATION_RETIRED, "true")];
-            return writes.annotate(&claims, &claim, &retired).await;
+            let mark = [(ANNOTATION_RETIRED, retired.then_some("true"))];
+            return writes.annotate(&claims, &claim, &mark).await;
         }
     };
     if deleted == Deleted::Done {

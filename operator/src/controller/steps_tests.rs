@@ -194,13 +194,14 @@ async fn without_the_lease_nobody_is_asked() {
 async fn a_claim_is_marked_as_the_one_that_was_read() {
     let api = FakeApi::default();
     api.put(CLAIM, claim("u2"));
-    let mark = |uid: &str| Step::MarkRetired {
+    let mark = |uid: &str, retired| Step::MarkRetired {
         name: "data-orders-data-2".to_owned(),
         uid: uid.to_owned(),
+        retired,
     };
-    let carried = carry(&api, &Told::default(), &[mark("another")]).await;
+    let carried = carry(&api, &Told::default(), &[mark("another", true)]).await;
     assert_eq!(carried.done, 0);
-    let carried = carry(&api, &Told::default(), &[mark("u2")]).await;
+    let carried = carry(&api, &Told::default(), &[mark("u2", true)]).await;
     assert_eq!(carried.done, 1);
     let live = api.get(CLAIM).unwrap();
     assert_eq!(live["metadata"]["annotations"][ANNOTATION_RETIRED], "true");

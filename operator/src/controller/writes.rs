@@ -259,7 +259,8 @@ impl Writes {
         }
     }
 
-    /// Sets annotations of the very object that was read; `false` where it changed since.
+    /// Sets annotations of the very object that was read, or removes those without a value;
+    /// `false` where it changed since.
     ///
     /// # Errors
     /// See [`Error`].
@@ -267,7 +268,7 @@ impl Writes {
         &self,
         api: &Api<K>,
         read: &K,
-        annotations: &[(&str, &str)],
+        annotations: &[(&str, Option<&str>)],
     ) -> Result<bool, Error> {
         let name = read.name_any();
         let annotations: serde_json::Map<String, Value> = annotations
