@@ -55,7 +55,7 @@ fn a_volume_that_holds_only_what_its_file_system_was_made_with_is_empty() {
     let root = tempdir().unwrap();
     let found = root.path().join("lost+found");
     fs::create_dir(&found).unwrap();
-    fs::set_permissions(&found, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&found, fs::Permissions::from_mode(0o000)).unwrap();
     let directory = DataDirectory::open(root.path()).unwrap();
     assert!(!directory.is_established());
     let identity = directory.identity();

@@ -58,8 +58,8 @@ impl ClusterState {
         &self.placed_for
     }
 
-    /// Whether the seats are those for a basis: made for it, and none of them, given by
-    /// itself since, on a node that is to hold nothing.
+    /// Whether the seats are those for a basis: made for it, none of them given by itself
+    /// since, and none on a node that is to hold nothing.
     #[must_use]
     pub fn seats_fit(&self, basis: &PlacementBasis) -> bool {
         self.placed_for == *basis

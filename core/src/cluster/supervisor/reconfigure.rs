@@ -437,8 +437,9 @@ impl Supervisor {
         let follower = self.views.follower(record, learner).copied();
         let too_slow = follower.is_some_and(|f| f.hopeless);
         // The set could not serve before one of its own members is replaced, which comes first.
+        let can_serve = set.as_ref().is_some_and(|set| self.can_serve(record, set));
         let behind_damage = set.as_ref().is_some_and(|set| {
-            !self.can_serve(record, set)
+            !can_serve
                 && set
                     .members
                     .iter()
@@ -475,9 +476,9 @@ impl Supervisor {
         let caught_up = follower.is_some_and(|f| f.caught_up && f.answering);
         if caught_up
             && self.views.is_serving(record)
-            && let Some(set) = set
             // Joint for as long as one of the needed ones is away would be worse than waiting.
-            && self.can_serve(record, &set)
+            && can_serve
+            && let Some(set) = set
         {
             work.slow_learners = 0;
             self.propose(

@@ -133,7 +133,7 @@ async fn where_no_manifest_governs_nobody_is_refused_for_one() {
         assert!(!names_manifest(&answer), "{change:?}: {answer:?}");
     }
     let settings = free.fleet.status(0).await["settings"].clone();
-    assert_eq!(settings["leaseMs"], 600);
+    assert_eq!(settings["lease_ms"], 600);
     assert!(free.fleet.status(0).await.get("managedBy").is_none());
     free.fleet.stop_all().await;
 }

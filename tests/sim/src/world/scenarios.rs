@@ -1,7 +1,7 @@
 //! Scenarios that are written down instead of drawn: what is done, and what is waited for
 //! before the next. Clients, delays and the faces of each fault still come from a seed.
 
-use cairn_core::cluster::command::{Command, Response};
+use cairn_core::cluster::command::{Command, Response, SeatChange};
 use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::{Configuration, Member, PartitionRecord};
 use rand::rngs::StdRng;
@@ -66,10 +66,14 @@ pub fn swap_of_a_slow_primary(seed: u64) -> Result<Coverage, Box<Failure>> {
         let before = state.seats(partition).to_vec();
         let seats = state.basis().nodes.into_keys().filter(|node| *node != old);
         let seats = seats.collect();
-        let reseat = Command::Reseat {
-            partition,
-            before,
-            seats,
+        // For the nodes that there are: seats given otherwise would be given anew at once.
+        let reseat = Command::Rebalance {
+            basis: state.basis(),
+            moves: vec![SeatChange {
+                partition,
+                before,
+                seats,
+            }],
         };
         let told = world.administer(reseat)?;
         if told != Response::Done {

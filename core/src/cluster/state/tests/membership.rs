@@ -56,6 +56,30 @@ fn seats_are_made_for_the_nodes_that_there_are() {
 }
 
 #[test]
+fn seats_given_by_themselves_are_given_anew_once_all_is_as_it_was_before() {
+    let mut machine = made(3, 2, 3);
+    let rf = |machine: &Machine, rf| {
+        change(machine, |settings| {
+            settings.replication_factor = rf;
+            settings.write_quorum = 2;
+            settings.min_in_sync = 1;
+        })
+    };
+    machine.done(rf(&machine, 2));
+    machine.done(Command::Reseat {
+        partition: PartitionId(0),
+        before: machine.state.seats(PartitionId(0)).to_vec(),
+        seats: vec![NodeId(2), NodeId(1)],
+    });
+    machine.done(rf(&machine, 3));
+    let basis = machine.state.basis();
+    assert_eq!(*machine.state.placed_for(), basis, "as it was before");
+    assert!(!machine.state.seats_fit(&basis), "and yet not settled");
+    machine.done(seats(&machine, &[1, 2, 3]));
+    assert!(machine.state.seats_fit(&basis));
+}
+
+#[test]
 fn a_drain_is_asked_for_and_taken_back_as_often_as_anyone_likes() {
     let mut machine = made(3, 2, 4);
     let node = NodeId(4);

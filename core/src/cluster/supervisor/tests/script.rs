@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::world::{MS, Traced, World};
-use crate::cluster::command::{Command, Response};
+use crate::cluster::command::{Command, Response, SeatChange};
 use crate::cluster::report::{Order, ReplicaReport};
 use crate::cluster::settings::SettingsRequest;
 use crate::cluster::supervisor::{AdminRequest, Input, Output, SupervisorEvent, SupervisorOptions};
@@ -171,10 +171,13 @@ fn run(world: &mut World, words: &[&str]) -> Vec<String> {
             to: Some(node(n)),
         })),
         ["seats", nodes @ ..] => {
-            let response = world.commit(Command::Reseat {
-                partition: P,
-                before: world.state.seats(P).to_vec(),
-                seats: nodes.iter().copied().map(node).collect(),
+            let response = world.commit(Command::Rebalance {
+                basis: world.state.basis(),
+                moves: vec![SeatChange {
+                    partition: P,
+                    before: world.state.seats(P).to_vec(),
+                    seats: nodes.iter().copied().map(node).collect(),
+                }],
             });
             assert_eq!(response, Response::Done);
         }
