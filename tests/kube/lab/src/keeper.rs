@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cgroups;
 use crate::component::{end_of, log_ends};
@@ -30,10 +30,22 @@ pub fn process_file(state: &Path) -> PathBuf {
     state.join("process")
 }
 
-/// Written once a lab is ready: how many nodes it has.
+/// Written once a lab is ready: how many nodes it has, and where its programs are.
 #[must_use]
-pub fn ready_file(state: &Path) -> PathBuf {
+fn ready_file(state: &Path) -> PathBuf {
     state.join("ready")
+}
+
+/// The layout of the lab that is ready there; nothing where none is.
+///
+/// # Errors
+/// Where the file is not what [`keep`] writes.
+pub fn ready(state: &Path) -> Result<Option<Layout>> {
+    let Ok(line) = fs::read_to_string(ready_file(state)) else {
+        return Ok(None);
+    };
+    let (nodes, programs) = line.split_once(' ').context("nodes and programs")?;
+    Layout::new(state, Path::new(programs), nodes.parse()?).map(Some)
 }
 
 /// Where the logs of a lab that did not start are kept.
@@ -98,7 +110,7 @@ fn attend(layout: &Layout, mut lab: Child, leased: bool) -> Result<()> {
             let kept = failed_logs(&layout.state);
             let _ = fs::remove_dir_all(&kept);
             let _ = fs::rename(layout.state.join("logs"), &kept);
-            Err(error.context(format!("all logs are in {}", kept.display())))
+            Err(anyhow!("{error:#}\nall logs are in {}", kept.display()))
         }
     }
 }
@@ -146,7 +158,8 @@ fn become_ready(layout: &Layout, lab: &mut Child) -> Result<()> {
     let text = fs::read_to_string(layout.conf("super-admin"))?;
     let text = text.replace(&inside, &format!("https://127.0.0.1:{port}"));
     fs::write(Layout::kubeconfig(&layout.state), text)?;
-    fs::write(ready_file(&layout.state), layout.nodes.to_string())?;
+    let layout_line = format!("{} {}", layout.nodes, layout.programs.display());
+    fs::write(ready_file(&layout.state), layout_line)?;
     say(READY);
     Ok(())
 }

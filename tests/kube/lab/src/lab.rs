@@ -63,9 +63,7 @@ pub enum Lifetime {
 /// A lab that is up.
 #[derive(Debug)]
 pub struct Lab {
-    state: PathBuf,
-    programs: PathBuf,
-    nodes: u8,
+    layout: Layout,
     /// The lab ends where this does.
     _lease: Option<ChildStdin>,
 }
@@ -89,7 +87,7 @@ impl Lab {
                 "a lab of {nodes} nodes is up in {} already",
                 layout.state.display()
             );
-            return Self::attach(&layout.state, &layout.programs);
+            return Self::attach(&layout.state);
         }
         let mut command = Command::new(program);
         command
@@ -118,7 +116,7 @@ impl Lab {
             if line == crate::control_plane::READY {
                 return Ok(Self {
                     _lease: lease,
-                    ..Self::attach(&layout.state, &layout.programs)?
+                    ..Self::attach(&layout.state)?
                 });
             }
             tell(&line);
@@ -132,13 +130,11 @@ impl Lab {
     ///
     /// # Errors
     /// Where none is.
-    pub fn attach(state: &Path, programs: &Path) -> Result<Self> {
-        let nodes = fs::read_to_string(keeper::ready_file(state))
+    pub fn attach(state: &Path) -> Result<Self> {
+        let layout = keeper::ready(state)?
             .with_context(|| format!("no lab is up in {}", state.display()))?;
         Ok(Self {
-            state: state.to_path_buf(),
-            programs: programs.to_path_buf(),
-            nodes: nodes.trim().parse()?,
+            layout,
             _lease: None,
         })
     }
@@ -146,19 +142,19 @@ impl Lab {
     /// The names of its nodes.
     #[must_use]
     pub fn nodes(&self) -> Vec<String> {
-        NodeId::all(self.nodes).map(NodeId::name).collect()
+        NodeId::all(self.layout.nodes).map(NodeId::name).collect()
     }
 
     /// The kubeconfig of an administrator, for who is on this machine.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
-        Layout::kubeconfig(&self.state)
+        Layout::kubeconfig(&self.layout.state)
     }
 
     /// Where `kubectl` and `helm` are.
     #[must_use]
     pub fn programs(&self) -> &Path {
-        &self.programs
+        &self.layout.programs
     }
 
     /// What runs, as a table.
@@ -166,7 +162,7 @@ impl Lab {
     /// # Errors
     /// Where the lab does not answer.
     pub fn status(&self) -> Result<String> {
-        control::ask(&self.state, &Request::Status)
+        control::ask(&self.layout.state, &Request::Status)
     }
 
     /// Cuts a node's power: all that it runs ends at once, and its disk stays.
@@ -174,7 +170,7 @@ impl Lab {
     /// # Errors
     /// Where there is no such node.
     pub fn power_off(&self, node: &str) -> Result<String> {
-        control::ask(&self.state, &Request::PowerOff(node.to_owned()))
+        control::ask(&self.layout.state, &Request::PowerOff(node.to_owned()))
     }
 
     /// Starts a node with its disk as it was. It is not ready yet.
@@ -182,7 +178,7 @@ impl Lab {
     /// # Errors
     /// Where it does not start.
     pub fn power_on(&self, node: &str) -> Result<String> {
-        control::ask(&self.state, &Request::PowerOn(node.to_owned()))
+        control::ask(&self.layout.state, &Request::PowerOn(node.to_owned()))
     }
 
     /// Imports an archive of images on every node that is on.
@@ -192,7 +188,7 @@ impl Lab {
     pub fn load(&self, archive: &Path) -> Result<String> {
         let archive =
             fs::canonicalize(archive).with_context(|| format!("find {}", archive.display()))?;
-        control::ask(&self.state, &Request::Load(archive))
+        control::ask(&self.layout.state, &Request::Load(archive))
     }
 
     /// A command that runs on a node, or on `control-plane`: in its namespaces, with its
@@ -201,11 +197,12 @@ impl Lab {
     /// # Errors
     /// Where there is no such node, or it is off.
     pub fn on(&self, node: &str, words: &[&str]) -> Result<Command> {
-        let lab = Identity::read(&keeper::process_file(&self.state))?.context("no lab is up")?;
+        let lab =
+            Identity::read(&keeper::process_file(&self.layout.state))?.context("no lab is up")?;
         let mut command = Command::new("nsenter");
         command.args(enter(&lab.pid().to_string()));
         if node != "control-plane" {
-            let pid = control::ask(&self.state, &Request::Pid(node.to_owned()))?;
+            let pid = control::ask(&self.layout.state, &Request::Pid(node.to_owned()))?;
             command.arg("nsenter").args(enter(pid.trim()));
         }
         command.args(words);
@@ -217,7 +214,7 @@ impl Lab {
     /// # Errors
     /// Where it cannot be run; that it failed is none.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Output> {
-        Command::new(self.programs.join("kubectl"))
+        Command::new(self.layout.programs.join("kubectl"))
             .env("KUBECONFIG", self.kubeconfig())
             .args(arguments)
             .stdin(Stdio::null())
@@ -241,10 +238,7 @@ fn up_already(state: &Path) -> Result<Option<u8>> {
         if keeper::take_lock(state)?.is_ok() {
             return Ok(Some(None));
         }
-        match fs::read_to_string(keeper::ready_file(state)) {
-            Ok(nodes) => Ok(Some(Some(nodes.trim().parse()?))),
-            Err(_) => Ok(None),
-        }
+        Ok(keeper::ready(state)?.map(|layout| Some(layout.nodes)))
     })
 }
 

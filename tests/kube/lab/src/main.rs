@@ -104,7 +104,7 @@ fn main() -> ExitCode {
 
 fn act(verb: Verb) -> Result<()> {
     let state = Layout::usual_state()?;
-    let attach = || Lab::attach(&state, &lab::build()?);
+    let attach = || Lab::attach(&state);
     match verb {
         Verb::Up { nodes } => {
             let layout = Layout::new(&state, &lab::build()?, nodes)?;
