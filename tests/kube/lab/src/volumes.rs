@@ -130,11 +130,12 @@ fn create(layout: &Layout, manifests: &str) -> Result<()> {
         .stderr(Stdio::inherit())
         .spawn()?;
     let mut input = child.stdin.take().context("standard input")?;
-    input.write_all(manifests.as_bytes())?;
+    // Where it ended early, how it ended tells more than that it no longer reads.
+    let written = input.write_all(manifests.as_bytes());
     drop(input);
     let status = child.wait()?;
     ensure!(status.success(), "create volumes: {status}");
-    Ok(())
+    written.context("create volumes")
 }
 
 /// A `kubectl get --watch` that says when something happened.

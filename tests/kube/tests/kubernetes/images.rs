@@ -5,6 +5,7 @@ use cairn_kube_tests::kubectl::said;
 use cairn_kube_tests::{Namespace, cluster};
 
 const COORDINATOR: &str = include_str!("manifests/coordinator.yaml");
+const VERSION: &str = include_str!("manifests/version.yaml");
 
 #[test]
 fn a_node_runs_without_root_on_a_root_file_system_that_it_cannot_write() -> Result<()> {
@@ -22,7 +23,16 @@ fn a_node_runs_without_root_on_a_root_file_system_that_it_cannot_write() -> Resu
     ];
     space.explain(kubectl.run(&ready))?;
 
-    let version = kubectl.exec("coordinator", &["cairn", "--version"])?;
+    // Without a role the binary is the command.
+    kubectl.apply(VERSION)?;
+    let done = [
+        "wait",
+        "--for=jsonpath={.status.phase}=Succeeded",
+        "pod/version",
+        "--timeout=120s",
+    ];
+    space.explain(kubectl.run(&done))?;
+    let version = kubectl.run(&["logs", "version"])?;
     ensure!(version.starts_with("cairn "), "{version}");
     for shell in ["sh", "/bin/sh", "bash", "busybox"] {
         let done = kubectl.outcome(&["exec", "coordinator", "--", shell, "-c", "true"])?;
