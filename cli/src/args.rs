@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
+use cairn_node::settings::TlsPorts;
 use cairn_node::tls::client_dialer;
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -88,6 +89,16 @@ pub(crate) struct Cli {
         requires_all = ["CAIRN_TLS_CERT_FILE", "CAIRN_TLS_CA_FILE"]
     )]
     tls_key_file: Option<String>,
+    /// Which ports of the cluster speak TLS: all, or the peer ports between nodes alone
+    /// [default: all]
+    #[arg(
+        id = "CAIRN_TLS_PORTS",
+        long = "tls-ports",
+        global = true,
+        env = "CAIRN_TLS_PORTS",
+        value_name = "PORTS"
+    )]
+    tls_ports: Option<String>,
     #[command(flatten)]
     credential: CredentialArgs,
     /// How to print
@@ -186,6 +197,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         tls_ca_file,
         tls_cert_file,
         tls_key_file,
+        tls_ports,
         credential,
         output,
         timeout,
@@ -221,13 +233,24 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         (None, None) => (config.tls_cert_file, config.tls_key_file),
         (cert, key) => (file(cert, None), file(key, None)),
     };
-    let dialer = match file(tls_ca_file, config.tls_ca_file) {
+    let tls_ports = match tls_ports.or(config.tls_ports) {
+        // A manifest may leave the variable blank.
+        Some(ports) if !ports.is_empty() => ports
+            .parse::<TlsPorts>()
+            .map_err(|error| Failure::usage(format!("--tls-ports {ports}: {error}")))?,
+        _ => TlsPorts::default(),
+    };
+    let peer_dialer = match file(tls_ca_file, config.tls_ca_file) {
         None => Dialer::default(),
         Some(ca) => {
             let identity = cert.as_deref().zip(key.as_deref());
             client_dialer(Path::new(&ca), identity)
                 .map_err(|error| Failure::usage(error.to_string()))?
         }
+    };
+    let dialer = match tls_ports {
+        TlsPorts::All => peer_dialer.clone(),
+        TlsPorts::Peer => Dialer::default(),
     };
     let dialer = Dialer {
         credential: credential.as_ref().map(Credential::for_grpc).transpose()?,
@@ -252,7 +275,9 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),
         Command::Recover(args) => recover::run(&args, &endpoints, output),
         Command::Coordinators(args) => coordinators::run(args, &endpoints, output),
-        Command::RecoverCoordinators(args) => recover_coordinators::run(&args, &endpoints, output),
+        Command::RecoverCoordinators(args) => {
+            recover_coordinators::run(&args, &endpoints, &peer_dialer, output)
+        }
         Command::Bench(args) => bench::run(&args, &endpoints, output),
         Command::Completion { shell } => completion(shell),
         Command::User { command } => user::run(&command, output),
@@ -314,7 +339,8 @@ mod tests {
 
     #[test]
     fn a_node_takes_its_own_tls_files() {
-        let line = "cairn node --tls-cert-file /n.pem --tls-key-file /n.key --tls-ca-file /ca.pem";
+        let line = "cairn node --tls-cert-file /n.pem --tls-key-file /n.key --tls-ca-file /ca.pem \
+                    --tls-ports peer";
         let matches = command()
             .try_get_matches_from(line.split(' '))
             .expect("node flags");
@@ -322,6 +348,8 @@ mod tests {
         assert_eq!(name, "node");
         let given = node.try_get_one::<String>("CAIRN_TLS_CERT_FILE");
         assert_eq!(given.expect("a string").map(String::as_str), Some("/n.pem"));
+        let given = node.try_get_one::<String>("CAIRN_TLS_PORTS");
+        assert_eq!(given.expect("a string").map(String::as_str), Some("peer"));
     }
 
     #[test]
@@ -355,6 +383,7 @@ mod tests {
             "cairn status --endpoints a:1,b:2",
             "cairn status --tls-ca-file /ca.pem --tls-cert-file /c.pem --tls-key-file /c.key",
             "cairn --tls-ca-file /ca.pem get key",
+            "cairn status --tls-ca-file /ca.pem --tls-ports peer",
             "cairn partitions --degraded",
             "cairn recover 7 --survivor data-1,data-2 --yes",
             "cairn nodes",
@@ -366,17 +395,27 @@ mod tests {
             "cairn nodes remove data-4 --gone-for-good --force --yes",
             "cairn nodes expect data-4 --within 60",
             "cairn nodes expect data-4 --clear",
+            "cairn nodes add data-4 --override-manifest",
+            "cairn nodes drain data-4 --wait --override-manifest",
+            "cairn nodes undrain data-4 --override-manifest",
+            "cairn nodes remove data-4 --override-manifest",
+            "cairn nodes expect data-4 --clear --override-manifest",
             "cairn rebalance",
             "cairn rebalance --plan -o json",
             "cairn rebalance --wait",
             "cairn rebalance pause",
             "cairn rebalance resume",
+            "cairn rebalance pause --override-manifest",
+            "cairn rebalance resume --override-manifest",
             "cairn cluster",
             "cairn cluster set replicationFactor=5 writeQuorum=3 --wait",
             "cairn cluster set replicationFactor=5 --plan",
+            "cairn cluster set replicationFactor=5 --override-manifest",
+            "cairn cluster reset-token --override-manifest",
             "cairn coordinators -o json",
             "cairn coordinators add c1=h:1 c2=h:2 --wait --timeout 60",
             "cairn coordinators remove c1 c2",
+            "cairn coordinators remove c1 --override-manifest",
             "cairn coordinators replace c1 c3=h:3 --wait",
             "cairn recover-coordinators --data-dir /x --accept-loss",
             "cairn bench --mode mix --mix set=1,get=2,incr=3 -c 256",
@@ -408,6 +447,8 @@ mod tests {
             "cairn put key value --file x",
             "cairn incr key --by x",
             "cairn recover 7",
+            "cairn recover 7 --survivor data-1 --override-manifest",
+            "cairn status --override-manifest",
             "cairn nodes drain",
             "cairn nodes drain data-4 --plan --wait",
             "cairn nodes remove data-4 --force",

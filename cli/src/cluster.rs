@@ -7,12 +7,14 @@ use crate::endpoints::{Endpoints, block_on};
 use crate::failure::Failure;
 use crate::inspect;
 use crate::output::{self, Format};
-use crate::rebalance::{self, Wait};
+use crate::rebalance::{self, Manifest, Wait};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
     #[command(subcommand)]
     command: Option<ClusterCommand>,
+    #[command(flatten)]
+    manifest: Manifest,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -68,7 +70,8 @@ pub(crate) fn run(args: ClusterArgs, endpoints: &Endpoints, format: Format) -> R
     match args.command {
         None => show(endpoints, format),
         Some(ClusterCommand::ResetToken) => {
-            rebalance::change(endpoints, "cluster", Change::ResetToken(ResetToken {}))
+            let change = Change::ResetToken(ResetToken {});
+            rebalance::change(endpoints, "cluster", change, args.manifest)
         }
         Some(ClusterCommand::Set {
             changes,
@@ -79,7 +82,7 @@ pub(crate) fn run(args: ClusterArgs, endpoints: &Endpoints, format: Format) -> R
             if plan {
                 return rebalance::show_plan(Some(change), endpoints, format);
             }
-            rebalance::change(endpoints, "cluster", change)?;
+            rebalance::change(endpoints, "cluster", change, args.manifest)?;
             rebalance::settle_where_asked(&wait, endpoints, format)
         }
     }

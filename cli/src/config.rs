@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) tls_cert_file: Option<PathBuf>,
     /// Its private key.
     pub(crate) tls_key_file: Option<PathBuf>,
+    /// Which ports speak TLS: `all` or `peer`.
+    pub(crate) tls_ports: Option<String>,
     /// The user to log in as, with the password of that file.
     pub(crate) user: Option<String>,
     /// A file with the user's password.
@@ -61,7 +63,7 @@ impl Config {
         let mut config: Self = toml::from_str(&text).map_err(|error| {
             failed(error.to_string().trim_end().to_owned()).with_remedy(
                 "It may have: endpoints = [\"host:port\"], tls-ca-file, tls-cert-file, \
-                 tls-key-file, user, password-file, token-file",
+                 tls-key-file, tls-ports, user, password-file, token-file",
             )
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -125,6 +127,7 @@ mod tests {
             tls_ca_file: strip(config.tls_ca_file),
             tls_cert_file: strip(config.tls_cert_file),
             tls_key_file: strip(config.tls_key_file),
+            tls_ports: config.tls_ports,
             password_file: strip(config.password_file),
             token_file: strip(config.token_file),
             endpoints: config.endpoints,
@@ -137,7 +140,7 @@ mod tests {
         assert_eq!(read(""), Ok(Config::default()));
         let config = read(
             "endpoints = ['a:1', 'b:2']\ntls-ca-file = 'ca.pem'\n\
-             tls-cert-file = '/etc/me.pem'\ntls-key-file = 'me.key'\n\
+             tls-cert-file = '/etc/me.pem'\ntls-key-file = 'me.key'\ntls-ports = 'peer'\n\
              user = 'me'\npassword-file = 'secret'\n",
         );
         assert_eq!(
@@ -147,6 +150,7 @@ mod tests {
                 tls_ca_file: Some("ca.pem".into()),
                 tls_cert_file: Some("/etc/me.pem".into()),
                 tls_key_file: Some("me.key".into()),
+                tls_ports: Some("peer".to_owned()),
                 user: Some("me".to_owned()),
                 password_file: Some("secret".into()),
                 token_file: None,

@@ -9,6 +9,7 @@ use crate::endpoints::{Endpoints, block_on};
 use crate::failure::Failure;
 use crate::inspect::{self, Document};
 use crate::output::{self, Format};
+use crate::rebalance::Manifest;
 
 /// How often it is looked how far a change is.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -17,6 +18,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct CoordinatorsArgs {
     #[command(subcommand)]
     command: Option<CoordinatorsCommand>,
+    #[command(flatten)]
+    manifest: Manifest,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -89,7 +92,7 @@ pub(crate) fn run(
         }
     };
     let change = ChangeCoordinators { add, remove };
-    let said = block_on(ask(endpoints, &change))?;
+    let said = block_on(ask(endpoints, &change, args.manifest))?;
     if !wait.wait {
         return match format {
             Format::Json => output::json(&json!({ "message": said })),
@@ -97,13 +100,18 @@ pub(crate) fn run(
         };
     }
     eprintln!("{said}");
-    let document = block_on(follow(endpoints, &change))?;
+    let document = block_on(follow(endpoints, &change, args.manifest))?;
     list(&document, format)
 }
 
-async fn ask(endpoints: &Endpoints, change: &ChangeCoordinators) -> Result<String, Failure> {
+async fn ask(
+    endpoints: &Endpoints,
+    change: &ChangeCoordinators,
+    manifest: Manifest,
+) -> Result<String, Failure> {
     let change = Change::Coordinators(change.clone());
-    let reply = endpoints.admin().change(change, false).await?;
+    let admin = endpoints.admin();
+    let reply = admin.change(change, manifest.override_manifest).await?;
     for warning in reply.warnings {
         eprintln!("warning: {warning}");
     }
@@ -112,7 +120,11 @@ async fn ask(endpoints: &Endpoints, change: &ChangeCoordinators) -> Result<Strin
 
 /// Waits until the change is done. A leader that lost its place forgets what it was asked
 /// for, so that the next one is asked again: that does no harm.
-async fn follow(endpoints: &Endpoints, change: &ChangeCoordinators) -> Result<Document, Failure> {
+async fn follow(
+    endpoints: &Endpoints,
+    change: &ChangeCoordinators,
+    manifest: Manifest,
+) -> Result<Document, Failure> {
     let until = Instant::now() + endpoints.timeout();
     let mut asked: Option<String> = None;
     let mut told = String::new();
@@ -132,7 +144,7 @@ async fn follow(endpoints: &Endpoints, change: &ChangeCoordinators) -> Result<Do
             }
             if step.is_empty() {
                 asked = None;
-                ask(endpoints, change).await?;
+                ask(endpoints, change, manifest).await?;
             } else if told != step {
                 step.clone_into(&mut told);
                 eprintln!("{told}");

@@ -11,12 +11,14 @@ use crate::endpoints::{Endpoints, block_on};
 use crate::failure::{Failure, Kind};
 use crate::inspect::{self, Document};
 use crate::output::Format;
-use crate::rebalance::{self, Wait};
+use crate::rebalance::{self, Manifest, Wait};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct NodesArgs {
     #[command(subcommand)]
     command: Option<NodesCommand>,
+    #[command(flatten)]
+    manifest: Manifest,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -88,14 +90,18 @@ enum NodesCommand {
 }
 
 pub(crate) fn run(args: NodesArgs, endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
+    let changes = Changes {
+        endpoints,
+        manifest: args.manifest,
+    };
     match args.command {
         None => inspect::nodes(endpoints, format),
-        Some(NodesCommand::Add { nodes, wait }) => add(&nodes, &wait, endpoints, format),
+        Some(NodesCommand::Add { nodes, wait }) => add(&nodes, &wait, changes, format),
         Some(NodesCommand::Drain { nodes, plan, wait }) => {
-            drain(&nodes, plan, &wait, endpoints, format)
+            drain(&nodes, plan, &wait, changes, format)
         }
         Some(NodesCommand::Undrain { nodes, wait }) => {
-            set_drain(&nodes, true, endpoints)?;
+            changes.set_drain(&nodes, true)?;
             rebalance::settle_where_asked(&wait, endpoints, format)
         }
         Some(NodesCommand::Remove {
@@ -106,9 +112,9 @@ pub(crate) fn run(args: NodesArgs, endpoints: &Endpoints, format: Format) -> Res
             wait,
         }) => {
             if gone_for_good {
-                give_up(&nodes, force, yes, endpoints)?;
+                give_up(&nodes, force, yes, changes)?;
             } else {
-                retire(&nodes, endpoints)?;
+                retire(&nodes, changes)?;
             }
             rebalance::settle_where_asked(&wait, endpoints, format)
         }
@@ -116,7 +122,7 @@ pub(crate) fn run(args: NodesArgs, endpoints: &Endpoints, format: Format) -> Res
             node,
             within,
             clear: _,
-        }) => expect(&node, within, endpoints),
+        }) => expect(&node, within, changes),
     }
 }
 
@@ -141,42 +147,47 @@ fn document(endpoints: &Endpoints) -> Result<Document, Failure> {
         .with_remedy("Bring a majority of the coordinators back first"))
 }
 
-/// Has a change made for each node, in this order; says what came of it.
-fn change_each(
-    nodes: &[String],
-    endpoints: &Endpoints,
-    change: impl Fn(&NodeStatus) -> Option<Change>,
-) -> Result<(), Failure> {
-    let document = document(endpoints)?;
-    // Nothing is done before every name is known.
-    let found = nodes
-        .iter()
-        .map(|name| find(&document, name))
-        .collect::<Result<Vec<_>, _>>()?;
-    for node in found {
-        if let Some(change) = change(node) {
-            rebalance::change(endpoints, &node.name, change)
-                .map_err(|failure| failure.about(&node.name))?;
+/// Where changes are asked for, and how.
+#[derive(Clone, Copy)]
+struct Changes<'a> {
+    endpoints: &'a Endpoints,
+    manifest: Manifest,
+}
+
+impl Changes<'_> {
+    /// Has a change made for each node, in this order; says what came of it.
+    fn each(
+        self,
+        nodes: &[String],
+        change: impl Fn(&NodeStatus) -> Option<Change>,
+    ) -> Result<(), Failure> {
+        let document = document(self.endpoints)?;
+        // Nothing is done before every name is known.
+        let found = nodes
+            .iter()
+            .map(|name| find(&document, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        for node in found {
+            if let Some(change) = change(node) {
+                rebalance::change(self.endpoints, &node.name, change, self.manifest)
+                    .map_err(|failure| failure.about(&node.name))?;
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn set_drain(self, nodes: &[String], undo: bool) -> Result<(), Failure> {
+        self.each(nodes, |node| {
+            Some(Change::Drain(Drain {
+                node: node.id.0,
+                undo,
+            }))
+        })
+    }
 }
 
-fn set_drain(nodes: &[String], undo: bool, endpoints: &Endpoints) -> Result<(), Failure> {
-    change_each(nodes, endpoints, |node| {
-        Some(Change::Drain(Drain {
-            node: node.id.0,
-            undo,
-        }))
-    })
-}
-
-fn add(
-    nodes: &[String],
-    wait: &Wait,
-    endpoints: &Endpoints,
-    format: Format,
-) -> Result<(), Failure> {
+fn add(nodes: &[String], wait: &Wait, changes: Changes<'_>, format: Format) -> Result<(), Failure> {
+    let endpoints = changes.endpoints;
     if wait.is_asked() {
         let missing = |document: &Document| {
             let names: Vec<&str> = nodes
@@ -188,7 +199,7 @@ fn add(
         };
         rebalance::wait_until(wait, endpoints, missing)?;
     }
-    change_each(nodes, endpoints, |node| {
+    changes.each(nodes, |node| {
         node.leaving.map(|_| {
             Change::Drain(Drain {
                 node: node.id.0,
@@ -203,9 +214,10 @@ fn drain(
     nodes: &[String],
     plan: bool,
     wait: &Wait,
-    endpoints: &Endpoints,
+    changes: Changes<'_>,
     format: Format,
 ) -> Result<(), Failure> {
+    let endpoints = changes.endpoints;
     if plan {
         let [node] = nodes else {
             return Err(Failure::usage("a plan is for one node at a time"));
@@ -214,7 +226,7 @@ fn drain(
         let change = Change::Drain(Drain { node, undo: false });
         return rebalance::show_plan(Some(change), endpoints, format);
     }
-    set_drain(nodes, false, endpoints)?;
+    changes.set_drain(nodes, false)?;
     if !wait.is_asked() {
         return Ok(());
     }
@@ -239,18 +251,20 @@ fn drain(
     Ok(())
 }
 
-fn retire(nodes: &[String], endpoints: &Endpoints) -> Result<(), Failure> {
-    let members = still_members(nodes, endpoints)?;
-    change_each(&members, endpoints, |node| {
-        Some(Change::Retire(Retire { node: node.id.0 }))
-    })
-    .map_err(|failure| match failure.kind() {
+fn retire(nodes: &[String], changes: Changes<'_>) -> Result<(), Failure> {
+    let members = still_members(nodes, changes.endpoints)?;
+    let retire = |node: &NodeStatus| Some(Change::Retire(Retire { node: node.id.0 }));
+    changes
+        .each(&members, retire)
+        .map_err(|failure| {
+            match failure.kind() {
         Kind::Refused => failure.with_remedy(
             "`cairn nodes drain NODE --wait` has a node give up what it holds; one whose disk is \
              lost goes with --gone-for-good",
         ),
         _ => failure,
-    })
+    }
+        })
 }
 
 /// Those that are members still. One that was, and is no more, is as was asked for: the
@@ -271,12 +285,12 @@ fn still_members(nodes: &[String], endpoints: &Endpoints) -> Result<Vec<String>,
     Ok(members.into_iter().cloned().collect())
 }
 
-fn give_up(nodes: &[String], force: bool, yes: bool, endpoints: &Endpoints) -> Result<(), Failure> {
+fn give_up(nodes: &[String], force: bool, yes: bool, changes: Changes<'_>) -> Result<(), Failure> {
     let question = format!(
         "Is it certain that {} never come back with their disks?",
         nodes.join(", ")
     );
-    let nodes = &still_members(nodes, endpoints)?;
+    let nodes = &still_members(nodes, changes.endpoints)?;
     if nodes.is_empty() {
         return Ok(());
     }
@@ -286,7 +300,7 @@ fn give_up(nodes: &[String], force: bool, yes: bool, endpoints: &Endpoints) -> R
         &question,
         "nothing was changed",
     )?;
-    change_each(nodes, endpoints, |node| {
+    changes.each(nodes, |node| {
         Some(Change::NodeGone(NodeGone {
             node: node.id.0,
             force,
@@ -294,7 +308,7 @@ fn give_up(nodes: &[String], force: bool, yes: bool, endpoints: &Endpoints) -> R
     })
 }
 
-fn expect(name: &str, within: Option<u64>, endpoints: &Endpoints) -> Result<(), Failure> {
+fn expect(name: &str, within: Option<u64>, changes: Changes<'_>) -> Result<(), Failure> {
     let until_unix_ms = within.map_or(0, |seconds| {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -302,7 +316,7 @@ fn expect(name: &str, within: Option<u64>, endpoints: &Endpoints) -> Result<(), 
         let until = now + Duration::from_secs(seconds);
         u64::try_from(until.as_millis()).unwrap_or(u64::MAX)
     });
-    change_each(&[name.to_owned()], endpoints, |node| {
+    changes.each(&[name.to_owned()], |node| {
         Some(Change::ExpectBack(ExpectBack {
             node: node.id.0,
             until_unix_ms,

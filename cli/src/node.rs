@@ -21,6 +21,7 @@ const COMMAND_VARIABLES: &[&str] = &["CAIRN_CONFIG", "CAIRN_ENDPOINTS"];
 pub(crate) fn command() -> clap::Command {
     settings::with_flags(
         clap::Command::new("node")
+            .version(env!("CARGO_PKG_VERSION"))
             .about("Run a node; every flag is also a CAIRN_* variable")
             .next_line_help(true),
     )
@@ -154,4 +155,24 @@ fn end_with_stdin() {
             |error| tracing::error!(%error, "watch standard input"),
             |_watcher| (),
         );
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_node_tells_its_version_as_the_command_does() {
+        let asked = command()
+            .name("cairn")
+            .try_get_matches_from(["cairn", "--version"]);
+        let told = asked.expect_err("it is told and nothing is run");
+        assert_eq!(told.kind(), ErrorKind::DisplayVersion);
+        assert_eq!(
+            told.to_string().trim_end(),
+            concat!("cairn ", env!("CARGO_PKG_VERSION"))
+        );
+    }
 }

@@ -22,6 +22,14 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// new leader in far less.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 
+/// What is to be done where a manifest governs the cluster and decides what is asked for.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct Manifest {
+    /// Change it even though a manifest governs the cluster, whose operator may undo it
+    #[arg(long, global = true)]
+    pub(crate) override_manifest: bool,
+}
+
 /// Waiting until what was asked for is done.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Wait {
@@ -49,6 +57,8 @@ pub(crate) struct RebalanceArgs {
     plan: bool,
     #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    manifest: Manifest,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -65,16 +75,8 @@ pub(crate) fn run(
     format: Format,
 ) -> Result<(), Failure> {
     match args.command {
-        Some(RebalanceCommand::Pause) => change(
-            endpoints,
-            "moves",
-            Change::PauseMoves(PauseMoves { paused: true }),
-        ),
-        Some(RebalanceCommand::Resume) => change(
-            endpoints,
-            "moves",
-            Change::PauseMoves(PauseMoves { paused: false }),
-        ),
+        Some(RebalanceCommand::Pause) => pause(true, args.manifest, endpoints),
+        Some(RebalanceCommand::Resume) => pause(false, args.manifest, endpoints),
         None if args.plan => show_plan(None, endpoints, format),
         None if args.wait.is_asked() => settle_where_asked(&args.wait, endpoints, format),
         None => {
@@ -87,10 +89,24 @@ pub(crate) fn run(
     }
 }
 
+fn pause(paused: bool, manifest: Manifest, endpoints: &Endpoints) -> Result<(), Failure> {
+    let asked = Change::PauseMoves(PauseMoves { paused });
+    change(endpoints, "moves", asked, manifest)
+}
+
 /// Has something changed, and says on standard error what came of it: standard output is
 /// for what is asked for.
-pub(crate) fn change(endpoints: &Endpoints, what: &str, change: Change) -> Result<(), Failure> {
-    let reply = block_on(async { Ok(endpoints.admin().change(change, false).await?) })?;
+pub(crate) fn change(
+    endpoints: &Endpoints,
+    what: &str,
+    change: Change,
+    manifest: Manifest,
+) -> Result<(), Failure> {
+    let asked = async {
+        let admin = endpoints.admin();
+        Ok(admin.change(change, manifest.override_manifest).await?)
+    };
+    let reply = block_on(asked)?;
     for warning in reply.warnings {
         eprintln!("warning: {warning}");
     }

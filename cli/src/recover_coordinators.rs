@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cairn_client::transport::Dialer;
 use cairn_core::record::ClusterMap;
 use cairn_node::coordinator::{Heard, KnownMember, SurvivingDisk};
 use serde_json::json;
@@ -30,15 +31,16 @@ pub(crate) struct RecoverCoordinatorsArgs {
 pub(crate) fn run(
     args: &RecoverCoordinatorsArgs,
     endpoints: &Endpoints,
+    peer_dialer: &Dialer,
     format: Format,
 ) -> Result<(), Failure> {
     let disk = SurvivingDisk::open(&args.data_dir)
         .map_err(|e| Failure::refused(format!("{}: {e}", args.data_dir.display())))?;
     let map = disk.map();
     let (heard, members) = block_on(async {
-        let dialer = endpoints.dialer();
-        let heard = Heard::of(&map, endpoints.given(), dialer, WITHIN).await;
-        Ok((heard, disk.members(dialer).await))
+        // Data nodes are asked as a client does, coordinators as one of them.
+        let heard = Heard::of(&map, endpoints.given(), endpoints.dialer(), WITHIN).await;
+        Ok((heard, disk.members(peer_dialer).await))
     })?;
     // Not on standard output: that is for what came of it.
     eprint!("{}", text(&disk, &map, &heard, &members));

@@ -30,7 +30,7 @@ pub async fn run(
     let watchdog = Watchdog::new("the coordinator", settings.process.drain_timeout);
     watchdog.arm_with(&shutdown);
     let metrics = metrics::install()?;
-    let tls = Tls::load(settings.process.tls.as_ref())?;
+    let tls = Tls::load(settings.process.tls.as_ref(), settings.process.tls_ports)?;
     let users = Users::load(settings.process.users_file.as_deref())?;
     let http = tasks::bind("health and metrics", settings.process.http_listen).await?;
     let config = config(&settings, &tls, users.clone());
@@ -38,7 +38,7 @@ pub async fn run(
     let running = coordinator::start(config, listeners, shutdown.clone()).await?;
     let mut servers = Servers::new();
     tls.keep_fresh(&mut servers);
-    users.keep_fresh(&mut servers, settings.process.tls.is_some());
+    users.keep_fresh(&mut servers, tls.covers_clients());
     tasks::run_http(
         &mut servers,
         http,
@@ -72,7 +72,7 @@ fn config(settings: &CoordinatorSettings, tls: &Tls, users: Users) -> Coordinato
         client_listen: process.client_listen.to_string(),
         client_advertise: process.advertised.client.clone(),
         http_advertise: process.advertised.http.clone(),
-        dialer: tls.dialer(),
+        dialer: tls.peer_dialer(),
         peer_tls: tls.peer_server(),
         client_tls: tls.grpc_server(),
         users,
@@ -84,6 +84,7 @@ fn config(settings: &CoordinatorSettings, tls: &Tls, users: Users) -> Coordinato
         tick: TICK,
         snapshot_every: SNAPSHOT_EVERY,
         drain_timeout: process.drain_timeout,
+        managed_by: settings.managed_by.clone(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! 1. Every port is bound, so that whoever is told of this node can connect to it.
 //! 2. The directory is locked and says who this node is.
 //! 3. The agent finds the node's number: from the last map on disk, or from the
-//!    coordinators, for as long as it takes.
+//!    coordinators, for as long as it takes, once it is known where the node stands.
 //! 4. The log and the store are recovered; the engine runs; peers and clients are
 //!    served; the agent keeps in touch with the coordinators.
 //!
@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::agent::{
-    self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity,
+    self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity, Places,
 };
 use crate::budget::Budget;
 use crate::disk::{DataDirectory, WalConfig};
@@ -50,7 +50,7 @@ use crate::partition::{
 };
 use crate::peer::{LocalIdentity, PeerConfig, PeerEvents, PeerPool, PeerService};
 use crate::resp::{self, RespConfig};
-use crate::settings::DataSettings;
+use crate::settings::{DataSettings, TlsPorts};
 use crate::store::{NodeStorage, StorageConfig};
 use crate::tasks::{self, NodeError, Servers};
 use crate::tls::Tls;
@@ -112,9 +112,13 @@ impl Progress {
         step.store(true, Ordering::Release);
     }
 
-    fn health(&self) -> Health {
+    fn health(&self, places: &Places) -> Health {
         let reached = |step: &AtomicBool| step.load(Ordering::Acquire);
         Health::new(vec![
+            match places.lack() {
+                None => Check::ok("placed"),
+                Some(lack) => Check::failed("placed", lack),
+            },
             Check::when(
                 "admitted",
                 reached(&self.admitted),
@@ -139,21 +143,28 @@ impl Progress {
     }
 }
 
+/// How other nodes are reached.
+struct Dialers {
+    /// At their ports between nodes.
+    peer: Dialer,
+    /// At their ports for clients.
+    client: Dialer,
+}
+
 /// Who is let in, and how.
 struct Access {
     tls: Tls,
-    /// How other nodes are reached.
-    dialer: Dialer,
+    dialers: Dialers,
     users: Users,
     /// For what clients send, over Redis and gRPC.
     room: Budget,
 }
 
 impl Access {
-    fn new(settings: &DataSettings, dialer: Dialer, tls: Tls, users: Users) -> Self {
+    fn new(settings: &DataSettings, dialers: Dialers, tls: Tls, users: Users) -> Self {
         Self {
             tls,
-            dialer,
+            dialers,
             users,
             room: Budget::new(settings.input_room_bytes),
         }
@@ -169,25 +180,31 @@ pub async fn run(mut settings: DataSettings, shutdown: CancellationToken) -> Res
     let watchdog = Watchdog::new("the data node", settings.process.drain_timeout);
     watchdog.arm_with(&shutdown);
     let metrics = metrics::install()?;
-    let tls = Tls::load(settings.process.tls.as_ref())?;
+    let tls = Tls::load(settings.process.tls.as_ref(), settings.process.tls_ports)?;
     let users = Users::load(settings.process.users_file.as_deref())?;
     let ports = Ports::bind(&settings).await?;
     let http = tasks::bind("health and metrics", settings.process.http_listen).await?;
     let progress = Arc::new(Progress::default());
+    let places = places(&settings);
     let mut watchers = Servers::new();
     tls.keep_fresh(&mut watchers);
-    users.keep_fresh(&mut watchers, settings.process.tls.is_some());
+    users.keep_fresh(&mut watchers, tls.covers_clients());
     tasks::run_http(
         &mut watchers,
         http,
         metrics,
-        http_state(&progress),
+        http_state(&progress, &places),
         tls.plain_server(),
     );
-    let access = Access::new(&settings, tls.dialer(), tls, users);
+    let dialers = Dialers {
+        peer: tls.peer_dialer(),
+        client: tls.client_dialer(),
+    };
+    let access = Access::new(&settings, dialers, tls, users);
     let node = Assembly {
         settings,
         access,
+        places,
         progress,
         watchers,
         watchdog: Some(watchdog),
@@ -206,8 +223,14 @@ pub async fn run_over<L: Accept>(
     dialer: Dialer,
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
-    let access = Access::new(&settings, dialer, Tls::load(None)?, Users::open());
+    let dialers = Dialers {
+        peer: dialer.clone(),
+        client: dialer,
+    };
+    let tls = Tls::load(None, TlsPorts::default())?;
+    let access = Access::new(&settings, dialers, tls, Users::open());
     let node = Assembly {
+        places: places(&settings),
         settings,
         access,
         progress: Arc::default(),
@@ -221,6 +244,7 @@ pub async fn run_over<L: Accept>(
 struct Assembly {
     settings: DataSettings,
     access: Access,
+    places: Places,
     progress: Arc<Progress>,
     watchers: Servers,
     watchdog: Option<Watchdog>,
@@ -235,13 +259,16 @@ impl Assembly {
         let Self {
             settings,
             access,
+            places,
             progress,
             mut watchers,
             watchdog,
         } = self;
-        let started = start(&settings, &access, ports, &progress, shutdown.clone()).await;
+        let stop = shutdown.clone();
+        let started = start(&settings, &access, &places, ports, &progress, stop).await;
         let outcome = match started {
             Ok(node) => {
+                places.keep_fresh(&mut watchers);
                 let watchdog = watchdog.as_ref();
                 node.serve(&settings, &progress, &mut watchers, shutdown, watchdog)
                     .await
@@ -255,11 +282,15 @@ impl Assembly {
     }
 }
 
-fn http_state(progress: &Arc<Progress>) -> HttpState {
-    let progress = Arc::clone(progress);
+fn places(settings: &DataSettings) -> Places {
+    Places::new(&settings.process.name, settings.place.clone())
+}
+
+fn http_state(progress: &Arc<Progress>, places: &Places) -> HttpState {
+    let (progress, places) = (Arc::clone(progress), places.clone());
     HttpState {
         livez: Arc::new(|| Health::new(vec![Check::ok("process")])),
-        readyz: Arc::new(move || progress.health()),
+        readyz: Arc::new(move || progress.health(&places)),
         metrics: None,
         routes: None,
     }
@@ -280,6 +311,7 @@ struct DataNode {
 async fn start<L: Accept>(
     settings: &DataSettings,
     access: &Access,
+    places: &Places,
     ports: Ports<L>,
     progress: &Progress,
     shutdown: CancellationToken,
@@ -292,7 +324,7 @@ async fn start<L: Accept>(
     let identity = directory.identity();
     let session = rand::random();
     let enrolled = agent::enroll(
-        agent_config(settings, &access.dialer, session, &directory),
+        agent_config(settings, access, places, session, &directory),
         NodeIdentity {
             uuid: identity.node.to_string(),
             incarnation: identity.incarnation.to_string(),
@@ -340,7 +372,7 @@ async fn start<L: Accept>(
     let pool = PeerPool::start(
         own.clone(),
         PeerConfig::default(),
-        access.dialer.clone(),
+        access.dialers.peer.clone(),
         Arc::clone(&enrolled.map),
         Arc::new(PeerWatch {
             engine: handle.clone(),
@@ -511,15 +543,16 @@ fn split(mut storage: NodeStorage) -> (NodeStorage, EngineStorage) {
 
 fn agent_config(
     settings: &DataSettings,
-    dialer: &Dialer,
+    access: &Access,
+    places: &Places,
     session: u64,
     directory: &DataDirectory,
 ) -> AgentConfig {
     AgentConfig {
-        zone: settings.zone.clone(),
-        weight: settings.weight,
+        places: places.clone(),
         addresses: settings.process.advertised.clone(),
-        dialer: dialer.clone(),
+        dialer: access.dialers.peer.clone(),
+        client_dialer: access.dialers.client.clone(),
         heartbeat: settings.heartbeat,
         ..AgentConfig::new(
             settings.process.name.clone(),

@@ -9,6 +9,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::tasks::Servers;
 
+/// In which line a TOML file is wrong, from 1.
+pub(crate) fn toml_line(text: &str, error: &toml::de::Error) -> Option<usize> {
+    let before = text.get(..error.span()?.start)?;
+    Some(before.matches('\n').count() + 1)
+}
+
 /// Looks at files every `every` among `servers`. `reload` says whether they had changed;
 /// where it fails, what was read before is to stay in force: that is warned about once
 /// for each reason, and counted in `failed` each time.

@@ -20,7 +20,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::listener::TlsSource;
 use crate::reload;
-use crate::settings::TlsFiles;
+use crate::settings::{TlsFiles, TlsPorts};
 use crate::tasks::Servers;
 
 /// How often the files are looked at.
@@ -56,10 +56,12 @@ pub enum TlsError {
     Mismatch(String),
 }
 
-/// TLS, or plain text where no files were named. Cheap to clone.
+/// TLS, or plain text where no files were named, and on those ports that are to have none.
+/// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tls {
     loaded: Option<Arc<Loaded>>,
+    ports: TlsPorts,
 }
 
 #[derive(Debug)]
@@ -115,7 +117,7 @@ impl Tls {
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn load(files: Option<&TlsFiles>) -> Result<Self, TlsError> {
+    pub fn load(files: Option<&TlsFiles>, ports: TlsPorts) -> Result<Self, TlsError> {
         let loaded = files
             .map(|files| {
                 let configs = Configs::build(files, read_all(files)?)?;
@@ -125,45 +127,48 @@ impl Tls {
                 }))
             })
             .transpose()?;
-        Ok(Self { loaded })
+        Ok(Self { loaded, ports })
+    }
+
+    /// Whether the ports for clients speak TLS.
+    #[must_use]
+    pub fn covers_clients(&self) -> bool {
+        self.on_client_ports().is_some()
+    }
+
+    fn on_client_ports(&self) -> Option<&Arc<Loaded>> {
+        let loaded = self.loaded.as_ref();
+        loaded.filter(|_| self.ports == TlsPorts::All)
     }
 
     /// For listeners between nodes.
     #[must_use]
     pub fn peer_server(&self) -> Option<TlsSource> {
-        self.source(|configs| &configs.peer_server)
+        source(self.loaded.as_ref(), |configs| &configs.peer_server)
     }
 
     /// For listeners of gRPC clients.
     #[must_use]
     pub fn grpc_server(&self) -> Option<TlsSource> {
-        self.source(|configs| &configs.grpc_server)
+        source(self.on_client_ports(), |configs| &configs.grpc_server)
     }
 
     /// For listeners of Redis clients, and of those that ask for health and metrics.
     #[must_use]
     pub fn plain_server(&self) -> Option<TlsSource> {
-        self.source(|configs| &configs.plain_server)
+        source(self.on_client_ports(), |configs| &configs.plain_server)
     }
 
-    fn source(&self, pick: fn(&Configs) -> &Arc<ServerConfig>) -> Option<TlsSource> {
-        let loaded = Arc::clone(self.loaded.as_ref()?);
-        Some(Arc::new(move || Arc::clone(pick(&loaded.current.load()))))
-    }
-
-    /// For dialling other nodes.
+    /// For dialling the ports between nodes.
     #[must_use]
-    pub fn dialer(&self) -> Dialer {
-        let tls = self.loaded.as_ref().map(|loaded| {
-            let loaded = Arc::clone(loaded);
-            let source: cairn_client::transport::TlsSource =
-                Arc::new(move || Arc::clone(&loaded.current.load().client));
-            source
-        });
-        Dialer {
-            tls,
-            ..Dialer::default()
-        }
+    pub fn peer_dialer(&self) -> Dialer {
+        dialer(self.loaded.as_ref())
+    }
+
+    /// For dialling other nodes' ports for clients.
+    #[must_use]
+    pub fn client_dialer(&self) -> Dialer {
+        dialer(self.on_client_ports())
     }
 
     /// Looks at the files now; says whether they had changed.
@@ -187,6 +192,27 @@ impl Tls {
             metrics::counter!("cairn_tls_reloads_failed_total"),
             move || loaded.reload(),
         );
+    }
+}
+
+fn source(
+    loaded: Option<&Arc<Loaded>>,
+    pick: fn(&Configs) -> &Arc<ServerConfig>,
+) -> Option<TlsSource> {
+    let loaded = Arc::clone(loaded?);
+    Some(Arc::new(move || Arc::clone(pick(&loaded.current.load()))))
+}
+
+fn dialer(loaded: Option<&Arc<Loaded>>) -> Dialer {
+    let tls = loaded.map(|loaded| {
+        let loaded = Arc::clone(loaded);
+        let source: cairn_client::transport::TlsSource =
+            Arc::new(move || Arc::clone(&loaded.current.load().client));
+        source
+    });
+    Dialer {
+        tls,
+        ..Dialer::default()
     }
 }
 

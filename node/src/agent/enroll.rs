@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::leader::{Search, Unhelpful, register};
 use super::map_file::ReadError;
 use super::maps::SavedMap;
-use super::{AgentConfig, AgentError, Enrolled, NodeIdentity, inbox, map_file};
+use super::places::LOOK_EVERY;
+use super::{AgentConfig, AgentError, Enrolled, NodeIdentity, Place, inbox, map_file};
 
 /// After how many tries it is said in the log once more that nobody helps.
 const SAY_EVERY: u32 = 40;
@@ -33,9 +34,11 @@ pub async fn enroll(
     let (node, map, saved) = match from_disk(&config, &identity).await? {
         Some((node, map)) => {
             let saved = SavedMap::of(&map);
+            take_place(&config, &map, node).await;
             (node, map, saved)
         }
         None => {
+            await_place(&config, &shutdown).await?;
             let (node, map) = admitted(&config, &identity, shutdown).await?;
             (node, map, SavedMap::default())
         }
@@ -107,6 +110,45 @@ async fn from_disk(
         tracing::info!(%node, version = %map.version, "starting from the map on disk");
         (node, map)
     }))
+}
+
+/// A node that has a place takes what the file says now, or else keeps it.
+async fn take_place(config: &AgentConfig, map: &ClusterMap, node: NodeId) {
+    if let Err(error) = look(config).await
+        && let Some(info) = map.nodes.get(&node)
+    {
+        tracing::warn!(%error, "the node keeps the place that it has");
+        config.places.settle(Place {
+            zone: info.zone.clone(),
+            weight: info.weight,
+        });
+    }
+}
+
+/// Waits until the node's place is known.
+async fn await_place(config: &AgentConfig, shutdown: &CancellationToken) -> Result<(), AgentError> {
+    let mut told = String::new();
+    while let Err(error) = look(config).await {
+        if error != told {
+            tracing::warn!("{error}");
+            told = error;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(AgentError::Shutdown),
+            () = sleep(LOOK_EVERY) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn look(config: &AgentConfig) -> Result<(), String> {
+    let places = config.places.clone();
+    let looked = tokio::task::spawn_blocking(move || places.look()).await;
+    match looked {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn admitted(

@@ -13,7 +13,7 @@ use cairn_proto::{limits, refusal};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
-use super::{AgentConfig, NodeIdentity};
+use super::{AgentConfig, NodeIdentity, Place};
 use crate::coordinator::CoordinatorAddress;
 
 /// How often redirects are followed at once before there is a pause: two
@@ -73,6 +73,8 @@ pub(super) struct Admission {
     pub(super) node: NodeId,
     pub(super) cluster_id: String,
     pub(super) map: MapUpdate,
+    /// Where the node was registered to stand.
+    pub(super) place: Place,
 }
 
 /// Goes round the coordinators, following redirects.
@@ -213,6 +215,10 @@ pub(super) async fn register(
     identity: &NodeIdentity,
     cluster_id: &str,
 ) -> Result<Admission, Unhelpful> {
+    let place = config
+        .places
+        .now()
+        .ok_or_else(|| Unhelpful::Unavailable("the node's place is not known".to_owned()))?;
     let request = pb::RegisterRequest {
         format: cairn_proto::FORMAT,
         cluster_id: cluster_id.to_owned(),
@@ -220,8 +226,8 @@ pub(super) async fn register(
         incarnation: identity.incarnation.clone(),
         name: config.name.clone(),
         addresses: Some((&config.addresses).into()),
-        zone: config.zone.clone(),
-        weight: config.weight,
+        zone: place.zone.clone(),
+        weight: place.weight,
         features: config.features,
         session: config.session,
     };
@@ -243,6 +249,7 @@ pub(super) async fn register(
         node: NodeId(reply.node),
         cluster_id: reply.cluster_id,
         map,
+        place,
     })
 }
 

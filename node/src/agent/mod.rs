@@ -23,6 +23,7 @@ mod inbox;
 mod leader;
 mod map_file;
 mod maps;
+mod places;
 mod ports;
 mod session;
 #[cfg(test)]
@@ -50,6 +51,8 @@ use crate::peer::PeerPool;
 pub use enroll::enroll;
 pub use inbox::AgentInbox;
 pub use maps::SavedMap;
+pub use places::{Place, PlaceSettings, Places, PlacesFile};
+pub(crate) use places::{WEIGHTS, check_label};
 
 use inbox::Outbox;
 use maps::Maps;
@@ -64,10 +67,8 @@ pub type SharedMap = Arc<ArcSwap<ClusterMap>>;
 pub struct AgentConfig {
     /// Its label.
     pub name: String,
-    /// Its zone; empty where unknown.
-    pub zone: String,
-    /// Its share of the data, 100 is usual.
-    pub weight: u32,
+    /// Its zone and its share of the data.
+    pub places: Places,
     /// The features that it understands.
     pub features: u64,
     /// Where it listens, as others reach it.
@@ -78,8 +79,10 @@ pub struct AgentConfig {
     pub coordinators: Vec<CoordinatorAddress>,
     /// The file that keeps the last map.
     pub map_file: PathBuf,
-    /// How connections are made.
+    /// How connections to ports between nodes are made.
     pub dialer: Dialer,
+    /// How connections to ports for clients are made.
+    pub client_dialer: Dialer,
     /// How often a heartbeat is sent.
     pub heartbeat: Duration,
     /// How long the coordinators may be away before they count as out of reach.
@@ -99,15 +102,15 @@ impl AgentConfig {
         map_file: PathBuf,
     ) -> Self {
         Self {
+            places: Places::new(&name, PlaceSettings::default()),
             name,
-            zone: String::new(),
-            weight: 100,
             features: cairn_proto::FEATURES,
             addresses: Addresses::default(),
             session,
             coordinators,
             map_file,
             dialer: Dialer::default(),
+            client_dialer: Dialer::default(),
             heartbeat: Duration::from_millis(100),
             coordinators_grace: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
@@ -303,7 +306,7 @@ pub fn spawn(
     let shutdown = shutdown.child_token();
     let engine = EngineHandle(engine);
     engine.0.set_map(map.load_full());
-    let ports = ports::Ports::new(node, Arc::clone(&map), config.dialer.clone());
+    let ports = ports::Ports::new(node, Arc::clone(&map), config.client_dialer.clone());
     let (maps, saver, saved) = Maps::new(
         map,
         engine.clone(),

@@ -89,6 +89,7 @@ impl Ports {
 
     /// Asks them in turn until `shutdown`, and has the heartbeats tell what is found.
     pub(super) async fn watch(mut self, shared: Arc<Shared>, shutdown: CancellationToken) {
+        let answering = metrics::gauge!("cairn_agent_client_ports_answering");
         loop {
             let rounds = self.ports.len().div_ceil(AT_A_TIME).max(1);
             let pause = EVERY * u32::try_from(rounds).unwrap_or(u32::MAX);
@@ -101,12 +102,20 @@ impl Ports {
                 () = self.ask_all() => {}
             }
             shared.set_silent_client_ports(self.silent());
+            answering.set(self.answering() as f64);
         }
     }
 
     fn silent(&self) -> Vec<NodeId> {
         let silent = self.ports.iter().filter(|(_, port)| port.is_silent());
         silent.map(|(node, _)| *node).collect()
+    }
+
+    fn answering(&self) -> usize {
+        let ports = self.ports.values();
+        ports
+            .filter(|port| port.answered && port.misses == 0)
+            .count()
     }
 
     fn follow(&mut self, map: &ClusterMap) {
@@ -241,12 +250,12 @@ mod tests {
         );
         ports.ask_all().await;
         assert!(ports.ports[&NodeId(2)].answered);
-        assert_eq!(ports.silent(), []);
+        assert_eq!((ports.silent(), ports.answering()), (vec![], 1));
         shutdown.cancel();
         serving.await.unwrap().unwrap();
         ports.ask_all().await;
         assert_eq!(ports.silent(), [], "one answer may be lost");
         ports.ask_all().await;
-        assert_eq!(ports.silent(), [NodeId(2)]);
+        assert_eq!((ports.silent(), ports.answering()), (vec![NodeId(2)], 0));
     }
 }

@@ -2,6 +2,7 @@
 //! maps down.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tonic::Streaming;
 use super::inbox::Shared;
 use super::leader::{Search, Unhelpful, register};
 use super::maps::Maps;
-use super::{AgentConfig, AgentStatus, EngineHandle, NodeIdentity};
+use super::{AgentConfig, AgentStatus, EngineHandle, NodeIdentity, Place};
 
 /// How many messages may wait to go up. The stream is read by the transport at
 /// once, so that a full one means a connection that is stuck.
@@ -171,6 +172,7 @@ impl Keeper {
         }
         // What this node has was committed, and a leader has all that was: one that
         // lacks it is none, and following it would keep this node on an old map.
+        let place = admission.place;
         let theirs = admission.map.version();
         if theirs < ours {
             return Err(Unhelpful::Behind { theirs, ours });
@@ -190,7 +192,11 @@ impl Keeper {
             }),
             map_version: self.maps.version().0,
         };
-        let mut session = Session { up, down: None };
+        let mut session = Session {
+            up,
+            down: None,
+            place,
+        };
         session.send(UpMessage::Hello(hello))?;
         let opened = timeout(
             self.config.connect_timeout,
@@ -219,12 +225,13 @@ impl Keeper {
     }
 
     /// Speaks with the leader until one of the two has had enough; says why.
-    async fn converse(&mut self, session: Session) -> Unhelpful {
-        let Session { up, down } = session;
-        let Some(mut down) = down else {
+    async fn converse(&mut self, mut session: Session) -> Unhelpful {
+        let Some(mut down) = session.down.take() else {
             return Unhelpful::Unavailable("no session".to_owned());
         };
-        let session = Session { up, down: None };
+        let places = self.config.places.clone();
+        let former = session.place.clone();
+        let mut moved = pin!(places.changed_from(&former));
         // What was reported to an earlier leader means nothing to this one.
         while self.reports.try_recv().is_ok() {}
         let mut beat = tokio::time::interval(self.config.heartbeat);
@@ -248,6 +255,10 @@ impl Keeper {
                 message = down.message() => {
                     last_heard = Instant::now();
                     self.heard(message)
+                }
+                // The next session begins with a registration.
+                () = &mut moved => {
+                    Err(Unhelpful::Unavailable("the node's place has changed".to_owned()))
                 }
                 () = silence => Err(Unhelpful::Silent("nothing was heard in the session")),
                 _ = beat.tick() => {
@@ -362,6 +373,8 @@ async fn collected(
 struct Session {
     up: mpsc::Sender<pb::NodeToCoordinator>,
     down: Option<Streaming<pb::CoordinatorToNode>>,
+    /// Where the node was registered to stand.
+    place: Place,
 }
 
 impl Session {

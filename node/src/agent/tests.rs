@@ -463,3 +463,103 @@ async fn the_coordinators_show_what_a_node_tells_of_its_disk_and_its_load() {
     agent.stop().await;
     fleet.stop_all().await;
 }
+
+/// Waits until the coordinators know the node at that place.
+async fn known_at(fleet: &Fleet, zone: &str, weight: u64) {
+    eventually("the node at its place", || async {
+        let status = fleet.status(fleet.leader().await).await;
+        let zone_is = status["nodes"][0]["zone"] == zone;
+        (zone_is && status["ring"][0]["weight"] == weight).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_waits_for_its_place_and_registers_anew_where_that_changes() {
+    let mut fleet = Fleet::started(1, settings(1)).await;
+    let mut node = Node::new("u1");
+    let file = node.dir.path().join("places.toml");
+    let at = PlaceSettings {
+        file: Some(PlacesFile {
+            path: file.clone(),
+            host: "worker-1".to_owned(),
+        }),
+        ..PlaceSettings::default()
+    };
+    let mut config = node.config(&fleet);
+    let places = Places::new(&config.name, at.clone());
+    config.places = places.clone();
+    let enrolling = tokio::spawn(enroll(
+        config,
+        node.identity.clone(),
+        CancellationToken::new(),
+    ));
+    eventually("the node to say what it waits for", || async {
+        places.lack().filter(|lack| lack.contains("No such file"))
+    })
+    .await;
+    std::fs::write(&file, "zones.worker-2 = 'b'").unwrap();
+    eventually("the node to look again", || async {
+        places.lack().filter(|lack| lack.contains("`worker-1`"))
+    })
+    .await;
+    let registered = fleet.status(0).await["nodes"].as_array().unwrap().len();
+    assert_eq!(registered, 0);
+    std::fs::write(&file, "zones.worker-1 = 'a'\nweights.n-u1 = 200").unwrap();
+    let enrolled = enrolling.await.unwrap().unwrap();
+    assert_eq!(places.lack(), None);
+    node.identity.node = Some(enrolled.node);
+    node.identity.cluster_id = Some(enrolled.map.load().cluster_id.clone());
+    let agent = node.spawn(enrolled);
+    Node::connected(&agent).await;
+    known_at(&fleet, "a", 200).await;
+
+    std::fs::write(&file, "zones.worker-1 = 'c'\nweights.n-u1 = 50").unwrap();
+    assert!(places.look().unwrap());
+    known_at(&fleet, "c", 50).await;
+    Node::connected(&agent).await;
+    eventually("the map on disk", || async {
+        let map = map_file::read(&node.dir.path().join("map")).unwrap()?;
+        let zone = &map.nodes.values().next()?.zone;
+        (zone == "c").then_some(())
+    })
+    .await;
+    agent.stop().await;
+
+    // A node that has a place does not wait: it may hold data that others need.
+    std::fs::remove_file(&file).unwrap();
+    let mut config = node.config(&fleet);
+    config.places = Places::new(&config.name, at);
+    let places = config.places.clone();
+    let identity = node.identity.clone();
+    let enrolled = enroll(config, identity, CancellationToken::new()).await;
+    let agent = node.spawn(enrolled.unwrap());
+    Node::connected(&agent).await;
+    let kept = places.now().unwrap();
+    assert_eq!((kept.zone.as_str(), kept.weight), ("c", 50));
+    known_at(&fleet, "c", 50).await;
+    agent.stop().await;
+    fleet.stop_all().await;
+}
+
+#[tokio::test]
+async fn a_node_that_waits_for_its_place_ends_when_it_is_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = AgentConfig::new("n".to_owned(), 1, Vec::new(), folder.path().join("map"));
+    let file = PlacesFile {
+        path: folder.path().join("nothing"),
+        host: "worker-1".to_owned(),
+    };
+    let at = PlaceSettings {
+        file: Some(file),
+        ..PlaceSettings::default()
+    };
+    config.places = Places::new("n", at);
+    let shutdown = CancellationToken::new();
+    let identity = Node::new("u1").identity;
+    let enrolling = tokio::spawn(enroll(config.clone(), identity, shutdown.clone()));
+    eventually("the node to wait", || async { config.places.lack() }).await;
+    shutdown.cancel();
+    let ended = enrolling.await.unwrap();
+    assert!(matches!(ended, Err(AgentError::Shutdown)), "{ended:?}");
+}

@@ -152,6 +152,9 @@ pub struct CoordinatorConfig {
     pub snapshot_every: u64,
     /// How long stopping may take in all.
     pub drain_timeout: Duration,
+    /// The manifest that governs the cluster, if one does: for the leader to name where it
+    /// refuses a change for its sake.
+    pub managed_by: Option<String>,
 }
 
 impl fmt::Debug for CoordinatorConfig {

@@ -337,6 +337,7 @@ pub async fn start_with<L: Accept>(
         changing: Changing::default(),
         http_advertise: config.http_advertise.clone(),
         one_at_a_time: Arc::default(),
+        managed_by: config.managed_by.as_deref().map(Arc::from),
     };
     let documents = Documents::new(office.clone());
     let users = config.users.clone();

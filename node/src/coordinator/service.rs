@@ -42,6 +42,8 @@ pub(super) struct Office {
     pub(super) http_advertise: String,
     /// Held while a change is read, judged and proposed.
     pub(super) one_at_a_time: Arc<tokio::sync::Mutex<()>>,
+    /// The manifest that governs the cluster.
+    pub(super) managed_by: Option<Arc<str>>,
 }
 
 impl Office {

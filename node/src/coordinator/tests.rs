@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+mod manifest;
 mod membership;
 mod recovery;
 
@@ -91,6 +92,7 @@ pub(crate) struct Fleet {
     running: Vec<Option<Coordinator>>,
     settings: ClusterSettings,
     pub(crate) users: crate::users::Users,
+    managed_by: Option<String>,
 }
 
 impl Fleet {
@@ -105,6 +107,7 @@ impl Fleet {
             running: Vec::new(),
             settings,
             users: crate::users::Users::open(),
+            managed_by: None,
         };
         for _ in 0..count {
             fleet.reserve((0..count).collect()).await;
@@ -159,6 +162,7 @@ impl Fleet {
             tick: Duration::from_millis(25),
             snapshot_every: 16,
             drain_timeout: Duration::from_secs(10),
+            managed_by: self.managed_by.clone(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The data directory on a real disk.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use cairn_core::ids::NodeId;
 use cairn_storage::disk::{Disk, DiskFile, Preallocation};
@@ -47,6 +48,22 @@ fn a_directory_is_made_with_those_above_it() {
     let deep = root.path().join("a").join("b");
     let directory = DataDirectory::open(&deep).unwrap();
     assert!(directory.root().ends_with("a/b"));
+}
+
+#[test]
+fn a_volume_that_holds_only_what_its_file_system_was_made_with_is_empty() {
+    let root = tempdir().unwrap();
+    let found = root.path().join("lost+found");
+    fs::create_dir(&found).unwrap();
+    fs::set_permissions(&found, fs::Permissions::from_mode(0)).unwrap();
+    let directory = DataDirectory::open(root.path()).unwrap();
+    assert!(!directory.is_established());
+    let identity = directory.identity();
+    directory.establish().unwrap();
+    drop(directory);
+    let again = DataDirectory::open(root.path()).unwrap();
+    assert_eq!(again.identity(), identity);
+    assert!(found.is_dir());
 }
 
 #[test]

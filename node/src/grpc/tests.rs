@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use cairn_client::transport::{Channel, Dialer};
+use cairn_client::transport::{ByteStream, Channel, Dialer};
 use cairn_client::{Client, Condition, Error, Options, PutOptions};
-use cairn_core::ids::{Epoch, Index, NodeId, Position};
+use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, Position};
 use cairn_core::kv::request::{RequestError, Sequenced, WriteRequest};
+use cairn_core::record::ClusterMap;
 use cairn_proto::kv::KvError;
+use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::kv::v1 as pb;
 use cairn_proto::pb::kv::v1::kv_client::KvClient;
+use cairn_proto::pb::kv::v1::topology_client::TopologyClient;
+use cairn_proto::pb::map::v1::MapRequest;
 use futures::StreamExt;
-use tokio::net::TcpListener;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -474,4 +479,70 @@ async fn a_call_that_is_never_sent_to_its_end_is_given_up() {
     let status = Status::from_header_map(answer.headers()).expect("refused at once");
     assert_ne!(status.code(), Code::Ok);
     shutdown.cancel();
+}
+
+/// Serves a map of a cluster of that name until it is shut down.
+async fn serving(cluster_id: &str) -> (String, CancellationToken) {
+    let shutdown = CancellationToken::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("bound").to_string();
+    let map = ClusterMap {
+        cluster_id: cluster_id.to_owned(),
+        version: MapVersion(1),
+        ..ClusterMap::default()
+    };
+    let feed = MapFeed::new(Arc::new(ArcSwap::from_pointee(map)));
+    tokio::spawn(serve(
+        listener,
+        Routes::new(TopologyServer::new(feed, shutdown.clone()).into_server()),
+        ServeConfig::default(),
+        plain_listener(),
+        shutdown.clone(),
+    ));
+    (address, shutdown)
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_anew_once_the_connection_to_its_address_is_gone() {
+    const NAME: &str = "data-0.pods.test";
+    let ((before, shutdown), (after, _later)) = (serving("before").await, serving("after").await);
+    let leads_to = Arc::new(Mutex::new(before));
+    let names = Arc::clone(&leads_to);
+    let dialer = Dialer {
+        connect: Some(Arc::new(move |host, port| {
+            assert_eq!((host, port), (NAME, 7401));
+            let address = names.lock().clone();
+            Box::pin(async move {
+                let stream = TcpStream::connect(address).await?;
+                Ok(Box::new(stream) as Box<dyn ByteStream>)
+            })
+        })),
+        ..Dialer::default()
+    };
+    let channel = dialer.lazy(&format!("{NAME}:7401")).expect("an address");
+    let mut client = TopologyClient::new(channel);
+    let mut ask = async || {
+        let reply = client.get(MapRequest::default()).await?.into_inner();
+        match MapUpdate::try_from(reply) {
+            Ok(MapUpdate::Full(map)) => Ok::<_, Status>(map.cluster_id.clone()),
+            other => panic!("no whole map: {other:?}"),
+        }
+    };
+    assert_eq!(ask().await.expect("an answer"), "before");
+    *leads_to.lock() = after;
+    shutdown.cancel();
+    // What is under way when the old address goes may fail; the next try goes to the new one.
+    let found = async {
+        loop {
+            if let Ok(cluster) = ask().await
+                && cluster == "after"
+            {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, found)
+        .await
+        .expect("the name is looked up");
 }

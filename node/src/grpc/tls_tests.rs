@@ -21,7 +21,7 @@ use tonic::service::Routes;
 use super::fake::plain_listener;
 use super::{MapFeed, ServeConfig, TopologyServer, serve};
 use crate::listener::{ListenerConfig, TlsSource};
-use crate::settings::TlsFiles;
+use crate::settings::{TlsFiles, TlsPorts};
 use crate::tls::Tls;
 
 /// Signs certificates.
@@ -125,13 +125,14 @@ async fn reach(dialer: Dialer, address: &str) -> Result<(), String> {
 async fn nodes_let_in_only_those_of_their_authority() {
     let (ours, strangers) = (Authority::new(), Authority::new());
     let directory = tempfile::tempdir().expect("a directory");
-    let tls = Tls::load(Some(&ours.issue(directory.path()))).expect("they fit");
+    let tls = Tls::load(Some(&ours.issue(directory.path())), TlsPorts::All).expect("they fit");
     let elsewhere = tempfile::tempdir().expect("a directory");
-    let stranger = Tls::load(Some(&strangers.issue(elsewhere.path()))).expect("they fit");
+    let stranger =
+        Tls::load(Some(&strangers.issue(elsewhere.path())), TlsPorts::All).expect("they fit");
 
     let peers = start(tls.peer_server()).await;
-    assert_eq!(reach(tls.dialer(), &peers).await, Ok(()));
-    for refused in [Dialer::default(), ours.anonymous(), stranger.dialer()] {
+    assert_eq!(reach(tls.peer_dialer(), &peers).await, Ok(()));
+    for refused in [Dialer::default(), ours.anonymous(), stranger.peer_dialer()] {
         assert!(reach(refused, &peers).await.is_err());
     }
 
@@ -143,28 +144,52 @@ async fn nodes_let_in_only_those_of_their_authority() {
 }
 
 #[tokio::test]
+async fn where_tls_is_between_nodes_alone_clients_are_served_and_dialled_in_plain_text() {
+    let ours = Authority::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let files = ours.issue(directory.path());
+    let tls = Tls::load(Some(&files), TlsPorts::Peer).expect("they fit");
+    assert!(!tls.covers_clients());
+    assert!(tls.grpc_server().is_none() && tls.plain_server().is_none());
+
+    let peers = start(tls.peer_server()).await;
+    assert_eq!(reach(tls.peer_dialer(), &peers).await, Ok(()));
+    for refused in [tls.client_dialer(), ours.anonymous()] {
+        assert!(reach(refused, &peers).await.is_err());
+    }
+    let clients = start(tls.grpc_server()).await;
+    assert_eq!(reach(tls.client_dialer(), &clients).await, Ok(()));
+    assert!(reach(tls.peer_dialer(), &clients).await.is_err());
+
+    let everywhere = Tls::load(Some(&files), TlsPorts::All).expect("they fit");
+    assert!(everywhere.covers_clients());
+    let clients = start(everywhere.grpc_server()).await;
+    assert_eq!(reach(everywhere.client_dialer(), &clients).await, Ok(()));
+}
+
+#[tokio::test]
 async fn new_files_serve_from_the_next_connection_on() {
     let (before, after) = (Authority::new(), Authority::new());
     let directory = tempfile::tempdir().expect("a directory");
     let files = before.issue(directory.path());
-    let tls = Tls::load(Some(&files)).expect("they fit");
+    let tls = Tls::load(Some(&files), TlsPorts::All).expect("they fit");
     let address = start(tls.peer_server()).await;
-    let open = tls.dialer().dial(&address).await.expect("connect");
+    let open = tls.peer_dialer().dial(&address).await.expect("connect");
     assert_eq!(ask(open.clone()).await, Ok(()));
 
     // Broken files change nothing.
     let key = std::fs::read(&files.key).expect("read");
     std::fs::write(&files.key, "not a key").expect("write");
     assert!(tls.reload().is_err());
-    assert_eq!(reach(tls.dialer(), &address).await, Ok(()));
+    assert_eq!(reach(tls.peer_dialer(), &address).await, Ok(()));
     std::fs::write(&files.key, key).expect("write");
     assert!(matches!(tls.reload(), Ok(false)));
 
-    let former = Tls::load(Some(&files)).expect("they fit");
+    let former = Tls::load(Some(&files), TlsPorts::All).expect("they fit");
     after.issue(directory.path());
     assert!(matches!(tls.reload(), Ok(true)));
-    assert_eq!(reach(tls.dialer(), &address).await, Ok(()));
-    assert!(reach(former.dialer(), &address).await.is_err());
+    assert_eq!(reach(tls.peer_dialer(), &address).await, Ok(()));
+    assert!(reach(former.peer_dialer(), &address).await.is_err());
     assert_eq!(ask(open).await, Ok(()));
 }
 
@@ -172,7 +197,7 @@ async fn new_files_serve_from_the_next_connection_on() {
 async fn a_handshake_that_does_not_end_is_given_up_and_holds_nobody_up() {
     let ours = Authority::new();
     let directory = tempfile::tempdir().expect("a directory");
-    let tls = Tls::load(Some(&ours.issue(directory.path()))).expect("they fit");
+    let tls = Tls::load(Some(&ours.issue(directory.path())), TlsPorts::All).expect("they fit");
     let config = ListenerConfig {
         tls: tls.grpc_server(),
         handshake_timeout: Duration::from_millis(200),

@@ -19,7 +19,7 @@ mod values;
 pub use docs::markdown;
 pub use process::{
     CoordinatorSettings, DataSettings, LogFormat, NodeSettings, ProcessSettings, TlsFiles,
-    allowed_cpus, read,
+    TlsPorts, UnknownPorts, allowed_cpus, read,
 };
 pub use reader::{Problem, SettingsError};
 pub use table::{Group, Roles, SETTINGS, Setting, flag_of, setting};

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use cairn_core::kv::request::ReadLevel;
@@ -15,6 +16,7 @@ use super::cluster;
 use super::reader::{Reader, SettingsError, check_host_port};
 use super::table::flag_of;
 use super::values::Values;
+use crate::agent::{PlaceSettings, PlacesFile, WEIGHTS, check_label};
 use crate::coordinator::CoordinatorAddress;
 use crate::resp::EndpointType;
 
@@ -22,6 +24,8 @@ use crate::resp::EndpointType;
 const LOG_DEFAULT: &str = "info,openraft=warn,fjall=warn,lsm_tree=warn";
 /// Room for a command's name, its options and the framing of all.
 const COMMAND_REST_BYTES: usize = 4096;
+/// The longest name of a manifest, in bytes: a kind, a namespace and a name.
+const MANIFEST_BYTES_MAX: usize = 512;
 /// How many snapshots may be under way at a time.
 const SNAPSHOTS_AT_ONCE: RangeInclusive<usize> = 1..=64;
 const KIB: u64 = 1 << 10;
@@ -67,6 +71,8 @@ pub struct ProcessSettings {
     pub coordinators: Vec<CoordinatorAddress>,
     /// TLS, if the cluster has it.
     pub tls: Option<TlsFiles>,
+    /// Which ports speak it then.
+    pub tls_ports: TlsPorts,
     /// Who may do what, if that is set up.
     pub users_file: Option<PathBuf>,
     /// The log filter.
@@ -94,6 +100,33 @@ pub struct TlsFiles {
     pub ca: PathBuf,
 }
 
+/// Which ports speak TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsPorts {
+    /// Every port.
+    #[default]
+    All,
+    /// The port between nodes.
+    Peer,
+}
+
+impl FromStr for TlsPorts {
+    type Err = UnknownPorts;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPorts> {
+        match text {
+            "all" => Ok(Self::All),
+            "peer" => Ok(Self::Peer),
+            _ => Err(UnknownPorts),
+        }
+    }
+}
+
+/// A word that names no choice of [`TlsPorts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give all or peer")]
+pub struct UnknownPorts;
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -114,6 +147,8 @@ pub struct CoordinatorSettings {
     pub raft_heartbeat: Duration,
     /// The base of this coordinator's election time-out.
     pub raft_election: Duration,
+    /// The manifest that governs the cluster, if one does.
+    pub managed_by: Option<String>,
 }
 
 /// The settings of a data node.
@@ -123,10 +158,8 @@ pub struct DataSettings {
     pub process: ProcessSettings,
     /// Where Redis clients connect.
     pub resp_listen: SocketAddr,
-    /// The failure zone, empty where unknown.
-    pub zone: String,
-    /// The share of the data, 100 is usual.
-    pub weight: u32,
+    /// Where it stands among the others.
+    pub place: PlaceSettings,
     /// The most Redis connections, and the most gRPC connections.
     pub max_connections: usize,
     /// The longest key.
@@ -236,6 +269,7 @@ pub(super) fn read_coordinator(reader: &Reader<'_>) -> Option<CoordinatorSetting
             "Raise it, or lower CAIRN_RAFT_HEARTBEAT_MS",
         );
     }
+    let managed_by = read_manifest(reader);
     let process = process?;
     if !process.coordinators.iter().any(|c| c.name == process.name) {
         reader.problem(
@@ -252,7 +286,23 @@ pub(super) fn read_coordinator(reader: &Reader<'_>) -> Option<CoordinatorSetting
         cluster,
         raft_heartbeat,
         raft_election,
+        managed_by,
     })
+}
+
+/// The manifest's name, which is told to whoever is refused for its sake.
+fn read_manifest(reader: &Reader<'_>) -> Option<String> {
+    const NAME: &str = "CAIRN_MANAGED_BY";
+    let text = reader.text(NAME)?;
+    if text.len() > MANIFEST_BYTES_MAX || text.chars().any(char::is_control) {
+        reader.problem(
+            NAME,
+            format!("it is longer than {MANIFEST_BYTES_MAX} bytes or holds a control character"),
+            "Give the manifest's kind and name, as KvCluster shop/orders",
+        );
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
@@ -269,7 +319,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         );
     }
     let endpoint_type = read_endpoint_type(reader, hostname);
-    let zone = reader.text("CAIRN_ZONE").unwrap_or_default().to_owned();
+    let place = read_place(reader);
     let bounded = |name, default, range| to_usize(reader.bytes(name, default, range));
     let max_value_bytes = bounded("CAIRN_MAX_VALUE_BYTES", 16 * MIB, KIB..=16 * MIB);
     let max_key_bytes = bounded("CAIRN_MAX_KEY_BYTES", 64 * KIB, 1..=64 * KIB);
@@ -315,8 +365,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         );
     }
     Some(DataSettings {
-        zone,
-        weight: reader.number("CAIRN_WEIGHT", 1..=10_000).unwrap_or(100),
+        place,
         max_connections: reader
             .number("CAIRN_MAX_CONNECTIONS", 1..=1_000_000)
             .unwrap_or(10_000),
@@ -373,6 +422,40 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         process: with_hostname(process?, hostname),
         resp_listen: resp_listen?,
     })
+}
+
+fn read_place(reader: &Reader<'_>) -> PlaceSettings {
+    const FILE: &str = "CAIRN_PLACES_FILE";
+    let label = |name| {
+        let text = reader.text(name)?;
+        if check_label(text).is_ok() {
+            return Some(text.to_owned());
+        }
+        reader.problem(
+            name,
+            "it holds a blank or a control character, or more than 253 bytes",
+            "Give a shorter name, without blanks",
+        );
+        None
+    };
+    let (zone, host) = (label("CAIRN_ZONE"), label("CAIRN_HOST"));
+    let file = reader.text(FILE).map(|path| PlacesFile {
+        path: path.into(),
+        host: host.clone().unwrap_or_default(),
+    });
+    let [no_zone, no_host] = ["CAIRN_ZONE", "CAIRN_HOST"].map(|name| reader.text(name).is_none());
+    if file.is_some() && no_zone && no_host {
+        reader.problem(
+            FILE,
+            "it is by the machine's name that the zone is found there, and none was given",
+            "Set CAIRN_HOST too, or the zone outright with CAIRN_ZONE",
+        );
+    }
+    PlaceSettings {
+        zone,
+        weight: reader.number("CAIRN_WEIGHT", WEIGHTS),
+        file,
+    }
 }
 
 /// A limit of the bandwidth of snapshots; 0 for none.
@@ -463,6 +546,7 @@ fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<
     };
     let coordinators = read_coordinators(reader);
     let tls = read_tls(reader);
+    let tls_ports = read_tls_ports(reader, tls.is_some());
     let users_file = reader.text("CAIRN_USERS_FILE").map(PathBuf::from);
     let log_format = match reader.text("CAIRN_LOG_FORMAT") {
         None | Some("text") => LogFormat::Text,
@@ -513,6 +597,7 @@ fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<
         },
         coordinators: coordinators?,
         tls,
+        tls_ports,
         users_file,
         log: log.to_owned(),
         log_format,
@@ -614,6 +699,28 @@ fn read_tls(reader: &Reader<'_>) -> Option<TlsFiles> {
                 }
             }
             None
+        }
+    }
+}
+
+fn read_tls_ports(reader: &Reader<'_>, has_files: bool) -> TlsPorts {
+    const NAME: &str = "CAIRN_TLS_PORTS";
+    let Some(text) = reader.text(NAME) else {
+        return TlsPorts::default();
+    };
+    match text.parse() {
+        Ok(TlsPorts::Peer) if !has_files => {
+            reader.problem(
+                NAME,
+                "TLS is wanted between nodes, and there are no files for it",
+                "Set CAIRN_TLS_CERT_FILE, CAIRN_TLS_KEY_FILE and CAIRN_TLS_CA_FILE too",
+            );
+            TlsPorts::Peer
+        }
+        Ok(ports) => ports,
+        Err(UnknownPorts) => {
+            reader.problem(NAME, "there is no such choice", "Give all or peer");
+            TlsPorts::default()
         }
     }
 }

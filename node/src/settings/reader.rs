@@ -12,6 +12,9 @@ use std::time::Duration;
 use super::table::flag_of;
 use super::values::Values;
 
+/// The longest name that DNS has.
+const HOST_BYTES_MAX: usize = 253;
+
 /// One setting that cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -229,6 +232,9 @@ pub(super) fn check_host_port(text: &str) -> Result<(), &'static str> {
     };
     if !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return Err("its port is not a number from 1 to 65535");
+    }
+    if host.len() > HOST_BYTES_MAX {
+        return Err("its host is longer than 253 bytes");
     }
     let bare = host
         .strip_prefix('[')

@@ -3,6 +3,7 @@
 use super::process::{read_coordinator, read_data};
 use super::reader::Reader;
 use super::*;
+use crate::agent::PlaceSettings;
 
 fn values(pairs: &[(&str, &str)]) -> Values {
     Values::from_variables(
@@ -55,7 +56,7 @@ fn defaults_are_enough() {
         panic!("a data node with three variables is valid");
     };
     assert_eq!(data.resp_listen.port(), 6379);
-    assert_eq!(data.weight, 100);
+    assert_eq!(data.place, PlaceSettings::default());
     assert!(data.process.advertised.peer.ends_with(":7401"));
 }
 
@@ -95,6 +96,8 @@ fn every_problem_is_listed_at_once_with_reason_and_remedy() {
             ("CAIRN_DISK_RESERVE_BYTES", "much"),
             ("CAIRN_LOG_FORMAT", "xml"),
             ("CAIRN_TLS_CERT_FILE", "/tls/cert.pem"),
+            ("CAIRN_TLS_PORTS", "clients"),
+            ("CAIRN_ZONE", "zone a"),
             ("CAIRN_DATA_DIR", "here"),
         ],
     );
@@ -107,6 +110,8 @@ fn every_problem_is_listed_at_once_with_reason_and_remedy() {
         "CAIRN_LOG_FORMAT",
         "CAIRN_TLS_KEY_FILE",
         "CAIRN_TLS_CA_FILE",
+        "CAIRN_TLS_PORTS",
+        "CAIRN_ZONE",
         "CAIRN_DATA_DIR",
     ] {
         assert!(
@@ -234,6 +239,72 @@ fn a_flag_wins_over_its_variable() {
     let values = with(DATA, &[("CAIRN_WEIGHT", "70"), ("CAIRN_ZONE", "a")]).with_matches(&matches);
     assert_eq!(values.get("CAIRN_WEIGHT"), Some("50"));
     assert_eq!(values.get("CAIRN_ZONE"), Some("a"));
+}
+
+#[test]
+fn tls_between_nodes_alone_needs_its_files() {
+    let peer = ("CAIRN_TLS_PORTS", "peer");
+    assert_eq!(problems(&with(DATA, &[peer])), ["CAIRN_TLS_PORTS"]);
+    let files = [
+        ("CAIRN_TLS_CERT_FILE", "/c"),
+        ("CAIRN_TLS_KEY_FILE", "/k"),
+        ("CAIRN_TLS_CA_FILE", "/a"),
+    ];
+    for (more, ports) in [(&[][..], TlsPorts::All), (&[peer], TlsPorts::Peer)] {
+        let given = [&files[..], more].concat();
+        let settings = read(&with(DATA, &given)).expect("valid");
+        assert_eq!(settings.process().tls_ports, ports);
+    }
+}
+
+#[test]
+fn a_file_of_places_needs_to_know_whose_zone_it_is() {
+    let file = ("CAIRN_PLACES_FILE", "/etc/places.toml");
+    assert_eq!(problems(&with(DATA, &[file])), ["CAIRN_PLACES_FILE"]);
+    for (more, host, zone) in [
+        (("CAIRN_HOST", "worker-1"), "worker-1", None),
+        (("CAIRN_ZONE", "a"), "", Some("a")),
+    ] {
+        let Ok(NodeSettings::Data(data)) = read(&with(DATA, &[file, more])) else {
+            panic!("valid");
+        };
+        assert_eq!(data.place.zone.as_deref(), zone);
+        assert_eq!(data.place.file.expect("a file").host, host);
+    }
+    // The machine's name may be told where nobody asks for it.
+    assert!(problems(&with(DATA, &[("CAIRN_HOST", "worker-1")])).is_empty());
+}
+
+#[test]
+fn a_manifest_is_named_in_a_line_of_bounded_length() {
+    let named = |text: &'static str| read(&with(COORDINATOR, &[("CAIRN_MANAGED_BY", text)]));
+    let Ok(NodeSettings::Coordinator(coordinator)) = named("KvCluster shop/orders") else {
+        panic!("valid");
+    };
+    assert_eq!(
+        coordinator.managed_by.as_deref(),
+        Some("KvCluster shop/orders")
+    );
+    let long: &'static str = "x".repeat(513).leak();
+    for wrong in ["two\nlines", long] {
+        let error = named(wrong).expect_err("invalid");
+        assert_eq!(error.problems.len(), 1);
+        assert_eq!(error.problems[0].setting, "CAIRN_MANAGED_BY");
+    }
+}
+
+#[test]
+fn what_is_too_long_to_be_registered_is_refused_at_the_start() {
+    let host: &'static str = "h".repeat(254).leak();
+    assert_eq!(
+        problems(&with(DATA, &[("CAIRN_ADVERTISE_HOST", host)])),
+        ["CAIRN_ADVERTISE_HOST"]
+    );
+    let address: &'static str = format!("{host}:1").leak();
+    assert_eq!(
+        problems(&with(DATA, &[("CAIRN_RESP_ADVERTISE", address)])),
+        ["CAIRN_RESP_ADVERTISE"]
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use super::permissions::{Keys, Permissions, Role};
 use super::secret::{self, Cost};
+use crate::reload;
 
 /// The most that the file may have, in bytes.
 pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -290,10 +291,7 @@ fn read_keys(patterns: &[String]) -> Result<Keys, String> {
 
 /// What is wrong and in which line, without showing the line: it may hold a secret.
 fn of_toml(text: &str, error: &toml::de::Error) -> String {
-    let line = error
-        .span()
-        .and_then(|span| text.get(..span.start))
-        .map(|before| before.matches('\n').count() + 1);
+    let line = reload::toml_line(text, error);
     // A value stands between quotes in what is said of its type.
     let message = error.message();
     let message = match (message.find('"'), message.rfind('"')) {

@@ -308,8 +308,8 @@ impl Users {
         };
         if !encrypted {
             tracing::warn!(
-                "users are set up and TLS is not: passwords and tokens travel in plain text, and \
-                 nothing keeps others from the ports between nodes"
+                "users are set up and their ports speak no TLS: passwords and tokens travel in \
+                 plain text"
             );
         }
         let count = metrics::gauge!("cairn_users");

@@ -13,7 +13,7 @@
 //!   delays, holds up and cuts TCP connections.
 //! - [`http2`] misuses gRPC as no proper client would.
 //! - [`browser`] opens pages as a person's browser does.
-//! - [`certificates`] signs for clusters that speak TLS.
+//! - [`pod`] runs nodes as Kubernetes does, and [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
 //! - [`waiting`] waits for conditions, with a bound.
 //!
@@ -35,6 +35,7 @@ pub mod membership;
 mod native;
 pub mod network;
 pub mod node;
+pub mod pod;
 pub mod ports;
 pub mod power;
 pub mod proxy;

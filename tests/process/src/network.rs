@@ -118,6 +118,16 @@ impl Host {
         }
     }
 
+    /// One of the machine's own loopback addresses, for a process that others are to tell
+    /// from those at other ones.
+    #[must_use]
+    pub fn on_loopback(number: u8) -> Self {
+        Self {
+            address: Ipv4Addr::new(127, 0, 1, number),
+            namespace: None,
+        }
+    }
+
     /// Does something on this host: sockets, threads and processes that are made by it belong
     /// there for good.
     ///

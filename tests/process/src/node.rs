@@ -72,6 +72,8 @@ pub struct Node {
     pub power: Option<Power>,
     /// How its HTTP port is asked, where it speaks TLS.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The command that runs the binary as its only child, where one does.
+    pub runner: Vec<String>,
     environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
@@ -95,6 +97,7 @@ impl Node {
             host: Host::local(),
             power: None,
             tls: None,
+            runner: Vec::new(),
             environment,
             process: None,
         }
@@ -162,7 +165,14 @@ impl Node {
             Role::Coordinator => "coordinator",
             Role::Data => "data",
         };
-        let mut command = Command::new(binary::cairn()?);
+        let mut command = match self.runner.split_first() {
+            None => Command::new(binary::cairn()?),
+            Some((runner, words)) => {
+                let mut command = Command::new(runner);
+                command.args(words);
+                command
+            }
+        };
         // Nothing of the tester's own settings leaks in.
         command.env_clear();
         if let Some(path) = std::env::var_os("PATH") {
@@ -218,13 +228,21 @@ impl Node {
     pub fn pid(&self) -> Result<i32> {
         let process = self.process.as_ref();
         let process = process.with_context(|| format!("{} does not run", self.name))?;
-        Ok(i32::try_from(process.id())?)
+        let pid = i32::try_from(process.id())?;
+        if self.runner.is_empty() {
+            return Ok(pid);
+        }
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let child = children.split_ascii_whitespace().next();
+        // Before it has one, the runner itself is all there is.
+        child.map_or(Ok(pid), |child| Ok(child.parse()?))
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
         let pid = self.pid()?;
-        // SAFETY: `kill` takes two integers; the process is our own child, not yet
-        // waited for, so that its number belongs to nobody else.
+        // SAFETY: `kill` takes two integers; the process is our own child, or that of its
+        // runner, which ends with it: not yet waited for, so that its number belongs to
+        // nobody else.
         let result = unsafe { libc::kill(pid, signal) };
         ensure!(
             result == 0,

@@ -63,6 +63,7 @@ impl ClusterState {
     #[must_use]
     pub fn seats_fit(&self, basis: &PlacementBasis) -> bool {
         self.placed_for == *basis
+            && !self.reseated
             && self
                 .seats
                 .iter()
@@ -209,7 +210,7 @@ impl ClusterState {
                 Some(_) => {}
             }
         }
-        if moves.is_empty() && self.placed_for == *basis {
+        if moves.is_empty() && self.seats_fit(basis) {
             return Ok(Response::Unchanged);
         }
         for change in moves {
@@ -218,6 +219,7 @@ impl ClusterState {
             }
         }
         self.placed_for = basis.clone();
+        self.reseated = false;
         self.version = at;
         Ok(Response::Done)
     }

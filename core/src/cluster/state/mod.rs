@@ -72,6 +72,9 @@ pub struct ClusterState {
     /// What the seats were made for.
     #[serde(default)]
     placed_for: PlacementBasis,
+    /// Whether some have been given other seats since, for what was lost.
+    #[serde(default)]
+    reseated: bool,
     #[serde(default)]
     moves_paused: bool,
     /// Partitions whose set in force acknowledges with W=1 because that was configured,

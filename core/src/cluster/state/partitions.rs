@@ -208,6 +208,8 @@ impl ClusterState {
             return Ok(Response::Unchanged);
         }
         *known = seats;
+        // These may be fewer, and on other nodes, than all that are there by now would have.
+        self.reseated = true;
         self.version = at;
         Ok(Response::Done)
     }

@@ -295,18 +295,20 @@ impl Supervisor {
         } else {
             set.lease_quorum().max(set.write_quorum())
         };
-        let answering = set
-            .members
-            .iter()
-            .filter(|m| {
-                **m == primary
-                    || self
-                        .views
-                        .follower(record, **m)
-                        .is_some_and(|f| f.answering)
-            })
-            .count();
-        (answering >= needed).then_some(set)
+        (self.answering(record, primary, &set) >= needed).then_some(set)
+    }
+
+    /// How many members of the set are there, by what makes a joint set be left again.
+    fn answering(&self, record: &PartitionRecord, primary: Member, set: &ReplicaSet) -> usize {
+        let answers = |m: &&Member| **m == primary || !self.is_silent(record, **m);
+        set.members.iter().filter(answers).count()
+    }
+
+    /// Whether the replica has lost what it held: it answers nobody until another takes its
+    /// place.
+    fn is_damaged(&self, record: &PartitionRecord, member: Member) -> bool {
+        self.views.is_corrupt(record.id, member)
+            || (self.views.is_missing(record, member) && self.is_silent(record, member))
     }
 
     fn sort_by_seat(&self, record: &PartitionRecord, members: &mut [Member]) {
@@ -415,6 +417,13 @@ impl Supervisor {
         (keep.len() < set.len() && keep.len() >= usize::from(settings.min_in_sync)).then_some(keep)
     }
 
+    /// Whether enough members of the set answer for it to commit and to lead.
+    fn can_serve(&self, record: &PartitionRecord, set: &ReplicaSet) -> bool {
+        record.primary.is_some_and(|primary| {
+            self.answering(record, primary, set) >= set.lease_quorum().max(set.write_quorum())
+        })
+    }
+
     /// Makes a learner a joiner once it has caught up; gives it up where it is of no
     /// use, silent for too long, or too slow for what clients write (rule 13).
     fn settle_learner(
@@ -427,7 +436,16 @@ impl Supervisor {
         let set = self.set_with(record, learner);
         let follower = self.views.follower(record, learner).copied();
         let too_slow = follower.is_some_and(|f| f.hopeless);
+        // The set could not serve before one of its own members is replaced, which comes first.
+        let behind_damage = set.as_ref().is_some_and(|set| {
+            !self.can_serve(record, set)
+                && set
+                    .members
+                    .iter()
+                    .any(|m| *m != learner && self.is_damaged(record, *m))
+        });
         let hopeless = set.is_none()
+            || behind_damage
             || too_slow
             || !self.state.is_member(learner.node)
             || self.views.is_corrupt(record.id, learner)
@@ -458,6 +476,8 @@ impl Supervisor {
         if caught_up
             && self.views.is_serving(record)
             && let Some(set) = set
+            // Joint for as long as one of the needed ones is away would be worse than waiting.
+            && self.can_serve(record, &set)
         {
             work.slow_learners = 0;
             self.propose(
@@ -479,7 +499,12 @@ impl Supervisor {
         let current = &record.config.current;
         let seats = self.state.seats(record.id).to_vec();
         let repair_after = self.options.repair_after;
-        let seat = seats.into_iter().find(|node| {
+        let damaged = |node: &NodeId| {
+            let own = current.members.iter().find(|m| m.node == *node);
+            own.is_some_and(|own| self.is_damaged(record, *own))
+        };
+        let (first, then): (Vec<_>, Vec<_>) = seats.into_iter().partition(damaged);
+        let seat = first.into_iter().chain(then).find(|node| {
             let ready = self.views.is_up(*node)
                 && now.minus(self.views.detector.since(*node)) >= repair_after
                 && !self.views.is_draining(*node)
@@ -507,7 +532,9 @@ impl Supervisor {
     /// not of one that merely belongs elsewhere.
     fn is_repair(&self, record: &PartitionRecord, node: NodeId) -> bool {
         match self.place_for(record, node) {
-            Some(Place::Of(old)) => old.node == node || self.is_lost(old.node),
+            Some(Place::Of(old)) => {
+                old.node == node || self.is_lost(old.node) || self.is_damaged(record, old)
+            }
             // Dropped so that writes could go on (rule 10), rather than never made.
             Some(Place::Added) => {
                 let settings = self.state.settings();
@@ -527,15 +554,16 @@ impl Supervisor {
         if !seats.contains(&node) {
             return None;
         }
-        // One that is gone for good first, then one that sits where it does not
-        // belong, but never the primary: it hands over first.
+        // One that is gone for good first, then one that is of no use where it does not belong,
+        // then any that does not belong, but never the primary: it hands over first.
         let replaceable = |m: &&Member| record.primary != Some(**m);
         let lost = |m: &Member| {
             if !self.state.is_member(m.node) {
                 return Some(0);
             }
             let away = self.state.leaving(m.node) == Some(Leaving::Away);
-            (away && !seats.contains(&m.node)).then_some(1)
+            let useless = away || self.is_damaged(record, *m);
+            (useless && !seats.contains(&m.node)).then_some(1)
         };
         let lost = current
             .members

@@ -49,6 +49,9 @@ pub(in super::super) struct StatusDocument {
     coordinators_change: Option<Progress>,
     /// What the cluster agreed on.
     settings: Option<Arc<ClusterSettings>>,
+    /// The manifest that governs the cluster, by the settings of this coordinator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managed_by: Option<Arc<str>>,
     /// What happened of late, oldest first.
     events: Vec<Noted>,
 }
@@ -209,6 +212,22 @@ impl Admin for AdminService {
     }
 }
 
+/// Whether a change is one of members or of what was agreed on, which a manifest decides.
+/// Where a primary is, and who survives a loss, no manifest knows.
+fn is_governed(change: &Change) -> bool {
+    match change {
+        Change::MovePrimary(_) | Change::Recover(_) => false,
+        Change::NodeGone(_)
+        | Change::Settings(_)
+        | Change::Drain(_)
+        | Change::Retire(_)
+        | Change::PauseMoves(_)
+        | Change::ExpectBack(_)
+        | Change::ResetToken(_)
+        | Change::Coordinators(_) => true,
+    }
+}
+
 fn named(change: Option<Change>) -> Result<Change, Status> {
     change.ok_or_else(|| Status::invalid_argument("no change is named"))
 }
@@ -278,14 +297,14 @@ impl Office {
                 .map(|record| coarse(partition_position(record.id)))
                 .collect(),
             settings: map.settings.clone(),
+            managed_by: self.managed_by.clone(),
             events,
         }
     }
 
     async fn change(&self, request: pb::ChangeRequest) -> Result<pb::ChangeReply, Status> {
         let pb::ChangeRequest {
-            // Nothing governs the cluster by a manifest yet.
-            override_manifest: _,
+            override_manifest,
             token,
             change,
         } = request;
@@ -294,7 +313,12 @@ impl Office {
             let judged = self.view.borrow().state.check_token(token);
             judged.map_err(|refusal| refused_change(&refusal))?;
         }
-        let change = match named(change)? {
+        let change = named(change)?;
+        // Whoever comes with a token carries the manifest out.
+        if token == 0 && !override_manifest {
+            self.check_manifest(&change)?;
+        }
+        let change = match change {
             Change::Coordinators(change) => {
                 self.note_token(token).await?;
                 return self.change_coordinators(change).await;
@@ -333,6 +357,17 @@ impl Office {
                 };
                 Ok(pb::ChangeReply { message, warnings })
             }
+        }
+    }
+
+    /// Refuses what a manifest decides, where one governs the cluster.
+    fn check_manifest(&self, change: &Change) -> Result<(), Status> {
+        match &self.managed_by {
+            Some(manifest) if is_governed(change) => Err(Status::failed_precondition(format!(
+                "{manifest} governs this cluster and decides that: edit it, or repeat with \
+                 --override-manifest"
+            ))),
+            _ => Ok(()),
         }
     }
 

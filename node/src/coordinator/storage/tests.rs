@@ -424,3 +424,13 @@ async fn every_sample_of_an_earlier_build_still_opens() {
         check_sample(&sample).await;
     }
 }
+
+#[tokio::test]
+async fn a_volume_that_holds_only_what_its_file_system_was_made_with_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+    let opened = open(dir.path(), "a", WriteOn::Thread).unwrap();
+    assert_eq!(opened.identity.cluster_id, None);
+    let opened = reopened(opened, dir.path()).await;
+    close(opened).await;
+}

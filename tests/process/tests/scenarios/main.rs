@@ -20,6 +20,7 @@ mod levels;
 mod membership;
 mod networks;
 mod other_configurations;
+mod pods;
 mod power_cuts;
 mod power_loss_shim;
 mod proxies;

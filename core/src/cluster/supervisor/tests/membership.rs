@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{Draw, Traced, World};
-use crate::cluster::command::{Command, Refusal, Response};
+use crate::cluster::command::{Command, Direction, Refusal, Response};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::rebalance::{self, MoveReason};
 use crate::cluster::report::NodeFigures;
@@ -528,6 +528,50 @@ fn a_set_that_was_shrunk_grows_although_the_floor_is_above_it_by_now() {
     world.start(node);
     settle(&mut world);
     nothing_is_lost(&world);
+}
+
+/// A damaged replica answers nobody. A larger set with it in, and with W that asks for all,
+/// is entered in vain, and each try stops the writes for a moment.
+fn a_set_with_a_damaged_replica_grows(drains: bool) {
+    let mut world = cluster(3, 6);
+    let node = NodeId(2);
+    let response = world.change_settings(|settings| {
+        settings.replication_factor = 4;
+        settings.write_quorum = 4;
+        settings.min_in_sync = 2;
+    });
+    assert_eq!(response, Response::Done);
+    if drains {
+        assert_eq!(world.commit(Command::Drain { node }), Response::Done);
+    }
+    while *world.state.placed_for() != world.state.basis() {
+        world.run(1);
+    }
+    for partition in 0..PARTITIONS {
+        world.corrupt(node, PartitionId(partition));
+    }
+    settle(&mut world);
+    nothing_is_lost(&world);
+    let back = |traced: &Traced| {
+        matches!(
+            traced,
+            Traced::Output(Output::Event(SupervisorEvent::JointLeft {
+                direction: Direction::Backward,
+                ..
+            }))
+        )
+    };
+    assert_eq!(world.trace.iter().filter(|(_, t)| back(t)).count(), 0);
+}
+
+#[test]
+fn a_damaged_replica_is_replaced_before_its_set_grows() {
+    a_set_with_a_damaged_replica_grows(false);
+}
+
+#[test]
+fn a_damaged_replica_on_a_node_that_drains_is_replaced_before_its_set_grows() {
+    a_set_with_a_damaged_replica_grows(true);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A cluster that speaks TLS on every port.
+//! A cluster that speaks TLS on every port, and one that does so between nodes alone.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,9 +10,11 @@ use cairn_client::{Client, Options};
 use cairn_process_tests::certificates::Authority;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::resp::{Connection, Reply};
-use cairn_process_tests::waiting;
+use cairn_process_tests::{cli, waiting};
 use rustls::ClientConfig;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::dev::cairn;
 
@@ -146,4 +148,87 @@ fn a_cluster_with_tls_files_speaks_nothing_else_and_takes_new_ones_while_it_runs
     cluster.await_ready()?;
     ensure!(runtime.block_on(client.increment("visits", 1))? == 6);
     cluster.check_running()
+}
+
+/// What a port answers to one who begins HTTP/2 in plain text.
+async fn answer_in_plain_text(address: &str) -> Result<Vec<u8>> {
+    const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let mut stream = TcpStream::connect(address).await?;
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await?;
+    stream.write_all(&EMPTY_SETTINGS).await?;
+    let mut answer = vec![0; 9];
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut answer)).await;
+    answer.truncate(read.context("an answer in time")??);
+    Ok(answer)
+}
+
+/// Whether that is HTTP/2's first frame, its settings.
+fn speaks_http2(answer: &[u8]) -> bool {
+    answer.get(3) == Some(&4)
+}
+
+#[test]
+fn where_tls_is_between_nodes_alone_clients_probes_and_commands_speak_plain_text() -> Result<()> {
+    let files = TempDir::with_prefix("cairn-tls-")?;
+    let authority = Authority::new(files.path())?;
+    let shown = authority.issue()?;
+    let mut spec = Spec {
+        data_nodes: 3,
+        partitions: 16,
+        ..Spec::default()
+    }
+    .with("CAIRN_TLS_PORTS", "peer");
+    for (name, value) in authority.environment() {
+        spec = spec.with(name, value);
+    }
+    // Health over HTTP and writes over RESP, both in plain text.
+    let mut cluster = Cluster::start(spec)?;
+
+    // Between nodes there is TLS and nothing else.
+    let runtime = tokio::runtime::Runtime::new()?;
+    let h2 = authority.client(Some(b"h2"))?;
+    for node in cluster.coordinators.iter().chain(&cluster.data) {
+        let peer = runtime.block_on(resp(node.ports.peer, &h2))?;
+        ensure!(peer.certificate().as_ref() == Some(&shown));
+        let plain = runtime.block_on(answer_in_plain_text(&node.peer()))?;
+        ensure!(!speaks_http2(&plain), "{}: {plain:?}", node.name);
+        let plain = runtime.block_on(answer_in_plain_text(&node.client()))?;
+        ensure!(speaks_http2(&plain), "{}: {plain:?}", node.name);
+    }
+
+    // The nodes' own looks at each other's ports for clients are those of a client.
+    for node in &cluster.data {
+        waiting::until("the others' ports to answer a node", BOUND, || {
+            let answering = node.metric("cairn_agent_client_ports_answering")?;
+            Ok((answering == 2.0).then_some(()))
+        })?;
+    }
+
+    // A command that finds the node's own settings in its environment, as in a pod.
+    cli::done(cluster.cairn(&["put", "greeting", "in plain text"])?, BOUND)?;
+    let mut inside = cluster.cairn(&["get", "greeting"])?;
+    inside.envs(authority.environment());
+    inside.env("CAIRN_TLS_PORTS", "peer");
+    ensure!(cli::done(inside, BOUND)? == "in plain text");
+    let mut mistaken = cluster.cairn(&["status", "--timeout", "2"])?;
+    mistaken.envs(authority.environment());
+    cli::refused(mistaken, BOUND)?;
+
+    // It asks data nodes as a client does and coordinators over TLS, who are there.
+    cluster.coordinators[0].kill()?;
+    let directory = cluster.coordinators[0].data.display().to_string();
+    let words = ["recover-coordinators", "--accept-loss", "--data-dir"];
+    let mut recover = cluster.cairn(&[&words[..], &[&directory]].concat())?;
+    recover.envs(authority.environment());
+    recover.env("CAIRN_TLS_PORTS", "peer");
+    let said = cli::refused(recover, BOUND)?;
+    ensure!(
+        said.contains("the other coordinators have a majority"),
+        "{said}"
+    );
+    ensure!(!said.contains("No answer from"), "{said}");
+    cluster.start_all()?;
+    cluster.await_ready()
 }
