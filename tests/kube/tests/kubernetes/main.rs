@@ -1,0 +1,6 @@
+//! Tests on a real Kubernetes. They share one cluster, each in a namespace of its own, and
+//! run one at a time.
+
+mod images;
+mod lab;
+mod leftovers;
