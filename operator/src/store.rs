@@ -213,9 +213,8 @@ pub struct GroupChange {
     pub failed: serde_json::Value,
 }
 
-/// What was agreed on.
+/// What was agreed on, under the names that the coordinators' record of it has.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Settings {
     /// RF.
     pub replication_factor: u32,
@@ -289,5 +288,32 @@ impl Store {
         self.partitions.iter().all(|p| p.state == "healthy")
             && self.rebalance.under_way == 0
             && self.rebalance.waiting == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_core::cluster::settings::SettingsRequest;
+    use cairn_core::cluster::status::ClusterStatus;
+
+    use super::*;
+
+    /// The document as the coordinators write it, not as this file would have it.
+    #[test]
+    fn what_the_coordinators_write_is_read() {
+        let settings = SettingsRequest::default().resolve().unwrap().settings;
+        let status = ClusterStatus {
+            cluster_id: "c".to_owned(),
+            ..ClusterStatus::default()
+        };
+        let mut document = serde_json::to_value(&status).unwrap();
+        document["settings"] = serde_json::to_value(&settings).unwrap();
+        let store: Store = serde_json::from_value(document).unwrap();
+        let read = store.settings.unwrap();
+        assert_eq!(read.replication_factor, 3);
+        assert_eq!(read.write_quorum, 2);
+        assert_eq!(read.lease_ms, settings.lease_ms);
+        assert_eq!(read.replace_after_ms, settings.replace_after_ms);
+        assert_eq!(read.moves_per_node, u32::from(settings.moves_per_node));
     }
 }

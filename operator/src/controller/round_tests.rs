@@ -87,7 +87,14 @@ async fn a_manifest_becomes_objects_once() {
         serde_json::to_value(manifest()).unwrap()["spec"]
     );
 
-    // Another round finds all as it should be.
+    // Another round finds all as it should be, and tells of the StatefulSets that there are now.
+    reconcile(&world, &of()).await.unwrap();
+    let writes = api.writes();
+    let status = format!("{MANIFEST}/status");
+    assert!(
+        writes.iter().all(|write| write.path == status),
+        "{writes:#?}"
+    );
     reconcile(&world, &of()).await.unwrap();
     let writes = api.writes();
     assert!(writes.is_empty(), "{writes:#?}");
@@ -230,10 +237,14 @@ async fn the_version_that_a_cluster_was_made_with_stays() {
     newer.defaults.version = "9.9.9".to_owned();
     api.writes();
     reconcile(&newer, &of()).await.unwrap();
-    let writes = api.writes();
+    let made: Vec<_> = api
+        .writes()
+        .into_iter()
+        .filter(|write| write.path.starts_with("/apis/apps"))
+        .collect();
     assert!(
-        writes.is_empty(),
-        "a newer operator changes nothing: {writes:#?}"
+        made.is_empty(),
+        "a newer operator changes nothing: {made:#?}"
     );
     assert_eq!(api.get(MANIFEST).unwrap()["status"]["version"], "1.2.3");
 }

@@ -535,11 +535,23 @@ fn message(cluster: Result<&Cluster, &[String]>, notes: &[Note], observed: &Obse
     };
     let mut notes: Vec<&Note> = notes.iter().collect();
     notes.sort_by_key(|note| note.topic);
-    parts.extend(notes.iter().take(NOTES_MAX).map(|note| note.text.clone()));
+    parts.extend(notes.iter().take(NOTES_MAX).map(|note| match &note.node {
+        Some(node) => format!("{node}: {}", note.text),
+        None => note.text.clone(),
+    }));
     if let Err(silence @ (Silence::NoAnswer(_) | Silence::Refused(_))) = &observed.store {
-        parts.push(said(silence));
+        let why = said(silence);
+        // Who plans may have said so.
+        if !parts.iter().any(|part| part.contains(&why)) {
+            parts.push(why);
+        }
     }
-    bounded(parts.join("; "))
+    for part in &mut parts {
+        if !part.ends_with('.') {
+            part.push('.');
+        }
+    }
+    bounded(parts.join(" "))
 }
 
 /// The beginning of a text, if it is too long.

@@ -300,7 +300,7 @@ fn scaling_shows_who_leaves() {
     expect(&status, "Progressing", "True", "Scaling");
     expect(&status, "Rebalancing", "True", "Moving");
     expect(&status, "Degraded", "False", "Whole");
-    assert_eq!(status.message, "orders-data-3 gives up 9 copies");
+    assert_eq!(status.message, "orders-data-3 gives up 9 copies.");
     let states: Vec<(&str, &str)> = status.nodes[..2]
         .iter()
         .map(|node| (node.name.as_str(), node.state.as_str()))
@@ -366,7 +366,7 @@ fn what_needs_a_person_is_stuck() {
     let status = judge(Some(running()), &whole(), &notes);
     expect(&status, "Progressing", "False", "Stuck");
     expect(&status, "Degraded", "True", "Stuck");
-    assert_eq!(status.message, "the Secret x is missing");
+    assert_eq!(status.message, "the Secret x is missing.");
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn a_manifest_that_cannot_be_followed_is_invalid_and_keeps_its_version() {
     expect(&status, "Progressing", "False", "InvalidSpec");
     // It serves all the same.
     expect(&status, "Ready", "True", "Serving");
-    assert_eq!(status.message, "spec.data: no; spec.x: no");
+    assert_eq!(status.message, "spec.data: no. spec.x: no.");
     assert_eq!(status.version, "1.2.3");
 }
 

@@ -20,6 +20,8 @@ const NODES: u8 = 3;
 pub struct Cluster {
     /// Its `kubectl`.
     pub kubectl: Kubectl,
+    /// The `helm` command.
+    pub helm: PathBuf,
     /// The lab, where it is one.
     pub lab: Option<Lab>,
 }
@@ -74,6 +76,7 @@ fn find() -> Result<Cluster> {
     if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
         return Ok(Cluster {
             kubectl: Kubectl::new("kubectl".into(), kubeconfig.into()),
+            helm: "helm".into(),
             lab: None,
         });
     }
@@ -86,6 +89,7 @@ fn find() -> Result<Cluster> {
     }
     Ok(Cluster {
         kubectl: Kubectl::new(programs.join("kubectl"), lab.kubeconfig()),
+        helm: programs.join("helm"),
         lab: Some(lab),
     })
 }

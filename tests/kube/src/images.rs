@@ -6,16 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use cairn_process_tests::binary;
 
-/// The tag of the images that the tests use. Who runs them on another cluster loads images
-/// with this tag there first.
-pub const TAG: &str = "test";
-
-/// What runs the nodes.
-pub const NODE: &str = "cairn/node:test";
-/// What runs the operator.
-pub const OPERATOR: &str = "cairn/operator:test";
-/// A shell, redis-cli and redis-server.
-pub const TOOLS: &str = "cairn/tools:test";
+/// The tag of the images that the tests use, which is that of `make images`: who runs the
+/// tests on another cluster loads what that made there first.
+pub const TAG: &str = env!("CARGO_PKG_VERSION");
 
 /// Makes the images and returns their archives. The operator's is left out where its binary
 /// is not there.
@@ -31,6 +24,7 @@ pub fn build() -> Result<Vec<PathBuf>> {
         .arg(&out)
         .env("CAIRN_BIN", cairn)
         .env("CAIRN_OPERATOR_BIN", cairn.with_file_name("cairn-operator"))
+        .env("CAIRN_LOAD_BIN", cairn.with_file_name("cairn-load"))
         .output()
         .with_context(|| format!("run {script}"))?;
     ensure!(

@@ -6,6 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::images;
+
 /// One that speaks to a cluster.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
@@ -81,7 +83,7 @@ impl Kubectl {
         self.run(&[&["exec", pod, "--"], words].concat())
     }
 
-    /// Applies manifests.
+    /// Applies manifests, in which `@TAG@` stands for the tag of the images.
     ///
     /// # Errors
     /// Where they are refused.
@@ -94,7 +96,7 @@ impl Kubectl {
             .spawn()
             .context("run kubectl")?;
         let mut input = child.stdin.take().context("its input")?;
-        input.write_all(manifests.as_bytes())?;
+        input.write_all(manifests.replace("@TAG@", images::TAG).as_bytes())?;
         drop(input);
         let done = child.wait_with_output()?;
         ensure!(done.status.success(), "kubectl apply: {}", said(&done));

@@ -37,6 +37,16 @@ impl Namespace {
         })
     }
 
+    /// Deletes it, and waits until nothing of it is left.
+    ///
+    /// # Errors
+    /// Where that does not come.
+    pub fn delete(&self) -> Result<()> {
+        self.cluster
+            .run(&["delete", "namespace", &self.name, "--timeout=180s"])?;
+        Ok(())
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -62,9 +72,13 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // A test that panicked says more with its objects there.
         if !std::thread::panicking() {
-            let _ = self
-                .cluster
-                .run(&["delete", "namespace", &self.name, "--wait=false"]);
+            let _ = self.cluster.run(&[
+                "delete",
+                "namespace",
+                &self.name,
+                "--wait=false",
+                "--ignore-not-found",
+            ]);
         }
     }
 }

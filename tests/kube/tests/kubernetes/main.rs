@@ -2,5 +2,7 @@
 //! run one at a time.
 
 mod images;
+mod killed_operator;
 mod lab;
 mod leftovers;
+mod story;
