@@ -50,9 +50,11 @@ fuzz: ## try mutated inputs on everything that reads from outside, FUZZ_SECONDS 
 
 PROFILE ?= release
 
-images: ## put the binaries into images, target/images/*.tar; PROFILE=dev takes those that the tests built
+images: ## build the binaries into images, target/images/*.tar; PROFILE=dev makes those of the tests
 ifeq ($(PROFILE),release)
-	cargo build --release --locked
+	cargo build --release --locked -p cairn -p cairn-operator
+else
+	cargo build --workspace --locked
 endif
 	images/build --profile $(PROFILE) $(if $(TAG),--tag $(TAG))
 

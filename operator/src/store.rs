@@ -282,6 +282,12 @@ impl Store {
             .find(|node| node.name == name && node.standing == NodeStanding::Member)
     }
 
+    /// Whether every partition has a primary that serves.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.summary.serving >= self.summary.partitions
+    }
+
     /// Whether every partition has all its copies, all of them answer, and nothing moves.
     #[must_use]
     pub fn is_whole(&self) -> bool {

@@ -7,7 +7,7 @@
 //!   budgets, policies.
 //! - A Kubernetes node that was cordoned, tainted, (un)ready, or came or went: a round over
 //!   every cluster, so that primaries leave before pods do.
-//! - The passing of time: 5 s while something is under way, 30 s else. Drains and moves are
+//! - The passing of time: 2 s while something is under way, 30 s else. Drains and moves are
 //!   seen in no object of Kubernetes; nor are Secrets watched, see below.
 //!
 //! Rounds over one cluster never overlap. What watches tell is used for nothing but to start a

@@ -31,8 +31,14 @@ use crate::plan::{self, Note, Plan, Topic};
 use crate::quantity;
 use crate::validate::{self, Defaults};
 
+/// How soon a cluster is looked at again where something was just asked for: to tell of it, and
+/// to ask for what comes next.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// How soon a cluster is looked at again while something is under way.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(2);
+/// After how long the coordinators are asked again that saw a partition unserved: longer than
+/// a primary takes to hand over, which is no outage to tell of.
+const HAND_OVER: Duration = Duration::from_millis(500);
 /// How soon one at rest is.
 const AT_REST: Duration = Duration::from_secs(30);
 /// How soon a round is tried again that failed, at first and at most.
@@ -105,10 +111,9 @@ pub async fn round(world: &World, of: ObjectRef<KvCluster>) -> Action {
     let outcome = result.as_ref().map_or_else(Error::kind, |_| "ok");
     metrics::round(outcome, began.elapsed());
     match result {
-        Ok(Some(phase)) => {
-            world.memory.succeeded(&key, Some(phase));
-            let at_rest = matches!(phase, Phase::Running | Phase::Paused | Phase::Invalid);
-            Action::requeue(if at_rest { AT_REST } else { SOON })
+        Ok(Some(looked)) => {
+            world.memory.succeeded(&key, looked.phase);
+            Action::requeue(looked.again_in)
         }
         Ok(None) => {
             world.memory.succeeded(&key, None);
@@ -122,8 +127,15 @@ pub async fn round(world: &World, of: ObjectRef<KvCluster>) -> Action {
     }
 }
 
-/// A round; the phase that the cluster is in, or `None` where there is no such cluster.
-async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Phase>, Error> {
+/// What a round found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Looked {
+    phase: Option<Phase>,
+    again_in: Duration,
+}
+
+/// A round; `None` where there is no such cluster.
+async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Looked>, Error> {
     world.writes.term()?;
     let namespace = of.namespace.clone().unwrap_or_default();
     let api: Api<KvCluster> = Api::namespaced(world.client.clone(), &namespace);
@@ -196,12 +208,25 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Ph
     let phase = new.phase;
     if manifest.status.as_ref() != Some(&new) {
         write_status(world, &api, &manifest, &new).await?;
+        // What changes goes on changing: a node that has just come gets its share in a moment,
+        // which nothing but the coordinators tells.
+        told.soon |= phase == Some(Phase::Running);
     }
-    match failure {
-        Some(error) => Err(error),
-        None if told.soon => Ok(Some(Phase::Scaling)),
-        None => Ok(phase),
+    if let Some(error) = failure {
+        return Err(error);
     }
+    let at_rest = matches!(
+        phase,
+        None | Some(Phase::Running | Phase::Paused | Phase::Invalid)
+    );
+    let again_in = if told.asked {
+        AT_ONCE
+    } else if told.soon || !at_rest {
+        SOON
+    } else {
+        AT_REST
+    };
+    Ok(Some(Looked { phase, again_in }))
 }
 
 /// What a round has to tell.
@@ -211,6 +236,8 @@ struct Told {
     news: Vec<News>,
     /// Whether to look again soon, whatever the phase.
     soon: bool,
+    /// Whether something was asked for, and done.
+    asked: bool,
 }
 
 impl Told {
@@ -276,7 +303,8 @@ async fn act(
         &plan.steps,
     )
     .await?;
-    told.soon |= done > 0 || !notes.is_empty();
+    told.asked |= done > 0;
+    told.soon |= !notes.is_empty();
     told.notes.extend(notes);
     told.news.extend(news);
     Ok(())
@@ -353,10 +381,21 @@ async fn ask_coordinators(
     observed: &mut Observed,
 ) -> Result<Option<Arc<dyn Coordinators>>, Error> {
     let ways = material::ways(&world.client, names, &manifest.spec, observed).await?;
+    let conditions = manifest.status.iter().flat_map(|status| &status.conditions);
+    let served = conditions
+        .into_iter()
+        .any(|one| one.type_ == "Ready" && one.status == "True");
     let mut answering = None;
     for access in ways {
         let (said, coordinators) = match world.reach.reach(&access) {
-            Ok(coordinators) => (coordinators.status().await, Some(coordinators)),
+            Ok(coordinators) => {
+                let mut said = coordinators.status().await;
+                if served && said.as_ref().is_ok_and(|store| !store.serves()) {
+                    tokio::time::sleep(HAND_OVER).await;
+                    said = coordinators.status().await;
+                }
+                (said, Some(coordinators))
+            }
             Err(why) => (Err(Silence::NoAnswer(why)), None),
         };
         let answers = !matches!(said, Err(Silence::NoAnswer(_)));

@@ -117,8 +117,8 @@ async fn certificates_are_made_once_whoever_races() {
     fast.before(Method::POST, SECRETS, move |state| {
         state.put(&format!("{SECRETS}/orders-ca"), theirs);
     });
-    let phase = reconcile(&first, &of()).await.unwrap();
-    assert_eq!(phase, Some(Phase::Scaling), "it looks again soon");
+    let looked = reconcile(&first, &of()).await.unwrap().unwrap();
+    assert_eq!(looked.again_in, SOON);
     let kept = api.get(&format!("{SECRETS}/orders-ca")).unwrap();
     assert_eq!(
         Some(&kept["data"]),

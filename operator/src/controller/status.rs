@@ -282,6 +282,15 @@ impl<'a> View<'a> {
             || self.silence.is_some()
     }
 
+    /// Whether nothing is wrong, and only data nodes are missing that never held anything.
+    fn only_newcomers_are_missing(&self) -> bool {
+        let is_new = |name: &String| {
+            let member = self.store.map(|store| store.member(name));
+            member.is_some_and(|member| member.is_none_or(|member| member.replicas == 0))
+        };
+        !self.is_degraded() && !self.missing.is_empty() && self.missing.iter().all(is_new)
+    }
+
     fn phase(&self, found: &Found<'_>) -> Phase {
         let has = |topic: Topic| found.notes.iter().any(|note| note.topic == topic);
         if found.cluster.is_err() {
@@ -292,7 +301,7 @@ impl<'a> View<'a> {
             Phase::Creating
         } else if self.unserved().is_some_and(|unserved| unserved > 0) {
             Phase::Unavailable
-        } else if has(Topic::Scaling) || has(Topic::Group) {
+        } else if has(Topic::Scaling) || has(Topic::Group) || self.only_newcomers_are_missing() {
             Phase::Scaling
         } else if self.is_degraded() || !self.missing.is_empty() {
             Phase::Degraded

@@ -272,6 +272,19 @@ fn partitions_that_are_not_served_come_before_everything_else() {
 }
 
 #[test]
+fn a_data_node_that_comes_for_the_first_time_degrades_nothing() {
+    let mut observed = whole();
+    observed.pods.remove("orders-data-2");
+    let missed = judge(Some(running()), &observed, &[]);
+    assert_eq!(missed.phase, Some(Phase::Degraded));
+    store(&mut observed)
+        .nodes
+        .retain(|node| node.name != "orders-data-2");
+    let comes = judge(Some(running()), &observed, &[]);
+    assert_eq!(comes.phase, Some(Phase::Scaling));
+}
+
+#[test]
 fn scaling_shows_who_leaves() {
     let mut observed = whole();
     observed

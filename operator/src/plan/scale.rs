@@ -147,9 +147,14 @@ pub(super) fn tell_who_comes(view: View<'_>, duties: &Duties<'_>, plan: &mut Pla
         }
         let set = view.seen.sets.get(&node.role);
         let is_new = node.member.is_none() && node.seat.is_none();
+        let is_heard = node
+            .member
+            .is_some_and(|member| member.health == Health::Up);
         let topic = match (node.role, is_new) {
             (Role::Coordinator, true) => Topic::Group,
             (Role::Data, true) => Topic::Scaling,
+            // It has registered, or is back, and opens its doors in a moment.
+            (Role::Data, false) if is_heard => Topic::Restart,
             (_, false) => Topic::Lost,
         };
         plan.note(topic, &node.name, &why_it_is_away(node.pod, set));

@@ -95,7 +95,7 @@ impl<'a> KvCluster<'a> {
         let mut last = Instant::now() - Duration::from_secs(1);
         let found = until(what, PATIENCE, || {
             // `kubectl` costs more than what it asks for.
-            if last.elapsed() < Duration::from_millis(400) {
+            if last.elapsed() < Duration::from_millis(200) {
                 bail!("not looked at again yet");
             }
             let status = Status(self.get()?);
