@@ -72,6 +72,10 @@ fn whole() -> Observed {
                 .map(|ordinal| member(u64::from(ordinal) + 1, ordinal))
                 .collect(),
             coordinators: coordinators.collect(),
+            rebalance: Rebalance {
+                planned: true,
+                ..Rebalance::default()
+            },
             ..Store::default()
         }),
         ..Observed::default()
@@ -282,6 +286,18 @@ fn a_data_node_that_comes_for_the_first_time_degrades_nothing() {
         .retain(|node| node.name != "orders-data-2");
     let comes = judge(Some(running()), &observed, &[]);
     assert_eq!(comes.phase, Some(Phase::Scaling));
+}
+
+#[test]
+fn a_cluster_is_not_balanced_before_those_who_joined_have_their_share() {
+    let mut observed = whole();
+    store(&mut observed).rebalance.planned = false;
+    let status = judge(Some(running()), &observed, &[]);
+    assert_eq!(status.phase, Some(Phase::Rebalancing));
+    expect(&status, "Rebalancing", "True", "Moving");
+    store(&mut observed).rebalance.paused = true;
+    let status = judge(Some(running()), &observed, &[]);
+    expect(&status, "Rebalancing", "False", "Paused");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -50,6 +50,18 @@ impl Kubectl {
         }
         command.args(arguments).stdin(Stdio::null());
         command
+    }
+
+    /// Starts it, for who reads what it prints as it comes.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        self.command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("run kubectl")
     }
 
     /// Runs it and returns what it printed.

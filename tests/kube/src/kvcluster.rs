@@ -1,9 +1,12 @@
 //! A `KvCluster` in a namespace of a test, seen as a person sees it.
 
+use std::io::BufReader;
+use std::process::Child;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cairn_process_tests::waiting::until;
 use serde_json::Value;
 
 use crate::kubectl::Kubectl;
@@ -92,20 +95,34 @@ impl<'a> KvCluster<'a> {
         what: &str,
         mut look: impl FnMut(&Status) -> Result<Option<T>>,
     ) -> Result<T> {
-        let mut last = Instant::now() - Duration::from_secs(1);
-        let found = until(what, PATIENCE, || {
-            // `kubectl` costs more than what it asks for.
-            if last.elapsed() < Duration::from_millis(200) {
-                bail!("not looked at again yet");
-            }
-            let status = Status(self.get()?);
-            last = Instant::now();
-            if !status.is_current() {
-                bail!("the status is of an earlier manifest");
-            }
-            look(&status)
-        });
+        let found = self.first(what, &mut look);
         self.explain(found)
+    }
+
+    /// The first state in which `look` finds something, of all that it goes through from now.
+    fn first<T>(
+        &self,
+        what: &str,
+        look: &mut impl FnMut(&Status) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let until = Instant::now() + PATIENCE;
+        let mut last = "nothing was seen of it".to_owned();
+        while Instant::now() < until {
+            // The API server ends a watch after a while.
+            let mut watch = Watch::begin(self.kubectl(), &self.name)?;
+            while let Some(status) = watch.next(until) {
+                if !status.is_current() {
+                    "the status is of an earlier manifest".clone_into(&mut last);
+                    continue;
+                }
+                match look(&status) {
+                    Ok(Some(found)) => return Ok(found),
+                    Ok(None) => last = status.shown(),
+                    Err(error) => last = format!("{error:#}"),
+                }
+            }
+        }
+        bail!("waited {PATIENCE:?} for {what}; last: {last}")
     }
 
     /// Waits until it is as the manifest says: every data node there and serving, nothing to
@@ -136,6 +153,44 @@ impl<'a> KvCluster<'a> {
             )
         });
         self.space.explain(done)
+    }
+}
+
+/// A `kubectl` that tells of every state of an object.
+struct Watch {
+    kubectl: Child,
+    states: Receiver<Value>,
+}
+
+impl Watch {
+    fn begin(kubectl: &Kubectl, name: &str) -> Result<Self> {
+        let words = ["get", "kvc", name, "--watch", "-o", "json"];
+        let mut kubectl = kubectl.spawn(&words)?;
+        let output = BufReader::new(kubectl.stdout.take().context("its output")?);
+        let (sender, states) = channel();
+        thread::spawn(move || {
+            for state in serde_json::Deserializer::from_reader(output).into_iter() {
+                // What is cut off is the end of it.
+                let Ok(state) = state else { break };
+                if sender.send(state).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { kubectl, states })
+    }
+
+    /// The next state; nothing where the watch ended, or the time.
+    fn next(&mut self, until: Instant) -> Option<Status> {
+        let left = until.saturating_duration_since(Instant::now());
+        self.states.recv_timeout(left).ok().map(Status)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
     }
 }
 

@@ -10,6 +10,7 @@ pub mod operator;
 pub mod pod_load;
 pub mod program;
 pub mod told;
+pub mod waiting;
 
 pub use cluster::{Cluster, cluster, lab};
 pub use kubectl::Kubectl;

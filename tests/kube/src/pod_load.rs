@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use cairn_process_tests::waiting::until;
+use crate::waiting::until;
 
 use crate::kvcluster::{KvCluster, PATIENCE};
 use crate::told::{Told, Verdict};

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use cairn_kube_tests::kvcluster::PATIENCE;
 use cairn_kube_tests::{Cluster, KvCluster, Namespace, Operator, PodLoad, cluster};
 use cairn_process_tests::seed;
-use cairn_process_tests::waiting::until;
+use cairn_kube_tests::waiting::until;
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -167,16 +167,11 @@ impl Story<'_> {
         self.orders.scale(3)?;
         self.orders
             .until("a data node to give up its copies", |status| {
-                let states = [3, 4].map(|n| {
-                    status
-                        .node(&self.orders.pod("data", n))
-                        .map(|node| &node["state"])
+                let leaves = [3, 4].map(|number| {
+                    let node = status.node(&self.orders.pod("data", number));
+                    node.is_some_and(|node| node["state"] == "Removing")
                 });
-                Ok(states
-                    .into_iter()
-                    .flatten()
-                    .any(|state| state == "Draining")
-                    .then_some(()))
+                Ok(leaves.contains(&true).then_some(()))
             })?;
         self.orders.scale(5)?;
         self.orders.settled()?;
