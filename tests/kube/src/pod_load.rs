@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
 use crate::waiting::until;
+use anyhow::{Result, ensure};
 
 use crate::kvcluster::{KvCluster, PATIENCE};
 use crate::told::{Told, Verdict};

@@ -17,11 +17,7 @@ pub fn pause() {
 /// # Errors
 /// Where nothing came within `bound`: names what was waited for, and the last reason
 /// that `look` gave.
-pub fn until<T>(
-    what: &str,
-    bound: Duration,
-    look: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn until<T>(what: &str, bound: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     until_every(PAUSE, what, bound, look)
 }
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use cairn_kube_tests::operator::{DEPLOYMENT, NAMESPACE};
-use cairn_kube_tests::{KvCluster, Namespace, Operator, PodLoad, cluster};
 use cairn_kube_tests::waiting::until;
+use cairn_kube_tests::{KvCluster, Namespace, Operator, PodLoad, cluster};
 
 use cairn_kube_tests::kvcluster::PATIENCE;
 

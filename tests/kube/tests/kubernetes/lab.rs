@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cairn_kube_tests::{Kubectl, Namespace, cluster, lab};
 use cairn_kube_tests::waiting::until;
+use cairn_kube_tests::{Kubectl, Namespace, cluster, lab};
 
 /// How long Kubernetes may take for one thing on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use cairn_kube_tests::kvcluster::PATIENCE;
+use cairn_kube_tests::waiting::until;
 use cairn_kube_tests::{Cluster, KvCluster, Namespace, Operator, PodLoad, cluster};
 use cairn_process_tests::seed;
-use cairn_kube_tests::waiting::until;
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -54,7 +54,8 @@ fn a_cluster_lives_through_all_that_kubernetes_does_to_it() -> Result<()> {
     story.changes_its_mind()?;
     story.loses_pods()?;
     story.is_drained(&host[1])?;
-    story.loses_power(&host[1])?;
+    // Not the one that was drained: what it led is led elsewhere by now.
+    story.loses_power(&host[2])?;
     story.loses_all_coordinators()?;
     story.is_left_alone_by_an_operator_that_goes(&operator)?;
     story.loses_a_node_for_good(&host[1])?;
@@ -122,6 +123,18 @@ fn host_of(orders: &KvCluster<'_>, pod: &str) -> Result<String> {
 fn uid_of(orders: &KvCluster<'_>, pod: &str) -> Result<String> {
     let path = "jsonpath={.metadata.uid}";
     orders.kubectl().run(&["get", "pod", pod, "-o", path])
+}
+
+/// Waits until another pod of that name is ready: the status may still tell of the one before.
+fn await_another(orders: &KvCluster<'_>, pod: &str, before: &str) -> Result<()> {
+    until("another pod", PATIENCE, || {
+        let uid = uid_of(orders, pod).ok();
+        Ok(uid.filter(|uid| uid != before).map(drop))
+    })?;
+    let pod = format!("pod/{pod}");
+    let ready = ["wait", "--for=condition=Ready", &pod, "--timeout=300s"];
+    orders.explain(orders.kubectl().run(&ready))?;
+    Ok(())
 }
 
 impl Story<'_> {
@@ -197,10 +210,7 @@ impl Story<'_> {
             };
             let words = [&["delete", "pod", &pod, "--wait=false"][..], grace].concat();
             self.orders.kubectl().run(&words)?;
-            until("another pod", PATIENCE, || {
-                let uid = uid_of(self.orders, &pod).ok();
-                Ok(uid.filter(|uid| *uid != before).map(drop))
-            })?;
+            await_another(self.orders, &pod, &before)?;
             self.orders.settled()?;
             println!(
                 "{pod} deleted (at once: {at_once}): whole after {:.1?}",
@@ -255,8 +265,15 @@ impl Story<'_> {
             &["delete", "pod", "--grace-period=0", "--force"][..],
             &names[..],
         ];
+        let before: Vec<String> = pods
+            .iter()
+            .map(|pod| uid_of(self.orders, pod))
+            .collect::<Result<_>>()?;
         let began = Instant::now();
         self.orders.kubectl().run(&words.concat())?;
+        for (pod, before) in pods.iter().zip(&before) {
+            await_another(self.orders, pod, before)?;
+        }
         self.orders.settled()?;
         self.planned("all-coordinators-killed", began)
     }
