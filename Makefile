@@ -1,7 +1,7 @@
 # What people and CI call. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs model fuzz bench clean
+.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs model fuzz images kube-lab kube-lab-down e2e bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,27 @@ FUZZ_SECONDS ?= 60
 
 fuzz: ## try mutated inputs on everything that reads from outside, FUZZ_SECONDS (60) for each
 	CAIRN_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --workspace --locked --lib --test round_trip -- --nocapture --test-threads=2 fuzz_
+
+PROFILE ?= release
+
+images: ## build the binaries into images, target/images/*.tar; PROFILE=dev makes those of the tests
+ifeq ($(PROFILE),release)
+	cargo build --release --locked -p cairn -p cairn-operator
+else
+	cargo build --workspace --locked
+endif
+	images/build --profile $(PROFILE) $(if $(TAG),--tag $(TAG))
+
+NODES ?= 3
+
+kube-lab: ## bring a Kubernetes of NODES (3) up on this machine and print how to use it
+	@tests/kube/lab/lab up $(NODES)
+
+kube-lab-down: ## end it
+	@tests/kube/lab/lab down
+
+e2e: ## the tests on Kubernetes: on the cluster of KUBECONFIG where that is set, else on a lab of their own
+	cargo test --workspace --locked --test kubernetes -- --test-threads=1 --nocapture
 
 bench: ## measure a cluster that `make run` started
 	cargo run --release --locked -- bench

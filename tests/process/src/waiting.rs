@@ -17,7 +17,16 @@ pub fn pause() {
 /// # Errors
 /// Where nothing came within `bound`: names what was waited for, and the last reason
 /// that `look` gave.
-pub fn until<T>(
+pub fn until<T>(what: &str, bound: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(PAUSE, what, bound, look)
+}
+
+/// The same with a longer pause between two looks, where a look costs much.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_every<T>(
+    pause: Duration,
     what: &str,
     bound: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
@@ -35,6 +44,6 @@ pub fn until<T>(
                 None => bail!("waited {bound:?} for {what}"),
             }
         }
-        pause();
+        std::thread::park_timeout(pause);
     }
 }

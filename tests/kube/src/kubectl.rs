@@ -1,0 +1,125 @@
+//! `kubectl` as a process.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::images;
+
+/// One that speaks to a cluster.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    namespace: Option<String>,
+}
+
+impl Kubectl {
+    /// `program`, speaking to the cluster of `kubeconfig`.
+    #[must_use]
+    pub fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
+        Self {
+            program,
+            kubeconfig,
+            namespace: None,
+        }
+    }
+
+    /// The same, in a namespace.
+    #[must_use]
+    pub fn within(&self, namespace: &str) -> Self {
+        Self {
+            namespace: Some(namespace.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The kubeconfig, for other clients.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it, for who reads what it prints as it comes.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        self.command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("run kubectl")
+    }
+
+    /// Runs it and returns what it printed.
+    ///
+    /// # Errors
+    /// Where it fails, with what it said.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let done = self.outcome(arguments)?;
+        ensure!(
+            done.status.success(),
+            "kubectl {}: {}",
+            arguments.join(" "),
+            said(&done)
+        );
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// Runs it, whatever it ends with.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub fn outcome(&self, arguments: &[&str]) -> Result<Output> {
+        self.command(arguments).output().context("run kubectl")
+    }
+
+    /// Runs a command in a pod and returns what it printed.
+    ///
+    /// # Errors
+    /// Where it fails, with what it said.
+    pub fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
+        self.run(&[&["exec", pod, "--"], words].concat())
+    }
+
+    /// Applies manifests, in which `@TAG@` stands for the tag of the images.
+    ///
+    /// # Errors
+    /// Where they are refused.
+    pub fn apply(&self, manifests: &str) -> Result<()> {
+        let mut child = self
+            .command(&["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("run kubectl")?;
+        let mut input = child.stdin.take().context("its input")?;
+        input.write_all(manifests.replace("@TAG@", images::TAG).as_bytes())?;
+        drop(input);
+        let done = child.wait_with_output()?;
+        ensure!(done.status.success(), "kubectl apply: {}", said(&done));
+        Ok(())
+    }
+}
+
+/// What a program said, on either channel.
+#[must_use]
+pub fn said(done: &Output) -> String {
+    let out = String::from_utf8_lossy(&done.stdout);
+    let errors = String::from_utf8_lossy(&done.stderr);
+    format!("{out}{errors}").trim_end().to_owned()
+}

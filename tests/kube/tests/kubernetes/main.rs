@@ -1,0 +1,9 @@
+//! Tests on a real Kubernetes. They share one cluster, each in a namespace of its own, and
+//! run one at a time.
+
+mod examples;
+mod images;
+mod killed_operator;
+mod lab;
+mod leftovers;
+mod story;
