@@ -1,5 +1,10 @@
 //! What a person asks for.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "several columns of the table have the same type"
+)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{

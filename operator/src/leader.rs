@@ -126,10 +126,10 @@ impl Leadership {
 
     /// Waits until something changes, or might have by the passing of time.
     async fn next(&mut self) {
-        match timeout(PERIOD / 4, self.reign.changed()).await {
+        let told = timeout(PERIOD / 4, self.reign.changed()).await;
+        if let Ok(Err(_)) = told {
             // Nobody will tell anything again: what is told holds until it has run out.
-            Ok(Err(_)) => sleep(PERIOD / 4).await,
-            Ok(Ok(())) | Err(_) => {}
+            sleep(PERIOD / 4).await;
         }
     }
 }

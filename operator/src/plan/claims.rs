@@ -84,11 +84,12 @@ pub(super) fn clear_away(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) {
                     plan.steps.extend(node.delete_pod(true, reason));
                 }
                 Some(_) => {}
-                None if node.ordinal >= kept && node.is_marked() => {
-                    if view.cluster.spec.volumes.when_scaled == VolumePolicy::Delete {
-                        let reason = "the node on it was removed, and volumes.whenScaled is Delete";
-                        plan.steps.extend(node.delete_claim(reason));
-                    }
+                None if node.ordinal >= kept
+                    && node.is_marked()
+                    && view.cluster.spec.volumes.when_scaled == VolumePolicy::Delete =>
+                {
+                    let reason = "the node on it was removed, and volumes.whenScaled is Delete";
+                    plan.steps.extend(node.delete_claim(reason));
                 }
                 None => {}
             }
