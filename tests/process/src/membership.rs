@@ -269,14 +269,17 @@ impl Change {
         });
         let least = self.placement.least_copies_for(&after.members, replicas);
         let bytes = bytes.sum::<f64>() as u64;
+        let moved = after.copies_since(&self.placement);
+        // A copy that is made of the log alone counts in no snapshot.
+        let copied = bytes.max(settled.replica_bytes * u64::try_from(moved)?);
         Ok(Report {
-            disk: flush(&cluster.directory(), bytes)?,
+            disk: flush(&cluster.directory(), copied)?,
             failed: load.unanswered() - self.failed,
             errors: errors.collect(),
             gaps: gaps(load, self.from_ms, to_ms),
             p99: load.latencies().percentile(99, self.from_ms, to_ms),
             rest: rest.clone(),
-            moved: after.copies_since(&self.placement),
+            moved,
             least,
             bytes,
             bytes_each: settled.replica_bytes,
@@ -408,8 +411,8 @@ impl fmt::Display for Report {
         writeln!(f, "p99: {:.1?}, at rest {:.1?}", self.p99, self.rest.p99)?;
         writeln!(
             f,
-            "copies moved: {}, the least is {}; received: {} bytes of new replicas, of about {} each",
-            self.moved, self.least, self.bytes, self.bytes_each
+            "copies moved: {}, the least is {}; of about {} bytes each; by snapshot: {} bytes",
+            self.moved, self.least, self.bytes_each, self.bytes
         )?;
         write!(
             f,

@@ -7,4 +7,5 @@ mod images;
 mod killed_operator;
 mod lab;
 mod leftovers;
+mod namespaced;
 mod story;
