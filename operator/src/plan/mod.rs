@@ -4,15 +4,15 @@
 //! every step may be carried out twice, and the operator may die between any two.
 //!
 //! One planner holds all reasons to disturb a node, since they exclude each other: the table
-//! is in [`duties`]. What each duty comes to is in a file of its own:
+//! is in `duties`. What each duty comes to is in a file of its own:
 //!
-//! - [`scale`]: data nodes that join, drain, and are retired;
-//! - [`group`]: coordinators that are taken in, and that leave;
-//! - [`lost`]: volumes that went with their Kubernetes nodes;
-//! - [`claims`]: volumes of nodes that are no more;
-//! - [`evacuate`]: Kubernetes nodes that are to go, pods that end;
-//! - [`restart`]: pods of an outdated revision;
-//! - [`settings`]: agreed numbers; [`places`]: zones and weights.
+//! - `scale`: data nodes that join, drain, and are retired;
+//! - `group`: coordinators that are taken in, and that leave;
+//! - `lost`: volumes that went with their Kubernetes nodes;
+//! - `claims`: volumes of nodes that are no more;
+//! - `evacuate`: Kubernetes nodes that are to go, pods that end;
+//! - `restart`: pods of an outdated revision;
+//! - `settings`: agreed numbers; `places`: zones and weights.
 //!
 //! Where the coordinators say nothing, and before they have made the cluster, nothing is
 //! removed, drained, deleted or restarted. StatefulSets grow to what is asked for all the
