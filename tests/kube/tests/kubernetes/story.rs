@@ -13,8 +13,9 @@ use rand::rngs::StdRng;
 
 const PARTITIONS: u32 = 24;
 const MANIFEST: &str = include_str!("manifests/orders.yaml");
-/// Pods that are deleted at random.
-const KILLS: usize = 6;
+/// Pods that are deleted at random, and in the long form.
+const KILLS: usize = 3;
+const MANY_KILLS: usize = 20;
 
 /// The cluster, its load, and what it takes to disturb both.
 struct Story<'a> {
@@ -196,7 +197,8 @@ impl Story<'_> {
     }
 
     fn loses_pods(&mut self) -> Result<()> {
-        for kill in 0..KILLS {
+        let kills = if seed::full() { MANY_KILLS } else { KILLS };
+        for kill in 0..kills {
             let role = ["data", "coordinator"][usize::from(self.rng.random_bool(0.3))];
             let pod = self.orders.pod(role, self.rng.random_range(0..3));
             let before = uid_of(self.orders, &pod)?;
