@@ -83,7 +83,13 @@ pub(super) fn clear_away(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) {
                     let reason = "it was removed, and its Kubernetes node does not answer";
                     plan.steps.extend(node.delete_pod(true, reason));
                 }
-                Some(_) => {}
+                Some(_) => {
+                    let topic = match role {
+                        Role::Coordinator => Topic::Group,
+                        Role::Data => Topic::Scaling,
+                    };
+                    plan.note(topic, &node.name, "It was removed, and its pod ends.");
+                }
                 None if node.ordinal >= kept
                     && node.is_marked()
                     && view.cluster.spec.volumes.when_scaled == VolumePolicy::Delete =>

@@ -32,8 +32,8 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         Ok(settled)
     };
 
-    for count in [3_u64, 5, 3] {
-        let mark = format!("coordinators-{count}");
+    for (from, count) in [(1, 3_u64), (3, 5), (5, 3)] {
+        let mark = format!("coordinators-{from}-to-{count}");
         let settled = change(
             &mark,
             &format!(r#"{{"coordinators":{{"replicas":{count}}}}}"#),
