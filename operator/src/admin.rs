@@ -13,6 +13,7 @@ use cairn_client::transport::{Credential, Dialer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use tonic::{Code, Status};
 
 use crate::observed::Silence;
 use crate::plan::{Admin, AgreedSettings};
@@ -137,8 +138,10 @@ struct Remote {
 impl Coordinators for Remote {
     async fn status(&self) -> Result<Store, Silence> {
         let client = self.client.clone().deadline(STATUS_DEADLINE);
-        let document = client.status().await.map_err(|error| match error {
-            AdminError::Refused(_) => Silence::Refused(error.to_string()),
+        let document = client.status().await.map_err(|error| match &error {
+            AdminError::Refused(status) if is_refusal(status) => {
+                Silence::Refused(error.to_string())
+            }
             _ => Silence::NoAnswer(error.to_string()),
         })?;
         read(&document)
@@ -150,7 +153,9 @@ impl Coordinators for Remote {
             .change(wire(change), false)
             .await
             .map_err(|error| match error {
-                AdminError::Refused(status) => Refusal::Refused(status.message().to_owned()),
+                AdminError::Refused(status) if is_refusal(&status) => {
+                    Refusal::Refused(status.message().to_owned())
+                }
                 error => Refusal::NoAnswer(error.to_string()),
             })?;
         let mut text = reply.message;
@@ -160,6 +165,15 @@ impl Coordinators for Remote {
         }
         Ok(text)
     }
+}
+
+/// Whether a coordinator said no, rather than that nobody was understood: one that speaks TLS
+/// and is not spoken to so (or the other way round) breaks the connection off in the middle.
+fn is_refusal(status: &Status) -> bool {
+    !matches!(
+        status.code(),
+        Code::Unknown | Code::Internal | Code::Unavailable | Code::Cancelled
+    )
 }
 
 /// Reads the document. One that a leader did not make knows nothing of nodes.
@@ -302,6 +316,13 @@ mod tests {
         assert_eq!(read(&of(true)).unwrap().cluster_id, "c");
         assert!(matches!(read(&of(false)), Err(Silence::NoAnswer(_))));
         assert!(matches!(read("{"), Err(Silence::NoAnswer(_))));
+    }
+
+    #[test]
+    fn a_connection_that_breaks_off_is_no_refusal() {
+        assert!(!is_refusal(&Status::internal("h2 protocol error")));
+        assert!(is_refusal(&Status::permission_denied("not you")));
+        assert!(is_refusal(&Status::failed_precondition("too few")));
     }
 
     #[test]

@@ -8,4 +8,5 @@ mod killed_operator;
 mod lab;
 mod leftovers;
 mod namespaced;
+mod secured;
 mod story;
