@@ -282,10 +282,10 @@ impl Store {
             .find(|node| node.name == name && node.standing == NodeStanding::Member)
     }
 
-    /// Whether every partition has a primary that serves.
+    /// Partitions without a primary that serves.
     #[must_use]
-    pub fn serves(&self) -> bool {
-        self.summary.serving >= self.summary.partitions
+    pub fn unserved(&self) -> u32 {
+        self.summary.partitions.saturating_sub(self.summary.serving)
     }
 
     /// Whether every partition has all its copies, all of them answer, and nothing moves.

@@ -390,7 +390,7 @@ async fn ask_coordinators(
         let (said, coordinators) = match world.reach.reach(&access) {
             Ok(coordinators) => {
                 let mut said = coordinators.status().await;
-                if served && said.as_ref().is_ok_and(|store| !store.serves()) {
+                if served && said.as_ref().is_ok_and(|store| store.unserved() > 0) {
                     tokio::time::sleep(HAND_OVER).await;
                     said = coordinators.status().await;
                 }

@@ -256,8 +256,7 @@ impl<'a> View<'a> {
 
     /// Partitions without a primary that serves; `None` where that is not known.
     fn unserved(&self) -> Option<u32> {
-        let summary = self.store?.summary;
-        Some(summary.partitions.saturating_sub(summary.serving))
+        self.store.map(Store::unserved)
     }
 
     fn is_creating(&self) -> bool {

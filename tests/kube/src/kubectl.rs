@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -85,6 +86,35 @@ impl Kubectl {
     /// Where it cannot be run.
     pub fn outcome(&self, arguments: &[&str]) -> Result<Output> {
         self.command(arguments).output().context("run kubectl")
+    }
+
+    /// A field of an object, as JSONPath names it.
+    ///
+    /// # Errors
+    /// Where there is no such object.
+    pub fn field(&self, kind: &str, name: &str, path: &str) -> Result<String> {
+        let path = format!("jsonpath={{{path}}}");
+        self.run(&["get", kind, name, "-o", &path])
+    }
+
+    /// Whether a Kubernetes node is ready: `True`, `False`, `Unknown`.
+    ///
+    /// # Errors
+    /// Where there is no such node.
+    pub fn readiness(&self, node: &str) -> Result<String> {
+        let path = ".status.conditions[?(@.type==\"Ready\")].status";
+        self.field("node", node, path)
+    }
+
+    /// Waits until a pod is ready.
+    ///
+    /// # Errors
+    /// Where it is not within `bound`.
+    pub fn await_ready(&self, pod: &str, bound: Duration) -> Result<()> {
+        let pod = format!("pod/{pod}");
+        let timeout = format!("--timeout={}s", bound.as_secs());
+        self.run(&["wait", "--for=condition=Ready", &pod, &timeout])?;
+        Ok(())
     }
 
     /// Runs a command in a pod and returns what it printed.

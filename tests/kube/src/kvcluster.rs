@@ -13,6 +13,8 @@ use crate::kubectl::Kubectl;
 use crate::namespace::Namespace;
 use crate::operator::Operator;
 
+/// How long a pod that is no node may take to start.
+pub const START: Duration = Duration::from_secs(120);
 /// How long a change may take on a machine under load.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::waiting::until;
 use anyhow::{Result, ensure};
 
 use crate::kvcluster::{KvCluster, PATIENCE};
 use crate::told::{Told, Verdict};
+use crate::waiting::until;
 
 const POD: &str = "load";
 const MANIFEST: &str = include_str!("load.yaml");

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::cluster::{BOUND, Target};
-use crate::gaps::Acknowledgements;
+use crate::gaps::{Acknowledgements, Gaps};
 use crate::latencies::Latencies;
 use crate::ledger::{Counter, Outcome, Register, Violation};
 use crate::native::Native;
@@ -418,6 +418,27 @@ impl Load {
     #[must_use]
     pub fn errors(&self) -> BTreeMap<String, u64> {
         locked(&self.shared.errors).clone()
+    }
+
+    /// What went wrong since then, by kind; `before` is what [`Self::errors`] told.
+    #[must_use]
+    pub fn errors_since(&self, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+        let new = self.errors().into_iter().filter_map(|(kind, count)| {
+            let before = before.get(&kind).copied().unwrap_or(0);
+            (count > before).then_some((kind, count - before))
+        });
+        new.collect()
+    }
+
+    /// The longest pause of each partition between two times of [`Self::now_ms`].
+    #[must_use]
+    pub fn gaps(&self, from_ms: u32, to_ms: u32) -> Gaps {
+        let acknowledgements = self.acknowledgements();
+        let mut gaps = Gaps::default();
+        for partition in 0..acknowledgements.partitions() {
+            gaps.add(acknowledgements.longest_gap(partition, from_ms, to_ms));
+        }
+        gaps
     }
 
     /// What the Rust client counted until now; nothing where the plan has none.

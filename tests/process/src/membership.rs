@@ -182,18 +182,9 @@ impl Rest {
         let to = load.now_ms();
         Ok(Self {
             p99: load.latencies().percentile(99, from, to),
-            gaps: gaps(load, from, to),
+            gaps: load.gaps(from, to),
         })
     }
-}
-
-fn gaps(load: &Load, from_ms: u32, to_ms: u32) -> Gaps {
-    let acknowledgements = load.acknowledgements();
-    let mut gaps = Gaps::default();
-    for partition in 0..acknowledgements.partitions() {
-        gaps.add(acknowledgements.longest_gap(partition, from_ms, to_ms));
-    }
-    gaps
 }
 
 /// A change that began.
@@ -263,10 +254,6 @@ impl Change {
             // A process that was started meanwhile counts from zero.
             if *now < before { *now } else { now - before }
         });
-        let errors = load.errors().into_iter().filter_map(|(kind, count)| {
-            let before = self.errors.get(&kind).copied().unwrap_or(0);
-            (count > before).then_some((kind, count - before))
-        });
         let least = self.placement.least_copies_for(&after.members, replicas);
         let bytes = bytes.sum::<f64>() as u64;
         let moved = after.copies_since(&self.placement);
@@ -275,8 +262,8 @@ impl Change {
         Ok(Report {
             disk: flush(&cluster.directory(), copied)?,
             failed: load.unanswered() - self.failed,
-            errors: errors.collect(),
-            gaps: gaps(load, self.from_ms, to_ms),
+            errors: load.errors_since(&self.errors),
+            gaps: load.gaps(self.from_ms, to_ms),
             p99: load.latencies().percentile(99, self.from_ms, to_ms),
             rest: rest.clone(),
             moved,

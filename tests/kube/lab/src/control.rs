@@ -106,7 +106,7 @@ mod tests {
             Request::Pid("node-1".to_owned()),
             Request::PowerOff("node-1".to_owned()),
             Request::PowerOn("node-2".to_owned()),
-            Request::Load("/root/an image.tar".into()),
+            Request::Load("/srv/an image.tar".into()),
         ] {
             assert_eq!(request.to_string().parse::<Request>().unwrap(), request);
         }

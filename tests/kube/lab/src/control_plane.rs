@@ -239,11 +239,8 @@ impl ControlPlane {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg("node")
-            .arg("--state")
-            .arg(&self.layout.state)
-            .arg("--programs")
-            .arg(&self.layout.programs)
-            .args(["--nodes", &self.layout.nodes.to_string(), &name])
+            .args(self.layout.arguments())
+            .arg(&name)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log_ends(&log)?.1);

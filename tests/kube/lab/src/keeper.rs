@@ -123,11 +123,7 @@ fn start(layout: &Layout) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("control-plane")
-        .arg("--state")
-        .arg(&layout.state)
-        .arg("--programs")
-        .arg(&layout.programs)
-        .args(["--nodes", &layout.nodes.to_string()])
+        .args(layout.arguments())
         // It ends with this pipe, that is, with this process.
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

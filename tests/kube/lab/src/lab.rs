@@ -92,11 +92,7 @@ impl Lab {
         let mut command = Command::new(program);
         command
             .arg("keep")
-            .arg("--state")
-            .arg(&layout.state)
-            .arg("--programs")
-            .arg(&layout.programs)
-            .args(["--nodes", &layout.nodes.to_string()])
+            .args(layout.arguments())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             // Whoever reads what this process says must not have to wait for the lab's end.

@@ -1,5 +1,6 @@
 //! Where everything is: folders, names and addresses.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -124,6 +125,19 @@ impl Layout {
         })
     }
 
+    /// What tells another process of this lab where all that is: the flags of `kube-lab`.
+    #[must_use]
+    pub fn arguments(&self) -> [OsString; 6] {
+        [
+            "--state".into(),
+            self.state.clone().into(),
+            "--programs".into(),
+            self.programs.clone().into(),
+            "--nodes".into(),
+            self.nodes.to_string().into(),
+        ]
+    }
+
     /// Where the lab of this user is unless told: `CAIRN_KUBE_LAB`, or a folder of XDG's.
     ///
     /// # Errors
@@ -224,7 +238,7 @@ mod tests {
 
     #[test]
     fn folders_that_nodes_hide_are_refused() {
-        let good = Path::new("/root/lab");
+        let good = Path::new("/srv/lab");
         for bad in ["/var/tmp/lab", "/run/lab", "lab"] {
             assert!(Layout::new(Path::new(bad), good, 3).is_err(), "{bad}");
             assert!(Layout::new(good, Path::new(bad), 3).is_err(), "{bad}");
@@ -234,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_lab_has_between_one_and_nine_nodes() {
-        let path = Path::new("/root/lab");
+        let path = Path::new("/srv/lab");
         for (nodes, fits) in [(0, false), (1, true), (9, true), (10, false)] {
             assert_eq!(Layout::new(path, path, nodes).is_ok(), fits, "{nodes}");
         }

@@ -10,6 +10,7 @@
 //!
 //! Whatever it is told, it ends after [`LONGEST`].
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use cairn_kube_tests::told::{Told, Verdict};
 use cairn_process_tests::cluster::Target;
-use cairn_process_tests::gaps::Gaps;
 use cairn_process_tests::load::{Load, Plan};
 use cairn_process_tests::waiting;
 
@@ -83,7 +83,7 @@ fn marks() -> Result<Vec<String>> {
 struct Since {
     at_ms: u32,
     failed: u64,
-    errors: std::collections::BTreeMap<String, u64>,
+    errors: BTreeMap<String, u64>,
 }
 
 impl Since {
@@ -97,20 +97,12 @@ impl Since {
 
     fn told(&self, load: &Load, mark: &str) -> Told {
         let to_ms = load.now_ms();
-        let acknowledgements = load.acknowledgements();
-        let mut gaps = Gaps::default();
-        for partition in 0..acknowledgements.partitions() {
-            gaps.add(acknowledgements.longest_gap(partition, self.at_ms, to_ms));
-        }
-        let errors = load.errors().into_iter().filter_map(|(kind, count)| {
-            let before = self.errors.get(&kind).copied().unwrap_or(0);
-            (count > before).then_some((kind, count - before))
-        });
+        let gaps = load.gaps(self.at_ms, to_ms);
         Told {
             mark: mark.to_owned(),
             took_ms: to_ms - self.at_ms,
             failed: load.unanswered() - self.failed,
-            errors: errors.collect(),
+            errors: load.errors_since(&self.errors),
             longest_gap_ms: gaps.percentile(100),
             median_gap_ms: gaps.percentile(50),
             p99_ms: load

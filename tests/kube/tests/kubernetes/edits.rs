@@ -40,10 +40,10 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         )?;
         let coordinators = &settled.0["status"]["coordinators"];
         ensure!(coordinators["ready"] == count, "{coordinators}");
+        let agreed = agreed(&edited)?;
         ensure!(
-            agreed(&edited)?.contains(&format!("coordinators  {count},")),
-            "{}",
-            agreed(&edited)?
+            agreed.contains(&format!("coordinators  {count},")),
+            "{agreed}"
         );
     }
     for (mark, spec, expected) in [
@@ -81,19 +81,13 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
     // Whatever starts a round now must change nothing.
     let note = ["annotate", "statefulset", "edited-data", "touched=yes"];
     space.kubectl.run(&note)?;
-    let kept = [
-        "get",
-        "statefulset",
-        "edited-data",
-        "-o",
-        "jsonpath={.spec.replicas}",
-    ];
-    ensure!(
-        space.kubectl.run(&kept)?.trim() == "3",
-        "it grew while paused"
-    );
+    let kept = || {
+        let kubectl = &space.kubectl;
+        kubectl.field("statefulset", "edited-data", ".spec.replicas")
+    };
+    ensure!(kept()? == "3", "it grew while paused");
     change("unpaused", r#"{"maintenance":{"paused":false}}"#)?;
-    ensure!(space.kubectl.run(&kept)?.trim() == "4", "it did not grow");
+    ensure!(kept()? == "4", "it did not grow");
     load.verify()?;
 
     // The pods go with it and the volumes stay.

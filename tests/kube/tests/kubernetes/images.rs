@@ -1,8 +1,13 @@
 //! The images run as restricted pods, and hold nothing but what they run.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use cairn_kube_tests::kubectl::said;
 use cairn_kube_tests::{Namespace, cluster};
+
+/// How long a pod may take to be ready on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const COORDINATOR: &str = include_str!("manifests/coordinator.yaml");
 const VERSION: &str = include_str!("manifests/version.yaml");
@@ -15,13 +20,7 @@ fn a_node_runs_without_root_on_a_root_file_system_that_it_cannot_write() -> Resu
     let space = Namespace::new(&cluster.kubectl, "images-node")?;
     let kubectl = &space.kubectl;
     kubectl.apply(COORDINATOR)?;
-    let ready = [
-        "wait",
-        "--for=condition=Ready",
-        "pod/coordinator",
-        "--timeout=120s",
-    ];
-    space.explain(kubectl.run(&ready))?;
+    space.explain(kubectl.await_ready("coordinator", PATIENCE))?;
 
     // Without a role the binary is the command.
     kubectl.apply(VERSION)?;

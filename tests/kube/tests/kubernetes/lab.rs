@@ -19,14 +19,9 @@ fn names(kubectl: &Kubectl, what: &str, path: &str) -> Result<Vec<String>> {
     Ok(listing.lines().map(str::to_owned).collect())
 }
 
-fn readiness(kubectl: &Kubectl, node: &str) -> Result<String> {
-    let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
-    kubectl.run(&["get", "node", node, "-o", path])
-}
-
 fn becomes(kubectl: &Kubectl, node: &str, wanted: &str) -> Result<()> {
     until(&format!("{node} to be {wanted}"), PATIENCE, || {
-        let is = readiness(kubectl, node)?;
+        let is = kubectl.readiness(node)?;
         Ok((is == wanted).then_some(()))
     })
 }
@@ -77,16 +72,8 @@ fn a_volume_keeps_its_data_over_a_restart_and_a_new_claim_gets_an_empty_one() ->
     let kubectl = &space.kubectl;
     kubectl.apply(KEEPER)?;
     let runs = || space.explain(kubectl.run(&["rollout", "status", "statefulset/keeper", TIMEOUT]));
-    let uid = || kubectl.run(&["get", "pod", "keeper-0", "-o", "jsonpath={.metadata.uid}"]);
-    let volume = || {
-        kubectl.run(&[
-            "get",
-            "pvc",
-            "data-keeper-0",
-            "-o",
-            "jsonpath={.spec.volumeName}",
-        ])
-    };
+    let uid = || kubectl.field("pod", "keeper-0", ".metadata.uid");
+    let volume = || kubectl.field("pvc", "data-keeper-0", ".spec.volumeName");
     let is_another = |before: &str| {
         until("another pod", PATIENCE, || {
             Ok(uid().ok().filter(|uid| uid != before).map(drop))
@@ -135,7 +122,7 @@ fn a_node_that_loses_its_power_is_noticed_and_comes_back_with_its_disk() -> Resu
     space.explain(kubectl.run(&["rollout", "status", "daemonset/server", TIMEOUT]))?;
     space.explain(kubectl.run(&["rollout", "status", "statefulset/keeper", TIMEOUT]))?;
     kubectl.exec("keeper-0", &["sh", "-c", "echo kept > /data/note && sync"])?;
-    let node = kubectl.run(&["get", "pod", "keeper-0", "-o", "jsonpath={.spec.nodeName}"])?;
+    let node = kubectl.field("pod", "keeper-0", ".spec.nodeName")?;
     let other = names(kubectl, "nodes", ".metadata.name")?
         .into_iter()
         .find(|other| *other != node)
@@ -173,7 +160,7 @@ fn a_node_that_loses_its_power_is_noticed_and_comes_back_with_its_disk() -> Resu
     });
     let note = space.explain(note)?;
     ensure!(note.trim() == "kept", "{note}");
-    let is_on = ["get", "pod", "keeper-0", "-o", "jsonpath={.spec.nodeName}"];
-    ensure!(kubectl.run(&is_on)? == node, "the pod left its volume");
+    let is_on = kubectl.field("pod", "keeper-0", ".spec.nodeName")?;
+    ensure!(is_on == node, "the pod left its volume");
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use cairn_kube_tests::kubectl::said;
+use cairn_kube_tests::kvcluster::START;
 use cairn_kube_tests::{KvCluster, Namespace, Operator, cluster};
 use cairn_process_tests::binary;
 
@@ -22,13 +23,7 @@ fn clients_that_speak_tls_and_say_who_they_are_are_served_and_no_others() -> Res
     let secured = KvCluster::new(&space, &operator, "secured");
     // The operator is one of the users: without its credential it would hear nothing.
     secured.settled()?;
-    let ready = [
-        "wait",
-        "--for=condition=Ready",
-        "pod/tools",
-        "--timeout=120s",
-    ];
-    secured.explain(space.kubectl.run(&ready))?;
+    secured.explain(space.kubectl.await_ready("tools", START))?;
 
     let redis = |words: &[&str]| -> Result<String> {
         let command = [

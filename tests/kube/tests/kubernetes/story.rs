@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use cairn_kube_tests::kvcluster::PATIENCE;
+use cairn_kube_tests::kvcluster::{PATIENCE, START};
 use cairn_kube_tests::waiting::until;
 use cairn_kube_tests::{Cluster, KvCluster, Namespace, Operator, PodLoad, cluster};
 use cairn_process_tests::seed;
@@ -81,13 +81,7 @@ fn is_shown_and_used(orders: &KvCluster<'_>) -> Result<()> {
     let found = kubectl.exec(&pod, &["cairn", "get", "greeting"])?;
     ensure!(found.trim() == "hello", "{found}");
     kubectl.apply(include_str!("manifests/tools.yaml"))?;
-    let ready = [
-        "wait",
-        "--for=condition=Ready",
-        "pod/tools",
-        "--timeout=120s",
-    ];
-    orders.explain(kubectl.run(&ready))?;
+    orders.explain(kubectl.await_ready("tools", START))?;
     for n in 0..20 {
         let (key, value) = (format!("key:{n}"), format!("value:{n}"));
         let redis = |words: &[&str]| {
@@ -116,13 +110,11 @@ fn first_hosts(orders: &KvCluster<'_>) -> Result<Vec<String>> {
 }
 
 fn host_of(orders: &KvCluster<'_>, pod: &str) -> Result<String> {
-    let path = "jsonpath={.spec.nodeName}";
-    orders.kubectl().run(&["get", "pod", pod, "-o", path])
+    orders.kubectl().field("pod", pod, ".spec.nodeName")
 }
 
 fn uid_of(orders: &KvCluster<'_>, pod: &str) -> Result<String> {
-    let path = "jsonpath={.metadata.uid}";
-    orders.kubectl().run(&["get", "pod", pod, "-o", path])
+    orders.kubectl().field("pod", pod, ".metadata.uid")
 }
 
 /// Waits until another pod of that name is ready: the status may still tell of the one before.
@@ -131,10 +123,7 @@ fn await_another(orders: &KvCluster<'_>, pod: &str, before: &str) -> Result<()> 
         let uid = uid_of(orders, pod).ok();
         Ok(uid.filter(|uid| uid != before).map(drop))
     })?;
-    let pod = format!("pod/{pod}");
-    let ready = ["wait", "--for=condition=Ready", &pod, "--timeout=300s"];
-    orders.explain(orders.kubectl().run(&ready))?;
-    Ok(())
+    orders.explain(orders.kubectl().await_ready(pod, PATIENCE))
 }
 
 impl Story<'_> {
@@ -328,11 +317,8 @@ impl Story<'_> {
         lab.power_off(host)?;
         let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
         let kubectl = &self.cluster.kubectl;
-        let not_ready = format!("node/{host}");
         until("Kubernetes to notice", PATIENCE, || {
-            let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
-            let ready = kubectl.run(&["get", &not_ready, "-o", path])?;
-            Ok((ready != "True").then_some(()))
+            Ok((kubectl.readiness(host)? != "True").then_some(()))
         })?;
         kubectl.run(&["taint", "node", host, taint])?;
         let tainted = Instant::now();
