@@ -29,6 +29,7 @@ mod service;
 mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
+mod voters;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -413,6 +414,7 @@ impl Running {
         let keeping = tokio::spawn(office.clone().keep_membership());
         let guarding = tokio::spawn(Arc::clone(&office.group).guard_elections());
         let watching = tokio::spawn(watch_health(office.clone(), health));
+        let counting = tokio::spawn(voters::watch(office.clone()));
         let map = Arc::new(ArcSwap::default());
         let feed = MapFeed::new(Arc::clone(&map));
         let feeding = tokio::spawn(feed_map(office.view.clone(), map, feed.clone()));
@@ -448,7 +450,7 @@ impl Running {
         }
         shutdown.cancel();
         settling.abort();
-        for task in [guarding, watching, feeding, keeping] {
+        for task in [guarding, watching, counting, feeding, keeping] {
             task.abort();
         }
         // Each of them may hang with the disk: one deadline for all. What was answered
