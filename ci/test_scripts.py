@@ -278,6 +278,10 @@ class Chart(unittest.TestCase):
         wanted = chart_readme.readme((self.CHART / "values.yaml").read_text())
         self.assertEqual((self.CHART / "README.md").read_text(), wanted, "run ci/chart-readme")
 
+    def test_the_alerts_are_those_of_monitoring(self):
+        source = (HERE.parent / "monitoring/alerts.yaml").read_text()
+        self.assertEqual((self.CHART / "files/alerts.yaml").read_text(), source, "run ci/chart-alerts")
+
     def test_a_comment_documents_what_is_below_it(self):
         entries = chart_readme.parse(
             "# Not this.\n\na:\n  # -- The first\n  # of two.\n  b: 1\n# -- A map.\nc:\n"

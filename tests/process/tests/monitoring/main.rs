@@ -1,0 +1,5 @@
+//! Alerts and the dashboard: whether Prometheus takes them, whether each alert fires when it
+//! should and says what to do, and whether what they ask for is there.
+
+mod live;
+mod rules;
