@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::coordinators::CoordinatorsArgs;
 use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
+use crate::debug::DebugCommand;
 use crate::dev::DevArgs;
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
@@ -26,8 +27,8 @@ use crate::recover::RecoverArgs;
 use crate::recover_coordinators::RecoverCoordinatorsArgs;
 use crate::user::UserCommand;
 use crate::{
-    bench, cluster, coordinators, data, dev, inspect, keyspace, membership, node, rebalance,
-    recover, recover_coordinators, user,
+    bench, cluster, coordinators, data, debug, dev, inspect, keyspace, membership, node,
+    rebalance, recover, recover_coordinators, user,
 };
 
 /// A durable, replicated key-value store
@@ -154,6 +155,11 @@ enum Command {
     RecoverCoordinators(RecoverCoordinatorsArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
+    /// Collect what somebody else needs to look at the cluster
+    Debug {
+        #[command(subcommand)]
+        command: DebugCommand,
+    },
     /// Print what makes a shell complete this command line
     ///
     /// bash: `source <(cairn completion bash)` in ~/.bashrc.
@@ -279,6 +285,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
             recover_coordinators::run(&args, &endpoints, &peer_dialer, output)
         }
         Command::Bench(args) => bench::run(&args, &endpoints, output),
+        Command::Debug { command } => debug::run(&command, &endpoints, output),
         Command::Completion { shell } => completion(shell),
         Command::User { command } => user::run(&command, output),
         Command::Settings { markdown } => settings(markdown, output),

@@ -15,6 +15,7 @@ mod confirm;
 mod coordinators;
 mod credential;
 mod data;
+mod debug;
 mod dev;
 mod endpoints;
 mod failure;

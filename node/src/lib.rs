@@ -8,6 +8,7 @@ pub mod budget;
 pub mod coordinator;
 pub mod coordinator_node;
 pub mod data_node;
+pub mod diagnosis;
 pub mod disk;
 pub mod grpc;
 pub mod http;

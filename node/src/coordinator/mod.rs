@@ -62,6 +62,7 @@ use raft::{Raft, RaftMetrics, raft_config};
 use service::{AdminService, Office, PeerPort};
 use storage::{OpenError, Opened, View};
 
+use crate::diagnosis;
 use crate::grpc::{self, MapFeed, ServeConfig, TopologyServer};
 use crate::listener::{Accept, ListenerConfig, TlsSource};
 use crate::partition::boottime;
@@ -520,7 +521,11 @@ fn peer_routes(office: Office, documents: Documents) -> Routes {
 }
 
 /// The services on the port for clients and people.
-const CLIENT_SERVICES: [&str; 2] = [topology_server::SERVICE_NAME, admin_server::SERVICE_NAME];
+const CLIENT_SERVICES: [&str; 3] = [
+    topology_server::SERVICE_NAME,
+    admin_server::SERVICE_NAME,
+    diagnosis::SERVICE,
+];
 
 /// The port for clients and people.
 fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> Routes {
@@ -528,7 +533,8 @@ fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> 
     let mut routes = Routes::builder();
     routes
         .add_service(TopologyServer::new(feed, shutdown).into_server())
-        .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit));
+        .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit))
+        .add_service(diagnosis::service("coordinator-client"));
     crate::grpc::add_about(&mut routes, &CLIENT_SERVICES);
     routes.routes()
 }

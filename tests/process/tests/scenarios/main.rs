@@ -3,6 +3,7 @@
 //! Every test is bounded, prints its seed, and removes what it started and wrote.
 //! `docs/testing.md` says how they check.
 
+mod bundle;
 mod checker;
 mod clients;
 mod coordinators;
