@@ -9,6 +9,7 @@ compile_error!("seeded bugs are for the simulator: what is shipped cannot carry 
 
 mod args;
 mod bench;
+mod check;
 mod cluster;
 mod config;
 mod confirm;

@@ -20,6 +20,7 @@ mod kills;
 mod levels;
 mod membership;
 mod networks;
+mod offline_check;
 mod other_configurations;
 mod pods;
 mod power_cuts;
