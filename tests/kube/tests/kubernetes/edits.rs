@@ -9,6 +9,9 @@ use cairn_kube_tests::waiting::until;
 use cairn_kube_tests::{KvCluster, Namespace, Operator, PodLoad, cluster};
 
 const PARTITIONS: u32 = 12;
+/// More than the volumes of the lab have.
+const LARGER: &str = "12Gi";
+const REQUESTED: &str = ".spec.resources.requests.storage";
 const MANIFEST: &str = include_str!("manifests/edited.yaml");
 
 #[test]
@@ -73,6 +76,11 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         ensure!(agreed.contains(expected), "{mark}: {agreed}");
     }
 
+    enlarge(&space, &edited)?;
+    let told = load.mark("volumes-grown")?;
+    println!("{told}");
+    ensure!(told.failed == 0, "{told}");
+
     // While it is paused nothing is done, and then all of it.
     edited.patch(r#"{"maintenance":{"paused":true},"data":{"replicas":4}}"#)?;
     edited.until("the pause to be told", |status| {
@@ -88,6 +96,10 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
     ensure!(kept()? == "3", "it grew while paused");
     change("unpaused", r#"{"maintenance":{"paused":false}}"#)?;
     ensure!(kept()? == "4", "it did not grow");
+    let newcomer = space
+        .kubectl
+        .field("pvc", "data-edited-data-3", REQUESTED)?;
+    ensure!(newcomer == LARGER, "a new volume of {newcomer}");
     load.verify()?;
 
     // The pods go with it and the volumes stay.
@@ -108,6 +120,63 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
             >= 4,
         "{claims}"
     );
+    Ok(())
+}
+
+/// Has the volumes of the data nodes grow, with the test as whoever enlarges them: under their
+/// pods, and the StatefulSet made anew around these.
+fn enlarge(space: &Namespace, edited: &KvCluster<'_>) -> Result<()> {
+    let kubectl = &space.kubectl;
+    let pods = || -> Result<Vec<String>> {
+        let uid = |n| kubectl.field("pod", &edited.pod("data", n), ".metadata.uid");
+        (0..3).map(uid).collect()
+    };
+    let (before, set) = (
+        pods()?,
+        kubectl.field("statefulset", "edited-data", ".metadata.uid")?,
+    );
+    edited.patch(&format!(
+        r#"{{"data":{{"storage":{{"size":"{LARGER}"}}}}}}"#
+    ))?;
+    edited.until("the growth to be told", |status| {
+        let conditions = status.0["status"]["conditions"].as_array();
+        let is_told = |one: &serde_json::Value| one["reason"] == "GrowingVolumes";
+        Ok(conditions
+            .is_some_and(|all| all.iter().any(is_told))
+            .then_some(()))
+    })?;
+    let claims: Vec<String> = (0..3)
+        .map(|n| format!("data-{}", edited.pod("data", n)))
+        .collect();
+    for claim in &claims {
+        until("the claim to ask for more", PATIENCE, || {
+            let asks = kubectl.field("pvc", claim, REQUESTED)?;
+            Ok((asks == LARGER).then_some(()))
+        })?;
+        let volume = kubectl.field("pvc", claim, ".spec.volumeName")?;
+        let has = format!(r#"{{"spec":{{"capacity":{{"storage":"{LARGER}"}}}}}}"#);
+        kubectl.run(&["patch", "pv", &volume, "--type=merge", "-p", &has])?;
+        let has = format!(r#"{{"status":{{"capacity":{{"storage":"{LARGER}"}}}}}}"#);
+        let patch = [
+            "patch",
+            "pvc",
+            claim,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &has,
+        ];
+        kubectl.run(&patch)?;
+    }
+    until("the StatefulSet to be made anew", PATIENCE, || {
+        let template = ".spec.volumeClaimTemplates[0].spec.resources.requests.storage";
+        // For a moment there is none.
+        let size = kubectl.field("statefulset", "edited-data", template);
+        Ok(size.is_ok_and(|size| size == LARGER).then_some(()))
+    })?;
+    ensure!(kubectl.field("statefulset", "edited-data", ".metadata.uid")? != set);
+    edited.settled()?;
+    ensure!(pods()? == before, "pods were made anew");
     Ok(())
 }
 
