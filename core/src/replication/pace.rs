@@ -61,7 +61,9 @@ impl Pace {
     pub(super) fn spend(&mut self, bytes: usize) {
         let bytes = bytes as u64;
         self.sent = self.sent.saturating_add(bytes);
-        self.left = self.left.saturating_sub_unsigned(bytes);
+        if self.bytes_per_second > 0 {
+            self.left = self.left.saturating_sub_unsigned(bytes);
+        }
     }
 
     /// How many bytes have passed since the node started.
@@ -93,6 +95,15 @@ mod tests {
         pace.spend(SAVED as usize);
         assert!(!pace.has_room());
         assert_eq!(pace.sent(), 25_000 + SAVED);
+    }
+
+    #[test]
+    fn what_passed_before_there_was_a_limit_is_not_owed() {
+        let mut pace = Pace::default();
+        pace.spend(1 << 30);
+        pace.set_rate(1_000);
+        pace.fill(Micros::from_millis(1_000));
+        assert!(pace.has_room());
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl Beside {
             self.at_rest = Some(match self.at_rest {
                 // What slows writes down for a while, a copy between others on the same
                 // disk for instance, is not how they are at rest.
-                Some(before) if wait > before => nearer(before, wait, 20),
+                Some(before) if wait > before => nearer(before, wait, 50),
                 Some(before) => nearer(before, wait, 3),
                 None => wait,
             });

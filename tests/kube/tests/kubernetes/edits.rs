@@ -1,7 +1,7 @@
-//! Edits of a manifest under load: the coordinators' group, the number of copies, quorums, a
-//! pause, and the end. None costs a request.
+//! Edits of a manifest under load: the coordinators' group, the number of copies, quorums, what
+//! pods are made of, the size of volumes, a pause, and the end. None costs a request.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cairn_kube_tests::kvcluster::{PATIENCE, Status};
@@ -12,6 +12,10 @@ const PARTITIONS: u32 = 12;
 /// More than the volumes of the lab have.
 const LARGER: &str = "12Gi";
 const REQUESTED: &str = ".spec.resources.requests.storage";
+/// An image that nobody has.
+const NOWHERE: &str = "localhost/cairn/node:nowhere";
+/// For how long a rollout that is stuck is watched.
+const STUCK_FOR: Duration = Duration::from_secs(15);
 const MANIFEST: &str = include_str!("manifests/edited.yaml");
 
 #[test]
@@ -65,16 +69,17 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
             r#"{"writeQuorum":2}"#,
             "replication factor 3, write quorum 2",
         ),
-        (
-            "two-copies",
-            r#"{"replicationFactor":2}"#,
-            "replication factor 2, write quorum 2",
-        ),
     ] {
         change(mark, spec)?;
         let agreed = agreed(&edited)?;
         ensure!(agreed.contains(expected), "{mark}: {agreed}");
     }
+
+    roll(&edited, &change)?;
+    change("two-copies", r#"{"replicationFactor":2}"#)?;
+    let agreed = agreed(&edited)?;
+    let expected = "replication factor 2, write quorum 2";
+    ensure!(agreed.contains(expected), "{agreed}");
 
     enlarge(&space, &edited)?;
     let told = load.mark("volumes-grown")?;
@@ -123,16 +128,37 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
     Ok(())
 }
 
+/// Rolls another setting out, and an image that there is not.
+fn roll(edited: &KvCluster<'_>, change: &impl Fn(&str, &str) -> Result<Status>) -> Result<()> {
+    let before = uids(edited)?;
+    change("rolled", r#"{"logLevel":"debug"}"#)?;
+    let rolled = uids(edited)?;
+    ensure!(before.iter().all(|uid| !rolled.contains(uid)), "{rolled:?}");
+
+    edited.patch(&format!(r#"{{"image":"{NOWHERE}"}}"#))?;
+    let image = ".spec.containers[0].image";
+    until("the rollout to begin", PATIENCE, || {
+        // One of them may not be there for a moment.
+        let images = pods(edited, image).unwrap_or_default();
+        Ok(images.iter().any(|image| image == NOWHERE).then_some(()))
+    })?;
+    // It could go through all of them meanwhile.
+    std::thread::sleep(STUCK_FOR);
+    let images = pods(edited, image)?;
+    let lost = images.iter().filter(|image| *image == NOWHERE).count();
+    ensure!(lost == 1, "{lost} nodes were lost: {images:?}");
+    change("taken-back", r#"{"image":null}"#)?;
+    let images = pods(edited, image)?;
+    ensure!(images.iter().all(|image| image != NOWHERE), "{images:?}");
+    Ok(())
+}
+
 /// Has the volumes of the data nodes grow, with the test as whoever enlarges them: under their
 /// pods, and the StatefulSet made anew around these.
 fn enlarge(space: &Namespace, edited: &KvCluster<'_>) -> Result<()> {
     let kubectl = &space.kubectl;
-    let pods = || -> Result<Vec<String>> {
-        let uid = |n| kubectl.field("pod", &edited.pod("data", n), ".metadata.uid");
-        (0..3).map(uid).collect()
-    };
     let (before, set) = (
-        pods()?,
+        uids(edited)?,
         kubectl.field("statefulset", "edited-data", ".metadata.uid")?,
     );
     edited.patch(&format!(
@@ -176,8 +202,19 @@ fn enlarge(space: &Namespace, edited: &KvCluster<'_>) -> Result<()> {
     })?;
     ensure!(kubectl.field("statefulset", "edited-data", ".metadata.uid")? != set);
     edited.settled()?;
-    ensure!(pods()? == before, "pods were made anew");
+    ensure!(uids(edited)? == before, "pods were made anew");
     Ok(())
+}
+
+/// A field of each pod of three coordinators and three data nodes.
+fn pods(edited: &KvCluster<'_>, path: &str) -> Result<Vec<String>> {
+    let names = ["coordinator", "data"].map(|role| (0..3).map(move |n| edited.pod(role, n)));
+    let field = |name: String| edited.kubectl().field("pod", &name, path);
+    names.into_iter().flatten().map(field).collect()
+}
+
+fn uids(edited: &KvCluster<'_>) -> Result<Vec<String>> {
+    pods(edited, ".metadata.uid")
 }
 
 /// What the coordinators say that they agreed on.

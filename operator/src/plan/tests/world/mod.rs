@@ -572,7 +572,15 @@ impl World {
             if self.sets.get(&role) != Some(&self.wanted(role)) {
                 return Some(format!("{role} has {:?} replicas", self.sets.get(&role)));
             }
+            let size = self.cluster.storage_size(role);
+            if self.made_with[&role] != *size {
+                return Some(format!("{role} has volumes of {}", self.made_with[&role].0));
+            }
             for name in &wanted {
+                let asked = quantity::bytes(size).unwrap();
+                if self.claim_of(name).is_none_or(|claim| claim.size < asked) {
+                    return Some(format!("{name} has too small a volume"));
+                }
                 let pod = self.pods.get(name);
                 if !self.is_ready(name) || pod.is_none_or(|pod| pod.deleting) {
                     return Some(format!("{name} is not ready"));
