@@ -109,7 +109,26 @@ class Counting(unittest.TestCase):
         self.assertEqual(run_tests.summary(results).splitlines()[-1], "5 passed, 1 failed")
 
 
+class Warnings(unittest.TestCase):
+    def check(self, script: str) -> int:
+        command = [HERE / "check-warnings", sys.executable, "-c", script]
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+    def test_a_warning_fails_and_what_looks_like_one_does_not(self):
+        says = "import sys; print({!r}, file=sys.stderr); raise SystemExit({})"
+        self.assertEqual(self.check(says.format("warning: unused variable: `x`", 0)), 1)
+        self.assertEqual(self.check(says.format("warning[E0001]: a code", 0)), 1)
+        self.assertEqual(self.check(says.format("   | warning: in a quoted line", 0)), 0)
+        self.assertEqual(self.check(says.format("error: it does not compile", 101)), 101)
+
+
 class Selection(unittest.TestCase):
+    def test_whatever_uses_the_build_is_built_alike(self):
+        for step in run_tests.STEPS:
+            words = " ".join(map(str, step.command))
+            uses = "cargo build" in words or "cargo test" in words
+            self.assertEqual("RUSTC_WORKSPACE_WRAPPER" in run_tests.environment(step), uses, step.name)
+
     def test_integration_tests_are_cargo_s(self):
         names = run_tests.test_targets()
         self.assertIn("scenarios", names)

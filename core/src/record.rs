@@ -60,7 +60,8 @@ impl ReplicaSet {
     }
 
     /// How many replicas, the primary included, must have granted the lease
-    /// (rule 5): W, or a majority where W is 1.
+    /// (rule 5): W, or a majority where W is 1. Never fewer than W, so that whoever holds
+    /// the lease can write too.
     #[must_use]
     pub fn lease_quorum(&self) -> usize {
         if self.write_quorum == 1 {

@@ -1,9 +1,10 @@
 //! A manifest that was found to hold together: the input of planning and building.
 
 use cairn_crds::KvClusterSpec;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use crate::names::Names;
+use crate::names::{Names, Role};
 
 /// A cluster as it is asked for.
 #[derive(Clone, PartialEq, Debug)]
@@ -25,4 +26,15 @@ pub struct Cluster {
     pub image: String,
     /// Whether somebody deleted the manifest.
     pub deleting: bool,
+}
+
+impl Cluster {
+    /// How large the volumes of a role's nodes are to be.
+    #[must_use]
+    pub fn storage_size(&self, role: Role) -> &Quantity {
+        match role {
+            Role::Coordinator => &self.spec.coordinators.storage.size,
+            Role::Data => &self.spec.data.storage.size,
+        }
+    }
 }

@@ -23,6 +23,8 @@ pub enum Verb {
     Replace,
     /// Set annotations of a known version.
     Annotate,
+    /// Ask for a larger volume.
+    Grow,
     /// Write the status.
     Status,
     /// Delete a known version.
@@ -36,6 +38,7 @@ impl Verb {
             Self::Create => "create",
             Self::Replace => "replace",
             Self::Annotate => "annotate",
+            Self::Grow => "grow",
             Self::Status => "status",
             Self::Delete => "delete",
         }

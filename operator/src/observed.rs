@@ -105,6 +105,8 @@ pub struct ClaimSeen {
     pub requested_bytes: u64,
     /// What it has, bytes.
     pub capacity_bytes: u64,
+    /// Whether its volume has grown, and the file system on it is still to.
+    pub waits_for_mount: bool,
     /// The Kubernetes nodes on which its volume can be used; `None` where that is all, or not
     /// known.
     pub only_on: Option<Vec<String>>,

@@ -7,6 +7,7 @@ use super::event::{DiskRoom, Effect};
 use super::lease::{Grants, Holdings};
 use super::message::PeerMessage;
 use super::node::Timing;
+use super::pace::Pace;
 use super::proof::Questions;
 use super::sources::Givers;
 use crate::ids::{Micros, NodeId, PartitionId};
@@ -23,6 +24,7 @@ pub(super) struct Context<'a> {
     pub(super) changed: &'a mut Changed,
     pub(super) questions: &'a mut Questions,
     pub(super) givers: &'a mut Givers,
+    pub(super) pace: &'a mut Pace,
     /// R where it is above N-W+1.
     pub(super) read_quorum: usize,
     pub(super) disk: DiskRoom,

@@ -17,6 +17,7 @@ mod log;
 mod mending;
 pub mod message;
 mod node;
+mod pace;
 mod primary;
 mod progress;
 mod proof;

@@ -15,6 +15,7 @@ use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartitio
 use super::event::{DiskRoom, Effect, Event};
 use super::lease::{Grants, Holdings};
 use super::message::PeerMessage;
+use super::pace::Pace;
 use super::proof::Questions;
 use super::replica::{Part, Replica};
 use super::sources::Givers;
@@ -122,6 +123,7 @@ pub struct NodeCore {
     grants: Grants,
     questions: Questions,
     givers: Givers,
+    pace: Pace,
     /// How many snapshots this node gives.
     giving: u32,
     read_quorum: usize,
@@ -196,6 +198,7 @@ impl NodeCore {
             grants: Grants::new(now, timing.lease_longest.max(timing.lease)),
             questions: Questions::new(session),
             givers: Givers::default(),
+            pace: Pace::default(),
             giving: 0,
             read_quorum: 0,
             numbers: Numbers::new(next_generation, now),
@@ -515,6 +518,7 @@ impl NodeCore {
             changed: &mut self.changed,
             questions: &mut self.questions,
             givers: &mut self.givers,
+            pace: &mut self.pace,
             read_quorum: self.read_quorum,
             disk: self.disk,
             unapplied: self.unapplied,
@@ -797,6 +801,7 @@ impl NodeCore {
     fn tick(&mut self, now: Micros, effects: &mut Vec<Effect>) {
         let resend = self.timing.resend;
         self.questions.lose(|_, put| now >= put.plus(resend));
+        self.pace.fill(now);
         self.each(now, effects, |replica, ctx| {
             match &replica.part {
                 Part::Primary(_) => replica.tick_primary(ctx),

@@ -17,6 +17,7 @@ use super::event::Effect;
 use super::lease::Holdings;
 use super::message::{Append, AppendOutcome, AppendReply, PeerMessage};
 use super::node::{ProposeError, Timing};
+use super::pace;
 use super::progress::{Flow, Progress};
 use super::quorum;
 use super::replica::{Part, Pending, Replica};
@@ -203,6 +204,7 @@ impl Replica {
         let (partition, me, commit) = (self.partition, self.me, self.commit);
         let session = ctx.session;
         let durable = self.durable.index();
+        let learner = !self.record.config.is_voter(id);
         let Part::Primary(leadership) = &mut self.part else {
             return;
         };
@@ -210,7 +212,12 @@ impl Replica {
         let Some(progress) = leadership.followers.get_mut(&id) else {
             return;
         };
-        while progress.may_send(ctx.timing.window_bytes) {
+        let behind = learner && !progress.caught_up(durable);
+        let window = match behind {
+            true => ctx.timing.window_bytes.min(pace::WINDOW_BYTES),
+            false => ctx.timing.window_bytes,
+        };
+        while progress.may_send(window) {
             let first = progress.next;
             if progress.flow == Flow::Stream && first > durable {
                 return;
@@ -218,13 +225,20 @@ impl Replica {
             let Some(previous) = self.log.mark_at(Index(first.0 - 1)) else {
                 return self.ask_for_snapshot(ctx, id);
             };
-            let bytes = if progress.flow == Flow::Probe {
-                PROBE_BYTES
-            } else {
-                APPEND_BYTES
+            let held = behind && !ctx.pace.has_room();
+            if held && progress.flow == Flow::Stream {
+                // It goes on at a tick.
+                return;
+            }
+            let bytes = match progress.flow {
+                Flow::Probe => PROBE_BYTES,
+                _ if behind => pace::APPEND_BYTES,
+                _ => APPEND_BYTES,
             };
-            // While a replica fetches a snapshot it is only asked how it stands.
-            let entries = if progress.flow == Flow::Probe && progress.catch_up.rebuilding {
+            // While a replica fetches a snapshot it is only asked how it stands; so is one
+            // that may be sent nothing for now.
+            let asked = progress.catch_up.rebuilding || held;
+            let entries = if progress.flow == Flow::Probe && asked {
                 Vec::new()
             } else {
                 self.log.slice(first, durable, bytes)
@@ -234,6 +248,9 @@ impl Replica {
                 .map_or(previous.index(), |e| e.position.index);
             let size = entries.iter().map(|e| e.body.len() + 64).sum();
             progress.sent(last, size, ctx.now);
+            if behind {
+                ctx.pace.spend(size);
+            }
             progress.commit_told = commit;
             ctx.send(
                 progress.member.node,
@@ -524,6 +541,7 @@ impl Replica {
                 }
             }
         }
+        let durable = self.durable.index();
         let mut overdue = Vec::new();
         for (&id, progress) in &mut leadership.followers {
             progress.full_since = ctx
@@ -536,8 +554,14 @@ impl Replica {
                     .holdings
                     .last_answer(progress.member.node)
                     .is_none_or(|at| now >= at.plus(timing.lease));
+            let held = progress.is_held(durable);
+            if held && ctx.pace.has_room() {
+                overdue.push(id);
+                continue;
+            }
             // Voters learn the commit index with the leases, learners only like this.
             let untold = progress.awaiting_since.is_none()
+                && !held
                 && progress.commit_told < commit
                 && !self.record.config.is_voter(id);
             if progress.overdue(now, timing.resend) || silent || untold {

@@ -117,6 +117,12 @@ impl Progress {
         }
     }
 
+    /// Whether there is something to send to it, and it is not under way only because it
+    /// had to wait: a learner that is far behind ([`super::pace`]).
+    pub(super) fn is_held(&self, durable: Index) -> bool {
+        self.flow == Flow::Stream && self.in_flight.is_empty() && self.next <= durable
+    }
+
     /// Notes an append up to `last` of so many bytes.
     pub(super) fn sent(&mut self, last: Index, bytes: usize, now: Micros) {
         self.awaiting_since.get_or_insert(now);

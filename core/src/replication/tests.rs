@@ -2,6 +2,7 @@
 //! driven by hand.
 
 mod copying;
+mod pace;
 mod reads;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::replication::Timing;
 
-use super::load::SnapshotRates;
+use super::copies::SnapshotRates;
 
 /// How the engine behaves.
 #[derive(Clone, Debug)]

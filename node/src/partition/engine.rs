@@ -29,6 +29,7 @@ use tokio::runtime;
 
 use super::board::Published;
 use super::clock;
+use super::copies::{Copied, Copies};
 use super::figures::Figures;
 use super::inbox::{Found, Input, LoadedTable, Submission};
 use super::lane::{Lane, Lookup, TableLoad, Turn};
@@ -81,6 +82,7 @@ pub(super) struct Engine {
     rates: Rates,
     /// Bytes that went to the log since the figures were told.
     written_since: u64,
+    copies: Copies,
     figures: Figures,
 }
 
@@ -121,6 +123,7 @@ impl Engine {
             applied,
         } = parts;
         let waiting_max = shared.config.partition_pending_max;
+        let copies = Copies::new(shared.config.snapshot_rates);
         let mut engine = Self {
             shared,
             core,
@@ -148,6 +151,7 @@ impl Engine {
             write_bytes_since: 0,
             rates: Rates::default(),
             written_since: 0,
+            copies,
             figures: Figures::new(),
         };
         for (partition, generation, index) in applied {
@@ -391,6 +395,7 @@ impl Engine {
             self.next_figures = self.turn.now.plus(FIGURES_EVERY);
             self.tell_figures();
         }
+        self.judge_copies();
     }
 
     fn tell_figures(&mut self) {
@@ -412,10 +417,22 @@ impl Engine {
         self.shared.expired.fetch_add(expired, Ordering::Relaxed);
         self.tell_load(writes);
         let written = std::mem::take(&mut self.written_since);
-        let rates = self.shared.config.snapshot_rates;
-        let (send, receive) = rates.in_force(writes, written);
-        self.shared.serving_throttle.set_rate(send);
-        self.fetcher.throttle.set_rate(receive);
+        self.copies.second(writes, written);
+    }
+
+    /// Has copies give way to clients.
+    fn judge_copies(&mut self) {
+        let copied = Copied {
+            snapshots: self.shared.serving_throttle.passed(),
+            log: self.core.catch_up_sent(),
+            received: self.fetcher.throttle.passed(),
+        };
+        if let Some(rates) = self.copies.judge(self.turn.now, copied) {
+            self.shared.serving_throttle.set_rate(rates.snapshots);
+            self.core.set_catch_up_rate(rates.log);
+            self.fetcher.throttle.set_rate(rates.receive);
+            self.figures.copy_rate.set(rates.snapshots as f64);
+        }
     }
 
     /// Tells the coordinators of the node's disk and load.
@@ -613,6 +630,7 @@ impl Engine {
             && let Some(waited) = lane.answer_committed(&mut self.turn, now)
         {
             self.figures.commit_seconds.record(seconds(waited));
+            self.copies.waited(waited);
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Figures {
     pub(super) pushing_back: Gauge,
     /// Writes that were held for that.
     pub(super) pushed_back: Counter,
+    /// Bytes in a second that copies for other nodes may take.
+    pub(super) copy_rate: Gauge,
     /// Keys that were deleted because their time was past.
     pub(super) expired: Counter,
 }
@@ -42,6 +44,7 @@ impl Figures {
             lookups: counter!("cairn_write_lookups_total"),
             pushing_back: gauge!("cairn_partitions_pushing_back"),
             pushed_back: counter!("cairn_writes_pushed_back_total"),
+            copy_rate: gauge!("cairn_copy_rate_bytes_per_second"),
             expired: counter!("cairn_expired_keys_total"),
         }
     }

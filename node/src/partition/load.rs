@@ -30,44 +30,6 @@ impl Load {
     }
 }
 
-/// Bytes of snapshots in a second while clients are served too, where nothing is set: as
-/// much as a disk does beside their writes.
-const BESIDE_CLIENTS: u64 = 64 << 20;
-/// Fewer writes in a second than this, and snapshots need not give way to clients.
-const IDLE_WRITES: u64 = 100;
-
-/// How fast snapshots may go on a node, all together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SnapshotRates {
-    /// The most bytes in a second that are read for other nodes; 0 for no fixed limit.
-    pub send: u64,
-    /// The most bytes in a second that are written; 0 for no fixed limit.
-    pub receive: u64,
-}
-
-impl SnapshotRates {
-    /// The rates for sending and receiving, 0 for any, where clients made so many writes,
-    /// and the log took so many bytes, in the last second. They give way to clients, where
-    /// there are any, but are never so low that clients write faster than a snapshot is
-    /// copied (rule 13).
-    pub(super) fn in_force(self, writes: u64, written: u64) -> (u64, u64) {
-        let least = written.saturating_mul(2);
-        let limited = |limit: u64, rate: u64| match limit {
-            0 => rate,
-            limit => limit.min(rate),
-        };
-        let send = limited(self.send, BESIDE_CLIENTS).max(least);
-        let receive = if writes >= IDLE_WRITES {
-            limited(self.receive, BESIDE_CLIENTS).max(least)
-        } else if self.receive == 0 {
-            0
-        } else {
-            self.receive.max(least)
-        };
-        (send, receive)
-    }
-}
-
 /// How often something happens in a second: an average in which what is past fades.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rate {
@@ -120,32 +82,6 @@ mod tests {
         assert_eq!(rate.per_second(), 0);
         rate.observe(7, Micros(0));
         assert_eq!(rate.per_second(), 0);
-    }
-
-    #[test]
-    fn snapshots_give_way_to_clients_within_their_limits_and_never_fall_behind_writes() {
-        let free = SnapshotRates::default();
-        let limited = SnapshotRates {
-            send: 5 << 20,
-            receive: 3 << 20,
-        };
-        let (busy, idle) = (IDLE_WRITES, IDLE_WRITES - 1);
-        assert_eq!(free.in_force(idle, 0), (BESIDE_CLIENTS, 0));
-        assert_eq!(free.in_force(busy, 0), (BESIDE_CLIENTS, BESIDE_CLIENTS));
-        assert_eq!(limited.in_force(idle, 0), (5 << 20, 3 << 20));
-        assert_eq!(limited.in_force(busy, 1 << 20), (5 << 20, 3 << 20));
-        // Faster than what is written, whatever was set.
-        assert_eq!(limited.in_force(busy, 4 << 20), (8 << 20, 8 << 20));
-        assert_eq!(limited.in_force(idle, 2 << 20), (5 << 20, 4 << 20));
-        let most = free.in_force(busy, u64::MAX);
-        assert_eq!(most, (u64::MAX, u64::MAX));
-        // A high limit does not outrun what clients leave.
-        let high = SnapshotRates {
-            send: 1 << 30,
-            receive: 1 << 30,
-        };
-        assert_eq!(high.in_force(busy, 0), (BESIDE_CLIENTS, BESIDE_CLIENTS));
-        assert_eq!(high.in_force(idle, 0), (BESIDE_CLIENTS, 1 << 30));
     }
 
     #[test]

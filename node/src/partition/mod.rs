@@ -14,13 +14,15 @@
 //! - `board`: what is published of each partition; `read`, `levels`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
-//! - `snapshot`: copies for other nodes, and from them. `load`: how much clients ask.
+//! - `snapshot`: copies for other nodes, and from them. `copies`: how fast they may go.
+//! - `load`: how much clients ask.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
 mod board;
 mod clock;
 mod config;
+mod copies;
 mod engine;
 mod expiry;
 mod figures;
@@ -43,10 +45,10 @@ mod watch;
 pub use board::Published;
 pub use clock::{boottime, wall_ms};
 pub use config::EngineConfig;
+pub use copies::SnapshotRates;
 pub use handle::{Handle, PendingWrite, PendingWrites, WriteBatch};
 pub use levels::{LocalState, PendingReading, Reading, ReadingResult, StartedReading};
 pub use links::{AgentLink, Links, PeerLink, SnapshotFetch, SnapshotParts};
-pub use load::SnapshotRates;
 pub use read::{PendingRead, ReadResult, StartedRead};
 pub use reply::{ReplyQueue, ReplyTo, WriteResult};
 pub use scan::{Examined, Visit};

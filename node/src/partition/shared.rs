@@ -72,7 +72,7 @@ impl fmt::Debug for Shared {
 impl Shared {
     pub(super) fn new(config: EngineConfig, map: Arc<ArcSwap<ClusterMap>>) -> Self {
         let admission = Admission::new(config.pending_writes_max, config.pending_bytes_max);
-        let serving_throttle = Throttle::new(config.snapshot_rates.in_force(0, 0).0);
+        let serving_throttle = Throttle::new(config.snapshot_rates.at_start().snapshots);
         Self {
             config,
             inbox: Inbox::default(),

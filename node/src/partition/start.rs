@@ -162,7 +162,7 @@ impl Prepared {
             reader: reader.clone(),
             apply: apply.clone(),
             at_once: Arc::new(Semaphore::new(config.snapshots_at_once.max(1))),
-            throttle: Throttle::new(config.snapshot_rates.in_force(0, 0).1),
+            throttle: Throttle::new(config.snapshot_rates.at_start().receive),
         };
         let expirer = runtime.spawn(expiry::run(Arc::clone(&shared)));
         let engine = Engine::new(Parts {

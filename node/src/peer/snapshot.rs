@@ -95,6 +95,7 @@ pub struct Throttle {
 
 struct ThrottleState {
     bytes_per_second: AtomicU64,
+    passed: AtomicU64,
     /// When the bytes that were let through so far are paid for.
     paid_at: Mutex<Option<Instant>>,
 }
@@ -114,6 +115,7 @@ impl Throttle {
         Self {
             shared: Arc::new(ThrottleState {
                 bytes_per_second: AtomicU64::new(bytes_per_second),
+                passed: AtomicU64::new(0),
                 paid_at: Mutex::new(None),
             }),
         }
@@ -132,8 +134,17 @@ impl Throttle {
             .store(bytes_per_second, Ordering::Relaxed);
     }
 
+    /// How many bytes have passed, or wait to.
+    #[must_use]
+    pub fn passed(&self) -> u64 {
+        self.shared.passed.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many bytes may pass.
     pub async fn pass(&self, bytes: usize) {
+        self.shared
+            .passed
+            .fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(at) = self.reserve(Instant::now(), bytes) {
             sleep_until(at).await;
         }

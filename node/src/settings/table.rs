@@ -622,7 +622,7 @@ pub const SETTINGS: &[Setting] = &[
         Bounds,
         "no fixed limit",
         "bytes",
-        "The most that snapshots which other nodes fetch here may take of the network and the disk in a second, all together; 0: no fixed limit. More only where clients write more. Without one they give way to clients.",
+        "The most that copies for other nodes, snapshots and the log for new replicas, may take of the network and the disk in a second, all together; 0: no fixed limit. More only where clients write more. Without one, and below it, they give way to clients.",
     ),
     row(
         "CAIRN_SNAPSHOT_RECEIVE_BYTES_PER_SECOND",

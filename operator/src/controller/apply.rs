@@ -13,7 +13,7 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ownership::{Standing, standing};
-use super::writes::{Deleted, Error, Owned, Writes, within};
+use super::writes::{Deleted, Deletion, Error, Owned, Writes, within};
 use crate::build::{Object, Unwanted};
 use crate::cluster::Cluster;
 use crate::quantity;
@@ -167,7 +167,7 @@ async fn remove_one<K: Owned>(
         return Ok(());
     }
     let uid = live.uid().unwrap_or_default();
-    if writes.delete(&api, name, &uid, None).await? == Deleted::Done {
+    if writes.delete(&api, name, &uid, Deletion::Usual).await? == Deleted::Done {
         tracing::info!(%kind, name, "deleted: nothing asks for it any more");
     }
     Ok(())

@@ -293,6 +293,11 @@ fn claim_seen(claim: &PersistentVolumeClaim) -> ClaimSeen {
             .as_ref()
             .and_then(|capacity| capacity.get("storage"))
             .map_or(0, bytes),
+        waits_for_mount: status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|one| one.type_ == "FileSystemResizePending" && one.status == "True"),
         only_on: None,
     }
 }

@@ -25,10 +25,9 @@ use crate::cluster::Cluster;
 use crate::events::{Events, News, Reason};
 use crate::health::Health;
 use crate::metrics;
-use crate::names::{Names, Role};
+use crate::names::Names;
 use crate::observed::{Observed, Silence};
 use crate::plan::{self, Note, Plan, Topic};
-use crate::quantity;
 use crate::validate::{self, Defaults};
 
 /// How soon a cluster is looked at again where something was just asked for: to tell of it, and
@@ -292,7 +291,6 @@ async fn act(
     told.notes.extend(plan.notes.iter().cloned());
     // Kubernetes takes away what belongs to a manifest that is deleted; nothing is made anew.
     if !cluster.deleting && !cluster.spec.maintenance.paused {
-        told.notes.extend(sizes(cluster, observed));
         bring_about(world, cluster, observed, &plan, told).await?;
     }
     let Carried { notes, news, done } = steps::carry_out(
@@ -343,34 +341,6 @@ async fn bring_about(
         apply::remove(client, writes, cluster, &unwanted).await?;
     }
     Ok(())
-}
-
-/// What a StatefulSet says of its volumes cannot be changed, so that a new size holds for none
-/// of them.
-fn sizes(cluster: &Cluster, observed: &Observed) -> Vec<Note> {
-    let asked = |role| match role {
-        Role::Coordinator => &cluster.spec.coordinators.storage.size,
-        Role::Data => &cluster.spec.data.storage.size,
-    };
-    let size = |text: &str| {
-        quantity::bytes(&k8s_openapi::apimachinery::pkg::api::resource::Quantity(
-            text.to_owned(),
-        ))
-        .ok()
-    };
-    observed
-        .sets
-        .iter()
-        .filter_map(|(role, set)| {
-            let (asked, has) = (&asked(*role).0, &set.storage_size);
-            (size(asked) != size(has)).then(|| {
-                stuck(format!(
-                    "{role}.storage.size is {asked}, and volumes are made with {has}: volumes \
-                     of a cluster that exists are not enlarged yet"
-                ))
-            })
-        })
-        .collect()
 }
 
 /// Asks the coordinators how things are, where one of them runs.

@@ -528,6 +528,7 @@ fn reason(topic: Topic) -> Option<&'static str> {
         Topic::Scaling => "Scaling",
         Topic::Group => "ChangingCoordinators",
         Topic::Settings => "ChangingSettings",
+        Topic::Volumes => "GrowingVolumes",
         Topic::Restart => "Restarting",
         Topic::Maintenance => "Draining",
     })

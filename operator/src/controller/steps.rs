@@ -1,9 +1,10 @@
 //! Carries out what was planned, in its order, up to the first thing that cannot be done now.
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, Client, ResourceExt};
 
-use super::writes::{Deleted, Error, Writes, within};
+use super::writes::{Deleted, Deletion, Error, Writes, within};
 use crate::admin::{Coordinators, Refusal};
 use crate::cluster::Cluster;
 use crate::events::{News, Reason};
@@ -41,7 +42,7 @@ pub async fn carry_out(
     for step in steps {
         let goes_on = match step {
             Step::Admin(change) => ask(writes, coordinators, change, &mut carried).await?,
-            object => touch(client, writes, cluster, object, &mut carried.news).await?,
+            object => touch(client, writes, cluster, object, &mut carried).await?,
         };
         if !goes_on {
             break;
@@ -125,7 +126,7 @@ async fn touch(
     writes: &Writes,
     cluster: &Cluster,
     step: &Step,
-    news: &mut Vec<News>,
+    carried: &mut Carried,
 ) -> Result<bool, Error> {
     let namespace = &cluster.names.namespace;
     let claims = || Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
@@ -138,15 +139,63 @@ async fn touch(
             reason,
         } => {
             let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-            let grace = force.then_some(0);
+            let how = if *force {
+                Deletion::Force
+            } else {
+                Deletion::Usual
+            };
             let text = format!("pod {name} is deleted: {reason}");
             let news = News::new(Reason::PodDeleted, text);
-            (writes.delete(&pods, name, uid, grace).await?, news)
+            (writes.delete(&pods, name, uid, how).await?, news)
         }
         Step::DeleteClaim { name, uid, reason } => {
             let text = format!("claim {name} is deleted: {reason}");
             let news = News::new(Reason::ClaimDeleted, text);
-            (writes.delete(&claims(), name, uid, None).await?, news)
+            let how = Deletion::Usual;
+            (writes.delete(&claims(), name, uid, how).await?, news)
+        }
+        Step::RenewSet { role, uid } => {
+            let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+            let name = cluster.names.role(*role);
+            let text = format!(
+                "StatefulSet {name} is made anew around its pods: its volumes are larger by now"
+            );
+            let news = News::new(Reason::Changed, text);
+            let how = Deletion::Orphan;
+            (writes.delete(&sets, &name, uid, how).await?, news)
+        }
+        Step::GrowClaim { name, uid, size } => {
+            let claims = claims();
+            let what = || format!("read claim {name}");
+            let Some(claim) = within(what, claims.get_opt(name)).await? else {
+                return Ok(true);
+            };
+            if claim.uid().as_deref() != Some(uid) {
+                return Ok(false);
+            }
+            match writes.grow(&claims, &claim, size).await {
+                Ok(done) => {
+                    let text = format!("claim {name} is asked to grow to {size}");
+                    if done {
+                        carried.news.push(News::new(Reason::Changed, text));
+                    }
+                    return Ok(done);
+                }
+                // What a class does not allow for must not hold the rest back.
+                Err(error) if error.is_refused() => {
+                    let text = format!(
+                        "claim {name} cannot grow to {size}: {error}. Its StorageClass has to allow it (allowVolumeExpansion)."
+                    );
+                    carried.news.push(News::new(Reason::Refused, text.clone()));
+                    carried.notes.push(Note {
+                        topic: Topic::Stuck,
+                        node: None,
+                        text,
+                    });
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Step::MarkRetired { name, uid, retired } => {
             let claims = claims();
@@ -162,7 +211,7 @@ async fn touch(
         }
     };
     if deleted == Deleted::Done {
-        news.push(told);
+        carried.news.push(told);
     }
     Ok(deleted != Deleted::Changed)
 }

@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{
+    DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,6 +85,14 @@ impl Error {
         self.status().is_some_and(kube::core::Status::is_forbidden)
     }
 
+    /// Whether the API server does not do it, to whoever asks: the object, or what is asked of
+    /// it, is not what it takes.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.status()
+            .is_some_and(|status| matches!(status.code, 400 | 403 | 422))
+    }
+
     fn status(&self) -> Option<&kube::core::Status> {
         match self {
             Self::Api { source, .. } => match source.as_ref() {
@@ -128,6 +139,17 @@ impl<K> Owned for K where
         + Serialize
         + DeserializeOwned
 {
+}
+
+/// How an object is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deletion {
+    /// As is usual for it.
+    Usual,
+    /// A pod, without its kubelet's word that it ended.
+    Force,
+    /// Without what belongs to it.
+    Orphan,
 }
 
 /// What became of a deletion.
@@ -297,6 +319,40 @@ impl Writes {
         }
     }
 
+    /// Asks for so much room on the very claim that was read; `false` where it changed since.
+    ///
+    /// # Errors
+    /// See [`Error`]; that its class does not let volumes grow is a refusal.
+    pub async fn grow(
+        &self,
+        api: &Api<PersistentVolumeClaim>,
+        read: &PersistentVolumeClaim,
+        size: &str,
+    ) -> Result<bool, Error> {
+        let name = read.name_any();
+        let patch = serde_json::json!({
+            "metadata": {
+                "uid": read.metadata.uid,
+                "resourceVersion": read.metadata.resource_version,
+            },
+            "spec": {"resources": {"requests": {"storage": size}}},
+        });
+        let params = PatchParams::default();
+        let patch = Patch::Merge(&patch);
+        let written = self
+            .write(
+                Verb::Grow,
+                "PersistentVolumeClaim",
+                &name,
+                api.patch(&name, &params, &patch),
+            )
+            .await;
+        match written {
+            Err(error) if error.status().is_some_and(|s| s.is_conflict()) => Ok(false),
+            written => written.map(|_| true),
+        }
+    }
+
     /// Writes the status.
     ///
     /// # Errors
@@ -318,8 +374,7 @@ impl Writes {
         .await
     }
 
-    /// Deletes the object of that name if it is still the one with that UID. `grace_seconds` of
-    /// 0 takes a pod away without its kubelet's word that it ended.
+    /// Deletes the object of that name if it is still the one with that UID.
     ///
     /// # Errors
     /// See [`Error`].
@@ -328,7 +383,7 @@ impl Writes {
         api: &Api<K>,
         name: &str,
         uid: &str,
-        grace_seconds: Option<u32>,
+        how: Deletion,
     ) -> Result<Deleted, Error> {
         // A cache may be minutes behind: what is about to be lost is looked at once more.
         let read = within(|| format!("read {name}"), api.get_metadata_opt(name)).await?;
@@ -338,11 +393,12 @@ impl Writes {
         if live.metadata.uid.as_deref() != Some(uid) {
             return Ok(Deleted::Changed);
         }
-        if live.metadata.deletion_timestamp.is_some() && grace_seconds.is_none() {
+        if live.metadata.deletion_timestamp.is_some() && how != Deletion::Force {
             return Ok(Deleted::Before);
         }
         let params = DeleteParams {
-            grace_period_seconds: grace_seconds,
+            grace_period_seconds: (how == Deletion::Force).then_some(0),
+            propagation_policy: (how == Deletion::Orphan).then_some(PropagationPolicy::Orphan),
             preconditions: Some(Preconditions {
                 uid: live.metadata.uid,
                 resource_version: live.metadata.resource_version,

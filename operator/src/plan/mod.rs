@@ -12,6 +12,7 @@
 //! - `claims`: volumes of nodes that are no more;
 //! - `evacuate`: Kubernetes nodes that are to go, pods that end;
 //! - `restart`: pods of an outdated revision;
+//! - `volumes`: volumes that grow;
 //! - `settings`: agreed numbers; `places`: zones and weights.
 //!
 //! Where the coordinators say nothing, and before they have made the cluster, nothing is
@@ -31,6 +32,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod view;
+mod volumes;
 
 use crate::cluster::Cluster;
 use crate::names::Role;
@@ -106,6 +108,23 @@ pub enum Step {
         uid: String,
         /// What is said about it.
         reason: String,
+    },
+    /// Ask for more room on a claim that is that one.
+    GrowClaim {
+        /// Its name.
+        name: String,
+        /// Its UID.
+        uid: String,
+        /// How much, as the manifest writes it.
+        size: String,
+    },
+    /// Delete a StatefulSet that is that one without its pods: it is made anew in the next
+    /// round, and takes them over.
+    RenewSet {
+        /// Whose.
+        role: Role,
+        /// Its UID.
+        uid: String,
     },
     /// Write on a claim that the node on it was retired, or take that back.
     MarkRetired {
@@ -195,6 +214,8 @@ pub enum Topic {
     Group,
     /// Agreed numbers.
     Settings,
+    /// Volumes that grow.
+    Volumes,
     /// A node that is restarted, or hands over before its Kubernetes node goes.
     Restart,
     /// A drain that a person asked for.
@@ -283,6 +304,8 @@ fn with_the_coordinators(view: View<'_>, store: &Store, plan: &mut Plan) {
     scale::drain(view, store, &duties, plan);
     group::change(view, store, &duties, plan);
     restart::next(view, store, &duties, plan);
+    volumes::grow(view, &duties, plan);
+    volumes::renew_sets(view, &duties, plan);
     scale::tell_who_comes(view, &duties, plan);
     lost::tell_what_is_unknown(view, &duties, plan);
     claims::tell_what_goes(&duties, plan);

@@ -46,6 +46,8 @@ pub struct Node {
     pub draining_until: Micros,
     /// The timings as its disk knows them: what it starts with.
     pub timing: Timing,
+    /// What it may send to learners that are far behind, in bytes a second; 0 for any.
+    pub catch_up_rate: u64,
     /// Bits of its log were flipped: what it holds may be damaged.
     pub damaged: bool,
     /// The partitions of which what it holds counts as absent.
@@ -114,6 +116,7 @@ impl Node {
             full_until: Micros(0),
             draining_until: Micros(0),
             timing,
+            catch_up_rate: 0,
             damaged: false,
             corrupt: BTreeSet::new(),
             told: BTreeMap::new(),
@@ -214,6 +217,9 @@ impl Node {
             recovery.partitions,
             self.clock(now),
         ));
+        if let Some(core) = &mut self.core {
+            core.set_catch_up_rate(self.catch_up_rate);
+        }
         Ok(Started::Running {
             dropped_tail: recovery.dropped_tail,
             recovered,

@@ -44,6 +44,9 @@ const FAULTS: Micros = Micros::from_millis(6_000);
 const PEACE: Micros = Micros::from_millis(8_000);
 /// Within this after the faults every copy has to be where it belongs.
 const SETTLING: Micros = Micros::from_millis(40_000);
+/// What the nodes of a run may send to learners that are far behind, in bytes a second; 0
+/// for any: a few entries of a partition at a tick, and some more.
+const CATCH_UP_RATES: [u64; 4] = [0, 20_000, 0, 100_000];
 const SECOND: Micros = Micros::from_millis(1_000);
 
 #[derive(Debug)]
@@ -362,7 +365,12 @@ impl World {
         };
         let seats = (1..=nodes).map(|n| (n, n)).collect();
         let nodes = (1..=nodes)
-            .map(|n| Node::new(NodeId(n), timing, &mut rng))
+            .map(|n| {
+                let mut node = Node::new(NodeId(n), timing, &mut rng);
+                // Not drawn from `rng`: seeds are to mean what they meant.
+                node.catch_up_rate = CATCH_UP_RATES[(seed / 2) as usize % CATCH_UP_RATES.len()];
+                node
+            })
             .collect();
         let clients = clients::Clients::new(&mut rng);
         let unrest = govern::Unrest::draw(&mut rng);

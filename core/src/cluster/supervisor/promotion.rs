@@ -322,7 +322,7 @@ impl Supervisor {
                 .filter(|m| Some(**m) != but)
                 .filter(|m| self.views.is_up(m.node) && !self.views.is_corrupt(record.id, **m))
                 .count();
-            up >= set.lease_quorum().max(set.write_quorum())
+            up >= set.lease_quorum()
         })
     }
 

@@ -293,7 +293,7 @@ impl Supervisor {
         let needed = if shrinks {
             set.len()
         } else {
-            set.lease_quorum().max(set.write_quorum())
+            set.lease_quorum()
         };
         (self.answering(record, primary, &set) >= needed).then_some(set)
     }
@@ -379,7 +379,7 @@ impl Supervisor {
                 .iter()
                 .filter(|m| self.silent_for(now, m.replica, work) >= self.options.shrink_after)
                 .count();
-            set.len() - lost < set.lease_quorum().max(set.write_quorum())
+            set.len() - lost < set.lease_quorum()
         });
         if stuck || now.minus(work.epoch_since) > self.options.joiner_timeout {
             work.change_after = now.plus(self.options.repair_after);
@@ -419,9 +419,9 @@ impl Supervisor {
 
     /// Whether enough members of the set answer for it to commit and to lead.
     fn can_serve(&self, record: &PartitionRecord, set: &ReplicaSet) -> bool {
-        record.primary.is_some_and(|primary| {
-            self.answering(record, primary, set) >= set.lease_quorum().max(set.write_quorum())
-        })
+        record
+            .primary
+            .is_some_and(|primary| self.answering(record, primary, set) >= set.lease_quorum())
     }
 
     /// Makes a learner a joiner once it has caught up; gives it up where it is of no

@@ -215,7 +215,7 @@ impl Views {
         };
         record.config.sets().all(|set| {
             let have = set.members.iter().filter(|m| answers(m)).count();
-            have >= set.lease_quorum().max(set.write_quorum())
+            have >= set.lease_quorum()
         })
     }
 

@@ -5,4 +5,5 @@ mod lessons;
 mod random;
 mod rules;
 mod scenarios;
+mod volumes;
 mod world;

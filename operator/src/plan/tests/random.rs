@@ -1,10 +1,12 @@
 //! Random stories: hosts come and go, manifests change, the operator dies; the model holds
 //! every act to what must never happen, and in the end everything is as asked.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 
 use super::world::{World, cluster};
 use crate::names::Role;
+use crate::quantity;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -22,6 +24,7 @@ enum Act {
     Paused(bool),
     MovesPaused(bool),
     Kill(Role, u32),
+    Grow(Role, u64),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -40,7 +43,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::DrainNobody),
         1 => any::<bool>().prop_map(Act::Paused),
         1 => any::<bool>().prop_map(Act::MovesPaused),
-        2 => (role, 0u32..5).prop_map(|(role, ordinal)| Act::Kill(role, ordinal)),
+        2 => (role.clone(), 0u32..5).prop_map(|(role, ordinal)| Act::Kill(role, ordinal)),
+        2 => (role, 1u64..9).prop_map(|(role, more)| Act::Grow(role, more)),
     ]
 }
 
@@ -107,6 +111,15 @@ impl Story {
             Act::Kill(role, ordinal) => {
                 let pod = self.world.cluster.names.pod(role, ordinal);
                 self.world.kill(&pod);
+            }
+            Act::Grow(role, more) => {
+                let size = quantity::bytes(self.world.cluster.storage_size(role)).unwrap();
+                let size = Quantity(format!("{}Gi", (size >> 30) + more));
+                let spec = &mut self.world.cluster.spec;
+                match role {
+                    Role::Coordinator => spec.coordinators.storage.size = size,
+                    Role::Data => spec.data.storage.size = size,
+                }
             }
         }
     }

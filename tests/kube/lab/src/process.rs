@@ -151,13 +151,21 @@ fn started(pid: i32) -> Result<Option<u64>> {
     };
     // The program's name stands in brackets and may hold anything.
     let (_, rest) = stat.rsplit_once(") ").context("a line of /proc/PID/stat")?;
+    // The 3rd field comes first here: the state; the 20th are the threads, and the 22nd is
+    // the start.
     let fields: Vec<_> = rest.split_whitespace().collect();
-    if fields.first() == Some(&"Z") {
+    let field = |at: usize| {
+        fields
+            .get(at - 3)
+            .copied()
+            .context("fields of /proc/PID/stat")
+    };
+    // While other threads than the first are still ending, the process has its files open
+    // and its locks taken.
+    if field(3)? == "Z" && field(20)?.parse::<u32>()? <= 1 {
         return Ok(None);
     }
-    // It is the 22nd field, and the 3rd comes first here.
-    let started = fields.get(19).context("the time of the start")?;
-    Ok(Some(started.parse()?))
+    Ok(Some(field(22)?.parse()?))
 }
 
 #[cfg(test)]
@@ -173,6 +181,27 @@ mod tests {
         })
         .unwrap();
         assert!(Identity::of(child.id()).is_err());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_is_alive_until_its_last_thread_is_gone() {
+        let ends_its_first_thread = "import ctypes, threading, time\n\
+             threading.Thread(target=time.sleep, args=[60]).start()\n\
+             ctypes.CDLL(None).pthread_exit(None)";
+        let mut child = Command::new("python3")
+            .args(["-c", ends_its_first_thread])
+            .spawn()
+            .unwrap();
+        let identity = Identity::of(child.id()).unwrap();
+        until("its first thread to end", Duration::from_secs(30), || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+            Ok(stat.contains(") Z ").then_some(()))
+        })
+        .unwrap();
+        assert!(identity.is_alive());
+        identity.end(Duration::from_secs(30)).unwrap();
+        assert!(!identity.is_alive());
         child.wait().unwrap();
     }
 

@@ -1,7 +1,7 @@
-//! Edits of a manifest under load: the coordinators' group, the number of copies, quorums, a
-//! pause, and the end. None costs a request.
+//! Edits of a manifest under load: the coordinators' group, the number of copies, quorums, what
+//! pods are made of, the size of volumes, a pause, and the end. None costs a request.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cairn_kube_tests::kvcluster::{PATIENCE, Status};
@@ -9,6 +9,13 @@ use cairn_kube_tests::waiting::until;
 use cairn_kube_tests::{KvCluster, Namespace, Operator, PodLoad, cluster};
 
 const PARTITIONS: u32 = 12;
+/// More than the volumes of the lab have.
+const LARGER: &str = "12Gi";
+const REQUESTED: &str = ".spec.resources.requests.storage";
+/// An image that nobody has.
+const NOWHERE: &str = "localhost/cairn/node:nowhere";
+/// For how long a rollout that is stuck is watched.
+const STUCK_FOR: Duration = Duration::from_secs(15);
 const MANIFEST: &str = include_str!("manifests/edited.yaml");
 
 #[test]
@@ -62,16 +69,22 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
             r#"{"writeQuorum":2}"#,
             "replication factor 3, write quorum 2",
         ),
-        (
-            "two-copies",
-            r#"{"replicationFactor":2}"#,
-            "replication factor 2, write quorum 2",
-        ),
     ] {
         change(mark, spec)?;
         let agreed = agreed(&edited)?;
         ensure!(agreed.contains(expected), "{mark}: {agreed}");
     }
+
+    roll(&edited, &change)?;
+    change("two-copies", r#"{"replicationFactor":2}"#)?;
+    let agreed = agreed(&edited)?;
+    let expected = "replication factor 2, write quorum 2";
+    ensure!(agreed.contains(expected), "{agreed}");
+
+    enlarge(&space, &edited)?;
+    let told = load.mark("volumes-grown")?;
+    println!("{told}");
+    ensure!(told.failed == 0, "{told}");
 
     // While it is paused nothing is done, and then all of it.
     edited.patch(r#"{"maintenance":{"paused":true},"data":{"replicas":4}}"#)?;
@@ -88,6 +101,10 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
     ensure!(kept()? == "3", "it grew while paused");
     change("unpaused", r#"{"maintenance":{"paused":false}}"#)?;
     ensure!(kept()? == "4", "it did not grow");
+    let newcomer = space
+        .kubectl
+        .field("pvc", "data-edited-data-3", REQUESTED)?;
+    ensure!(newcomer == LARGER, "a new volume of {newcomer}");
     load.verify()?;
 
     // The pods go with it and the volumes stay.
@@ -109,6 +126,95 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         "{claims}"
     );
     Ok(())
+}
+
+/// Rolls another setting out, and an image that there is not.
+fn roll(edited: &KvCluster<'_>, change: &impl Fn(&str, &str) -> Result<Status>) -> Result<()> {
+    let before = uids(edited)?;
+    change("rolled", r#"{"logLevel":"debug"}"#)?;
+    let rolled = uids(edited)?;
+    ensure!(before.iter().all(|uid| !rolled.contains(uid)), "{rolled:?}");
+
+    edited.patch(&format!(r#"{{"image":"{NOWHERE}"}}"#))?;
+    let image = ".spec.containers[0].image";
+    until("the rollout to begin", PATIENCE, || {
+        // One of them may not be there for a moment.
+        let images = pods(edited, image).unwrap_or_default();
+        Ok(images.iter().any(|image| image == NOWHERE).then_some(()))
+    })?;
+    // It could go through all of them meanwhile.
+    std::thread::sleep(STUCK_FOR);
+    let images = pods(edited, image)?;
+    let lost = images.iter().filter(|image| *image == NOWHERE).count();
+    ensure!(lost == 1, "{lost} nodes were lost: {images:?}");
+    change("taken-back", r#"{"image":null}"#)?;
+    let images = pods(edited, image)?;
+    ensure!(images.iter().all(|image| image != NOWHERE), "{images:?}");
+    Ok(())
+}
+
+/// Has the volumes of the data nodes grow, with the test as whoever enlarges them: under their
+/// pods, and the StatefulSet made anew around these.
+fn enlarge(space: &Namespace, edited: &KvCluster<'_>) -> Result<()> {
+    let kubectl = &space.kubectl;
+    let (before, set) = (
+        uids(edited)?,
+        kubectl.field("statefulset", "edited-data", ".metadata.uid")?,
+    );
+    edited.patch(&format!(
+        r#"{{"data":{{"storage":{{"size":"{LARGER}"}}}}}}"#
+    ))?;
+    edited.until("the growth to be told", |status| {
+        let conditions = status.0["status"]["conditions"].as_array();
+        let is_told = |one: &serde_json::Value| one["reason"] == "GrowingVolumes";
+        Ok(conditions
+            .is_some_and(|all| all.iter().any(is_told))
+            .then_some(()))
+    })?;
+    let claims: Vec<String> = (0..3)
+        .map(|n| format!("data-{}", edited.pod("data", n)))
+        .collect();
+    for claim in &claims {
+        until("the claim to ask for more", PATIENCE, || {
+            let asks = kubectl.field("pvc", claim, REQUESTED)?;
+            Ok((asks == LARGER).then_some(()))
+        })?;
+        let volume = kubectl.field("pvc", claim, ".spec.volumeName")?;
+        let has = format!(r#"{{"spec":{{"capacity":{{"storage":"{LARGER}"}}}}}}"#);
+        kubectl.run(&["patch", "pv", &volume, "--type=merge", "-p", &has])?;
+        let has = format!(r#"{{"status":{{"capacity":{{"storage":"{LARGER}"}}}}}}"#);
+        let patch = [
+            "patch",
+            "pvc",
+            claim,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &has,
+        ];
+        kubectl.run(&patch)?;
+    }
+    until("the StatefulSet to be made anew", PATIENCE, || {
+        let template = ".spec.volumeClaimTemplates[0].spec.resources.requests.storage";
+        // For a moment there is none.
+        let size = kubectl.field("statefulset", "edited-data", template);
+        Ok(size.is_ok_and(|size| size == LARGER).then_some(()))
+    })?;
+    ensure!(kubectl.field("statefulset", "edited-data", ".metadata.uid")? != set);
+    edited.settled()?;
+    ensure!(uids(edited)? == before, "pods were made anew");
+    Ok(())
+}
+
+/// A field of each pod of three coordinators and three data nodes.
+fn pods(edited: &KvCluster<'_>, path: &str) -> Result<Vec<String>> {
+    let names = ["coordinator", "data"].map(|role| (0..3).map(move |n| edited.pod(role, n)));
+    let field = |name: String| edited.kubectl().field("pod", &name, path);
+    names.into_iter().flatten().map(field).collect()
+}
+
+fn uids(edited: &KvCluster<'_>) -> Result<Vec<String>> {
+    pods(edited, ".metadata.uid")
 }
 
 /// What the coordinators say that they agreed on.

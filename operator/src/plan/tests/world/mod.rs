@@ -7,6 +7,7 @@ mod sight;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_crds::KvClusterSpec;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
 
@@ -14,11 +15,11 @@ use crate::cluster::Cluster;
 use crate::names::{Names, Role};
 use crate::observed::HostSeen;
 use crate::plan::{Plan, Step, plan};
+use crate::quantity;
 use crate::store::{Leaving, Settings};
 
 const PARTITIONS: u32 = 6;
 const TICK_MS: u64 = 1_000;
-const GIB: u64 = 1 << 30;
 
 /// A cluster with that many data nodes, coordinators and copies.
 pub(super) fn cluster(data: u32, coordinators: u8, copies: u8) -> Cluster {
@@ -59,6 +60,9 @@ struct Pod {
 #[derive(Clone, Debug)]
 struct Claim {
     uid: String,
+    /// What it asks for, and what it has, bytes.
+    size: u64,
+    capacity: u64,
     /// Where its local volume is.
     host: Option<String>,
     retired: bool,
@@ -100,6 +104,10 @@ pub(super) struct World {
     /// What was done, for assertions on order.
     pub(super) log: Vec<String>,
     sets: BTreeMap<Role, u32>,
+    /// What the claim template of each set says, as the manifest wrote it.
+    made_with: BTreeMap<Role, Quantity>,
+    /// Whether whoever provides volumes enlarges them.
+    pub(super) volumes_grow: bool,
     pods: BTreeMap<String, Pod>,
     claims: BTreeMap<String, Claim>,
     members: BTreeMap<u64, Member>,
@@ -132,6 +140,8 @@ impl World {
             bad_revisions: BTreeSet::new(),
             log: Vec::new(),
             sets: BTreeMap::new(),
+            made_with: BTreeMap::new(),
+            volumes_grow: true,
             pods: BTreeMap::new(),
             claims: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -214,6 +224,7 @@ impl World {
         self.now += TICK_MS;
         self.make_pods();
         self.schedule();
+        self.enlarge();
         self.run_pods();
         self.coordinate();
         self.check_nothing_is_lost();
@@ -230,6 +241,8 @@ impl World {
                         claim,
                         Claim {
                             uid,
+                            size: quantity::bytes(&self.made_with[&role]).unwrap(),
+                            capacity: 0,
                             host: None,
                             retired: false,
                             deleting: false,
@@ -291,8 +304,16 @@ impl World {
             if let Some(host) = place {
                 let claim = self.claims.get_mut(&names.claim(&name)).unwrap();
                 claim.host = Some(host.clone());
+                claim.capacity = claim.capacity.max(claim.size);
                 self.pods.get_mut(&name).unwrap().host = Some(host);
             }
+        }
+    }
+
+    fn enlarge(&mut self) {
+        if self.volumes_grow {
+            let bound = self.claims.values_mut().filter(|c| c.host.is_some());
+            bound.for_each(|claim| claim.capacity = claim.capacity.max(claim.size));
         }
     }
 
@@ -396,7 +417,10 @@ impl World {
                 }
             }
             self.log.push(format!("{role}: {replicas} replicas"));
-            self.sets.insert(role, replicas);
+            if self.sets.insert(role, replicas).is_none() {
+                let size = self.cluster.storage_size(role).clone();
+                self.made_with.insert(role, size);
+            }
         }
         for step in &plan.steps {
             if writes == writes_max {
@@ -419,6 +443,18 @@ impl World {
                 if let Some(claim) = self.claims.get_mut(name).filter(|c| c.uid == *uid) {
                     claim.retired = *retired;
                 }
+                true
+            }
+            Step::GrowClaim { name, uid, size } => {
+                if let Some(claim) = self.claims.get_mut(name).filter(|c| c.uid == *uid) {
+                    let size = quantity::bytes(&Quantity(size.clone())).unwrap();
+                    assert!(size > claim.size, "{name} shrinks");
+                    claim.size = size;
+                }
+                true
+            }
+            Step::RenewSet { role, .. } => {
+                self.sets.remove(role);
                 true
             }
             Step::DeleteClaim { name, uid, .. } => {
@@ -536,7 +572,15 @@ impl World {
             if self.sets.get(&role) != Some(&self.wanted(role)) {
                 return Some(format!("{role} has {:?} replicas", self.sets.get(&role)));
             }
+            let size = self.cluster.storage_size(role);
+            if self.made_with[&role] != *size {
+                return Some(format!("{role} has volumes of {}", self.made_with[&role].0));
+            }
             for name in &wanted {
+                let asked = quantity::bytes(size).unwrap();
+                if self.claim_of(name).is_none_or(|claim| claim.size < asked) {
+                    return Some(format!("{name} has too small a volume"));
+                }
                 let pod = self.pods.get(name);
                 if !self.is_ready(name) || pod.is_none_or(|pod| pod.deleting) {
                     return Some(format!("{name} is not ready"));
@@ -656,6 +700,30 @@ impl World {
             && self.is_whole()
             && self.hosts.len() > 5
             && Role::ALL.into_iter().all(per_host)
+    }
+
+    /// What the claims of a role ask for, by name.
+    pub(super) fn sizes_of(&self, role: Role) -> BTreeMap<String, u64> {
+        let names = self.names();
+        let of_role = self.claims.iter().filter(|(name, _)| {
+            let pod = name.strip_prefix("data-").unwrap();
+            names.ordinal(role, pod).is_some()
+        });
+        of_role
+            .map(|(name, claim)| (name.clone(), claim.size))
+            .collect()
+    }
+
+    /// The claim template of a role's set; nothing where there is no set.
+    pub(super) fn made_with(&self, role: Role) -> Option<&str> {
+        self.sets
+            .get(&role)
+            .map(|_| self.made_with[&role].0.as_str())
+    }
+
+    /// The UIDs of the pods.
+    pub(super) fn pod_uids(&self) -> Vec<String> {
+        self.pods.values().map(|pod| pod.uid.clone()).collect()
     }
 
     /// Where the volumes of a role are.

@@ -1,6 +1,6 @@
 //! What the operator sees of the model.
 
-use super::{GIB, PARTITIONS, Partition, World};
+use super::{PARTITIONS, Partition, World};
 use crate::observed::{ClaimSeen, Observed, PodSeen, SetSeen, Silence};
 use crate::store::{self, Coordinator, GroupChange, Health, NodeStanding, Seat, Store};
 
@@ -13,7 +13,7 @@ impl World {
                 replicas: *replicas,
                 update_revision: self.revision[role].clone(),
                 is_current: true,
-                storage_size: "10Gi".to_owned(),
+                storage_size: self.made_with[role].0.clone(),
             };
             (*role, set)
         });
@@ -44,8 +44,9 @@ impl World {
                 bound: claim.host.is_some(),
                 deleting: claim.deleting,
                 retired: claim.retired,
-                requested_bytes: 10 * GIB,
-                capacity_bytes: if claim.host.is_some() { 10 * GIB } else { 0 },
+                requested_bytes: claim.size,
+                capacity_bytes: claim.capacity,
+                waits_for_mount: false,
                 only_on: claim.host.clone().map(|host| vec![host]),
             };
             (name.clone(), seen)
