@@ -356,3 +356,20 @@ fn server(
 fn mismatch(error: rustls::Error) -> TlsError {
     TlsError::Mismatch(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_says_when_it_expires() {
+        let mut params = CertificateParams::new(vec!["a".to_owned()]).expect("a name");
+        params.not_after = date_time_ymd(2030, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("signed");
+        assert_eq!(not_after(certificate.der()), Some(1_893_456_000));
+        assert_eq!(not_after(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
+}
