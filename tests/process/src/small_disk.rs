@@ -65,13 +65,17 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
     Ok(answer.f_bavail * answer.f_frsize)
 }
 
-/// Makes a file that takes so much room.
+/// Makes a file that takes so much room, or lets one that takes less grow to that.
 ///
 /// # Errors
 /// Where there is none.
 pub fn allocate(path: &Path, bytes: u64) -> Result<()> {
     use std::os::fd::AsRawFd;
-    let file = fs::File::create(path)?;
+    let file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
     // SAFETY: `posix_fallocate` takes integers; the descriptor is open over the call.
     let result = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, i64::try_from(bytes)?) };
     ensure!(

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cairn_core::cluster::status::PartitionState;
 use cairn_process_tests::certificates::Authority;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::metrics_table::Table;
@@ -115,23 +116,49 @@ fn what_goes_wrong_makes_its_alerts_fire_and_they_clear_once_it_is_mended() -> R
         files,
         disk,
     };
-    trial.nodes_tell_what_is_documented()?;
-    trial.certificates()?;
-    trial.all_is_quiet()?;
-    trial.data_nodes()?;
-    trial.all_is_quiet()?;
-    trial.coordinators()?;
-    trial.connections()?;
-    trial.flushes()?;
-    trial.full_disks()?;
-    trial.all_is_quiet()?;
-    trial.survivors()?;
-    trial.all_is_quiet()?;
-    trial.nodes_tell_what_is_documented()?;
-    trial.cluster.check_running()
+    let outcome = trial.run();
+    if outcome.is_err() {
+        trial.tell();
+    }
+    outcome
 }
 
 impl Trial {
+    fn run(&mut self) -> Result<()> {
+        self.nodes_tell_what_is_documented()?;
+        self.certificates()?;
+        self.all_is_quiet()?;
+        self.data_nodes()?;
+        self.all_is_quiet()?;
+        self.coordinators()?;
+        self.connections()?;
+        self.flushes()?;
+        self.all_is_quiet()?;
+        self.full_disks()?;
+        self.all_is_quiet()?;
+        self.survivors()?;
+        self.all_is_quiet()?;
+        self.nodes_tell_what_is_documented()?;
+        self.cluster.check_running()
+    }
+
+    /// What somebody wants to know where the test fails.
+    fn tell(&mut self) {
+        match status::cluster(&self.cluster) {
+            Ok(status) => {
+                println!("{:?}", status.summary);
+                let ill = status.partitions.iter();
+                for health in ill.filter(|health| health.state != PartitionState::Healthy) {
+                    println!("{health:?}");
+                }
+            }
+            Err(error) => println!("no status: {error:#}"),
+        }
+        for node in self.cluster.nodes() {
+            println!("{}:\n{}", node.name, node.log_tail(8));
+        }
+    }
+
     /// A write to each partition; whether they succeed is not the question.
     fn write(&self) -> Result<()> {
         for key in slot_keys::one_per_partition("alerts", self.cluster.partitions()) {
@@ -251,21 +278,32 @@ impl Trial {
             .await_clear(&["CairnFlushStuck", "CairnFlushSlow"])
     }
 
-    /// Takes all of the disk but so much.
-    fn leave(&self, ballast: &Path, bytes: u64) -> Result<()> {
-        let taken = fs::metadata(ballast).map_or(0, |file| file.len());
-        let free = free_bytes(&self.disk.path())? + taken;
-        allocate(ballast, free.saturating_sub(bytes))
+    /// Takes all of the disk but so much, until an alert fires: nodes give back what they can
+    /// do without as it becomes less.
+    fn leave(&self, ballast: &Path, bytes: u64, alert: &str) -> Result<()> {
+        waiting::until(&format!("{alert} to fire"), BOUND * 2, || {
+            let free = free_bytes(&self.disk.path())?;
+            if free > bytes {
+                let taken = fs::metadata(ballast).map_or(0, |file| file.len());
+                allocate(ballast, taken + free - bytes)?;
+            }
+            let names = self.prometheus.names()?;
+            ensure!(
+                names.contains(alert),
+                "{free} bytes are free; fire: {names:?}"
+            );
+            Ok(Some(()))
+        })?;
+        println!("fires: {alert}");
+        Ok(())
     }
 
     fn full_disks(&self) -> Result<()> {
         let ballast = self.disk.path().join("ballast");
-        self.leave(&ballast, 120 * MIB)?;
-        self.prometheus.await_firing(&["CairnDiskFilling"])?;
+        self.leave(&ballast, 120 * MIB, "CairnDiskFilling")?;
         let names = self.prometheus.names()?;
         ensure!(!names.contains("CairnDiskFull"), "too late to be a warning");
-        self.leave(&ballast, 40 * MIB)?;
-        self.prometheus.await_firing(&["CairnDiskFull"])?;
+        self.leave(&ballast, 40 * MIB, "CairnDiskFull")?;
         fs::remove_file(&ballast)?;
         self.prometheus
             .await_clear(&["CairnDiskFull", "CairnDiskFilling"])
