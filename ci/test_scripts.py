@@ -120,6 +120,85 @@ class Warnings(unittest.TestCase):
         self.assertEqual(self.check(says.format("error: it does not compile", 101)), 101)
 
 
+class Plugin(unittest.TestCase):
+    """`kubectl cairn` over a kubectl that answers from a table and notes what it is asked."""
+
+    FAKE = """#!/usr/bin/env bash
+printf '%s\\n' "$*" >>"$ASKED"
+case "$*" in
+*"get kvclusters"*) echo -n "$CLUSTERS" ;;
+*"get pods"*) printf '%s' "$READY" ;;
+*maintenance.drain*) echo -n "$DRAINED" ;;
+*state*) echo -n "Empty 0" ;;
+*"get pod orders-data-9"*) echo "not found" >&2; exit 1 ;;
+esac
+"""
+
+    def call(self, *words: str, clusters="orders", ready="orders-coordinator-1", drained=""):
+        with tempfile.TemporaryDirectory() as folder:
+            fake = Path(folder, "kubectl")
+            fake.write_text(self.FAKE)
+            fake.chmod(0o755)
+            asked = Path(folder, "asked")
+            asked.touch()
+            path = f"{folder}:{os.environ['PATH']}"
+            environment = dict(
+                os.environ, PATH=path, ASKED=str(asked), CLUSTERS=clusters, READY=ready, DRAINED=drained
+            )
+            done = subprocess.run(
+                [HERE.parent / "plugin" / "kubectl-cairn", *words],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            return done, asked.read_text().splitlines()
+
+    def test_commands_run_in_a_coordinator_that_is_ready(self):
+        done, asked = self.call("-n", "shop", "nodes")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(asked[-1], "-n shop exec orders-coordinator-1 -- cairn nodes")
+        done, asked = self.call("run", "--", "get", "a key", "--level", "local")
+        self.assertEqual(asked[-1], "exec orders-coordinator-1 -- cairn get a key --level local")
+        done, _ = self.call("nodes", ready="")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn("no coordinator of orders is ready", done.stderr)
+
+    def test_the_cluster_is_the_only_one_or_the_named_one(self):
+        self.assertEqual(self.call("nodes", clusters="orders carts")[0].returncode, 2)
+        self.assertEqual(self.call("nodes", clusters="")[0].returncode, 1)
+        done, asked = self.call("--cluster=carts", "hold")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("patch kvcluster carts", asked[-1])
+        self.assertEqual(self.call("-c", "a b", "hold")[0].returncode, 2)
+
+    def test_drains_are_added_to_those_there_are_and_taken_back_one_by_one(self):
+        done, asked = self.call("drain", "--wait", "orders-data-1", drained="orders-data-0")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn('{"maintenance":{"drain":["orders-data-0","orders-data-1"]}}', asked[-2])
+        self.assertIn("orders-data-1 is empty", done.stdout)
+        done, asked = self.call("undrain", "orders-data-0", drained="orders-data-0 orders-data-1")
+        self.assertIn('{"drain":["orders-data-1"]}', asked[-1])
+        done, asked = self.call("undrain", "orders-data-1", drained="orders-data-1")
+        self.assertIn('{"drain":[]}', asked[-1])
+        for words in (["drain"], ["drain", "carts-data-0"], ["drain", "x;y"], ["undrain", "orders-data-4"]):
+            done, asked = self.call(*words, drained="orders-data-1")
+            self.assertEqual(done.returncode, 2, words)
+            self.assertFalse(any("patch" in line for line in asked), words)
+        self.assertNotEqual(self.call("drain", "orders-data-9")[0].returncode, 0)
+
+    def test_wrong_usage_says_so_and_changes_nothing(self):
+        for words in ([], ["dance"], ["--bad"], ["scale"], ["scale", "0"], ["scale", "five"], ["nodes", "x"], ["-n"]):
+            done, asked = self.call(*words)
+            self.assertEqual(done.returncode, 2, words)
+            self.assertFalse(any("patch" in line or "scale" in line for line in asked), words)
+        self.assertEqual(self.call("--help")[0].returncode, 0)
+
+    def test_a_number_is_asked_for_as_an_autoscaler_does(self):
+        _, asked = self.call("scale", "5")
+        self.assertEqual(asked[-1], "scale kvcluster orders --replicas=5")
+
+
 class Selection(unittest.TestCase):
     def test_whatever_uses_the_build_is_built_alike(self):
         for step in run_tests.STEPS:
