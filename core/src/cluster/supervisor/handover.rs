@@ -196,10 +196,7 @@ impl Supervisor {
             || primary.node == preferred
             || now.minus(self.quiet_since) < calm
             || !self.is_up_for(now, preferred, calm)
-            || self
-                .state
-                .expected_back(preferred)
-                .is_some_and(|until| until > self.unix_ms)
+            || self.is_announced(preferred)
         {
             return None;
         }

@@ -1,6 +1,7 @@
 //! The supervisor against a small world of data nodes: transcripts that a person can
 //! read, scenarios, and random faults.
 
+mod absences;
 mod chaos;
 mod membership;
 mod proposals;
