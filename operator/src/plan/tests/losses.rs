@@ -64,6 +64,25 @@ fn a_volume_is_needed_while_its_node_leads_or_another_set_is_to_follow() {
     assert!(!gives_up(&seen));
 }
 
+#[test]
+fn one_whose_host_is_gone_is_not_waited_for_though_it_is_expected() {
+    let world = World::settled(cluster(3, 3, 3));
+    for is_gone in [true, false] {
+        let mut seen = seen(&world);
+        down(&mut seen, "orders-data-1");
+        lose_host(&world, &mut seen, "orders-data-1", is_gone);
+        let soon = seen.now_unix_ms + 100_000;
+        let member = member(&mut seen, "orders-data-1");
+        member.expected_back_unix_ms = Some(soon);
+        let gone = Admin::Gone(member.id);
+        // A host may be off on purpose, too, for as long as it is there.
+        assert_eq!(
+            admin(&plan(&world.cluster, &seen)).contains(&&gone),
+            is_gone
+        );
+    }
+}
+
 /// Five data nodes of which two are down that share nothing, and who is given up.
 fn two_are_down(are_gone: bool) -> (World, Observed, BTreeMap<String, u64>) {
     let world = World::settled(cluster(5, 3, 3));

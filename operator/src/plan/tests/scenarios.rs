@@ -188,6 +188,52 @@ fn a_host_that_returns_while_its_node_is_given_up_does_no_harm() {
     }
 }
 
+/// A cluster of which the first data node has just been told to restart.
+fn restarting() -> (World, String) {
+    let mut world = World::settled(cluster(4, 3, 3));
+    world
+        .revision
+        .insert(crate::names::Role::Data, "r2".to_owned());
+    let host = world.host_of("orders-data-3");
+    world.run(1);
+    assert!(!world.serves("orders-data-3"));
+    (world, host)
+}
+
+/// How many seconds pass until the pod is on another volume.
+fn seconds_to_replace(world: &mut World, pod: &str) -> u32 {
+    let before = world.claim_uid(pod);
+    for second in 1..300 {
+        world.run(1);
+        if world.claim_uid(pod) != before {
+            return second;
+        }
+    }
+    panic!("it is not replaced");
+}
+
+#[test]
+fn a_host_that_is_cut_right_after_a_planned_restart_is_replaced_after_the_grace() {
+    let (mut world, host) = restarting();
+    while !world.serves("orders-data-3") {
+        world.run(1);
+    }
+    world.power(&host, false);
+    let seconds = seconds_to_replace(&mut world, "orders-data-3");
+    assert!((60..80).contains(&seconds), "{seconds}");
+    world.settle();
+}
+
+#[test]
+fn a_host_that_is_lost_for_good_in_a_planned_restart_is_replaced_at_once() {
+    let (mut world, host) = restarting();
+    world.power(&host, false);
+    world.hosts.remove(&host);
+    let seconds = seconds_to_replace(&mut world, "orders-data-3");
+    assert!(seconds < 20, "{seconds}");
+    world.settle();
+}
+
 #[test]
 fn a_cordoned_host_has_no_primaries() {
     let mut world = World::settled(cluster(3, 3, 3));

@@ -32,7 +32,11 @@ impl World {
             .filter_map(|name| self.claim_of(name)?.identity)
             .collect();
         for (id, member) in &mut self.members {
+            let is_back = !member.up && ups.contains(id);
             member.up = ups.contains(id);
+            if is_back {
+                member.expected_back = None;
+            }
             member.down_ms = if member.up {
                 0
             } else {
