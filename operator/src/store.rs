@@ -70,6 +70,10 @@ pub struct Node {
     /// It is away on purpose until then, milliseconds since 1970 UTC.
     #[serde(default)]
     pub expected_back_unix_ms: Option<u64>,
+    /// It gets no primary until then, milliseconds since 1970 UTC; absent where the
+    /// coordinators are of a version that cannot be asked for it.
+    #[serde(default)]
+    pub cordoned_until_unix_ms: Option<u64>,
     /// Partitions that it leads.
     #[serde(default)]
     pub leads: u32,

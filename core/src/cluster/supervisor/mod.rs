@@ -99,6 +99,8 @@ pub struct Supervisor {
     emptied: BTreeMap<NodeId, MapVersion>,
     /// Who is down, and since when without a break.
     down_since: BTreeMap<NodeId, Micros>,
+    /// Who is to get no primary, and until when (milliseconds since 1970 UTC).
+    cordoned: BTreeMap<NodeId, u64>,
     /// Who is away on purpose, or about to be.
     announced: BTreeMap<NodeId, Announced>,
     /// Whether nobody is replaced because too many are down at once.
@@ -145,6 +147,7 @@ impl Supervisor {
             leads: None,
             emptied: BTreeMap::new(),
             down_since: BTreeMap::new(),
+            cordoned: BTreeMap::new(),
             announced: BTreeMap::new(),
             replacement_held_back: false,
             unsettled: false,
@@ -249,6 +252,7 @@ impl Supervisor {
     }
 
     fn clear_work(&mut self) {
+        self.cordoned.clear();
         self.works.clear();
         self.dirty.clear();
         self.active.clear();

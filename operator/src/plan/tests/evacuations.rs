@@ -26,6 +26,48 @@ fn moves(world: &World, seen: &Observed) -> Vec<u64> {
     moves.collect()
 }
 
+/// Who is to get no primaries until when.
+fn cordons(world: &World, seen: &Observed) -> Vec<(u64, u64)> {
+    let asked = plan(&world.cluster, seen);
+    let cordons = admin(&asked).into_iter().filter_map(|asked| match asked {
+        Admin::Cordon(node, until) => Some((*node, *until)),
+        _ => None,
+    });
+    cordons.collect()
+}
+
+#[test]
+fn a_node_gets_no_primaries_for_as_long_as_its_host_is_cordoned() {
+    let (world, mut seen) = cordoned();
+    let (id, now) = (member(&mut seen, "orders-data-0").id, seen.now_unix_ms);
+    let until = |seen: &mut Observed, until| {
+        member(seen, "orders-data-0").cordoned_until_unix_ms = until;
+    };
+    // Before anything is handed over, and again before it ends, though it leads nothing.
+    let first = admin(&plan(&world.cluster, &seen))[0].clone();
+    assert_eq!(first, Admin::Cordon(id, now + 600_000));
+    until(&mut seen, Some(now + 300_000));
+    assert!(cordons(&world, &seen).is_empty());
+    for partition in &mut store(&mut seen).partitions {
+        partition.primary = None;
+    }
+    until(&mut seen, Some(now + 299_999));
+    assert_eq!(cordons(&world, &seen), [(id, now + 600_000)]);
+    // Coordinators of an older version would refuse, and hold the rest of the round back.
+    until(&mut seen, None);
+    assert!(cordons(&world, &seen).is_empty());
+    // It is taken back with the cordon of its host, unless it is over anyway.
+    let host = world.host_of("orders-data-0");
+    let hosts = seen.hosts.as_mut().unwrap();
+    hosts.get_mut(&host).unwrap().cordoned = false;
+    until(&mut seen, Some(now + 1));
+    assert_eq!(cordons(&world, &seen), [(id, 0)]);
+    for over in [Some(0), Some(now), None] {
+        until(&mut seen, over);
+        assert!(cordons(&world, &seen).is_empty());
+    }
+}
+
 #[test]
 fn nobody_takes_over_who_stops_or_has_no_room() {
     let (world, mut seen) = cordoned();

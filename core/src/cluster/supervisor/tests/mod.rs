@@ -3,6 +3,7 @@
 
 mod absences;
 mod chaos;
+mod cordons;
 mod membership;
 mod proposals;
 mod script;

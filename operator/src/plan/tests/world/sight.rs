@@ -164,6 +164,7 @@ impl World {
             draining: false,
             disk_full: false,
             expected_back_unix_ms: member.expected_back,
+            cordoned_until_unix_ms: Some(member.cordoned_until),
             leads: count(&|p| p.primary == Some(*id)),
             replicas: count(&|p| p.copies.contains(id)),
             seats: 0,
