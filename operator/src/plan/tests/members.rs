@@ -111,6 +111,12 @@ fn only_claims_of_retired_nodes_go_and_only_by_policy() {
     let mut unmarked = seen.clone();
     claim(&mut unmarked, "orders-data-4").retired = false;
     stays(&world, &unmarked);
+    // One that names a volume may hold something, bound or not; one that never did holds nothing.
+    claim(&mut unmarked, "orders-data-4").bound = false;
+    stays(&world, &unmarked);
+    claim(&mut unmarked, "orders-data-4").names_volume = false;
+    let asked = plan(&world.cluster, &unmarked);
+    assert_eq!(deleted(&asked), ["data-orders-data-4"]);
     // The set that there is would make its pod again, on a claim that goes.
     let mut larger = seen.clone();
     let set = larger.sets.get_mut(&crate::names::Role::Data).unwrap();
@@ -118,6 +124,7 @@ fn only_claims_of_retired_nodes_go_and_only_by_policy() {
     stays(&world, &larger);
     world.cluster.spec.volumes.when_scaled = VolumePolicy::Retain;
     stays(&world, &seen);
+    stays(&world, &unmarked);
 }
 
 #[test]

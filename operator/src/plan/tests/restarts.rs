@@ -70,3 +70,25 @@ fn a_pod_that_is_never_ready_is_replaced_where_nobody_else_is_away() {
     });
     waits(&|seen| member(seen, "orders-data-2").health = Health::Down);
 }
+
+#[test]
+fn moves_that_have_nowhere_to_go_hold_no_restart_back() {
+    let mut world = World::settled(cluster(3, 3, 3));
+    world.revision.insert(Role::Data, "r2".to_owned());
+    let mut seen = seen(&world);
+    let restarts = |seen: &Observed| !deleted(&plan(&world.cluster, seen)).is_empty();
+    // As the status has it: these are no moves.
+    store(&mut seen).rebalance.planned = false;
+    assert!(!restarts(&seen) && store(&mut seen).is_moving());
+    let mut paused = seen.clone();
+    store(&mut paused).rebalance.paused = true;
+    let mut manifest = world.cluster.clone();
+    manifest.spec.maintenance.rebalance_paused = true;
+    assert!(!store(&mut paused).is_moving());
+    assert!(!deleted(&plan(&manifest, &paused)).is_empty());
+    store(&mut seen).rebalance.too_few_nodes = true;
+    assert!(restarts(&seen) && !store(&mut seen).is_moving());
+    // What is under way is one, paused or not.
+    store(&mut seen).rebalance.under_way = 1;
+    assert!(!restarts(&seen) && store(&mut seen).is_moving());
+}

@@ -72,6 +72,29 @@ fn a_scale_up_that_is_thought_better_of_ends_with_three() {
 }
 
 #[test]
+fn claims_of_nodes_that_were_never_scheduled_go_where_the_policy_says_so() {
+    for policy in [VolumePolicy::Delete, VolumePolicy::Retain] {
+        let mut spec = cluster(3, 3, 3);
+        spec.spec.volumes.when_scaled = policy;
+        let mut world = World::settled(spec);
+        for host in world.hosts.values_mut() {
+            host.cordoned = true;
+        }
+        world.cluster.spec.data.replicas = 5;
+        world.run(10);
+        assert!(world.claim_uid("orders-data-4").is_some());
+        world.cluster.spec.data.replicas = 3;
+        world.run(10);
+        let stays = policy == VolumePolicy::Retain;
+        assert_eq!(world.claim_uid("orders-data-4").is_some(), stays);
+        for host in world.hosts.values_mut() {
+            host.cordoned = false;
+        }
+        world.settle();
+    }
+}
+
+#[test]
 fn an_operator_that_dies_after_any_number_of_writes_ends_where_one_that_lives_does() {
     for writes in 1..6 {
         for policy in [VolumePolicy::Retain, VolumePolicy::Delete] {

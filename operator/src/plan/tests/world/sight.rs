@@ -42,6 +42,7 @@ impl World {
             let seen = ClaimSeen {
                 uid: claim.uid.clone(),
                 bound: claim.host.is_some(),
+                names_volume: claim.host.is_some(),
                 deleting: claim.deleting,
                 retired: claim.retired,
                 requested_bytes: 10 * GIB,
