@@ -18,6 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(HERE))
+import metrics_table  # noqa: E402
 
 
 def load(name: str):
@@ -382,12 +384,54 @@ class Tree(unittest.TestCase):
         self.assertEqual(tree.rules(), set(range(1, 20)))
 
 
+class Metrics(unittest.TestCase):
+    TABLE = (
+        "| metric | kind | labels | says |\n| --- | --- | --- | --- |\n"
+        "| `cairn_a_total`, `cairn_b_total` | counter | `why`, `who` | a |\n"
+        "| `cairn_c` | gauge | | c |\n"
+    )
+    SOURCE = (
+        'counter!("cairn_a_total", "why" => f("(", x), "who" => me).increment(1);\n'
+        'metrics::counter!(\n    "cairn_b_total",\n    "who" => me,\n    "why" => "x"\n);\n'
+        'gauge!("cairn_c").set(1.0); describe_gauge!("cairn_d", "not one");\n'
+    )
+
+    def problems(self, source: str, table: str) -> list[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / name for name in ("a.rs", "metrics.md")]
+            files[0].write_text(source)
+            files[1].write_text(table)
+            return metrics_table.check(files[:1], files[1])
+
+    def test_a_table_of_all_that_is_emitted_is_right(self):
+        self.assertEqual(self.problems(self.SOURCE, self.TABLE), [])
+
+    def test_each_difference_is_found_in_either_direction(self):
+        for source, table, what in (
+            (self.SOURCE + 'gauge!("cairn_e")', self.TABLE, "does not list cairn_e"),
+            (self.SOURCE, self.TABLE + "| `cairn_e` | gauge | | e |", "which is not there"),
+            (self.SOURCE.replace('"who" => me,', ""), self.TABLE, "a counter by why"),
+            (self.SOURCE, self.TABLE.replace("`why`, ", ""), "a counter by who; it is emitted"),
+            (self.SOURCE.replace("gauge!(", "histogram!(", 1), self.TABLE, "a histogram by nothing"),
+            (self.SOURCE + 'counter!("cairn_c")', self.TABLE, "a counter by nothing and as a gauge"),
+            (self.SOURCE + "counter!(name)", self.TABLE, "by no literal"),
+            (self.SOURCE, self.TABLE.replace(" | gauge |", " |"), "four cells"),
+            (self.SOURCE, self.TABLE + "| `cairn_c` | gauge | | c |", "once more"),
+        ):
+            problems = self.problems(source, table)
+            self.assertTrue(any(what in problem for problem in problems), (what, problems))
+
+
 class Chart(unittest.TestCase):
     CHART = chart_readme.CHART
 
     def test_the_readme_is_that_of_the_values(self):
         wanted = chart_readme.readme((self.CHART / "values.yaml").read_text())
         self.assertEqual((self.CHART / "README.md").read_text(), wanted, "run ci/chart-readme")
+
+    def test_the_alerts_are_those_of_monitoring(self):
+        source = (HERE.parent / "monitoring/alerts.yaml").read_text()
+        self.assertEqual((self.CHART / "files/alerts.yaml").read_text(), source, "run ci/chart-alerts")
 
     def test_a_comment_documents_what_is_below_it(self):
         entries = chart_readme.parse(

@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "cairn/kv/v1/keyspace.proto",
         "cairn/peer/v1/peer.proto",
         "cairn/coordinator/v1/coordinator.proto",
+        "cairn/diagnosis/v1/diagnosis.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");

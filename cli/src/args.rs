@@ -9,11 +9,13 @@ use cairn_node::tls::client_dialer;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::check::CheckArgs;
 use crate::cluster::ClusterArgs;
 use crate::config::Config;
 use crate::coordinators::CoordinatorsArgs;
 use crate::credential::{Credential, CredentialArgs};
 use crate::data::{DeleteArgs, GetArgs, IncrementArgs, PutArgs};
+use crate::debug::DebugCommand;
 use crate::dev::DevArgs;
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
@@ -26,13 +28,13 @@ use crate::recover::RecoverArgs;
 use crate::recover_coordinators::RecoverCoordinatorsArgs;
 use crate::user::UserCommand;
 use crate::{
-    bench, cluster, coordinators, data, dev, inspect, keyspace, membership, node, rebalance,
-    recover, recover_coordinators, user,
+    bench, check, cluster, coordinators, data, debug, dev, inspect, keyspace, membership, node,
+    rebalance, recover, recover_coordinators, user,
 };
 
 /// A durable, replicated key-value store
 ///
-/// Exit codes: 0 done; 1 no such key, or a condition did not hold; 2 wrong usage or
+/// Exit codes: 0 done; 1 no such key, a condition did not hold, or damage was found; 2 wrong usage or
 /// settings; 3 the cluster cannot be reached or cannot serve, nothing was done; 4 the
 /// outcome of a write is unknown, or what was waited for is not done yet; 5 refused; 6 anything else.
 // The TLS files carry the names of a node's settings as ids (which clap would make the
@@ -154,6 +156,16 @@ enum Command {
     RecoverCoordinators(RecoverCoordinatorsArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
+    /// Look for damage in the directory of a data node that is stopped
+    ///
+    /// Reads the log and the store as a start does, with all checksums, and changes nothing.
+    /// Exit code 0: nothing is damaged; 1: something is. A torn tail is no damage.
+    Check(CheckArgs),
+    /// Collect what somebody else needs to look at the cluster
+    Debug {
+        #[command(subcommand)]
+        command: DebugCommand,
+    },
     /// Print what makes a shell complete this command line
     ///
     /// bash: `source <(cairn completion bash)` in ~/.bashrc.
@@ -207,9 +219,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     // Nor does what speaks with nobody log in.
     let (asks, logs_in) = match &command {
         Command::Dev(_) => (false, true),
-        Command::Completion { .. } | Command::Settings { .. } | Command::User { .. } => {
-            (false, false)
-        }
+        Command::Completion { .. }
+        | Command::Settings { .. }
+        | Command::User { .. }
+        | Command::Check(_) => (false, false),
         _ => (true, true),
     };
     let config = if asks {
@@ -279,6 +292,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
             recover_coordinators::run(&args, &endpoints, &peer_dialer, output)
         }
         Command::Bench(args) => bench::run(&args, &endpoints, output),
+        Command::Check(args) => check::run(&args, output),
+        Command::Debug { command } => debug::run(&command, &endpoints, output),
         Command::Completion { shell } => completion(shell),
         Command::User { command } => user::run(&command, output),
         Command::Settings { markdown } => settings(markdown, output),

@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! | --- | --- |
 //! | 0 | done |
-//! | 1 | no such key, or a condition did not hold; nothing was changed |
+//! | 1 | no such key, a condition did not hold, or `check` found damage; nothing was changed |
 //! | 2 | the command line or a setting is wrong; nothing was done |
 //! | 3 | the cluster, or the part that is needed, cannot be reached or cannot serve; nothing was done |
 //! | 4 | the outcome is unknown: the write may or may not have happened, or what was asked for is not done yet |
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 /// The kinds of failure, by exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// No such key, or a condition did not hold.
+    /// No such key, a condition did not hold, or damage was found.
     NotFound = 1,
     /// The command line or a setting is wrong.
     Usage = 2,

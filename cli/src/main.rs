@@ -9,12 +9,14 @@ compile_error!("seeded bugs are for the simulator: what is shipped cannot carry 
 
 mod args;
 mod bench;
+mod check;
 mod cluster;
 mod config;
 mod confirm;
 mod coordinators;
 mod credential;
 mod data;
+mod debug;
 mod dev;
 mod endpoints;
 mod failure;

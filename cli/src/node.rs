@@ -5,10 +5,12 @@ use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cairn_node::diagnosis;
 use cairn_node::settings::{self, LogFormat, NodeSettings, ProcessSettings, Values};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::failure::{Failure, Kind};
 
@@ -49,6 +51,7 @@ pub(crate) fn run(matches: &clap::ArgMatches) -> ExitCode {
         eprintln!("cairn: {failure}");
         return failure.exit_code();
     }
+    diagnosis::set_up_with(&values);
     for name in values.unknown() {
         if !COMMAND_VARIABLES.contains(&name.as_str()) {
             tracing::warn!(variable = %name, "there is no such setting; is it misspelled?");
@@ -71,7 +74,7 @@ fn start_logs(process: &ProcessSettings) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("CAIRN_LOG={}: {error}", process.log)))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr.and(diagnosis::recent_log()));
     match process.log_format {
         LogFormat::Text => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -99,8 +99,10 @@ fn faults(object: &Value) -> Vec<String> {
         "RoleBinding" => of::<RoleBinding>(object),
         "Service" => of::<Service>(object),
         "ServiceAccount" => of::<ServiceAccount>(object),
-        // A definition of others, of which no type is at hand.
+        // Definitions of others, of which no types are at hand.
         "ServiceMonitor" if object["spec"]["endpoints"].is_array() => Vec::new(),
+        "PodMonitor" if object["spec"]["podMetricsEndpoints"].is_array() => Vec::new(),
+        "PrometheusRule" if object["spec"]["groups"].is_array() => Vec::new(),
         other => vec![format!("an object of kind {other:?}")],
     }
 }
@@ -271,6 +273,62 @@ fn nothing_is_bound_where_nobody_asks_for_it() {
     );
 }
 
+/// The groups of rules in the file that the chart's are a copy of.
+fn groups() -> Value {
+    let file = chart().join("../../monitoring/alerts.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    serde_saphyr::from_str::<Value>(&text).unwrap()["groups"].take()
+}
+
+#[test]
+fn the_alert_rules_are_those_of_the_file() {
+    let Some(objects) = rendered("ci/namespaced-values.yaml") else {
+        return;
+    };
+    let found = of_kind(&objects, "PrometheusRule");
+    assert_eq!(found[0]["spec"]["groups"], groups());
+
+    // One that nobody wants is left out, and the links lead where the runbooks are.
+    let objects = rendered("ci/full-values.yaml").unwrap();
+    let mut wanted = groups();
+    for group in wanted.as_array_mut().unwrap() {
+        let rules = group["rules"].as_array_mut().unwrap();
+        rules.retain(|rule| rule["alert"] != "CairnClockSkew");
+        for rule in rules {
+            let name = rule["alert"].as_str().unwrap();
+            let link = format!("https://example.com/runbooks/{name}.md");
+            rule["annotations"]["runbook_url"] = link.into();
+        }
+    }
+    let found = of_kind(&objects, "PrometheusRule");
+    assert_eq!(found[0]["spec"]["groups"], wanted);
+    assert_eq!(found[0]["metadata"]["labels"]["release"], "prometheus");
+
+    let objects = rendered("ci/defaults-values.yaml").unwrap();
+    for kind in ["PrometheusRule", "PodMonitor", "ServiceMonitor"] {
+        assert!(of_kind(&objects, kind).is_empty(), "{kind}");
+    }
+}
+
+#[test]
+fn the_nodes_of_the_namespaces_that_are_looked_after_are_asked_for_metrics() {
+    let Some(objects) = rendered("ci/namespaced-values.yaml") else {
+        return;
+    };
+    let monitor = &of_kind(&objects, "PodMonitor")[0]["spec"];
+    assert_eq!(
+        monitor["namespaceSelector"],
+        json!({"matchNames": ["shop", "shop-staging"]})
+    );
+    let objects = rendered("ci/full-values.yaml").unwrap();
+    let monitor = &of_kind(&objects, "PodMonitor")[0]["spec"];
+    assert_eq!(monitor["namespaceSelector"], json!({"any": true}));
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["scheme"], "https");
+    let labels = endpoint["relabelings"].as_array().unwrap();
+    assert!(labels.iter().any(|it| it["targetLabel"] == "cairn_cluster"));
+}
+
 #[test]
 fn values_that_make_no_sense_are_refused() {
     for (set, why) in [
@@ -285,6 +343,9 @@ fn values_that_make_no_sense_are_refused() {
             "metrics.serviceMonitor.enabled=true,metrics.service.enabled=false",
             "serviceMonitor",
         ),
+        ("metrics.podMonitor.scheme=ftp", "scheme"),
+        ("prometheusRules.runbooks=https://example.com", "runbooks"),
+        ("prometheusRules.disabled={watchdog}", "disabled"),
     ] {
         let Some(output) = template(".", &["--set", set]) else {
             return;

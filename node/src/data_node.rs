@@ -39,6 +39,7 @@ use crate::agent::{
     self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity, Places,
 };
 use crate::budget::Budget;
+use crate::diagnosis;
 use crate::disk::{DataDirectory, WalConfig};
 use crate::grpc::{
     self, IntakeConfig, KeyspaceServer, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer,
@@ -66,10 +67,11 @@ const HAND_OVER_SHARE: f64 = 0.75;
 /// How long connections may take to end once nothing is led here any more.
 const CONNECTIONS_DRAIN_MAX: Duration = Duration::from_secs(5);
 /// The services on the port for clients.
-const CLIENT_SERVICES: [&str; 3] = [
+const CLIENT_SERVICES: [&str; 4] = [
     kv_server::SERVICE_NAME,
     keyspace_server::SERVICE_NAME,
     topology_server::SERVICE_NAME,
+    diagnosis::SERVICE,
 ];
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -697,7 +699,8 @@ fn serve_clients(
     routes
         .add_service(kv.into_server())
         .add_service(keyspace.into_server())
-        .add_service(topology.into_server());
+        .add_service(topology.into_server())
+        .add_service(diagnosis::service("client"));
     grpc::add_about(&mut routes, &CLIENT_SERVICES);
     clients.run(
         "serve gRPC clients",

@@ -5,9 +5,11 @@ compile_error!("seeded bugs are for the simulator: what is shipped cannot carry 
 
 pub mod agent;
 pub mod budget;
+pub mod check;
 pub mod coordinator;
 pub mod coordinator_node;
 pub mod data_node;
+pub mod diagnosis;
 pub mod disk;
 pub mod grpc;
 pub mod http;

@@ -102,6 +102,8 @@ pub fn client_dialer(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Dial
 #[derive(Debug)]
 struct Configs {
     bytes: [Vec<u8>; 3],
+    /// When the node's own certificate expires, in seconds since 1970, where that can be read.
+    not_after: Option<i64>,
     /// For ports between nodes: a certificate is asked for.
     peer_server: Arc<ServerConfig>,
     /// For gRPC clients.
@@ -121,6 +123,7 @@ impl Tls {
         let loaded = files
             .map(|files| {
                 let configs = Configs::build(files, read_all(files)?)?;
+                configs.tell_expiry();
                 Ok(Arc::new(Loaded {
                     files: files.clone(),
                     current: ArcSwap::from_pointee(configs),
@@ -224,6 +227,7 @@ impl Loaded {
             return Ok(false);
         }
         let configs = Configs::build(&self.files, bytes)?;
+        configs.tell_expiry();
         self.current.store(Arc::new(configs));
         Ok(true)
     }
@@ -267,7 +271,9 @@ impl Configs {
             .with_client_auth_cert(chain.clone(), key.clone_key())
             .map_err(mismatch)?;
         client.alpn_protocols = vec![H2.to_vec()];
+        let own = chain.first();
         Ok(Self {
+            not_after: own.and_then(|own| not_after(own)),
             peer_server: server(true, Some(H2))?,
             grpc_server: server(false, Some(H2))?,
             plain_server: server(false, None)?,
@@ -275,6 +281,19 @@ impl Configs {
             bytes,
         })
     }
+
+    /// Tells when the certificate that is in use from now on expires.
+    fn tell_expiry(&self) {
+        if let Some(not_after) = self.not_after {
+            metrics::gauge!("cairn_tls_certificate_not_after_seconds").set(not_after as f64);
+        }
+    }
+}
+
+/// When a certificate expires, in seconds since 1970.
+fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
 }
 
 fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -336,4 +355,21 @@ fn server(
 
 fn mismatch(error: rustls::Error) -> TlsError {
     TlsError::Mismatch(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_says_when_it_expires() {
+        let mut params = CertificateParams::new(vec!["a".to_owned()]).expect("a name");
+        params.not_after = date_time_ymd(2030, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("signed");
+        assert_eq!(not_after(certificate.der()), Some(1_893_456_000));
+        assert_eq!(not_after(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
 }

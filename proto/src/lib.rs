@@ -72,4 +72,11 @@ pub mod pb {
             tonic::include_proto!("cairn.coordinator.v1");
         }
     }
+    /// Package `cairn.diagnosis`.
+    pub mod diagnosis {
+        /// Package `cairn.diagnosis.v1`.
+        pub mod v1 {
+            tonic::include_proto!("cairn.diagnosis.v1");
+        }
+    }
 }

@@ -113,8 +113,21 @@ pub struct Summary {
     pub degraded: usize,
     /// With a replica being made or a joint configuration.
     pub moving: usize,
+    /// In which a set in force has too few whole members within reach to acknowledge a write,
+    /// or to hold a lease.
+    #[serde(default)]
+    pub without_quorum: usize,
+    /// In which a set in force has lost members from reach and can lose no other.
+    #[serde(default)]
+    pub without_spare: usize,
+    /// How many entries the member that is furthest behind its primary lacks.
+    #[serde(default)]
+    pub lag_entries: u64,
     /// Data nodes that are up.
     pub nodes_up: usize,
+    /// Data nodes that are members, and down.
+    #[serde(default)]
+    pub nodes_down: usize,
     /// Data nodes that are members.
     pub nodes: usize,
     /// Promotions from too few reports, ever (rule 9).

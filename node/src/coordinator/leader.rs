@@ -248,6 +248,9 @@ impl Leader {
 
     /// Runs until `shutdown`.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        events::register();
+        metrics::gauge!("cairn_coordinator_leading").set(0.0);
+        gauges::set(Summary::default(), RebalanceStatus::default());
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut taken = Vec::with_capacity(TURN_MAX);

@@ -29,6 +29,7 @@ mod service;
 mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
+mod voters;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,6 +62,7 @@ use raft::{Raft, RaftMetrics, raft_config};
 use service::{AdminService, Office, PeerPort};
 use storage::{OpenError, Opened, View};
 
+use crate::diagnosis;
 use crate::grpc::{self, MapFeed, ServeConfig, TopologyServer};
 use crate::listener::{Accept, ListenerConfig, TlsSource};
 use crate::partition::boottime;
@@ -413,6 +415,7 @@ impl Running {
         let keeping = tokio::spawn(office.clone().keep_membership());
         let guarding = tokio::spawn(Arc::clone(&office.group).guard_elections());
         let watching = tokio::spawn(watch_health(office.clone(), health));
+        let counting = tokio::spawn(voters::watch(office.clone()));
         let map = Arc::new(ArcSwap::default());
         let feed = MapFeed::new(Arc::clone(&map));
         let feeding = tokio::spawn(feed_map(office.view.clone(), map, feed.clone()));
@@ -448,7 +451,7 @@ impl Running {
         }
         shutdown.cancel();
         settling.abort();
-        for task in [guarding, watching, feeding, keeping] {
+        for task in [guarding, watching, counting, feeding, keeping] {
             task.abort();
         }
         // Each of them may hang with the disk: one deadline for all. What was answered
@@ -518,7 +521,11 @@ fn peer_routes(office: Office, documents: Documents) -> Routes {
 }
 
 /// The services on the port for clients and people.
-const CLIENT_SERVICES: [&str; 2] = [topology_server::SERVICE_NAME, admin_server::SERVICE_NAME];
+const CLIENT_SERVICES: [&str; 3] = [
+    topology_server::SERVICE_NAME,
+    admin_server::SERVICE_NAME,
+    diagnosis::SERVICE,
+];
 
 /// The port for clients and people.
 fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> Routes {
@@ -526,7 +533,8 @@ fn client_routes(office: Office, feed: MapFeed, shutdown: CancellationToken) -> 
     let mut routes = Routes::builder();
     routes
         .add_service(TopologyServer::new(feed, shutdown).into_server())
-        .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit));
+        .add_service(AdminServer::new(AdminService(office)).max_encoding_message_size(limit))
+        .add_service(diagnosis::service("coordinator-client"));
     crate::grpc::add_about(&mut routes, &CLIENT_SERVICES);
     routes.routes()
 }

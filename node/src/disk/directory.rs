@@ -256,6 +256,71 @@ impl DataDirectory {
     }
 }
 
+/// The directory of a node that does not run, to be read and nothing else. None starts on it
+/// until the value is dropped.
+#[derive(Debug)]
+pub struct StoppedDirectory {
+    root: PathBuf,
+    identity: Identity,
+    /// The lock goes with it, where there was a file to lock.
+    _lock: Option<File>,
+}
+
+impl StoppedDirectory {
+    /// Locks the directory without writing to it.
+    ///
+    /// # Errors
+    /// See [`DirectoryError`]; also where no node has ever used it.
+    pub fn open(root: &Path) -> Result<Self, DirectoryError> {
+        let root = root
+            .canonicalize()
+            .map_err(DirectoryError::io("find", root))?;
+        let lock = hold(&root)?;
+        if !exists(&root.join(IDENTITY))? {
+            return Err(DirectoryError::Damaged {
+                what: format!("it has no {IDENTITY}: no data node has used it"),
+                path: root,
+            });
+        }
+        let identity = read_identity(&root, IDENTITY)?;
+        Ok(Self {
+            root,
+            identity,
+            _lock: lock,
+        })
+    }
+
+    /// The identity.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where the write-ahead log lies.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.root.join(LOG)
+    }
+
+    /// Where the store lies.
+    #[must_use]
+    pub fn state_path(&self) -> PathBuf {
+        self.root.join(STATE)
+    }
+}
+
+/// Holds a directory against processes that would write to it, without writing to it. A
+/// directory without a file to lock is in nobody's use.
+pub(crate) fn hold(root: &Path) -> Result<Option<File>, DirectoryError> {
+    let path = root.join(LOCK);
+    if !exists(&path)? {
+        return Ok(None);
+    }
+    let mut file = File::open(&path).map_err(DirectoryError::io("open", &path))?;
+    take(&mut file, root, &path)?;
+    Ok(Some(file))
+}
+
 fn exists(path: &Path) -> Result<bool, DirectoryError> {
     path.try_exists().map_err(DirectoryError::io("find", path))
 }
@@ -288,30 +353,35 @@ pub(crate) fn lock(root: &Path) -> Result<File, DirectoryError> {
         .truncate(false)
         .open(&path)
         .map_err(DirectoryError::io("open", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
+    take(&mut file, root, &path)?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(DirectoryError::io("write", &path))?;
+    Ok(file)
+}
+
+/// Takes the lock, or says who has it.
+fn take(file: &mut File, root: &Path, path: &Path) -> Result<(), DirectoryError> {
+    match rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             // The holder's number is a courtesy: where it cannot be read the refusal
             // stands all the same.
-            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
+            let _ = Read::by_ref(file).take(32).read_to_string(&mut holder);
             let holder = holder.trim();
-            return Err(DirectoryError::Locked {
+            Err(DirectoryError::Locked {
                 path: root.to_path_buf(),
                 holder: if holder.is_empty() {
                     "unknown".to_owned()
                 } else {
                     holder.to_owned()
                 },
-            });
+            })
         }
-        Err(error) => return Err(DirectoryError::io("lock", &path)(error.into())),
+        Err(error) => Err(DirectoryError::io("lock", path)(error.into())),
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(DirectoryError::io("write", &path))?;
-    Ok(file)
 }
 
 /// Begins, or begins again, to make a directory that has no identity yet.

@@ -7,12 +7,14 @@
 
 mod directory;
 mod files;
+mod read_only;
 mod space;
 mod wal;
 
 pub(crate) use directory::lock;
-pub use directory::{DataDirectory, DirectoryError, Identity};
+pub use directory::{DataDirectory, DirectoryError, Identity, StoppedDirectory};
 pub use files::{DirectoryDisk, RealFile};
+pub use read_only::{ReadOnlyDisk, ReadOnlyFile};
 pub use space::{DiskSpace, KeepWatch, SpaceWatch};
 pub use wal::{WalConfig, WalHandle};
 

@@ -24,6 +24,13 @@ const BYTES: [f64; 9] = [
     16_777_216.0,
 ];
 
+/// Histograms of how many of something came together.
+const COUNTS: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0,
+];
+/// Which those are.
+const COUNTING: [&str; 2] = ["cairn_wal_batch_records", "cairn_engine_turn_inputs"];
+
 /// The recorder of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -55,10 +62,14 @@ pub fn install() -> Result<Metrics, InstallError> {
 }
 
 fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
-    let handle = PrometheusBuilder::new()
+    let mut builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES)?
-        .install_recorder()?;
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES)?;
+    // What has no buckets would be told as quantiles, which cannot be added up over nodes.
+    for name in COUNTING {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &COUNTS)?;
+    }
+    let handle = builder.install_recorder()?;
     metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory.");
     metrics::describe_gauge!("process_virtual_memory_bytes", "Virtual memory.");
     metrics::describe_gauge!("process_open_fds", "Open file descriptors.");
@@ -72,11 +83,7 @@ fn build() -> Result<Metrics, metrics_exporter_prometheus::BuildError> {
         "process_cpu_seconds_total",
         "Time on the processors, in user and in system mode."
     );
-    metrics::gauge!("process_start_time_seconds").set(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |since| since.as_secs_f64()),
-    );
+    metrics::gauge!("process_start_time_seconds").set(unix_seconds());
     metrics::gauge!("cairn_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Metrics { handle })
 }
@@ -100,6 +107,7 @@ impl Metrics {
 fn observe_process() {
     let usage = usage_seconds();
     metrics::gauge!("process_cpu_seconds_total").set(usage);
+    metrics::gauge!("cairn_time_seconds").set(unix_seconds());
     if let Some((virtual_bytes, resident)) = memory() {
         metrics::gauge!("process_virtual_memory_bytes").set(virtual_bytes as f64);
         metrics::gauge!("process_resident_memory_bytes").set(resident as f64);
@@ -113,6 +121,12 @@ fn observe_process() {
     if let Ok(entries) = std::fs::read_dir("/proc/self/task") {
         metrics::gauge!("process_threads").set(entries.count() as f64);
     }
+}
+
+/// The calendar, since 1970.
+fn unix_seconds() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn usage_seconds() -> f64 {

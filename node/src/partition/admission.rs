@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cairn_core::kv::request::{RequestError, WriteLevel};
 
+use super::refusals::RefusedWrites;
+
 /// One place in so many is for writes of level `all`.
 pub(super) const ALL_SHARE: usize = 2;
 
@@ -81,6 +83,7 @@ pub(super) struct Admission {
     /// Of these, the writes of level `all`.
     everywhere: Waiting,
     max: Count,
+    refused: RefusedWrites,
 }
 
 impl Admission {
@@ -89,6 +92,7 @@ impl Admission {
             all: Waiting::default(),
             everywhere: Waiting::default(),
             max: Count { writes, bytes },
+            refused: RefusedWrites::new(),
         }
     }
 
@@ -101,6 +105,7 @@ impl Admission {
         };
         let is_for_all = place.level == WriteLevel::All;
         if self.all.reaches(self.max) || (is_for_all && self.everywhere.reaches(share)) {
+            self.refused.count(&RequestError::Overloaded);
             return Err(RequestError::Overloaded);
         }
         let mut taken = Freed::default();

@@ -330,8 +330,10 @@ impl Engine {
             }
             Event::Corrupt { partitions } => {
                 for partition in partitions {
-                    if let Some(standing) = self.core.standing(*partition) {
-                        self.shared.set_damaged(*partition, standing.replica);
+                    if let Some(standing) = self.core.standing(*partition)
+                        && self.shared.set_damaged(*partition, standing.replica)
+                    {
+                        metrics::counter!("cairn_corrupt_replicas_total").increment(1);
                     }
                 }
                 self.links.agent.urge();
@@ -401,6 +403,9 @@ impl Engine {
         self.figures.writes.increment(writes);
         let waiting = self.shared.admission.waiting();
         self.figures.waiting.set(waiting as f64);
+        let flushing = self.flushing.front();
+        let awaited = flushing.map_or(Micros(0), |(_, since)| self.turn.now.minus(*since));
+        self.figures.flush_awaited.set(seconds(awaited));
         let serving = self.lanes.iter().flatten().filter(|l| l.serves()).count();
         self.figures.serving.set(serving as f64);
         let slowing = self.lanes.iter().flatten().filter(|l| l.pushes_back());

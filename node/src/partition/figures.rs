@@ -10,6 +10,8 @@ pub(super) struct Figures {
     pub(super) turns: Counter,
     pub(super) inputs_per_turn: Histogram,
     pub(super) flush_seconds: Histogram,
+    /// For how long the oldest flush under way has been awaited.
+    pub(super) flush_awaited: Gauge,
     pub(super) commit_seconds: Histogram,
     pub(super) waiting: Gauge,
     pub(super) serving: Gauge,
@@ -33,6 +35,7 @@ impl Figures {
             turns: counter!("cairn_engine_turns_total"),
             inputs_per_turn: histogram!("cairn_engine_turn_inputs"),
             flush_seconds: histogram!("cairn_wal_flush_wait_seconds"),
+            flush_awaited: gauge!("cairn_wal_flush_awaited_seconds"),
             commit_seconds: histogram!("cairn_write_commit_seconds"),
             waiting: gauge!("cairn_writes_waiting"),
             serving: gauge!("cairn_partitions_serving"),

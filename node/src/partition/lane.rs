@@ -24,6 +24,7 @@ use super::admission::{ALL_SHARE, Freed, Place};
 use super::board::NEVER;
 use super::inbox::{Found, LoadedTable, Submission, Work};
 use super::park::Park;
+use super::refusals::RefusedWrites;
 use super::reply::{ReplyTo, WriteResult};
 use crate::store::StateReader;
 
@@ -49,6 +50,7 @@ pub(super) struct Turn {
     pub(super) overloaded: bool,
     /// The most writes that wait in one partition.
     pub(super) waiting_max: usize,
+    refused: RefusedWrites,
     pub(super) effects: Vec<Effect>,
     pub(super) answers: Vec<(ReplyTo, WriteResult)>,
     pub(super) freed: Freed,
@@ -89,6 +91,7 @@ impl Turn {
             wall_ms: 0,
             overloaded: false,
             waiting_max,
+            refused: RefusedWrites::new(),
             effects: Vec::new(),
             answers: Vec::new(),
             freed: Freed::default(),
@@ -102,6 +105,9 @@ impl Turn {
 
     pub(super) fn answer(&mut self, reply: ReplyTo, place: Place, result: WriteResult) {
         self.freed.add(place);
+        if let Err(error) = &result {
+            self.refused.count(error);
+        }
         self.answers.push((reply, result));
     }
 

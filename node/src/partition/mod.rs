@@ -34,6 +34,7 @@ mod links;
 mod load;
 mod park;
 mod read;
+mod refusals;
 mod reply;
 mod scan;
 mod shared;

@@ -98,8 +98,9 @@ impl Shared {
         self.damaged.lock().contains(&(partition, replica))
     }
 
-    pub(super) fn set_damaged(&self, partition: PartitionId, replica: ReplicaId) {
-        self.damaged.lock().insert((partition, replica));
+    /// Says whether that was news.
+    pub(super) fn set_damaged(&self, partition: PartitionId, replica: ReplicaId) -> bool {
+        self.damaged.lock().insert((partition, replica))
     }
 
     pub(super) fn set_mended(&self, partition: PartitionId, replica: ReplicaId) {

@@ -75,7 +75,7 @@ pub(crate) struct Cut {
 impl Cut {
     /// Whether this is what a power loss leaves behind: the end of what was being
     /// written. Otherwise something was damaged that had been flushed.
-    pub(super) fn is_torn_tail(&self) -> bool {
+    pub(crate) fn is_torn_tail(&self) -> bool {
         self.removed == 0
     }
 }

@@ -109,6 +109,7 @@ impl MaintenanceHandle {
             persisted_at: Instant::now(),
             persist_seconds: metrics::histogram!("cairn_store_persist_seconds"),
             free: metrics::gauge!("cairn_disk_free_bytes"),
+            disk_size: metrics::gauge!("cairn_disk_size_bytes"),
             size: metrics::gauge!("cairn_store_size_bytes"),
         };
         let thread = std::thread::Builder::new()
@@ -167,6 +168,7 @@ struct Worker {
     persisted_at: Instant,
     persist_seconds: metrics::Histogram,
     free: metrics::Gauge,
+    disk_size: metrics::Gauge,
     size: metrics::Gauge,
 }
 
@@ -223,6 +225,7 @@ impl Worker {
         };
         let free = space.free_bytes;
         self.free.set(free as f64);
+        self.disk_size.set(space.total_bytes as f64);
         (self.told.disk_space)(space);
         if let Some(keeping) = self.keep.observe(free) {
             self.wal.set_keeping(keeping);

@@ -16,7 +16,7 @@ mod fjall_store;
 pub(crate) mod journal_check;
 mod maintenance;
 mod open;
-mod opening;
+pub(crate) mod opening;
 mod read;
 mod sizes;
 mod snapshot;

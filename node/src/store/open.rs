@@ -262,6 +262,7 @@ impl NodeStorage {
             // They only take room: no reason not to start.
             Err(error) => tracing::error!(%error, "cannot look for what nobody uses"),
         }
+        metrics::gauge!("cairn_disk_reserve_bytes").set(config.reserve_bytes as f64);
         let room = Room::new(disk.clone(), config.reserve_bytes);
         let (segment, kept) = (config.wal.segment_bytes, config.wal.kept_bytes);
         let keep = KeepWatch::new(config.reserve_bytes, segment, kept);

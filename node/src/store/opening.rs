@@ -15,7 +15,7 @@ use cairn_storage::format::segment_header::LogIdentity;
 use cairn_storage::state;
 use cairn_storage::store::StoreError;
 
-use super::journal_check::{Settled, settle};
+use super::journal_check::{Cut, Journals, Settled, settle};
 use super::{FjallStore, StorageConfig, StorageError};
 
 /// What stands behind the store's name, and a number, where it was set aside.
@@ -47,6 +47,13 @@ impl From<StoreError> for Failure {
 }
 
 impl Failure {
+    fn into_error(self) -> StorageError {
+        match self {
+            Self::Damaged(why) => StorageError::Damaged(why),
+            Self::Refused(error) => error,
+        }
+    }
+
     fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Refused(StorageError::Io { action, source })
     }
@@ -75,10 +82,49 @@ pub(super) fn open_store(
         "the store is damaged: it is set aside, and replicas whose state the log cannot make \
          anew are replaced from others"
     );
-    try_open(path, identity, config).map_err(|failure| match failure {
-        Failure::Damaged(why) => StorageError::Damaged(why),
-        Failure::Refused(error) => error,
-    })
+    try_open(path, identity, config).map_err(Failure::into_error)
+}
+
+/// What a look at a store found, which was changed by it: it is to be a copy.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    /// The store, or an empty one where it is damaged past use.
+    pub(crate) store: FjallStore,
+    /// Where its journals end before their time.
+    pub(crate) cut: Option<Cut>,
+    /// Why it is damaged past use, if it is.
+    pub(crate) unusable: Option<String>,
+}
+
+/// Opens a copy of a store as [`open_store`] does, and says what it finds instead of
+/// counting and logging it.
+///
+/// # Errors
+/// See [`StorageError`].
+pub(crate) fn look_at_copy(
+    path: &Path,
+    identity: &LogIdentity,
+    config: &StorageConfig,
+) -> Result<Looked, StorageError> {
+    let cut = Journals::read(path)
+        .map_err(StorageError::io("read the store's journals"))?
+        .cut();
+    match try_open(path, identity, config) {
+        Ok(store) => Ok(Looked {
+            store,
+            cut,
+            unusable: None,
+        }),
+        Err(Failure::Damaged(why)) => {
+            set_aside(path).map_err(StorageError::io("set the damaged copy aside"))?;
+            Ok(Looked {
+                store: try_open(path, identity, config).map_err(Failure::into_error)?,
+                cut,
+                unusable: Some(why),
+            })
+        }
+        Err(failure) => Err(failure.into_error()),
+    }
 }
 
 fn try_open(

@@ -53,7 +53,10 @@ use std::io;
 
 use cairn_core::replication::DurableRecord;
 
+use crate::disk::Disk;
 use crate::format::DecodeError;
+use crate::format::segment_header::LogIdentity;
+use crate::store::Store;
 
 /// Sizes of the log.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +76,20 @@ pub struct WalOptions {
     pub recovered_bytes: usize,
     /// How many reclaimed files are kept to be used again.
     pub spares: usize,
+}
+
+/// What [`Wal::open`] would find, with nothing of the log changed. The store is persisted,
+/// as it is there.
+///
+/// # Errors
+/// See [`WalError`].
+pub fn inspect<D: Disk>(
+    disk: &D,
+    identity: &LogIdentity,
+    options: &WalOptions,
+    store: &dyn Store,
+) -> Result<Recovery, WalError> {
+    recovery::recover(disk, identity, options, store).map(|(found, _)| found)
 }
 
 impl Default for WalOptions {

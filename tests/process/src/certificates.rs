@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -48,8 +49,21 @@ impl Authority {
     /// # Errors
     /// Where they cannot be made or written.
     pub fn issue(&self) -> Result<Vec<u8>> {
+        self.sign(CertificateParams::new(["127.0.0.1".to_owned()])?)
+    }
+
+    /// The same with a certificate that is good for so long and no longer.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_for(&self, good_for: Duration) -> Result<Vec<u8>> {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()])?;
+        params.not_after = (SystemTime::now() + good_for).into();
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Result<Vec<u8>> {
         let key = KeyPair::generate()?;
-        let params = CertificateParams::new(["127.0.0.1".to_owned()])?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         self.write("key.pem", &key.serialize_pem())?;
         self.write("cert.pem", &certificate.pem())?;

@@ -15,6 +15,9 @@
 //! - [`browser`] opens pages as a person's browser does.
 //! - [`pod`] runs nodes as Kubernetes does, and [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
+//! - [`small_disk`] is a disk that can be filled up.
+//! - [`prometheus`] collects metrics as a real one does, and [`metrics_table`] says which there
+//!   are.
 //! - [`waiting`] waits for conditions, with a bound.
 //!
 //! Nothing here asserts a duration: bounds only end what would hang.
@@ -32,17 +35,20 @@ pub mod latencies;
 pub mod ledger;
 pub mod load;
 pub mod membership;
+pub mod metrics_table;
 mod native;
 pub mod network;
 pub mod node;
 pub mod pod;
 pub mod ports;
 pub mod power;
+pub mod prometheus;
 pub mod proxy;
 pub mod resp;
 pub mod seed;
 pub mod skip;
 pub mod slot_keys;
+pub mod small_disk;
 pub mod status;
 pub mod waiting;
 pub mod wal;

@@ -12,7 +12,18 @@ use crate::cluster::status::{
     ReplicaHealth, Standing, Summary,
 };
 use crate::ids::{Micros, NodeId};
-use crate::record::{Configuration, Member, NodeStanding, PartitionRecord};
+use crate::record::{Configuration, Member, NodeStanding, PartitionRecord, ReplicaSet};
+
+/// What a set of replicas can lose, the worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Spare {
+    /// It has lost too much already.
+    Missing,
+    /// Nothing more, of what it could lose.
+    None,
+    /// Something, or nothing is missing.
+    Enough,
+}
 
 impl Supervisor {
     /// How everything stands now.
@@ -48,7 +59,18 @@ impl Supervisor {
             serving: count(&|record| self.serves(record)),
             degraded: count(&|record| record.degraded),
             moving: count(&|record| super::is_changing(&record.config)),
+            without_quorum: count(&|record| self.spare(record) < Spare::None),
+            without_spare: count(&|record| self.spare(record) == Spare::None),
+            lag_entries: records
+                .iter()
+                .map(|record| self.lag(record))
+                .max()
+                .unwrap_or(0),
             nodes_up: state.members().filter(|n| self.views.is_up(n.id)).count(),
+            nodes_down: state
+                .members()
+                .filter(|n| self.views.health(n.id).is_down())
+                .count(),
             nodes: state.members().count(),
             lossy_promotions: records
                 .iter()
@@ -60,6 +82,38 @@ impl Supervisor {
     /// One that says so and reaches too few others serves nobody.
     fn serves(&self, record: &PartitionRecord) -> bool {
         self.views.is_serving(record) && self.views.has_quorum(record)
+    }
+
+    /// What the set in force that is worst off can still lose.
+    fn spare(&self, record: &PartitionRecord) -> Spare {
+        let whole =
+            |m: &&Member| self.views.is_up(m.node) && !self.views.is_corrupt(record.id, **m);
+        let of_set = |set: &ReplicaSet| {
+            let needed = set.lease_quorum().max(set.write_quorum());
+            match set.members.iter().filter(whole).count() {
+                have if have < needed => Spare::Missing,
+                have if have == needed && have < set.members.len() => Spare::None,
+                _ => Spare::Enough,
+            }
+        };
+        let sets = record.config.sets().map(of_set);
+        sets.min().unwrap_or(Spare::Missing)
+    }
+
+    /// How many entries the member furthest behind lacks, as the primary knows it.
+    fn lag(&self, record: &PartitionRecord) -> u64 {
+        let Some(primary) = self.views.primary_status(record) else {
+            return 0;
+        };
+        if primary.role != Role::Primary {
+            return 0;
+        }
+        let members = record.config.sets().flat_map(|set| set.members.iter());
+        members
+            .filter_map(|member| self.views.follower(record, *member))
+            .map(|follower| primary.head.index.0.saturating_sub(follower.matched.0))
+            .max()
+            .unwrap_or(0)
     }
 
     /// What is being moved, and what is to be.

@@ -1,10 +1,9 @@
 //! What the supervisor tells: logs, metrics, and the recent past for people.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use cairn_core::cluster::SupervisorEvent;
-use cairn_core::cluster::failure_detector::Health;
-use cairn_core::ids::{Micros, NodeId};
+use cairn_core::ids::Micros;
 use serde::Serialize;
 
 use crate::partition::wall_ms;
@@ -24,7 +23,6 @@ pub(in super::super) struct Noted {
 
 #[derive(Debug, Default)]
 pub(super) struct Chronicle {
-    health: BTreeMap<NodeId, Health>,
     events: VecDeque<Noted>,
 }
 
@@ -32,10 +30,21 @@ fn seconds(span: Micros) -> f64 {
     span.0 as f64 / 1e6
 }
 
+/// Counts nothing yet of what an alert must see the first time: what is first seen at 1 has
+/// increased by nothing.
+pub(super) fn register() {
+    for counter in [
+        metrics::counter!("cairn_coordinator_possible_losses_total"),
+        metrics::counter!("cairn_coordinator_lost_entries_known_total"),
+        metrics::counter!("cairn_coordinator_reigns_total"),
+    ] {
+        counter.increment(0);
+    }
+}
+
 impl Chronicle {
     /// A reign begins: nothing was seen yet.
     pub(super) fn begin(&mut self) {
-        self.health.clear();
         self.events.clear();
     }
 
@@ -59,8 +68,6 @@ impl Chronicle {
         match event {
             SupervisorEvent::NodeHealth { node, from, to } => {
                 tracing::info!(%node, ?from, ?to, "a data node's health changed");
-                self.health.insert(*node, *to);
-                self.count_nodes();
             }
             SupervisorEvent::PromotionStarted {
                 partition,
@@ -153,21 +160,6 @@ impl Chronicle {
                 tracing::info!(?event, "a partition is changed");
                 metrics::counter!("cairn_coordinator_reconfigurations_total").increment(1);
             }
-        }
-    }
-
-    fn count_nodes(&self) {
-        let (mut up, mut suspect, mut down) = (0u32, 0u32, 0u32);
-        for health in self.health.values() {
-            match health {
-                Health::Up => up += 1,
-                Health::Unknown | Health::Suspect(_) => suspect += 1,
-                Health::Down(_) => down += 1,
-            }
-        }
-        for (label, count) in [("up", up), ("suspect", suspect), ("down", down)] {
-            metrics::gauge!("cairn_coordinator_data_nodes", "health" => label)
-                .set(f64::from(count));
         }
     }
 }

@@ -9,8 +9,12 @@ pub(super) fn set(summary: Summary, rebalance: RebalanceStatus) {
         serving,
         degraded,
         moving,
-        nodes_up: _,
-        nodes: _,
+        without_quorum,
+        without_spare,
+        lag_entries,
+        nodes_up,
+        nodes_down,
+        nodes,
         lossy_promotions: _,
     } = summary;
     let RebalanceStatus {
@@ -27,8 +31,18 @@ pub(super) fn set(summary: Summary, rebalance: RebalanceStatus) {
         ("unserved", partitions - serving.min(partitions)),
         ("degraded", degraded),
         ("moving", moving),
+        ("without_quorum", without_quorum),
+        ("without_spare", without_spare),
     ] {
         metrics::gauge!("cairn_coordinator_partitions", "state" => label).set(count as f64);
+    }
+    metrics::gauge!("cairn_coordinator_replica_lag_entries").set(lag_entries as f64);
+    for (label, count) in [
+        ("up", nodes_up),
+        ("suspect", nodes.saturating_sub(nodes_up + nodes_down)),
+        ("down", nodes_down),
+    ] {
+        metrics::gauge!("cairn_coordinator_data_nodes", "health" => label).set(count as f64);
     }
     for (label, count) in [("under_way", under_way), ("waiting", waiting)] {
         metrics::gauge!("cairn_coordinator_copies", "state" => label).set(count as f64);

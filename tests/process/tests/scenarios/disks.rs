@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cairn_core::ids::ReplicaId;
@@ -10,11 +9,11 @@ use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::load::{Load, Plan};
 use cairn_process_tests::node::Node;
 use cairn_process_tests::power::Forget;
+use cairn_process_tests::small_disk::{NO_SMALL_DISK, SmallDisk, allocate, free_bytes};
 use cairn_process_tests::{seed, skip, status, waiting, wal};
 use cairn_storage::format::batch::{BATCH_HEADER_BYTES, BatchKind};
 use rand::Rng;
 use rand::rngs::StdRng;
-use tempfile::TempDir;
 
 #[test]
 fn a_write_that_was_under_way_when_everything_was_killed_is_torn_and_loses_nothing() -> Result<()> {
@@ -246,41 +245,6 @@ fn a_wiped_disk_is_filled_again_from_the_others() -> Result<()> {
     load.stop()?.verify(&cluster.target())
 }
 
-/// A small file system in memory, unmounted when it is dropped.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None` where this process may not mount.
-    fn mount(mebibytes: u32) -> Result<Option<Self>> {
-        let directory = TempDir::with_prefix("cairn-small-disk-")?;
-        let mounted = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={mebibytes}m"),
-                "cairn-test",
-            ])
-            .arg(directory.path())
-            .output();
-        Ok(match mounted {
-            Ok(done) if done.status.success() => Some(Self(directory)),
-            _ => None,
-        })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().to_owned()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that was just killed may still hold it.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
-    }
-}
-
 /// A cluster with all its disks on a small one, and the file that can fill it up.
 fn cramped(disk: &SmallDisk) -> Result<(Cluster, PathBuf)> {
     let spec = Spec {
@@ -303,8 +267,6 @@ fn fill_up(disk: &SmallDisk, ballast: &Path, load: &Load) -> Result<()> {
     load.await_errors("MISCONF", 500)?;
     load.await_reads(2000)
 }
-
-const NO_SMALL_DISK: &str = "this process may not mount a small file system";
 
 #[test]
 fn full_disks_refuse_writes_and_serve_reads_until_there_is_room_again() -> Result<()> {
@@ -343,27 +305,4 @@ fn every_process_killed_on_full_disks_starts_again_and_loses_no_acknowledged_wri
     fs::remove_file(&ballast)?;
     cluster.await_serving()?;
     load.stop()?.verify(&cluster.target())
-}
-
-fn free_bytes(path: &Path) -> Result<u64> {
-    let text = std::ffi::CString::new(path.to_str().context("a path of text")?)?;
-    // SAFETY: `statvfs` is plain data, for which all zeros is a value.
-    let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is a C string and the answer is ours, both alive over the call.
-    let result = unsafe { libc::statvfs(text.as_ptr(), &raw mut answer) };
-    ensure!(result == 0, "statvfs: {}", std::io::Error::last_os_error());
-    Ok(answer.f_bavail * answer.f_frsize)
-}
-
-fn allocate(path: &Path, bytes: u64) -> Result<()> {
-    use std::os::fd::AsRawFd;
-    let file = fs::File::create(path)?;
-    // SAFETY: `posix_fallocate` takes integers; the descriptor is open over the call.
-    let result = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, i64::try_from(bytes)?) };
-    ensure!(
-        result == 0,
-        "fallocate: {}",
-        std::io::Error::from_raw_os_error(result)
-    );
-    Ok(())
 }

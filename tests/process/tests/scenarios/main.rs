@@ -3,6 +3,7 @@
 //! Every test is bounded, prints its seed, and removes what it started and wrote.
 //! `docs/testing.md` says how they check.
 
+mod bundle;
 mod checker;
 mod clients;
 mod coordinators;
@@ -19,6 +20,7 @@ mod kills;
 mod levels;
 mod membership;
 mod networks;
+mod offline_check;
 mod other_configurations;
 mod pods;
 mod power_cuts;

@@ -738,6 +738,35 @@ fn upheaval(world: &mut World, draw: &mut Draw) {
 }
 
 #[test]
+fn the_summary_says_what_can_still_be_lost() {
+    let mut world = cluster(3, 3);
+    settle(&mut world);
+    let told = |world: &World| {
+        let summary = world.supervisor.summary();
+        let (short, bare) = (summary.without_quorum, summary.without_spare);
+        (short, bare, summary.nodes_down)
+    };
+    let all = usize::try_from(PARTITIONS).expect("few");
+    assert_eq!(told(&world), (0, 0, 0));
+    assert_eq!(world.supervisor.summary().lag_entries, 0);
+    world.kill(NodeId(1));
+    world.run(5_000);
+    assert_eq!(told(&world), (0, all, 1));
+    world.kill(NodeId(2));
+    world.run(5_000);
+    assert_eq!(told(&world), (all, 0, 2));
+    for node in [1, 2] {
+        world.start(NodeId(node));
+    }
+    settle(&mut world);
+    assert_eq!(told(&world), (0, 0, 0));
+    // What was never whole lacks nothing that it could lose.
+    let mut world = cluster(1, 3);
+    settle(&mut world);
+    assert_eq!(told(&world), (0, 0, 0));
+}
+
+#[test]
 fn whatever_comes_and_goes_nothing_is_lost_and_all_settles() {
     for seed in 0..30 {
         let mut draw = Draw(0x0c0ffee ^ seed);
