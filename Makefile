@@ -1,10 +1,10 @@
 # What people and CI call. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs model fuzz images kube-lab kube-lab-down e2e bench clean
+.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs operator-mutations model fuzz images kube-lab kube-lab-down e2e bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the release binary, target/release/cairn
 	cargo build --release --locked
@@ -40,6 +40,9 @@ SEEDS ?= 5000
 
 seeded-bugs: ## see that the simulator finds bugs that are put in, with SEEDS (5000) for each
 	ci/seeded-bugs --seeds $(SEEDS)
+
+operator-mutations: ## take each rule of the operator out, and see that a test turns red
+	ci/operator-mutations
 
 model: ## try every order of events of one small partition, to the end
 	cargo run --profile sim --locked -p cairn-model

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -35,6 +36,7 @@ dependencies = load("check-dependencies")
 run_tests = load("run-tests")
 tree = load("check-tree")
 chart_readme = load("chart-readme")
+operator_mutations = load("operator-mutations")
 
 
 class Licences(unittest.TestCase):
@@ -120,6 +122,85 @@ class Warnings(unittest.TestCase):
         self.assertEqual(self.check(says.format("warning[E0001]: a code", 0)), 1)
         self.assertEqual(self.check(says.format("   | warning: in a quoted line", 0)), 0)
         self.assertEqual(self.check(says.format("error: it does not compile", 101)), 101)
+
+
+class Plugin(unittest.TestCase):
+    """`kubectl cairn` over a kubectl that answers from a table and notes what it is asked."""
+
+    FAKE = """#!/usr/bin/env bash
+printf '%s\\n' "$*" >>"$ASKED"
+case "$*" in
+*"get kvclusters"*) echo -n "$CLUSTERS" ;;
+*"get pods"*) printf '%s' "$READY" ;;
+*maintenance.drain*) echo -n "$DRAINED" ;;
+*state*) echo -n "Empty 0" ;;
+*"get pod orders-data-9"*) echo "not found" >&2; exit 1 ;;
+esac
+"""
+
+    def call(self, *words: str, clusters="orders", ready="orders-coordinator-1", drained=""):
+        with tempfile.TemporaryDirectory() as folder:
+            fake = Path(folder, "kubectl")
+            fake.write_text(self.FAKE)
+            fake.chmod(0o755)
+            asked = Path(folder, "asked")
+            asked.touch()
+            path = f"{folder}:{os.environ['PATH']}"
+            environment = dict(
+                os.environ, PATH=path, ASKED=str(asked), CLUSTERS=clusters, READY=ready, DRAINED=drained
+            )
+            done = subprocess.run(
+                [HERE.parent / "plugin" / "kubectl-cairn", *words],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            return done, asked.read_text().splitlines()
+
+    def test_commands_run_in_a_coordinator_that_is_ready(self):
+        done, asked = self.call("-n", "shop", "nodes")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(asked[-1], "-n shop exec orders-coordinator-1 -- cairn nodes")
+        done, asked = self.call("run", "--", "get", "a key", "--level", "local")
+        self.assertEqual(asked[-1], "exec orders-coordinator-1 -- cairn get a key --level local")
+        done, _ = self.call("nodes", ready="")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn("no coordinator of orders is ready", done.stderr)
+
+    def test_the_cluster_is_the_only_one_or_the_named_one(self):
+        self.assertEqual(self.call("nodes", clusters="orders carts")[0].returncode, 2)
+        self.assertEqual(self.call("nodes", clusters="")[0].returncode, 1)
+        done, asked = self.call("--cluster=carts", "hold")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("patch kvcluster carts", asked[-1])
+        self.assertEqual(self.call("-c", "a b", "hold")[0].returncode, 2)
+
+    def test_drains_are_added_to_those_there_are_and_taken_back_one_by_one(self):
+        done, asked = self.call("drain", "--wait", "orders-data-1", drained="orders-data-0")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn('{"maintenance":{"drain":["orders-data-0","orders-data-1"]}}', asked[-2])
+        self.assertIn("orders-data-1 is empty", done.stdout)
+        done, asked = self.call("undrain", "orders-data-0", drained="orders-data-0 orders-data-1")
+        self.assertIn('{"drain":["orders-data-1"]}', asked[-1])
+        done, asked = self.call("undrain", "orders-data-1", drained="orders-data-1")
+        self.assertIn('{"drain":[]}', asked[-1])
+        for words in (["drain"], ["drain", "carts-data-0"], ["drain", "x;y"], ["undrain", "orders-data-4"]):
+            done, asked = self.call(*words, drained="orders-data-1")
+            self.assertEqual(done.returncode, 2, words)
+            self.assertFalse(any("patch" in line for line in asked), words)
+        self.assertNotEqual(self.call("drain", "orders-data-9")[0].returncode, 0)
+
+    def test_wrong_usage_says_so_and_changes_nothing(self):
+        for words in ([], ["dance"], ["--bad"], ["scale"], ["scale", "0"], ["scale", "five"], ["nodes", "x"], ["-n"]):
+            done, asked = self.call(*words)
+            self.assertEqual(done.returncode, 2, words)
+            self.assertFalse(any("patch" in line or "scale" in line for line in asked), words)
+        self.assertEqual(self.call("--help")[0].returncode, 0)
+
+    def test_a_number_is_asked_for_as_an_autoscaler_does(self):
+        _, asked = self.call("scale", "5")
+        self.assertEqual(asked[-1], "scale kvcluster orders --replicas=5")
 
 
 class Selection(unittest.TestCase):
@@ -247,6 +328,57 @@ class SeededBugs(unittest.TestCase):
         self.assertEqual(asking, {"ci/seeded-bugs", "ci/test_scripts.py"})
 
 
+class OperatorMutations(unittest.TestCase):
+    def test_each_is_one_of_the_sources_and_has_its_test(self):
+        listed = operator_mutations.mutations()
+        self.assertGreater(len(listed), 40)
+        found = [problem for mutation in listed for problem in operator_mutations.problems(mutation)]
+        self.assertEqual(found, [])
+
+    def test_every_lesson_has_one(self):
+        lines = (HERE.parent / "docs/testing.md").read_text().splitlines()
+        begin = lines.index("| seen in | the rule | mutations |") + 2
+        told = {}
+        for line in lines[begin:]:
+            if not line.startswith("|"):
+                break
+            lesson, _, names = (cell.strip() for cell in line.strip("|").split("|"))
+            told[lesson] = sorted(name.strip("` ") for name in names.split(","))
+        known = {}
+        for mutation in operator_mutations.mutations():
+            if mutation.lesson:
+                known.setdefault(mutation.lesson, []).append(mutation.name)
+        self.assertEqual(told, {lesson: sorted(names) for lesson, names in known.items()})
+
+    def mutation(self, old: str, new: str, name: str = "m"):
+        return operator_mutations.Mutation(name, "a rule", "a.rs", old, new, "tests::t")
+
+    def test_pieces_stand_behind_their_switches(self):
+        one = self.mutation("if «a» {", "true", "one")
+        other = self.mutation("if a {", "b", "other")
+        self.assertEqual(
+            operator_mutations.mutated("f(); if a { g() }", [one]),
+            'f(); if (if crate::mutations::is("one") { true } else { a }) { g() }',
+        )
+        with self.assertRaises(operator_mutations.Failure):
+            operator_mutations.mutated("f(); if a { g() }", [one, other])
+        # Of one piece there may be several.
+        again = self.mutation("if «a» {", "false", "again")
+        text = operator_mutations.mutated("if a {", [one, again])
+        self.assertEqual((text.count("else if"), text.count("{ a }")), (1, 1))
+
+    def test_what_is_not_there_once_is_told(self):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            (root / "a.rs").write_text("x y x")
+            (root / "operator/src").mkdir(parents=True)
+            (root / "operator/src/tests.rs").write_text("fn t() {}")
+            problems = lambda *mutation: operator_mutations.problems(self.mutation(*mutation), root)
+            self.assertEqual(problems("«y»", "z"), [])
+            for old in ("x", "z", "«y", "»y«"):
+                self.assertEqual(len(problems(old, "w")), 1, old)
+
+
 class Tree(unittest.TestCase):
     def test_every_rule_of_the_design_is_explained(self):
         self.assertEqual(tree.rules(), set(range(1, 20)))
@@ -336,6 +468,38 @@ class Chart(unittest.TestCase):
         known = set(leaves(schema)) - {"global"}
         entries = chart_readme.parse((self.CHART / "values.yaml").read_text())
         self.assertEqual({entry.path for entry in entries}, known)
+
+    def test_the_definition_is_a_template_that_is_kept(self):
+        # Helm installs what is in a folder of that name once, and never brings it up to date.
+        self.assertFalse((self.CHART / "crds").exists())
+        template = (self.CHART / "templates/crd.yaml").read_text()
+        steps = [
+            "{{- if .Values.crds.create }}",
+            '.Files.Get "files/kvcluster.yaml"',
+            "{{- if .Values.crds.keep }}",
+            "helm.sh/resource-policy: keep",
+            "{{ $definition }}",
+        ]
+        places = [template.find(step) for step in steps]
+        self.assertNotIn(-1, places)
+        self.assertEqual(places, sorted(places))
+        entries = chart_readme.parse((self.CHART / "values.yaml").read_text())
+        defaults = {entry.path: entry.default for entry in entries}
+        self.assertEqual((defaults["crds.create"], defaults["crds.keep"]), (True, True))
+
+    def test_an_operator_of_some_namespaces_has_rights_in_them_alone(self):
+        template = (self.CHART / "templates/rbac.yaml").read_text()
+        some, rest = template.split("{{- if .Values.watchNamespaces }}")[1].split("{{- else }}", 1)
+        objects = re.findall(r"^kind: (\w+)\nmetadata:\n  name: .*\n  namespace: {{ \. }}$", some, re.MULTILINE)
+        self.assertEqual(objects, ["Role", "RoleBinding"])
+        self.assertEqual(re.findall(r"^kind: (\w+)$", some, re.MULTILINE), objects)
+        # What belongs to no namespace is read by a right of its own, which can be left out.
+        _, nodes = rest.split("{{- if .Values.rbac.nodes }}")
+        everywhere = '["nodes"]', '["persistentvolumes"]'
+        helpers = (self.CHART / "templates/_helpers.tpl").read_text()
+        for resource in everywhere:
+            self.assertIn(resource, nodes)
+            self.assertNotIn(resource, helpers + template.replace(nodes, ""))
 
     def test_the_versions_are_the_workspaces(self):
         manifest = tomllib.loads((HERE.parent / "Cargo.toml").read_text())

@@ -612,6 +612,7 @@ mod tests {
         let mut told = node.clone();
         told["seats"] = 1.into();
         told["empty"] = false.into();
+        told["cordonedUntilUnixMs"] = 0.into();
         for (name, value) in [
             ("diskTotalBytes", 4u64 << 30),
             ("diskFreeBytes", 1 << 30),

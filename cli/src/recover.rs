@@ -254,6 +254,7 @@ mod tests {
             draining: false,
             disk_full: false,
             expected_back_unix_ms: None,
+            cordoned_until_unix_ms: 0,
             leads: 0,
             seats: 1,
             leaving: None,

@@ -14,8 +14,8 @@ use crate::transport::{Channel, DialError, Dialer};
 
 pub use cairn_proto::pb::coordinator::v1::change_request::Change;
 pub use cairn_proto::pb::coordinator::v1::{
-    ChangeCoordinators, ChangeReply, CoordinatorAt, Drain, ExpectBack, MovePrimary, NodeGone,
-    PauseMoves, Recover, ResetToken, Retire, Settings,
+    ChangeCoordinators, ChangeReply, CoordinatorAt, Cordon, Drain, ExpectBack, MovePrimary,
+    NodeGone, PauseMoves, Recover, ResetToken, Retire, Settings,
 };
 
 /// How long a pause is before the coordinators are asked again.

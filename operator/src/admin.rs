@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cairn_client::admin::{
-    Admin as Client, AdminError, Change, ChangeCoordinators, CoordinatorAt, Drain, ExpectBack,
-    MovePrimary, NodeGone, PauseMoves, Retire, Settings,
+    Admin as Client, AdminError, Change, ChangeCoordinators, CoordinatorAt, Cordon, Drain,
+    ExpectBack, MovePrimary, NodeGone, PauseMoves, Retire, Settings,
 };
 use cairn_client::transport::{Credential, Dialer};
 use rustls::pki_types::CertificateDer;
@@ -214,6 +214,10 @@ fn wire(change: &Admin) -> Change {
             node: *node,
             until_unix_ms: *until_unix_ms,
         }),
+        Admin::Cordon(node, until_unix_ms) => Change::Cordon(Cordon {
+            node: *node,
+            until_unix_ms: *until_unix_ms,
+        }),
         Admin::MovePrimary { partition, to } => Change::MovePrimary(MovePrimary {
             partition: *partition,
             to_node: *to,
@@ -270,6 +274,7 @@ impl Admin {
             Self::Retire(_) => "retire",
             Self::Gone(_) => "gone",
             Self::ExpectBack(..) => "expect_back",
+            Self::Cordon(..) => "cordon",
             Self::MovePrimary { .. } => "move_primary",
             Self::PauseMoves(_) => "pause_moves",
             Self::Settings(_) => "settings",
@@ -287,6 +292,8 @@ impl fmt::Display for Admin {
             Self::Retire(node) => write!(f, "retire node {node}"),
             Self::Gone(node) => write!(f, "give node {node} up"),
             Self::ExpectBack(node, _) => write!(f, "expect node {node} back"),
+            Self::Cordon(node, 0) => write!(f, "let node {node} lead again"),
+            Self::Cordon(node, _) => write!(f, "give node {node} no primaries"),
             Self::MovePrimary { partition, to } => {
                 write!(f, "move the primary of partition {partition} to node {to}")
             }

@@ -97,6 +97,8 @@ pub struct ClaimSeen {
     pub uid: String,
     /// Whether it has a volume.
     pub bound: bool,
+    /// Whether it names a volume, which it goes on to do where that is lost.
+    pub names_volume: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Whether it says that the node on it was retired.

@@ -70,6 +70,10 @@ pub struct Node {
     /// It is away on purpose until then, milliseconds since 1970 UTC.
     #[serde(default)]
     pub expected_back_unix_ms: Option<u64>,
+    /// It gets no primary until then, milliseconds since 1970 UTC; absent where the
+    /// coordinators are of a version that cannot be asked for it.
+    #[serde(default)]
+    pub cordoned_until_unix_ms: Option<u64>,
     /// Partitions that it leads.
     #[serde(default)]
     pub leads: u32,
@@ -288,12 +292,20 @@ impl Store {
         self.summary.partitions.saturating_sub(self.summary.serving)
     }
 
-    /// Whether every partition has all its copies, all of them answer, and nothing moves.
+    /// Whether every partition has all its copies, and all of them answer.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.partitions.iter().all(|p| p.state == "healthy")
-            && self.rebalance.under_way == 0
-            && self.rebalance.waiting == 0
+    }
+
+    /// Whether copies are being made, or are about to be. Those that are held back, or have
+    /// nowhere to go, are not.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        let moves = &self.rebalance;
+        // A node that has just joined: its share is worked out in a moment.
+        let is_due = !moves.planned && !moves.paused && !moves.too_few_nodes;
+        moves.under_way > 0 || moves.waiting > 0 || moves.to_adjust > 0 || is_due
     }
 }
 

@@ -42,7 +42,8 @@ pub enum Command {
         /// Even where too few copies of a partition would be left.
         force: bool,
     },
-    /// Says that a node is stopped on purpose.
+    /// Says that a node is stopped on purpose. The leader takes it back once the node is up
+    /// in another process.
     ExpectBack {
         /// Which node.
         node: NodeId,

@@ -398,6 +398,13 @@ impl FailureDetector {
             .map(|o| o.last_heard)
     }
 
+    /// The process of the node that was heard of last, by the number that it gave itself.
+    #[must_use]
+    pub fn session(&self, node: NodeId) -> Option<u64> {
+        let heard = self.nodes.get(&node).filter(|o| o.session != 0);
+        heard.map(|o| o.session)
+    }
+
     /// For how long nothing was heard of the node.
     #[must_use]
     pub fn silent_for(&self, now: Micros, node: NodeId) -> Micros {

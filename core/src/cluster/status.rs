@@ -158,6 +158,9 @@ pub struct NodeStatus {
     pub disk_full: bool,
     /// It is away on purpose until then, milliseconds since 1970 UTC.
     pub expected_back_unix_ms: Option<u64>,
+    /// It gets no primary until then, milliseconds since 1970 UTC; 0 where it does.
+    #[serde(default)]
+    pub cordoned_until_unix_ms: u64,
     /// Partitions that it is primary of.
     pub leads: usize,
     /// Replicas on it.

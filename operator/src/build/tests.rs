@@ -368,6 +368,22 @@ fn whatever_a_pod_needs_comes_before_it() {
     }
 }
 
+#[test]
+fn pods_start_together_and_nobody_but_the_planner_restarts_them() {
+    let cluster = cluster(FULL, |_| ());
+    for role in Role::ALL {
+        let set = stateful_set::stateful_set(&cluster, &settled(&cluster), role);
+        let spec = set.spec.expect("a spec");
+        assert_eq!(spec.pod_management_policy.as_deref(), Some("Parallel"));
+        let strategy = spec.update_strategy.expect("a strategy");
+        assert_eq!(strategy.type_.as_deref(), Some("OnDelete"));
+        // Which volume is empty knows the planner alone, too.
+        let claims = spec.persistent_volume_claim_retention_policy;
+        let when_scaled = claims.expect("a policy").when_scaled;
+        assert_eq!(when_scaled.as_deref(), Some("Retain"));
+    }
+}
+
 /// Kinds and names of what pods of a template refer to.
 fn needs(template: &PodTemplateSpec, service: &str) -> Vec<(String, String)> {
     let spec = template.spec.as_ref().expect("a spec");
@@ -412,6 +428,8 @@ fn every_object_is_the_manifests() {
         for (key, value) in cluster.names.selector() {
             assert_eq!(labels.get(&key), Some(&value), "{object:?}");
         }
+        // One would hold up the deletion of its namespace where no operator is left.
+        assert_eq!(metadata.finalizers, None, "{object:?}");
     }
 }
 

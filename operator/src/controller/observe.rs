@@ -285,6 +285,11 @@ fn claim_seen(claim: &PersistentVolumeClaim) -> ClaimSeen {
     ClaimSeen {
         uid: claim.uid().unwrap_or_default(),
         bound: status.phase.as_deref() == Some("Bound"),
+        names_volume: claim
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.volume_name.as_ref())
+            .is_some_and(|volume| !volume.is_empty()),
         deleting: claim.metadata.deletion_timestamp.is_some(),
         retired: claim.annotations().contains_key(ANNOTATION_RETIRED),
         requested_bytes: requested(claim).map_or(0, bytes),

@@ -147,6 +147,7 @@ async fn what_there_is_is_read_live() {
         (claim.requested_bytes, claim.capacity_bytes),
         (10 << 30, 12 << 30)
     );
+    assert!(claim.bound && claim.names_volume);
     // By its label, which is not the node's name.
     assert_eq!(claim.only_on, Some(vec!["host-a".to_owned()]));
     assert_eq!(seen.claims["data-orders-data-0"].only_on, None, "not asked");

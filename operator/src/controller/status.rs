@@ -264,12 +264,7 @@ impl<'a> View<'a> {
     }
 
     fn moves(&self) -> bool {
-        self.store.is_some_and(|store| {
-            let moves = &store.rebalance;
-            // A node that has just joined: its share is worked out in a moment.
-            let is_due = !moves.planned && !moves.paused && !moves.too_few_nodes;
-            moves.under_way > 0 || moves.waiting > 0 || moves.to_adjust > 0 || is_due
-        })
+        self.store.is_some_and(Store::is_moving)
     }
 
     fn degraded_copies(&self) -> u32 {

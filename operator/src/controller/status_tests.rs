@@ -38,6 +38,7 @@ fn member(id: u64, ordinal: u32) -> Node {
         draining: false,
         disk_full: false,
         expected_back_unix_ms: None,
+        cordoned_until_unix_ms: Some(0),
         leads: 4,
         replicas: 12,
         seats: 12,

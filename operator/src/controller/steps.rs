@@ -81,7 +81,7 @@ async fn ask(
                 Admin::Gone(_) => Some(Reason::NodeGivenUp),
                 Admin::Retire(_) => Some(Reason::NodeRetired),
                 // Many, and of no interest once done.
-                Admin::MovePrimary { .. } | Admin::ExpectBack(..) => None,
+                Admin::MovePrimary { .. } | Admin::ExpectBack(..) | Admin::Cordon(..) => None,
                 _ => Some(Reason::Changed),
             };
             if let Some(reason) = reason.filter(|_| said != UNCHANGED) {
@@ -112,7 +112,7 @@ fn topic(change: &Admin) -> Topic {
     match change {
         Admin::Drain(_) | Admin::Undrain(_) | Admin::Retire(_) => Topic::Scaling,
         Admin::Gone(_) => Topic::Lost,
-        Admin::ExpectBack(..) | Admin::MovePrimary { .. } => Topic::Restart,
+        Admin::ExpectBack(..) | Admin::Cordon(..) | Admin::MovePrimary { .. } => Topic::Restart,
         Admin::PauseMoves(_) => Topic::Maintenance,
         Admin::Settings(_) => Topic::Settings,
         Admin::AddCoordinators(_) | Admin::RemoveCoordinators(_) => Topic::Group,

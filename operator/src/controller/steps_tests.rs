@@ -206,3 +206,59 @@ async fn a_claim_is_marked_as_the_one_that_was_read() {
     let live = api.get(CLAIM).unwrap();
     assert_eq!(live["metadata"]["annotations"][ANNOTATION_RETIRED], "true");
 }
+
+fn grow(uid: &str) -> Step {
+    Step::GrowClaim {
+        name: "data-orders-data-2".to_owned(),
+        uid: uid.to_owned(),
+        size: "20Gi".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_claim_grows_as_the_one_that_was_read() {
+    let api = FakeApi::default();
+    api.put(CLAIM, claim("u2"));
+    let carried = carry(&api, &Told::default(), &[grow("another")]).await;
+    assert_eq!((carried.done, api.writes().len()), (0, 0));
+    let carried = carry(&api, &Told::default(), &[grow("u2")]).await;
+    assert_eq!((carried.done, carried.news.len()), (1, 1));
+    let patch = &api.writes()[0].body;
+    assert_eq!(patch["metadata"]["uid"], "u2");
+    assert!(patch["metadata"]["resourceVersion"].is_string());
+    let live = api.get(CLAIM).unwrap();
+    assert_eq!(live["spec"]["resources"]["requests"]["storage"], "20Gi");
+}
+
+#[tokio::test]
+async fn a_claim_that_may_not_grow_holds_nothing_else_back() {
+    let api = FakeApi::default();
+    api.put(CLAIM, claim("u2"));
+    api.put(POD, pod("u1"));
+    api.forbid_writes(CLAIM);
+    let steps = [grow("u2"), delete_pod("u1", false)];
+    let carried = carry(&api, &Told::default(), &steps).await;
+    assert_eq!(carried.done, 2);
+    assert_eq!(carried.notes[0].topic, Topic::Stuck);
+    assert!(carried.notes[0].text.contains("allowVolumeExpansion"));
+    assert!(api.get(POD).is_none());
+}
+
+#[tokio::test]
+async fn a_set_is_made_anew_without_its_pods() {
+    const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/orders-data";
+    let api = FakeApi::default();
+    let set = json!({"metadata": {"name": "orders-data", "namespace": "shop", "uid": "s1"}});
+    api.put(SET, set);
+    let renew = |uid: &str| Step::RenewSet {
+        role: crate::names::Role::Data,
+        uid: uid.to_owned(),
+    };
+    carry(&api, &Told::default(), &[renew("another")]).await;
+    assert!(api.writes().is_empty());
+    carry(&api, &Told::default(), &[renew("s1")]).await;
+    let delete = &api.writes()[0];
+    assert_eq!(delete.method, Method::DELETE);
+    assert_eq!(delete.body["propagationPolicy"], "Orphan");
+    assert_eq!(delete.body["preconditions"]["uid"], "s1");
+}

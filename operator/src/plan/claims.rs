@@ -1,8 +1,10 @@
 //! Volumes of nodes that are no more.
 //!
 //! A claim is deleted only where the coordinators say, in this round, that nobody of its
-//! pod's name is a member, and where it is marked as retired or cannot be used any more. What
-//! was never marked is left alone: it may hold the data of a cluster that was deleted.
+//! pod's name is a member, and where it is marked as retired, cannot be used any more, or never
+//! got a volume. Any other is left alone, though no member was ever seen on it: it may hold the
+//! data of a cluster that was deleted, or of a node that a person gave up, and neither the
+//! coordinators nor the claim would say so.
 
 use cairn_crds::spec::VolumePolicy;
 
@@ -91,10 +93,14 @@ pub(super) fn clear_away(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) {
                     plan.note(topic, &node.name, "It was removed, and its pod ends.");
                 }
                 None if node.ordinal >= kept
-                    && node.is_marked()
+                    && (node.is_marked() || node.has_no_volume())
                     && view.cluster.spec.volumes.when_scaled == VolumePolicy::Delete =>
                 {
-                    let reason = "the node on it was removed, and volumes.whenScaled is Delete";
+                    let reason = if node.is_marked() {
+                        "the node on it was removed, and volumes.whenScaled is Delete"
+                    } else {
+                        "it never got a volume, and volumes.whenScaled is Delete"
+                    };
                     plan.steps.extend(node.delete_claim(reason));
                 }
                 None => {}

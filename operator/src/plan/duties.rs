@@ -129,14 +129,15 @@ fn of_data(view: View<'_>, store: &Store, node: &Node<'_>) -> Duty {
             (true, false) => Duty::Come,
         };
     };
-    // One that answers has its volume, whatever is said of where it runs.
+    // One that answers has its volume, whatever is said of where it runs. Whoever is away on
+    // purpose is waited for, and its Kubernetes node may be off for it, but not gone.
     let now = view.seen.now_unix_ms;
-    let is_expected = member
+    let is_awaited = member
         .expected_back_unix_ms
         .is_some_and(|until| until > now);
     if let Some(fate) = fate
         && member.health == Health::Down
-        && !is_expected
+        && (!is_awaited || fate == HostFate::Gone)
     {
         return Duty::GiveUp(fate);
     }

@@ -38,6 +38,33 @@ pub(super) fn expect_back(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) 
     }
 }
 
+/// For how long a node is cordoned at the coordinators. It is asked for again in time, and ends
+/// by itself where no operator is left to take it back.
+const CORDON_MS: u64 = 600_000;
+
+/// Has nodes on Kubernetes nodes that are to go get no primaries: what they handed over would
+/// be brought back to them once all is calm.
+pub(super) fn cordon(view: View<'_>, duties: &Duties<'_>, plan: &mut Plan) {
+    let now = view.seen.now_unix_ms;
+    for (node, duty) in duties.all(Role::Data) {
+        let Some(member) = node.member else { continue };
+        // Coordinators of an older version know of no such thing.
+        let Some(until) = member.cordoned_until_unix_ms else {
+            continue;
+        };
+        let is_to_go = view.must_yield(node) && !matches!(duty, Duty::GiveUp(_));
+        let asked = if is_to_go && until < now + CORDON_MS / 2 {
+            now + CORDON_MS
+        } else if !is_to_go && until > now {
+            0
+        } else {
+            continue;
+        };
+        plan.steps
+            .push(Step::Admin(Admin::Cordon(member.id, asked)));
+    }
+}
+
 /// Has the primaries of nodes on Kubernetes nodes that are to go led by others.
 pub(super) fn hand_over(store: &Store, duties: &Duties<'_>, plan: &mut Plan) {
     // Only who has nothing else to do takes over.

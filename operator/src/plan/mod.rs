@@ -150,6 +150,8 @@ pub enum Admin {
     Gone(u64),
     /// It is away on purpose until then, milliseconds since 1970 UTC.
     ExpectBack(u64, u64),
+    /// It is to get no primary until then, milliseconds since 1970 UTC; 0 takes it back.
+    Cordon(u64, u64),
     /// A partition is to be led by another of its copies' nodes.
     MovePrimary {
         /// Which.
@@ -291,6 +293,7 @@ fn replicas(of: impl Fn(Role) -> u32) -> Replicas {
 fn with_the_coordinators(view: View<'_>, store: &Store, plan: &mut Plan) {
     let duties = Duties::of(view, store);
     evacuate::expect_back(view, &duties, plan);
+    evacuate::cordon(view, &duties, plan);
     evacuate::hand_over(store, &duties, plan);
     claims::unmark(&duties, plan);
     scale::bring_back(&duties, plan);

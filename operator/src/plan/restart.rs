@@ -113,13 +113,9 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
     );
 }
 
-/// Whether nothing moves, nor is about to.
+/// Whether every copy is there, and nothing moves, nor is about to.
 fn is_settled(store: &Store) -> bool {
-    let moves = &store.rebalance;
-    group::under_way(store).is_none()
-        && store.is_whole()
-        && moves.to_adjust == 0
-        && (moves.planned || moves.paused)
+    group::under_way(store).is_none() && store.is_whole() && !store.is_moving()
 }
 
 fn is_stalled(view: View<'_>, node: &Node<'_>) -> bool {

@@ -78,6 +78,12 @@ impl Node<'_> {
         self.claim.is_some_and(|claim| claim.retired)
     }
 
+    /// Whether it has a claim that never got a volume, and so holds nothing.
+    pub(super) fn has_no_volume(&self) -> bool {
+        self.claim
+            .is_some_and(|claim| !claim.bound && !claim.names_volume)
+    }
+
     /// Whether it has a claim that is there to stay.
     pub(super) fn has_fit_claim(&self) -> bool {
         self.claim

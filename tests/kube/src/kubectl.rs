@@ -88,6 +88,37 @@ impl Kubectl {
         self.command(arguments).output().context("run kubectl")
     }
 
+    /// Runs the project's plugin, found as people's `kubectl` finds it, and returns what it
+    /// printed.
+    ///
+    /// # Errors
+    /// Where it fails, with what it said.
+    pub fn cairn(&self, words: &[&str]) -> Result<String> {
+        let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugin");
+        let own = self.program.parent().context("a folder")?.to_owned();
+        let usual = std::env::var_os("PATH").unwrap_or_default();
+        let path = [plugins, own]
+            .into_iter()
+            .chain(std::env::split_paths(&usual));
+        let mut command = Command::new(&self.program);
+        command
+            .env("PATH", std::env::join_paths(path)?)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .arg("cairn")
+            .stdin(Stdio::null());
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
+        let done = command.args(words).output().context("run kubectl")?;
+        let shown = words.join(" ");
+        ensure!(
+            done.status.success(),
+            "kubectl cairn {shown}: {}",
+            said(&done)
+        );
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
     /// A field of an object, as JSONPath names it.
     ///
     /// # Errors

@@ -1,6 +1,10 @@
 //! Handing over: a promotion that the primary prepares (rule 11). For nodes that
 //! drain, for people who ask, and to bring primaries back to where the ring puts
 //! them, a few at a time, once nothing has happened for a while.
+//!
+//! A node that is cordoned gets none of them while another can have it: it is about to go,
+//! and what it handed over would only have to move again. Whoever is named after a failure is
+//! chosen by what it holds alone.
 
 use std::collections::BTreeMap;
 
@@ -135,10 +139,11 @@ impl Supervisor {
     }
 
     /// Of those, the one on the node that leads the fewest, so that what a draining
-    /// node led is spread; one on a node that leaves only where there is no other.
+    /// node led is spread; one on a node that leaves, or is cordoned, only where there is no
+    /// other.
     fn best_successor(&self, record: &PartitionRecord, primary: Member) -> Option<Member> {
         self.successors(record, primary)
-            .min_by_key(|m| (self.state.leaving(m.node).is_some(), self.leads(m.node)))
+            .min_by_key(|m| (self.is_to_go(m.node), self.leads(m.node)))
     }
 
     /// Who takes over from a primary that has no seat any more: until then it cannot be
@@ -147,7 +152,28 @@ impl Supervisor {
         let seats = self.state.seats(record.id);
         self.successors(record, primary)
             .filter(|m| seats.contains(&m.node))
-            .min_by_key(|m| self.leads(m.node))
+            .min_by_key(|m| (self.is_to_go(m.node), self.leads(m.node)))
+    }
+
+    /// Whether the node is not to lead for long.
+    fn is_to_go(&self, node: NodeId) -> bool {
+        self.state.leaving(node).is_some() || self.cordoned_until(node).is_some()
+    }
+
+    /// Until when the node is to get no primary, if it is now.
+    pub(super) fn cordoned_until(&self, node: NodeId) -> Option<u64> {
+        let until = self.cordoned.get(&node).copied();
+        until.filter(|until| *until > self.unix_ms)
+    }
+
+    fn cordon(&mut self, node: NodeId, until_unix_ms: u64) {
+        let state = &self.state;
+        self.cordoned.retain(|node, _| state.is_member(*node));
+        if until_unix_ms == 0 {
+            self.cordoned.remove(&node);
+        } else if self.leading && state.is_member(node) {
+            self.cordoned.insert(node, until_unix_ms);
+        }
     }
 
     /// Counts who leads how much, once in a turn: for a table of thousands of partitions
@@ -196,10 +222,8 @@ impl Supervisor {
             || primary.node == preferred
             || now.minus(self.quiet_since) < calm
             || !self.is_up_for(now, preferred, calm)
-            || self
-                .state
-                .expected_back(preferred)
-                .is_some_and(|until| until > self.unix_ms)
+            || self.is_announced(preferred)
+            || self.cordoned_until(preferred).is_some()
         {
             return None;
         }
@@ -212,9 +236,30 @@ impl Supervisor {
     }
 
     pub(super) fn on_admin(&mut self, now: Micros, request: AdminRequest) {
-        let (AdminRequest::HandOver { partition, .. } | AdminRequest::Promote { partition }) =
-            &request;
-        let partition = *partition;
+        match request {
+            AdminRequest::HandOver { partition, to } => {
+                self.note_asked(now, partition, |work, _| work.hand_over_asked = Some(to));
+            }
+            // Without a primary a promotion is under way already.
+            AdminRequest::Promote { partition } => {
+                self.note_asked(now, partition, |work, record| {
+                    work.requested = record.primary.map(|_| record.epoch);
+                })
+            }
+            AdminRequest::Cordon {
+                node,
+                until_unix_ms,
+            } => self.cordon(node, until_unix_ms),
+        }
+    }
+
+    /// Notes what is asked of a partition.
+    fn note_asked(
+        &mut self,
+        now: Micros,
+        partition: PartitionId,
+        note: impl FnOnce(&mut Work, &PartitionRecord),
+    ) {
         let Some(record) = self.state.partition(partition).cloned() else {
             self.refuse(partition, "there is no such partition");
             return;
@@ -227,13 +272,7 @@ impl Supervisor {
             .works
             .entry(partition)
             .or_insert_with(|| Work::new(now, &record));
-        match request {
-            AdminRequest::HandOver { to, .. } => work.hand_over_asked = Some(to),
-            // Without a primary a promotion is under way already.
-            AdminRequest::Promote { .. } => {
-                work.requested = record.primary.map(|_| record.epoch);
-            }
-        }
+        note(work, &record);
         self.dirty.insert(partition);
     }
 

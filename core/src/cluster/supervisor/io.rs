@@ -87,7 +87,7 @@ pub enum ProposalOutcome {
     Unknown,
 }
 
-/// What a person or the operator asks of a partition. Requests that only change the
+/// What a person or the operator asks of the leader. Requests that only change the
 /// state (`MarkGone`, `ExpectBack`, `ChangeSettings`) are proposed as commands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum AdminRequest {
@@ -103,6 +103,14 @@ pub enum AdminRequest {
     Promote {
         /// Which partition.
         partition: PartitionId,
+    },
+    /// A node is to get no primary until then, where another can have it. What it leads it
+    /// keeps. A leader that takes over has not heard of it.
+    Cordon {
+        /// Which node.
+        node: NodeId,
+        /// Until when, in milliseconds since 1970 UTC; zero takes it back.
+        until_unix_ms: u64,
     },
 }
 

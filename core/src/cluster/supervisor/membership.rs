@@ -7,7 +7,8 @@
 //! - a leader counts from when it took office: it has seen nothing of the time before;
 //! - where half of the nodes are down at once, it is more likely that this coordinator or
 //!   the network is at fault than that their data is lost: nobody is replaced then;
-//! - whoever comes back must stay for a while before it gets anything;
+//! - whoever comes back must stay for a while before it gets anything, and before an
+//!   announcement of its absence ends;
 //! - nodes that come and go close to each other make one plan.
 
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ impl Supervisor {
             return;
         }
         self.note_absences(now);
+        self.note_announced();
         let marks = self.marks(now);
         if !marks.is_empty() {
             // The plan follows once they are in the state.
@@ -42,7 +44,8 @@ impl Supervisor {
             .any(|c| {
                 matches!(
                     c,
-                    Command::MarkAway { .. }
+                    Command::ExpectBack { .. }
+                        | Command::MarkAway { .. }
                         | Command::MarkBack { .. }
                         | Command::Rebalance { .. }
                         | Command::Reseat { .. }
@@ -96,13 +99,14 @@ impl Supervisor {
             return Vec::new();
         };
         let grace = Micros::from_millis(settings.replace_after_ms);
-        let back: Vec<Command> = self
+        let mut back: Vec<Command> = self.take_back_announcements(now).collect();
+        let returned = self
             .state
             .members()
             .filter(|n| self.state.leaving(n.id) == Some(Leaving::Away))
             .filter(|n| self.is_up_for(now, n.id, self.options.back_after))
-            .map(|n| Command::MarkBack { node: n.id })
-            .collect();
+            .map(|n| Command::MarkBack { node: n.id });
+        back.extend(returned);
         let basis = self.state.basis();
         let down: Vec<NodeId> = basis
             .nodes

@@ -21,6 +21,7 @@ mod membership;
 mod preview;
 mod promotion;
 mod reconfigure;
+mod returns;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use crate::record::{Configuration, PartitionRecord, ReplicaSet};
 
 use handover::Leads;
 use reconfigure::Wanted;
+use returns::Announced;
 use view::Views;
 use work::Work;
 
@@ -97,6 +99,10 @@ pub struct Supervisor {
     emptied: BTreeMap<NodeId, MapVersion>,
     /// Who is down, and since when without a break.
     down_since: BTreeMap<NodeId, Micros>,
+    /// Who is to get no primary, and until when (milliseconds since 1970 UTC).
+    cordoned: BTreeMap<NodeId, u64>,
+    /// Who is away on purpose, or about to be.
+    announced: BTreeMap<NodeId, Announced>,
     /// Whether nobody is replaced because too many are down at once.
     replacement_held_back: bool,
     /// Whether the seats were made for other nodes than those that are to hold the data:
@@ -141,6 +147,8 @@ impl Supervisor {
             leads: None,
             emptied: BTreeMap::new(),
             down_since: BTreeMap::new(),
+            cordoned: BTreeMap::new(),
+            announced: BTreeMap::new(),
             replacement_held_back: false,
             unsettled: false,
             basis_seen: None,
@@ -195,6 +203,8 @@ impl Supervisor {
                 self.next_sweep = now;
                 self.take_state(now, state);
                 self.views.detector.became_leader(now);
+                // What was just noted goes by whom this coordinator heard of when it led before.
+                self.forget_announced();
                 self.mark_all();
             }
             Input::LostLeadership => {
@@ -242,6 +252,7 @@ impl Supervisor {
     }
 
     fn clear_work(&mut self) {
+        self.cordoned.clear();
         self.works.clear();
         self.dirty.clear();
         self.active.clear();
@@ -282,6 +293,8 @@ impl Supervisor {
 
     fn take_state(&mut self, now: Micros, state: Arc<ClusterState>) {
         let before = std::mem::replace(&mut self.state, state);
+        // What is announced is no part of the map.
+        self.note_announced();
         if before.version() == self.state.version() {
             return;
         }

@@ -185,6 +185,7 @@ impl Supervisor {
                 draining: self.views.is_draining(n.id),
                 disk_full: self.views.is_full(n.id),
                 expected_back_unix_ms: self.state.expected_back(n.id),
+                cordoned_until_unix_ms: self.cordoned_until(n.id).unwrap_or(0),
                 leads: leads.get(&n.id).copied().unwrap_or(0),
                 replicas: replicas.get(&n.id).copied().unwrap_or(0),
                 seats: seats.get(&n.id).copied().unwrap_or(0),

@@ -87,6 +87,7 @@ export function nodeState(node) {
   if (health !== "up" && health !== "unknown") {
     more.push(`for ${span(node.healthForMs + (performance.now() - known.at))}`);
   }
+  if (node.cordonedUntilUnixMs) more.push("cordoned");
   if (node.expectedBackUnixMs) more.push(`expected back ${clock(node.expectedBackUnixMs)}`);
   return { word: words.join(", "), tone, more: more.join(", "), health };
 }

@@ -200,7 +200,7 @@ impl Admin for AdminService {
                 let change = named(request.change)?;
                 let Asked::Command { command, .. } = self.0.read(change).await? else {
                     return Err(Status::invalid_argument(
-                        "handing a primary over copies nothing: there is nothing to plan",
+                        "where primaries are copies nothing: there is nothing to plan",
                     ));
                 };
                 Some(*command)
@@ -216,7 +216,7 @@ impl Admin for AdminService {
 /// Where a primary is, and who survives a loss, no manifest knows.
 fn is_governed(change: &Change) -> bool {
     match change {
-        Change::MovePrimary(_) | Change::Recover(_) => false,
+        Change::MovePrimary(_) | Change::Cordon(_) | Change::Recover(_) => false,
         Change::NodeGone(_)
         | Change::Settings(_)
         | Change::Drain(_)
@@ -421,6 +421,26 @@ impl Office {
                 Asked::Leader {
                     request: AdminRequest::HandOver { partition, to },
                     done: format!("the primary of {partition} is asked to hand over"),
+                }
+            }
+            Change::Cordon(pb::Cordon {
+                node,
+                until_unix_ms,
+            }) => {
+                let node = NodeId(node);
+                if !self.view.borrow().state.is_member(node) {
+                    return Err(refused_change(&Refusal::UnknownNode { node }));
+                }
+                Asked::Leader {
+                    request: AdminRequest::Cordon {
+                        node,
+                        until_unix_ms,
+                    },
+                    done: if until_unix_ms == 0 {
+                        format!("{node} may lead again")
+                    } else {
+                        format!("{node} gets no primary until then")
+                    },
                 }
             }
             // Raft's own membership, not the state machine's.

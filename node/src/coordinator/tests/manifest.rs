@@ -137,3 +137,23 @@ async fn where_no_manifest_governs_nobody_is_refused_for_one() {
     assert!(free.fleet.status(0).await.get("managedBy").is_none());
     free.fleet.stop_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_is_cordoned_by_whoever_asks_and_the_status_says_so() {
+    let mut managed = Managed::by(Some(MANIFEST)).await;
+    let cordon = |node, until_unix_ms| {
+        Change::Cordon(pb::Cordon {
+            node,
+            until_unix_ms,
+        })
+    };
+    managed.ask(&cordon(1, u64::MAX), 0, false).await.unwrap();
+    let told = managed.fleet.status(0).await["nodes"][0]["cordonedUntilUnixMs"].clone();
+    assert_eq!(told, u64::MAX);
+    managed.ask(&cordon(1, 0), 9, false).await.unwrap();
+    let told = managed.fleet.status(0).await["nodes"][0]["cordonedUntilUnixMs"].clone();
+    assert_eq!(told, 0);
+    let stranger = managed.ask(&cordon(99, 1), 0, false).await;
+    assert_eq!(stranger.unwrap_err().code(), Code::NotFound);
+    managed.fleet.stop_all().await;
+}

@@ -3,71 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use super::by_hand::{admin, deleted, down, has_note, member, seen, store};
 use super::world::{World, cluster};
 use crate::names::Role;
 use crate::observed::{Observed, Silence};
-use crate::plan::{Admin, Plan, Step, Topic, plan};
-use crate::store::{Health, Leaving, Store};
-
-fn seen(world: &World) -> Observed {
-    world.observe()
-}
-
-fn store(seen: &mut Observed) -> &mut Store {
-    seen.store.as_mut().unwrap()
-}
-
-fn member<'a>(seen: &'a mut Observed, name: &str) -> &'a mut crate::store::Node {
-    let nodes = &mut store(seen).nodes;
-    nodes.iter_mut().find(|node| node.name == name).unwrap()
-}
-
-/// The data node is down, and so are its copies.
-fn down(seen: &mut Observed, name: &str) {
-    let node = member(seen, name);
-    node.health = Health::Down;
-    let id = node.id;
-    let partitions = &mut store(seen).partitions;
-    for partition in partitions {
-        let copies: Vec<u64> = partition.replicas.iter().map(|c| c.member.node).collect();
-        for copy in &mut partition.replicas {
-            copy.up &= copy.member.node != id;
-        }
-        if copies.contains(&id) {
-            partition.state = "member-silent".to_owned();
-            let other = copies.into_iter().find(|other| *other != id);
-            partition.primary = other.map(|node| crate::store::Seat { node });
-        }
-    }
-    let pod = seen.pods.get_mut(name).unwrap();
-    pod.ready = false;
-    pod.running = false;
-}
-
-fn admin(plan: &Plan) -> Vec<&Admin> {
-    let steps = plan.steps.iter();
-    steps
-        .filter_map(|step| match step {
-            Step::Admin(admin) => Some(admin),
-            _ => None,
-        })
-        .collect()
-}
-
-fn deleted(plan: &Plan) -> Vec<&str> {
-    let steps = plan.steps.iter();
-    steps
-        .filter_map(|step| match step {
-            Step::DeletePod { name, .. } | Step::DeleteClaim { name, .. } => Some(name.as_str()),
-            _ => None,
-        })
-        .collect()
-}
-
-fn has_note(plan: &Plan, topic: Topic, node: &str) -> bool {
-    let mut notes = plan.notes.iter();
-    notes.any(|note| note.topic == topic && note.node.as_deref() == Some(node))
-}
+use crate::plan::{Admin, Step, Topic, plan};
+use crate::store::{Health, Leaving};
 
 #[test]
 fn a_bad_revision_of_every_pod_at_once_does_not_deadlock_a_cold_start() {

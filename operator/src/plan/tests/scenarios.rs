@@ -72,6 +72,29 @@ fn a_scale_up_that_is_thought_better_of_ends_with_three() {
 }
 
 #[test]
+fn claims_of_nodes_that_were_never_scheduled_go_where_the_policy_says_so() {
+    for policy in [VolumePolicy::Delete, VolumePolicy::Retain] {
+        let mut spec = cluster(3, 3, 3);
+        spec.spec.volumes.when_scaled = policy;
+        let mut world = World::settled(spec);
+        for host in world.hosts.values_mut() {
+            host.cordoned = true;
+        }
+        world.cluster.spec.data.replicas = 5;
+        world.run(10);
+        assert!(world.claim_uid("orders-data-4").is_some());
+        world.cluster.spec.data.replicas = 3;
+        world.run(10);
+        let stays = policy == VolumePolicy::Retain;
+        assert_eq!(world.claim_uid("orders-data-4").is_some(), stays);
+        for host in world.hosts.values_mut() {
+            host.cordoned = false;
+        }
+        world.settle();
+    }
+}
+
+#[test]
 fn an_operator_that_dies_after_any_number_of_writes_ends_where_one_that_lives_does() {
     for writes in 1..6 {
         for policy in [VolumePolicy::Retain, VolumePolicy::Delete] {
@@ -188,6 +211,52 @@ fn a_host_that_returns_while_its_node_is_given_up_does_no_harm() {
     }
 }
 
+/// A cluster of which the first data node has just been told to restart.
+fn restarting() -> (World, String) {
+    let mut world = World::settled(cluster(4, 3, 3));
+    world
+        .revision
+        .insert(crate::names::Role::Data, "r2".to_owned());
+    let host = world.host_of("orders-data-3");
+    world.run(1);
+    assert!(!world.serves("orders-data-3"));
+    (world, host)
+}
+
+/// How many seconds pass until the pod is on another volume.
+fn seconds_to_replace(world: &mut World, pod: &str) -> u32 {
+    let before = world.claim_uid(pod);
+    for second in 1..300 {
+        world.run(1);
+        if world.claim_uid(pod) != before {
+            return second;
+        }
+    }
+    panic!("it is not replaced");
+}
+
+#[test]
+fn a_host_that_is_cut_right_after_a_planned_restart_is_replaced_after_the_grace() {
+    let (mut world, host) = restarting();
+    while !world.serves("orders-data-3") {
+        world.run(1);
+    }
+    world.power(&host, false);
+    let seconds = seconds_to_replace(&mut world, "orders-data-3");
+    assert!((60..80).contains(&seconds), "{seconds}");
+    world.settle();
+}
+
+#[test]
+fn a_host_that_is_lost_for_good_in_a_planned_restart_is_replaced_at_once() {
+    let (mut world, host) = restarting();
+    world.power(&host, false);
+    world.hosts.remove(&host);
+    let seconds = seconds_to_replace(&mut world, "orders-data-3");
+    assert!(seconds < 20, "{seconds}");
+    world.settle();
+}
+
 #[test]
 fn a_cordoned_host_has_no_primaries() {
     let mut world = World::settled(cluster(3, 3, 3));
@@ -195,9 +264,16 @@ fn a_cordoned_host_has_no_primaries() {
     assert!(world.leads("orders-data-0") > 0);
     world.hosts.get_mut(&host).unwrap().cordoned = true;
     world.run(2);
-    assert_eq!(world.leads("orders-data-0"), 0);
+    // For as long as it is, however calm all is, and whoever dies between any two writes.
+    for _ in 0..1_200 {
+        assert_eq!(world.leads("orders-data-0"), 0);
+        world.round(1);
+        world.tick();
+    }
     world.hosts.get_mut(&host).unwrap().cordoned = false;
     world.settle();
+    world.run(40);
+    assert!(world.leads("orders-data-0") > 0);
 }
 
 #[test]

@@ -219,6 +219,5 @@ fn uids(edited: &KvCluster<'_>) -> Result<Vec<String>> {
 
 /// What the coordinators say that they agreed on.
 fn agreed(edited: &KvCluster<'_>) -> Result<String> {
-    let pod = edited.pod("coordinator", 0);
-    edited.kubectl().exec(&pod, &["cairn", "status"])
+    edited.kubectl().cairn(&["--cluster", "edited", "status"])
 }

@@ -1,7 +1,9 @@
 //! The supervisor against a small world of data nodes: transcripts that a person can
 //! read, scenarios, and random faults.
 
+mod absences;
 mod chaos;
+mod cordons;
 mod membership;
 mod proposals;
 mod script;

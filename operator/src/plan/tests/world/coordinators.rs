@@ -7,6 +7,9 @@ use crate::names::Role;
 use crate::plan::Admin;
 use crate::store::{Leaving, Settings};
 
+/// For how long nothing must have happened before primaries go back to where they belong.
+const CALM_MS: u64 = 30_000;
+
 impl World {
     pub(super) fn coordinate(&mut self) {
         let names = self.names();
@@ -32,7 +35,14 @@ impl World {
             .filter_map(|name| self.claim_of(name)?.identity)
             .collect();
         for (id, member) in &mut self.members {
+            let is_back = !member.up && ups.contains(id);
+            if member.up != ups.contains(id) {
+                self.quiet_since = self.now;
+            }
             member.up = ups.contains(id);
+            if is_back {
+                member.expected_back = None;
+            }
             member.down_ms = if member.up {
                 0
             } else {
@@ -58,6 +68,7 @@ impl World {
         for partition in 0..self.partitions.len() {
             self.move_copies(partition);
         }
+        self.balance_primaries();
     }
 
     fn change_group(&mut self) {
@@ -103,6 +114,7 @@ impl World {
                 down_ms: 0,
                 leaving: drains.then_some(Leaving::Draining),
                 expected_back: None,
+                cordoned_until: 0,
             },
         );
         let claim = self.names().claim(name);
@@ -244,6 +256,31 @@ impl World {
         self.partitions[at] = partition;
     }
 
+    /// Once all has been calm for a while, primaries go back to where they belong.
+    fn balance_primaries(&mut self) {
+        if self.now - self.quiet_since < CALM_MS {
+            return;
+        }
+        for at in 0..self.partitions.len() {
+            let seats = self.seats(u32::try_from(at).unwrap());
+            let Some(first) = seats.and_then(|seats| seats.first().copied()) else {
+                continue;
+            };
+            let preferred = &self.members[&first];
+            let is_awaited = preferred
+                .expected_back
+                .is_some_and(|until| until > self.now);
+            let partition = &mut self.partitions[at];
+            if preferred.up
+                && !is_awaited
+                && preferred.cordoned_until <= self.now
+                && partition.copies.contains(&first)
+            {
+                partition.primary = Some(first);
+            }
+        }
+    }
+
     /// Where a write needs every copy, one that is down is dropped (rule 10).
     fn shrink(&mut self, number: u32, partition: &mut Partition) {
         let settings = self.settings.as_ref().unwrap();
@@ -330,6 +367,9 @@ impl World {
                 let member = self.members.get_mut(id).unwrap();
                 member.expected_back = Some(*until);
                 return member.live;
+            }
+            Admin::Cordon(id, until) => {
+                self.members.get_mut(id).unwrap().cordoned_until = *until;
             }
             Admin::MovePrimary { partition, to } => {
                 let up = self.members[to].up;

@@ -81,6 +81,7 @@ struct Member {
     down_ms: u64,
     leaving: Option<Leaving>,
     expected_back: Option<u64>,
+    cordoned_until: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -118,6 +119,8 @@ pub(super) struct World {
     settings: Option<Settings>,
     paused: bool,
     uids: u64,
+    /// Since when nothing has happened that calls for calm.
+    quiet_since: u64,
 }
 
 impl World {
@@ -151,6 +154,7 @@ impl World {
             settings: None,
             paused: false,
             uids: 0,
+            quiet_since: 0,
         }
     }
 

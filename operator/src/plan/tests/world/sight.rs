@@ -42,6 +42,7 @@ impl World {
             let seen = ClaimSeen {
                 uid: claim.uid.clone(),
                 bound: claim.host.is_some(),
+                names_volume: claim.host.is_some(),
                 deleting: claim.deleting,
                 retired: claim.retired,
                 requested_bytes: claim.size,
@@ -165,6 +166,7 @@ impl World {
             draining: false,
             disk_full: false,
             expected_back_unix_ms: member.expected_back,
+            cordoned_until_unix_ms: Some(member.cordoned_until),
             leads: count(&|p| p.primary == Some(*id)),
             replicas: count(&|p| p.copies.contains(id)),
             seats: 0,
