@@ -295,24 +295,3 @@ async fn users_are_composed_with_the_operators_own_whose_token_stays() {
     assert_eq!(first["data"]["token"], second["data"]["token"]);
     assert_ne!(first["data"]["users.toml"], second["data"]["users.toml"]);
 }
-
-#[test]
-fn a_size_that_no_volume_gets_is_said() {
-    let mut cluster = crate::testing::cluster();
-    let said = |cluster: &Cluster, has: &str| {
-        let set = crate::observed::SetSeen {
-            storage_size: has.to_owned(),
-            ..Default::default()
-        };
-        let observed = Observed {
-            sets: BTreeMap::from([(Role::Data, set)]),
-            ..Observed::default()
-        };
-        let notes = sizes(cluster, &observed).into_iter();
-        notes.map(|note| note.topic).collect::<Vec<Topic>>()
-    };
-    cluster.spec.data.storage.size.0 = "20Gi".to_owned();
-    assert_eq!(said(&cluster, "10Gi"), [Topic::Stuck]);
-    // The same amount, written otherwise.
-    assert!(said(&cluster, "20480Mi").is_empty());
-}

@@ -131,6 +131,11 @@ fn what_is_about_to_go_does_not_grow_and_nothing_shrinks() {
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     let stuck = plan.notes.iter().find(|note| note.topic == Topic::Stuck);
     assert!(stuck.unwrap().text.contains("cannot shrink"));
+
+    // The same amount, written otherwise, is no other one.
+    asks(&mut world, "10240Mi");
+    let plan = crate::plan::plan(&world.cluster, &world.observe());
+    assert!(plan.steps.is_empty() && plan.notes.is_empty(), "{plan:?}");
 }
 
 #[test]
