@@ -244,7 +244,7 @@ class Shares(unittest.TestCase):
             run_tests.Result("simulator", 1, 0, 0, 600.0, ""),
         ]
         told = "\n".join(run_tests.shares(results))
-        self.assertRegex(told, r"clients +1\.5 of 4 min$|clients +1\.5 of 4 min\n")
+        self.assertRegex(told, r"clients +1\.5 of 3 min$|clients +1\.5 of 3 min\n")
         self.assertRegex(told, r"simulator +10\.0 of 3 min, OVER ITS SHARE")
 
 
