@@ -131,7 +131,7 @@ class Plugin(unittest.TestCase):
 printf '%s\\n' "$*" >>"$ASKED"
 case "$*" in
 *"get kvclusters"*) echo -n "$CLUSTERS" ;;
-*"get pods"*) printf '%s' "$READY" ;;
+*"get pods"*) printf '%s\\n' $READY; sleep 0.1; printf 'late\\n' ;;
 *maintenance.drain*) echo -n "$DRAINED" ;;
 *state*) echo -n "Empty 0" ;;
 *"get pod orders-data-9"*) echo "not found" >&2; exit 1 ;;
@@ -164,6 +164,8 @@ esac
         self.assertEqual(asked[-1], "-n shop exec orders-coordinator-1 -- cairn nodes")
         done, asked = self.call("run", "--", "get", "a key", "--level", "local")
         self.assertEqual(asked[-1], "exec orders-coordinator-1 -- cairn get a key --level local")
+        done, asked = self.call("nodes", ready="orders-coordinator-2 orders-coordinator-0")
+        self.assertEqual(asked[-1], "exec orders-coordinator-2 -- cairn nodes", done.stderr)
         done, _ = self.call("nodes", ready="")
         self.assertEqual(done.returncode, 3)
         self.assertIn("no coordinator of orders is ready", done.stderr)
