@@ -20,7 +20,7 @@ use super::status::{Found, status};
 use super::steps::{self, Carried};
 use super::writes::{Error, Writes, within};
 use crate::admin::{Coordinators, Reach};
-use crate::build::{self, Material};
+use crate::build::{self, Material, Object};
 use crate::cluster::Cluster;
 use crate::events::{Events, News, Reason};
 use crate::health::Health;
@@ -328,6 +328,15 @@ async fn bring_about(
             Applied::Changed => {
                 tracing::info!(?object, "applied");
                 told.soon = true;
+                if let Object::StatefulSet(_) = &object {
+                    // What was observed before knows nothing of it: without this word the
+                    // status would call a manifest settled of which nothing is done yet.
+                    told.notes.push(Note {
+                        topic: Topic::Restart,
+                        node: None,
+                        text: format!("StatefulSet {} was changed just now.", object.name()),
+                    });
+                }
             }
             Applied::Foreign => {
                 let kind = object.resource().kind;

@@ -295,3 +295,24 @@ async fn users_are_composed_with_the_operators_own_whose_token_stays() {
     assert_eq!(first["data"]["token"], second["data"]["token"]);
     assert_ne!(first["data"]["users.toml"], second["data"]["users.toml"]);
 }
+
+#[tokio::test]
+async fn a_set_that_was_just_changed_is_told_of_in_the_same_round() {
+    let api = FakeApi::default();
+    let world = world(&api);
+    let mut cluster = crate::testing::cluster();
+    let observed = Observed::default();
+    let plan = plan::plan(&cluster, &observed);
+    for (level, expected) in [("info", 2), ("info", 0), ("debug", 2)] {
+        level.clone_into(&mut cluster.spec.log_level);
+        let mut told = Told::default();
+        bring_about(&world, &cluster, &observed, &plan, &mut told)
+            .await
+            .unwrap();
+        let of_sets = told
+            .notes
+            .iter()
+            .filter(|note| note.topic == Topic::Restart);
+        assert_eq!(of_sets.count(), expected, "{level}");
+    }
+}

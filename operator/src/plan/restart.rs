@@ -61,6 +61,10 @@ pub(super) fn replace_broken(view: View<'_>, plan: &mut Plan) {
 
 /// Restarts the next node, where one is outdated and may be.
 pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mut Plan) {
+    if view.seen.sets.values().any(|set| !set.is_current) {
+        let text = "Kubernetes is about to take up what its StatefulSets say.";
+        plan.note_of_all(Topic::Restart, text);
+    }
     let mut outdated: Vec<(&Node<'_>, Duty)> = duties
         .everyone()
         .filter(|(_, duty)| *duty != Duty::Past)

@@ -268,3 +268,16 @@ fn notes_say_first_what_a_person_should_hear_first() {
         "{notes:#?}"
     );
 }
+
+#[test]
+fn what_kubernetes_has_not_taken_up_yet_is_told() {
+    let world = World::settled(cluster(3, 3, 3));
+    let mut seen = world.observe();
+    assert!(plan(&world.cluster, &seen).notes.is_empty());
+    seen.sets
+        .values_mut()
+        .for_each(|set| set.is_current = false);
+    let plan = plan(&world.cluster, &seen);
+    assert!(plan.steps.is_empty());
+    assert!(plan.notes.iter().any(|note| note.topic == Topic::Restart));
+}
