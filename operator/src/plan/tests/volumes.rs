@@ -152,3 +152,34 @@ fn a_volume_that_does_not_grow_is_told_and_holds_nothing_up() {
         .filter(|note| note.topic == Topic::Volumes);
     assert_eq!(growing.count(), 3);
 }
+
+#[test]
+fn a_set_waits_for_every_claim_and_for_everybody() {
+    let mut world = World::settled(cluster(3, 3, 3));
+    asks(&mut world, "20Gi");
+    let mut seen = world.observe();
+    for (name, claim) in &mut seen.claims {
+        if name.starts_with("data-orders-data-") {
+            claim.requested_bytes = 20 * GIB;
+            claim.capacity_bytes = 20 * GIB;
+        }
+    }
+    let renews = |seen: &crate::observed::Observed| {
+        let steps = plan(&world.cluster, seen).steps;
+        assert!(steps.iter().all(renews_a_set), "{steps:?}");
+        !steps.is_empty()
+    };
+    assert!(renews(&seen));
+    // One without a volume yet is not asked to grow, and was made by the smaller template.
+    let mut unbound = seen.clone();
+    let claim = unbound.claims.get_mut("data-orders-data-1").unwrap();
+    claim.bound = false;
+    claim.requested_bytes = 10 * GIB;
+    assert!(!renews(&unbound));
+    let mut away = seen.clone();
+    away.pods.get_mut("orders-coordinator-1").unwrap().ready = false;
+    assert!(!renews(&away));
+    // Nor is it known yet what the set is.
+    seen.sets.get_mut(&Role::Data).unwrap().is_current = false;
+    assert!(!renews(&seen));
+}
