@@ -69,8 +69,18 @@ pub(crate) fn run(matches: &clap::ArgMatches) -> ExitCode {
     }
 }
 
+/// Libraries that say so much of every message and file that at `debug` they would take the
+/// processor from the node itself: a level alone leaves them at warnings.
+const TALKATIVE: &str = "openraft=warn,fjall=warn,lsm_tree=warn,h2=warn,hyper=warn,\
+                         hyper_util=warn,tower=warn,tonic=warn,rustls=warn";
+
+/// What is logged where that is asked for: what names a library wins over [`TALKATIVE`].
+fn filter(log: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("{TALKATIVE},{log}"))
+}
+
 fn start_logs(process: &ProcessSettings) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&process.log)
+    let filter = filter(&process.log)
         .map_err(|error| Failure::usage(format!("CAIRN_LOG={}: {error}", process.log)))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -177,5 +187,18 @@ mod tests {
             told.to_string().trim_end(),
             concat!("cairn ", env!("CARGO_PKG_VERSION"))
         );
+    }
+
+    #[test]
+    fn a_level_alone_leaves_libraries_at_warnings_and_a_named_one_does_not() {
+        let shown = |log: &str| filter(log).unwrap().to_string();
+        let alone = shown("debug");
+        assert!(alone.contains("openraft=warn"), "{alone}");
+        assert!(alone.split(',').any(|one| one == "debug"), "{alone}");
+        let named = shown("info,openraft=debug");
+        assert!(named.contains("openraft=debug"), "{named}");
+        assert!(!named.contains("openraft=warn"), "{named}");
+        assert!(named.contains("fjall=warn"), "{named}");
+        assert!(filter("info,=,").is_err());
     }
 }

@@ -766,7 +766,7 @@ pub const SETTINGS: &[Setting] = &[
         Process,
         "info,openraft=warn,fjall=warn,lsm_tree=warn",
         "filter",
-        "What is logged: a level, or `target=level,...`.",
+        "What is logged: a level, or `target=level,...`. A level alone leaves libraries at warnings; name one (`info,openraft=debug`) to hear more of it.",
     ),
     row(
         "CAIRN_LOG_FORMAT",
