@@ -88,6 +88,9 @@ pub struct PodSeen {
     /// Since when it has not been ready, milliseconds since 1970 UTC; absent where it is, or
     /// where that is not known.
     pub not_ready_since_unix_ms: Option<u64>,
+    /// Since when it has been ready, milliseconds since 1970 UTC; absent where it is not, or
+    /// where that is not known.
+    pub ready_since_unix_ms: Option<u64>,
 }
 
 /// A claim of a volume.

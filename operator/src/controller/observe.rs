@@ -166,6 +166,9 @@ fn pod_seen(pod: &Pod, names: &Names) -> PodSeen {
     let conditions = status.conditions.unwrap_or_default();
     let condition = |wanted: &str| conditions.iter().find(|one| one.type_ == wanted);
     let ready = condition("Ready").is_some_and(|one| one.status == "True");
+    let since = condition("Ready")
+        .and_then(|one| one.last_transition_time.as_ref())
+        .map(unix_ms);
     let states: Vec<_> = status
         .container_statuses
         .iter()
@@ -195,10 +198,8 @@ fn pod_seen(pod: &Pod, names: &Names) -> PodSeen {
             .cloned()
             .unwrap_or_default(),
         waiting: unschedulable.or(waiting),
-        not_ready_since_unix_ms: condition("Ready")
-            .filter(|_| !ready)
-            .and_then(|one| one.last_transition_time.as_ref())
-            .map(unix_ms),
+        not_ready_since_unix_ms: since.filter(|_| !ready),
+        ready_since_unix_ms: since.filter(|_| ready),
     }
 }
 

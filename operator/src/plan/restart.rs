@@ -23,6 +23,12 @@ use super::{Plan, Topic};
 /// milliseconds: a node that reads a long log is not ready meanwhile.
 const STALLED_MS: u64 = 300_000;
 
+/// For how long every pod has to have been ready before the next one is restarted,
+/// milliseconds: a pod that is made anew has another address, and for as long as resolvers
+/// keep the old one, or that there was none (5 s with the usual settings of CoreDNS), others
+/// do not reach it. Whoever takes over meanwhile could not write.
+const REACHED_MS: u64 = 8_000;
+
 const REASON: &str = "its revision is outdated";
 
 fn is_outdated(view: View<'_>, node: &Node<'_>) -> bool {
@@ -79,7 +85,9 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
         .everyone()
         .filter(|(_, duty)| duty.hinders_restarts());
     let candidate = match (hindering.next(), hindering.next()) {
-        (None, _) if plan.steps.is_empty() && is_settled(store) => {
+        (None, _)
+            if plan.steps.is_empty() && is_settled(store) && all_are_reached(view, duties) =>
+        {
             outdated.iter().find(|(_, duty)| duty.may_restart())
         }
         // Nobody but itself is in the way.
@@ -120,6 +128,14 @@ pub(super) fn next(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &mu
 /// Whether every copy is there, and nothing moves, nor is about to.
 fn is_settled(store: &Store) -> bool {
     group::under_way(store).is_none() && store.is_whole() && !store.is_moving()
+}
+
+/// Whether every pod has been ready for long enough that the others find it.
+fn all_are_reached(view: View<'_>, duties: &Duties<'_>) -> bool {
+    let now = view.seen.now_unix_ms;
+    let is_new = |since: u64| now.saturating_sub(since) < REACHED_MS;
+    let mut pods = duties.everyone().filter_map(|(node, _)| node.pod);
+    !pods.any(|pod| pod.ready && pod.ready_since_unix_ms.is_some_and(is_new))
 }
 
 fn is_stalled(view: View<'_>, node: &Node<'_>) -> bool {

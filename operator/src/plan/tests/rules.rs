@@ -1,6 +1,7 @@
 //! Single rules, held to a sight of a settled cluster that was changed by hand.
 
 use super::world::{World, cluster};
+use crate::names::Role;
 use crate::observed::Observed;
 use crate::plan::{Admin, AgreedSettings, Step, Topic, plan};
 use crate::store::{Health, Store};
@@ -280,4 +281,29 @@ fn what_kubernetes_has_not_taken_up_yet_is_told() {
     let plan = plan(&world.cluster, &seen);
     assert!(plan.steps.is_empty());
     assert!(plan.notes.iter().any(|note| note.topic == Topic::Restart));
+}
+
+#[test]
+fn nobody_is_restarted_before_the_others_can_have_found_the_one_before() {
+    let mut world = World::settled(cluster(3, 3, 3));
+    world.revision.insert(Role::Data, "r2".to_owned());
+    let mut seen = world.observe();
+    seen.now_unix_ms += 60_000;
+    let restarts = |seen: &Observed| {
+        let is_one = |step: &&Step| matches!(step, Step::DeletePod { .. });
+        plan(&world.cluster, seen)
+            .steps
+            .iter()
+            .filter(is_one)
+            .count()
+    };
+    assert_eq!(restarts(&seen), 1);
+    let now = seen.now_unix_ms;
+    let came_back = seen.pods.get_mut("orders-data-1").unwrap();
+    came_back.ready_since_unix_ms = Some(now - 7_000);
+    assert_eq!(restarts(&seen), 0);
+    let notes = plan(&world.cluster, &seen).notes;
+    assert!(notes.iter().any(|note| note.topic == Topic::Restart));
+    seen.now_unix_ms += 1_000;
+    assert_eq!(restarts(&seen), 1);
 }

@@ -55,6 +55,7 @@ struct Pod {
     age: u32,
     deleting: bool,
     unready_since: u64,
+    ready_since: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -266,6 +267,7 @@ impl World {
                         age: 0,
                         deleting: false,
                         unready_since: self.now,
+                        ready_since: None,
                     };
                     self.pods.insert(name, pod);
                 }
@@ -351,8 +353,11 @@ impl World {
         self.claims
             .retain(|name, claim| !claim.deleting || used.contains(name));
         for name in self.pods.keys().cloned().collect::<Vec<_>>() {
-            if self.is_ready(&name) {
-                self.pods.get_mut(&name).unwrap().unready_since = self.now;
+            let (ready, now) = (self.is_ready(&name), self.now);
+            let pod = self.pods.get_mut(&name).unwrap();
+            pod.ready_since = ready.then(|| pod.ready_since.unwrap_or(now));
+            if ready {
+                pod.unready_since = now;
             }
         }
     }

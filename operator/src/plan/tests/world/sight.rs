@@ -35,6 +35,7 @@ impl World {
                 revision: pod.revision.clone(),
                 waiting,
                 not_ready_since_unix_ms: (!ready).then_some(pod.unready_since),
+                ready_since_unix_ms: pod.ready_since,
             };
             (name.clone(), seen)
         });
