@@ -288,6 +288,9 @@ async fn act(
     told: &mut Told,
 ) -> Result<(), Error> {
     let plan = plan::plan(cluster, observed);
+    // What waits for time to pass is told of by nobody.
+    let waits = |note: &Note| matches!(note.topic, Topic::Restart | Topic::Volumes);
+    told.soon |= plan.notes.iter().any(waits);
     told.notes.extend(plan.notes.iter().cloned());
     // Kubernetes takes away what belongs to a manifest that is deleted; nothing is made anew.
     if !cluster.deleting && !cluster.spec.maintenance.paused {

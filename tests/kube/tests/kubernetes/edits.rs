@@ -81,10 +81,12 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
     let expected = "replication factor 2, write quorum 2";
     ensure!(agreed.contains(expected), "{agreed}");
 
-    enlarge(&space, &edited)?;
-    let told = load.mark("volumes-grown")?;
-    println!("{told}");
-    ensure!(told.failed == 0, "{told}");
+    // Only where nobody else enlarges volumes can the test.
+    if cluster.lab.is_some() {
+        enlarge(&space, &edited)?;
+        let told = load.mark("volumes-grown")?;
+        ensure!(told.failed == 0, "{told}");
+    }
 
     // While it is paused nothing is done, and then all of it.
     edited.patch(r#"{"maintenance":{"paused":true},"data":{"replicas":4}}"#)?;
