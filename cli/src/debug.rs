@@ -144,15 +144,15 @@ fn bundle(args: &BundleArgs, endpoints: &Endpoints, format: Format) -> Result<()
 async fn collect(endpoints: &Endpoints, now: u64) -> Result<(Contents, Files), Failure> {
     let (dialer, within) = (endpoints.dialer(), endpoints.timeout());
     let mut files = Files::new();
-    let no_status = match status(endpoints).await {
+    let (status, no_status) = match status(endpoints).await {
         Ok(status) => {
             eprintln!("the coordinators: their status");
             files.insert("status.json".to_owned(), pretty(&status)?);
-            None
+            (status, None)
         }
         Err(why) => {
             eprintln!("the coordinators: {why}");
-            Some(why)
+            (Value::Null, Some(why))
         }
     };
     let addresses = endpoints.addresses();
@@ -163,7 +163,13 @@ async fn collect(endpoints: &Endpoints, now: u64) -> Result<(Contents, Files), F
         }
         Err(why) => (ClusterMap::default(), Some(why)),
     };
-    let nodes = ask_all(dialer, whom_to_ask(&map, &addresses), within, &mut files).await;
+    let nodes = ask_all(
+        dialer,
+        whom_to_ask(&status, &map, &addresses),
+        within,
+        &mut files,
+    )
+    .await;
     let contents = Contents {
         format: FORMAT,
         made_by: concat!("cairn ", env!("CARGO_PKG_VERSION")),
@@ -207,19 +213,25 @@ async fn map(
     newest.ok_or(why)
 }
 
-/// Everybody whom the map names, and whoever was named and is not in it.
-fn whom_to_ask(map: &ClusterMap, addresses: &[String]) -> Vec<Asked> {
+/// The coordinators that the status names, or, without one, the map: that of a data node that
+/// has just started may name none yet. The data nodes that the map names; and whoever was
+/// named on the command line where nobody is known.
+fn whom_to_ask(status: &Value, map: &ClusterMap, addresses: &[String]) -> Vec<Asked> {
     let asked = |name: &str, role: &'static str, address: &str| Asked {
         name: name.to_owned(),
         role,
         address: address.to_owned(),
         not_reached: None,
     };
-    let mut nodes: Vec<Asked> = map
-        .coordinators
-        .iter()
-        .map(|one| asked(&one.name, "coordinator", &one.client))
+    let told = status["coordinators"].as_array().into_iter().flatten();
+    let mut nodes: Vec<Asked> = told
+        .filter_map(|one| Some((one["name"].as_str()?, one["client"].as_str()?)))
+        .map(|(name, client)| asked(name, "coordinator", client))
         .collect();
+    if nodes.is_empty() {
+        let known = map.coordinators.iter();
+        nodes.extend(known.map(|one| asked(&one.name, "coordinator", &one.client)));
+    }
     let members = map.nodes.values();
     let members = members.filter(|node| node.standing == NodeStanding::Member);
     nodes.extend(members.map(|node| asked(&node.name, "data", &node.addresses.client)));
