@@ -89,7 +89,7 @@ impl Supervisor {
         let whole =
             |m: &&Member| self.views.is_up(m.node) && !self.views.is_corrupt(record.id, **m);
         let of_set = |set: &ReplicaSet| {
-            let needed = set.lease_quorum().max(set.write_quorum());
+            let needed = set.lease_quorum();
             match set.members.iter().filter(whole).count() {
                 have if have < needed => Spare::Missing,
                 have if have == needed && have < set.members.len() => Spare::None,
