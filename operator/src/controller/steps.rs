@@ -166,13 +166,10 @@ async fn touch(
         }
         Step::GrowClaim { name, uid, size } => {
             let claims = claims();
-            let what = || format!("read claim {name}");
-            let Some(claim) = within(what, claims.get_opt(name)).await? else {
-                return Ok(true);
+            let claim = match claim_as_seen(&claims, name, uid).await? {
+                Ok(claim) => claim,
+                Err(goes_on) => return Ok(goes_on),
             };
-            if claim.uid().as_deref() != Some(uid) {
-                return Ok(false);
-            }
             match writes.grow(&claims, &claim, size).await {
                 Ok(done) => {
                     let text = format!("claim {name} is asked to grow to {size}");
@@ -199,13 +196,10 @@ async fn touch(
         }
         Step::MarkRetired { name, uid, retired } => {
             let claims = claims();
-            let what = || format!("read claim {name}");
-            let Some(claim) = within(what, claims.get_opt(name)).await? else {
-                return Ok(true);
+            let claim = match claim_as_seen(&claims, name, uid).await? {
+                Ok(claim) => claim,
+                Err(goes_on) => return Ok(goes_on),
             };
-            if claim.uid().as_deref() != Some(uid) {
-                return Ok(false);
-            }
             let mark = [(ANNOTATION_RETIRED, retired.then_some("true"))];
             return writes.annotate(&claims, &claim, &mark).await;
         }
@@ -214,6 +208,21 @@ async fn touch(
         carried.news.push(told);
     }
     Ok(deleted != Deleted::Changed)
+}
+
+/// The claim if it is the one that was seen, else whether the round goes on without it: one
+/// that is gone needs nothing any more, and another one ends the round.
+async fn claim_as_seen(
+    claims: &Api<PersistentVolumeClaim>,
+    name: &str,
+    uid: &str,
+) -> Result<Result<PersistentVolumeClaim, bool>, Error> {
+    let claim = within(|| format!("read claim {name}"), claims.get_opt(name)).await?;
+    Ok(match claim {
+        None => Err(true),
+        Some(claim) if claim.uid().as_deref() != Some(uid) => Err(false),
+        Some(claim) => Ok(claim),
+    })
 }
 
 #[cfg(test)]

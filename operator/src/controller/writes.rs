@@ -20,7 +20,7 @@ use kube::api::{
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::leader::{Leadership, NotLeading};
@@ -292,31 +292,12 @@ impl Writes {
         read: &K,
         annotations: &[(&str, Option<&str>)],
     ) -> Result<bool, Error> {
-        let name = read.name_any();
         let annotations: serde_json::Map<String, Value> = annotations
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).into()))
             .collect();
-        // UID and resourceVersion in a patch are preconditions.
-        let patch = serde_json::json!({"metadata": {
-            "uid": read.meta().uid,
-            "resourceVersion": read.meta().resource_version,
-            "annotations": annotations,
-        }});
-        let params = PatchParams::default();
-        let patch = Patch::Merge(&patch);
-        let written = self
-            .write(
-                Verb::Annotate,
-                &K::kind(&()),
-                &name,
-                api.patch(&name, &params, &patch),
-            )
-            .await;
-        match written {
-            Err(error) if error.status().is_some_and(|s| s.is_conflict()) => Ok(false),
-            written => written.map(|_| true),
-        }
+        let fields = json!({"metadata": {"annotations": annotations}});
+        self.merge(Verb::Annotate, api, read, fields).await
     }
 
     /// Asks for so much room on the very claim that was read; `false` where it changed since.
@@ -329,24 +310,26 @@ impl Writes {
         read: &PersistentVolumeClaim,
         size: &str,
     ) -> Result<bool, Error> {
+        let fields = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        self.merge(Verb::Grow, api, read, fields).await
+    }
+
+    /// Merges fields into the very object that was read; `false` where it changed since.
+    async fn merge<K: Owned>(
+        &self,
+        verb: Verb,
+        api: &Api<K>,
+        read: &K,
+        mut fields: Value,
+    ) -> Result<bool, Error> {
         let name = read.name_any();
-        let patch = serde_json::json!({
-            "metadata": {
-                "uid": read.metadata.uid,
-                "resourceVersion": read.metadata.resource_version,
-            },
-            "spec": {"resources": {"requests": {"storage": size}}},
-        });
+        // UID and resourceVersion in a patch are preconditions.
+        fields["metadata"]["uid"] = json!(read.meta().uid);
+        fields["metadata"]["resourceVersion"] = json!(read.meta().resource_version);
         let params = PatchParams::default();
-        let patch = Patch::Merge(&patch);
-        let written = self
-            .write(
-                Verb::Grow,
-                "PersistentVolumeClaim",
-                &name,
-                api.patch(&name, &params, &patch),
-            )
-            .await;
+        let patch = Patch::Merge(&fields);
+        let call = api.patch(&name, &params, &patch);
+        let written = self.write(verb, &K::kind(&()), &name, call).await;
         match written {
             Err(error) if error.status().is_some_and(|s| s.is_conflict()) => Ok(false),
             written => written.map(|_| true),

@@ -11,8 +11,8 @@
 //! between any two of these steps goes on where it was: each is asked for as long as it is not
 //! seen to have happened.
 //!
-//! Nothing here disturbs a node, and so it is not among the duties; but a node that is about to
-//! lose its claim, or that is away, is left alone.
+//! Nothing here disturbs a node, and so it is not among the duties; but a claim that is about to
+//! go is left alone, and so is that of a pod which is deleted in the same round.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
