@@ -9,11 +9,13 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use cairn_core::kv::request::WriteRequest;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, warn};
 
 use super::backend::{Backend, Session as _};
@@ -35,6 +37,9 @@ const COMMANDS_PER_TURN: usize = 256;
 /// The smallest room to read into, and the largest for short commands.
 const READ_MIN: usize = 2 << 10;
 const READ_MAX: usize = 64 << 10;
+/// A client that asked for nothing for so long goes elsewhere, where the node stops: longer
+/// than it takes to follow an answer that says where.
+const QUIET: Duration = Duration::from_millis(200);
 /// Progress of so many bytes ends a stall.
 const PROGRESS_BYTES: usize = 64 << 10;
 
@@ -74,6 +79,16 @@ pub(crate) struct Connection<B: Backend, S> {
     /// Bytes read and written since the stall clock was set.
     progress: usize,
     stalled: bool,
+    /// Where the node stops.
+    leaving: Option<Leaving>,
+}
+
+/// How a connection finds its end where the node stops. Closing it at once would break
+/// what the client is just sending: it could not know whether that was done.
+struct Leaving {
+    /// The last command, or the beginning.
+    active: Instant,
+    look: Pin<Box<Sleep>>,
 }
 
 /// A login whose credential takes a slow hash.
@@ -113,6 +128,7 @@ pub(crate) async fn run<B: Backend, S>(
         last_command: "",
         progress: 0,
         stalled: false,
+        leaving: None,
     };
     let result = std::future::poll_fn(|context| connection.poll(context)).await;
     if let Err(error) = result {
@@ -128,6 +144,7 @@ where
         self.client.waker.register(context.waker());
         match self.client.fate() {
             Fate::Lives => {}
+            Fate::Leaves => self.poll_leaving(context),
             Fate::Drains => self.ending = Ending::AfterReplies,
             Fate::Killed => return Poll::Ready(Ok(())),
         }
@@ -160,6 +177,24 @@ where
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Ends where the client was quiet for long enough.
+    fn poll_leaving(&mut self, context: &mut Context<'_>) {
+        let busy = !self.queue.is_empty() || !self.input.is_empty();
+        let leaving = self.leaving.get_or_insert_with(|| Leaving {
+            active: Instant::now(),
+            look: Box::pin(sleep(QUIET)),
+        });
+        while self.ending == Ending::No && leaving.look.as_mut().poll(context).is_ready() {
+            if busy {
+                leaving.active = Instant::now();
+            }
+            if leaving.active.elapsed() >= QUIET {
+                self.ending = Ending::AfterReplies;
+            }
+            leaving.look.as_mut().reset(leaving.active + QUIET);
+        }
     }
 
     /// Whether everything that will be said was said.
@@ -271,6 +306,9 @@ where
         if commands > 0 {
             self.shared.counts.add(Count::Commands, commands);
             self.client.touch(self.shared.clients.tick());
+            if let Some(leaving) = &mut self.leaving {
+                leaving.active = Instant::now();
+            }
         }
         // A write that was started, a read, or a login, is to be polled once.
         again || (commands > 0 && (!self.queue.is_empty() || self.login.is_some()))

@@ -1,6 +1,7 @@
 //! The listener: connections come in here, and are counted and swept here.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,13 +9,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use cairn_core::record::ClusterMap;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Facts};
 use super::config::RespConfig;
 use super::connection;
-use super::shared::{Clients, Count, Shared};
+use super::shared::{Clients, Count, Fate, Shared};
 use super::words;
 use crate::listener::{self, Accept, ConnectionHandler, Ends, ListenerConfig};
 
@@ -22,9 +23,12 @@ use crate::listener::{self, Accept, ConnectionHandler, Ends, ListenerConfig};
 pub(super) const LISTENER: &str = "resp";
 /// How often idle and stalled connections are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long connections at most stay open at shutdown for clients that still ask here.
+const LINGER_MAX: Duration = Duration::from_secs(2);
 
-/// Serves Redis clients until `shutdown` is cancelled, then answers what was taken
-/// and returns.
+/// Serves Redis clients until `shutdown` is cancelled. Then each connection ends once its
+/// client asks for nothing more here, and after at most half of the drain bound, two
+/// seconds at most, once what was taken is answered.
 ///
 /// # Errors
 /// Where the listener cannot be used.
@@ -117,7 +121,12 @@ impl<B: Backend> Server<B> {
 
     /// Lets every connection answer what it took and end.
     pub fn drain(&self) {
-        self.shared.clients.drain();
+        self.shared.clients.end(Fate::Drains);
+    }
+
+    /// Lets every connection end once its client asks for nothing more here.
+    pub fn leave(&self) {
+        self.shared.clients.end(Fate::Leaves);
     }
 }
 
@@ -162,13 +171,23 @@ async fn sweep(shared: Arc<Shared>, shutdown: CancellationToken, ended: Cancella
     let mut clock = interval(SWEEP);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut commands = shared.counts.total(Count::Commands);
+    let linger = LINGER_MAX.min(shared.config.drain_timeout / 2);
+    let mut leaving = false;
+    let mut drain = pin!(async {
+        shutdown.cancelled().await;
+        sleep(linger).await;
+    });
     let mut draining = false;
     loop {
         tokio::select! {
             () = ended.cancelled() => break,
-            () = shutdown.cancelled(), if !draining => {
+            () = shutdown.cancelled(), if !leaving => {
+                leaving = true;
+                shared.clients.end(Fate::Leaves);
+            }
+            () = &mut drain, if !draining => {
                 draining = true;
-                shared.clients.drain();
+                shared.clients.end(Fate::Drains);
             }
             _ = clock.tick() => {
                 sweep_once(&shared);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -145,10 +145,24 @@ impl Counts {
 pub(crate) enum Fate {
     /// It goes on.
     Lives = 0,
-    /// The node stops: finish what is in flight.
-    Drains = 1,
+    /// The node stops: end once the client asks for nothing more here. It is told of a
+    /// better place by every answer, and what it sent before it knew is answered too.
+    Leaves = 1,
+    /// Finish what is in flight.
+    Drains = 2,
     /// It ends now.
-    Killed = 2,
+    Killed = 3,
+}
+
+impl Fate {
+    fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Lives,
+            1 => Self::Leaves,
+            2 => Self::Drains,
+            _ => Self::Killed,
+        }
+    }
 }
 
 /// The open connections.
@@ -158,7 +172,8 @@ pub(crate) struct Clients {
     open: Mutex<BTreeMap<u64, Arc<Client>>>,
     /// Counted up by [`Clients::sweep`]: the clock of idle and stalled clients.
     tick: AtomicU32,
-    draining: AtomicBool,
+    /// The [`Fate`] of those that are yet to come.
+    fate: AtomicU8,
 }
 
 /// What others may know of a connection, and do to it.
@@ -212,11 +227,9 @@ impl Clients {
             }),
         });
         self.open.lock().insert(client.id, Arc::clone(&client));
-        // Looked at after it was listed: either the drain sees it there, or it sees
-        // the drain here.
-        if self.draining.load(Ordering::SeqCst) {
-            client.doom(Fate::Drains);
-        }
+        // Looked at after it was listed: either the end sees it there, or it sees the
+        // end here.
+        client.doom(Fate::of(self.fate.load(Ordering::SeqCst)));
         client
     }
 
@@ -240,11 +253,11 @@ impl Clients {
         self.tick.load(Ordering::Relaxed)
     }
 
-    /// Tells every connection to finish, those that are yet to come too.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+    /// Tells every connection how to end, those that are yet to come too.
+    pub(crate) fn end(&self, fate: Fate) {
+        self.fate.fetch_max(fate as u8, Ordering::SeqCst);
         for client in self.list() {
-            client.doom(Fate::Drains);
+            client.doom(fate);
         }
     }
 
@@ -276,11 +289,7 @@ impl Client {
 
     /// What is to become of it.
     pub(crate) fn fate(&self) -> Fate {
-        match self.fate.load(Ordering::SeqCst) {
-            0 => Fate::Lives,
-            1 => Fate::Drains,
-            _ => Fate::Killed,
-        }
+        Fate::of(self.fate.load(Ordering::SeqCst))
     }
 
     /// It sent a command.

@@ -511,6 +511,29 @@ async fn a_drain_answers_what_was_taken() {
     assert_eq!(late.rest().await, "");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_still_asks_is_answered_before_the_node_leaves() {
+    let node = slow();
+    let mut client = node.connect();
+    client.call("PING", "+PONG\r\n").await;
+    node.server.leave();
+    // It asks for more than twice as long as one that is quiet would be kept.
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.call("PING", "+PONG\r\n").await;
+    }
+    // What is not answered yet is not quiet.
+    client.send(&pipeline(&["SET a 1"])).await;
+    until(|| node.memory.started() == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.memory.answer(1);
+    client.expect("+OK\r\n").await;
+    assert_eq!(client.rest().await, "");
+    let mut late = node.connect();
+    late.call("PING", "+PONG\r\n").await;
+    assert_eq!(late.rest().await, "");
+}
+
 #[tokio::test]
 async fn a_client_can_be_killed() {
     let node = slow();

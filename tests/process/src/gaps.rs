@@ -100,7 +100,7 @@ impl fmt::Display for Gaps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} gaps: p50 {} ms, p90 {} ms, p99 {} ms, longest {} ms",
+            "{}: p50 {} ms, p90 {} ms, p99 {} ms, longest {} ms",
             self.0.len(),
             self.percentile(50),
             self.percentile(90),

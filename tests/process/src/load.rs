@@ -183,9 +183,9 @@ impl Shared {
     }
 
     /// Notes how long a request took, its retries included.
-    pub(crate) fn took(&self, began: Instant) {
+    pub(crate) fn took(&self, partition: u32, began: Instant) {
         if !self.plan.interval.is_zero() {
-            locked(&self.latencies).note(self.elapsed_ms(), began.elapsed());
+            locked(&self.latencies).note(self.elapsed_ms(), partition, began.elapsed());
         }
     }
 
@@ -487,25 +487,38 @@ async fn work(shared: Arc<Shared>, writer: usize, mut client: ClusterClient, mut
     while !shared.stopping() {
         pacer.due().await;
         let began = Instant::now();
-        let answered = match rng.random_range(0..100) {
+        let (partition, answered) = match rng.random_range(0..100) {
             0..45 => {
                 let own = rng.random_range(0..plan.keys) * plan.writers + writer;
-                set(&shared, &shared.registers[own], &mut client).await
+                let register = &shared.registers[own];
+                (
+                    register.partition,
+                    set(&shared, register, &mut client).await,
+                )
             }
             45..75 if plan.counters > 0 => {
                 let counter = &shared.counters[rng.random_range(0..plan.counters)];
-                increment(&shared, counter, &mut client).await
+                (
+                    counter.partition,
+                    increment(&shared, counter, &mut client).await,
+                )
             }
             75..80 if plan.counters > 0 => {
                 let counter = &shared.counters[rng.random_range(0..plan.counters)];
-                get_counter(&shared, counter, &mut client).await
+                (
+                    counter.partition,
+                    get_counter(&shared, counter, &mut client).await,
+                )
             }
             _ => {
                 let register = &shared.registers[rng.random_range(0..shared.registers.len())];
-                get_register(&shared, register, &mut client).await
+                (
+                    register.partition,
+                    get_register(&shared, register, &mut client).await,
+                )
             }
         };
-        shared.took(began);
+        shared.took(partition, began);
         if let Err(error) = answered {
             shared.unanswered(&error);
             pace.tick().await;

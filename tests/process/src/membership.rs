@@ -167,7 +167,7 @@ impl Share {
 #[derive(Clone, Debug)]
 pub struct Rest {
     p99: Duration,
-    gaps: Gaps,
+    longest: Gaps,
 }
 
 impl Rest {
@@ -182,7 +182,7 @@ impl Rest {
         let to = load.now_ms();
         Ok(Self {
             p99: load.latencies().percentile(99, from, to),
-            gaps: load.gaps(from, to),
+            longest: load.latencies().longest(from, to),
         })
     }
 }
@@ -263,7 +263,7 @@ impl Change {
             disk: flush(&cluster.directory(), copied)?,
             failed: load.unanswered() - self.failed,
             errors: load.errors_since(&self.errors),
-            gaps: load.gaps(self.from_ms, to_ms),
+            longest: load.latencies().longest(self.from_ms, to_ms),
             p99: load.latencies().percentile(99, self.from_ms, to_ms),
             rest: rest.clone(),
             moved,
@@ -345,7 +345,7 @@ pub struct Report {
     name: String,
     failed: u64,
     errors: BTreeMap<String, u64>,
-    gaps: Gaps,
+    longest: Gaps,
     p99: Duration,
     rest: Rest,
     moved: usize,
@@ -393,8 +393,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "== {}", self.name)?;
         writeln!(f, "failed requests: {} {:?}", self.failed, self.errors)?;
-        writeln!(f, "longest pause per partition: {}", self.gaps)?;
-        writeln!(f, "                    at rest: {}", self.rest.gaps)?;
+        writeln!(f, "longest request of a partition: {}", self.longest)?;
+        writeln!(f, "                       at rest: {}", self.rest.longest)?;
         writeln!(f, "p99: {:.1?}, at rest {:.1?}", self.p99, self.rest.p99)?;
         writeln!(
             f,

@@ -41,7 +41,7 @@ impl Native {
             counter.state().begin();
             let began = Instant::now();
             let sum = self.0.increment(counter.key.clone(), 1).await;
-            shared.took(began);
+            shared.took(counter.partition, began);
             match sum {
                 Ok(sum) => {
                     let value = u64::try_from(sum).unwrap_or(u64::MAX);

@@ -5,6 +5,10 @@
 //! A node that is cordoned gets none of them while another can have it: it is about to go,
 //! and what it handed over would only have to move again. Whoever is named after a failure is
 //! chosen by what it holds alone.
+//!
+//! A replica whose process has just started counts as having granted a whole lease (rule 5),
+//! which whoever is named next has to wait out while nobody serves. The old primary serves on
+//! until then.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +22,8 @@ use crate::record::{Member, PartitionRecord};
 /// How many handovers to where replicas belong may be under way at a time, of those that
 /// one node leads.
 const SEATED_AT_ONCE: usize = 16;
+/// For how many leases a handover waits at most for processes that have just started.
+const STARTS_WAITED_FOR: u64 = 3;
 
 /// Who leads how much, once what is under way is done.
 #[derive(Debug, Default)]
@@ -55,6 +61,10 @@ impl Supervisor {
         let draining = self.views.is_draining(primary.node);
         let preferred = self.state.seats(record.id).first() == Some(&primary.node);
         if preferred && !draining && asked.is_none() {
+            work.hand_over_waits = None;
+            return;
+        }
+        if self.awaits_starters(now, record, work) {
             return;
         }
         self.count_leads();
@@ -110,6 +120,19 @@ impl Supervisor {
                 to,
             },
         );
+    }
+
+    /// Whether a handover now would have to wait for leases that a process which has just
+    /// started may have granted before. Not for ever, where processes start again and again.
+    fn awaits_starters(&self, now: Micros, record: &PartitionRecord, work: &mut Work) -> bool {
+        let lease = self.lease_longest();
+        let starts = |m: &Member| self.views.is_up(m.node) && !self.is_up_for(now, m.node, lease);
+        if !record.config.voters().iter().any(starts) {
+            work.hand_over_waits = None;
+            return false;
+        }
+        let since = *work.hand_over_waits.get_or_insert(now);
+        now.minus(since) < Micros(lease.0 * STARTS_WAITED_FOR)
     }
 
     /// Members that could take over at once.

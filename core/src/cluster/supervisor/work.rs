@@ -195,6 +195,8 @@ pub(super) struct Work {
     pub(super) told: Option<(Epoch, PromotionReason)>,
     /// A person asked for a handover, to this node where one is named.
     pub(super) hand_over_asked: Option<Option<NodeId>>,
+    /// Since when a handover waits for nodes that have just started.
+    pub(super) hand_over_waits: Option<Micros>,
     /// When a change of the configuration may be tried again, after one was given up.
     pub(super) change_after: Micros,
     /// How many learners in a row were too slow.
@@ -219,6 +221,7 @@ impl Work {
             requested: None,
             told: None,
             hand_over_asked: None,
+            hand_over_waits: None,
             change_after: Micros::default(),
             slow_learners: 0,
         }
@@ -325,6 +328,7 @@ impl Work {
             || self.pending.is_some()
             || self.hand_over.is_some()
             || self.hand_over_asked.is_some()
+            || self.hand_over_waits.is_some()
             || self.requested.is_some()
             || self.unserved_since.is_some()
             || self.cut_off_since.is_some()

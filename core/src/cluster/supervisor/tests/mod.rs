@@ -4,6 +4,7 @@
 mod absences;
 mod chaos;
 mod cordons;
+mod handovers;
 mod membership;
 mod proposals;
 mod script;

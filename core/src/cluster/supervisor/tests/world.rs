@@ -59,6 +59,8 @@ pub(super) struct SimReplica {
     wish: Wish,
     pub(super) granted_until: u64,
     granted_in: Epoch,
+    /// Until when the process before this one may have granted, whatever is given back.
+    started_until: u64,
     /// The epoch that this process rose in, if it did.
     rose: Option<Epoch>,
     /// When a handover ends.
@@ -549,7 +551,12 @@ impl World {
             whole: replica.whole,
             head_intact: replica.intact && !replica.whole,
             lease_current: current && replica.rose.is_none(),
-            lease_remaining: Micros(replica.granted_until.saturating_sub(now)),
+            lease_remaining: Micros(
+                replica
+                    .granted_until
+                    .max(replica.started_until)
+                    .saturating_sub(now),
+            ),
         };
         self.deliver(Delivery::Report(node, report, fence.is_some()));
     }
@@ -618,6 +625,7 @@ impl World {
                     wish: Wish::None,
                     granted_until: 0,
                     granted_in: Epoch::ZERO,
+                    started_until: 0,
                     rose: None,
                     hands_over_at: None,
                 },

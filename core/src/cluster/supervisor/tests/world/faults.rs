@@ -33,7 +33,7 @@ impl World {
                 sim.known.remove(partition);
             }
             // Grants are not durable: a full one counts as given (rule 5).
-            replica.granted_until = now + LEASE;
+            replica.started_until = now + LEASE;
             replica.hands_over_at = None;
             let led = replica.rose.take() == Some(replica.promised);
             replica.role = if led { Role::Suspended } else { Role::Replica };
