@@ -232,6 +232,16 @@ impl FailureDetector {
         }
     }
 
+    /// Whether the one reaches the other, by the last word of both.
+    #[must_use]
+    pub fn reach(&self, one: NodeId, other: NodeId) -> bool {
+        let misses = |from: NodeId, to: NodeId| {
+            let observed = self.nodes.get(&from);
+            observed.is_some_and(|observed| observed.unreachable.contains(&to))
+        };
+        !misses(one, other) && !misses(other, one)
+    }
+
     /// Judges every node anew and tells what changed.
     pub fn evaluate(&mut self, now: Micros) -> Vec<HealthChange> {
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();

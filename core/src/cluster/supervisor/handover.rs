@@ -163,10 +163,34 @@ impl Supervisor {
 
     /// Of those, the one on the node that leads the fewest, so that what a draining
     /// node led is spread; one on a node that leaves, or is cordoned, only where there is no
-    /// other.
+    /// other, and one that could commit nothing only where none can.
     fn best_successor(&self, record: &PartitionRecord, primary: Member) -> Option<Member> {
         self.successors(record, primary)
-            .min_by_key(|m| (self.is_to_go(m.node), self.leads(m.node)))
+            .min_by_key(|m| self.worth(record, *m))
+    }
+
+    /// The lower, the better.
+    fn worth(&self, record: &PartitionRecord, member: Member) -> (bool, bool, usize) {
+        let node = member.node;
+        (
+            !self.could_commit(record, member),
+            self.is_to_go(node),
+            self.leads(node),
+        )
+    }
+
+    /// Whether the member reaches as many others as a write needs, of those that stay: nodes
+    /// that were restarted at the same time may not know each other's new addresses yet.
+    fn could_commit(&self, record: &PartitionRecord, member: Member) -> bool {
+        record.config.sets().all(|set| {
+            let reached = set.members.iter().filter(|m| {
+                **m == member
+                    || self.views.is_up(m.node)
+                        && !self.views.is_draining(m.node)
+                        && self.views.detector.reach(member.node, m.node)
+            });
+            reached.count() >= set.lease_quorum()
+        })
     }
 
     /// Who takes over from a primary that has no seat any more: until then it cannot be
@@ -175,7 +199,7 @@ impl Supervisor {
         let seats = self.state.seats(record.id);
         self.successors(record, primary)
             .filter(|m| seats.contains(&m.node))
-            .min_by_key(|m| (self.is_to_go(m.node), self.leads(m.node)))
+            .min_by_key(|m| self.worth(record, *m))
     }
 
     /// Whether the node is not to lead for long.

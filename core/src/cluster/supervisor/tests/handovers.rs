@@ -67,3 +67,25 @@ fn nobody_waits_for_what_a_node_may_have_granted_before_its_restart() {
     let longest = longest_pause(&world, began);
     assert!(longest < Micros::from_millis(150), "{longest:?}");
 }
+
+/// Whoever takes over has to commit a barrier, and the one who hands over is about to go.
+#[test]
+fn who_takes_over_reaches_a_quorum_without_the_one_who_goes() {
+    let request = SettingsRequest {
+        replication_factor: Some(5),
+        partitions: Some(24),
+        ..SettingsRequest::default()
+    };
+    let mut world = World::with_cluster(SupervisorOptions::default(), 5, &request);
+    let (goes, cut_off) = (NodeId(1), NodeId(2));
+    // With the one that goes it would be three of five.
+    world.cut.insert((cut_off, NodeId(4)));
+    world.cut.insert((cut_off, NodeId(5)));
+    world.run(1_000);
+    assert!(leads(&world, cut_off) > 0, "it serves");
+    let before = leads(&world, cut_off);
+    world.sim(goes).draining = true;
+    world.run(2_000);
+    assert_eq!(leads(&world, goes), 0);
+    assert_eq!(leads(&world, cut_off), before, "it got none of them");
+}
