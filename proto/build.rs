@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "cairn/peer/v1/peer.proto",
         "cairn/coordinator/v1/coordinator.proto",
         "cairn/diagnosis/v1/diagnosis.proto",
+        "cairn/hot/v1/hot.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");

@@ -19,6 +19,7 @@ use crate::debug::DebugCommand;
 use crate::dev::DevArgs;
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
+use crate::hotkeys::HotkeysArgs;
 use crate::inspect::PartitionsArgs;
 use crate::keyspace::{ScanArgs, WatchArgs};
 use crate::membership::NodesArgs;
@@ -28,8 +29,8 @@ use crate::recover::RecoverArgs;
 use crate::recover_coordinators::RecoverCoordinatorsArgs;
 use crate::user::UserCommand;
 use crate::{
-    bench, check, cluster, coordinators, data, debug, dev, inspect, keyspace, membership, node,
-    rebalance, recover, recover_coordinators, user,
+    bench, check, cluster, coordinators, data, debug, dev, hotkeys, inspect, keyspace, membership,
+    node, rebalance, recover, recover_coordinators, user,
 };
 
 /// A durable, replicated key-value store
@@ -136,6 +137,12 @@ enum Command {
     Nodes(NodesArgs),
     /// The partitions: primary, replicas, epoch, lag
     Partitions(PartitionsArgs),
+    /// The keys that data nodes are asked for far more than others
+    ///
+    /// Each node looks at what clients ask of it and tells the keys that take a noticeable part
+    /// of that: by a hash, or by name where CAIRN_HOT_KEYS is `names`. Where the cluster has
+    /// users it takes the role admin.
+    Hotkeys(HotkeysArgs),
     /// What is being copied to where, and holding it back
     Rebalance(RebalanceArgs),
     /// What the cluster agreed on, and changing it while it serves
@@ -283,6 +290,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => inspect::status(&endpoints, output),
         Command::Ring => inspect::ring(&endpoints, output),
         Command::Nodes(args) => membership::run(args, &endpoints, output),
+        Command::Hotkeys(args) => hotkeys::run(&args, &endpoints, output),
         Command::Rebalance(args) => rebalance::run(&args, &endpoints, output),
         Command::Cluster(args) => cluster::run(args, &endpoints, output),
         Command::Partitions(args) => inspect::partitions(&args, &endpoints, output),

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod hot;
 pub mod ids;
 pub mod kv;
 pub mod record;

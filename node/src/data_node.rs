@@ -44,6 +44,7 @@ use crate::disk::{DataDirectory, WalConfig};
 use crate::grpc::{
     self, IntakeConfig, KeyspaceServer, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer,
 };
+use crate::hot_keys;
 use crate::http::{Check, Health, HttpState, metrics};
 use crate::listener::{Accept, ListenerConfig, TlsSource};
 use crate::partition::{
@@ -67,11 +68,12 @@ const HAND_OVER_SHARE: f64 = 0.75;
 /// How long connections may take to end once nothing is led here any more.
 const CONNECTIONS_DRAIN_MAX: Duration = Duration::from_secs(5);
 /// The services on the port for clients.
-const CLIENT_SERVICES: [&str; 4] = [
+const CLIENT_SERVICES: [&str; 5] = [
     kv_server::SERVICE_NAME,
     keyspace_server::SERVICE_NAME,
     topology_server::SERVICE_NAME,
     diagnosis::SERVICE,
+    hot_keys::SERVICE,
 ];
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -613,6 +615,7 @@ fn engine_config(
             send: settings.snapshot_send_rate,
             receive: settings.snapshot_receive_rate,
         },
+        hot_keys: settings.hot_keys,
         ..EngineConfig::new(node, session, timing)
     }
 }
@@ -700,7 +703,8 @@ fn serve_clients(
         .add_service(kv.into_server())
         .add_service(keyspace.into_server())
         .add_service(topology.into_server())
-        .add_service(diagnosis::service("client"));
+        .add_service(diagnosis::service("client"))
+        .add_service(hot_keys::service(handle.clone(), "client"));
     grpc::add_about(&mut routes, &CLIENT_SERVICES);
     clients.run(
         "serve gRPC clients",

@@ -12,6 +12,7 @@ pub mod data_node;
 pub mod diagnosis;
 pub mod disk;
 pub mod grpc;
+mod hot_keys;
 pub mod http;
 pub mod listener;
 pub mod partition;

@@ -72,6 +72,13 @@ pub mod pb {
             tonic::include_proto!("cairn.coordinator.v1");
         }
     }
+    /// Package `cairn.hot`.
+    pub mod hot {
+        /// Package `cairn.hot.v1`.
+        pub mod v1 {
+            tonic::include_proto!("cairn.hot.v1");
+        }
+    }
     /// Package `cairn.diagnosis`.
     pub mod diagnosis {
         /// Package `cairn.diagnosis.v1`.

@@ -31,7 +31,8 @@ use super::board::Published;
 use super::clock;
 use super::copies::{Copied, Copies};
 use super::figures::Figures;
-use super::inbox::{Found, Input, LoadedTable, Submission};
+use super::heat::HeatJudge;
+use super::inbox::{Found, Input, LoadedTable, Submission, Work};
 use super::lane::{Lane, Lookup, TableLoad, Turn};
 use super::links::Links;
 use super::load::Rate;
@@ -84,6 +85,7 @@ pub(super) struct Engine {
     written_since: u64,
     copies: Copies,
     figures: Figures,
+    heat: HeatJudge,
 }
 
 /// What clients ask of the node.
@@ -153,6 +155,7 @@ impl Engine {
             written_since: 0,
             copies,
             figures: Figures::new(),
+            heat: HeatJudge::new(),
         };
         for (partition, generation, index) in applied {
             if let Some(lane) = engine.lane(partition) {
@@ -368,6 +371,10 @@ impl Engine {
             self.turn.answer(write.reply, write.place, Err(error));
             return;
         };
+        if let Work::Write(request) = &write.work {
+            let heat = &self.shared.heat;
+            heat.write(partition, request.op.keys(), write.place.bytes);
+        }
         let (core, turn) = (&mut self.core, &mut self.turn);
         if !lane.leads_until(turn.now.plus(Micros(core.timing().lease.0 / 4))) {
             // The renewals of a partition that nobody asks are not told; this write is
@@ -416,6 +423,10 @@ impl Engine {
         self.figures.expired.increment(expired);
         self.shared.expired.fetch_add(expired, Ordering::Relaxed);
         self.tell_load(writes);
+        let hot = self.heat.judge(self.turn.now, &self.shared.heat);
+        if hot > 0 {
+            tracing::info!(keys = hot, "keys are asked for far more than others");
+        }
         let written = std::mem::take(&mut self.written_since);
         self.copies.second(writes, written);
     }

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::admission::Place;
 use super::board::Published;
+use super::heat::Heated;
 use super::inbox::{Input, Submission, Work};
 use super::reply::{ReplyQueue, ReplyTo, WriteResult};
 use super::shared::Shared;
@@ -325,6 +326,14 @@ impl Handle {
     #[must_use]
     pub fn disk_full(&self) -> bool {
         self.shared.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// The keys that this node is asked for far more than others, as they were judged last;
+    /// `None` where nobody looks for them.
+    #[must_use]
+    pub fn hot_keys(&self) -> Option<Arc<Heated>> {
+        let heat = &self.shared.heat;
+        (!heat.is_off()).then(|| heat.judged())
     }
 
     /// How many keys this node deleted as primary because their time was past.

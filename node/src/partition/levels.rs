@@ -239,7 +239,7 @@ impl Shared {
         let reader = self.reader.load();
         let stored = reader.as_ref()?.get_cached(first.generation, key)?;
         self.still_readable(partition, &first).ok()??;
-        Some(self.local(partition, &first, stored))
+        Some(self.local(partition, key, &first, stored))
     }
 
     async fn read_local(&self, partition: PartitionId, key: Bytes) -> ReadingResult {
@@ -253,7 +253,7 @@ impl Shared {
                 continue;
             }
             let stored = stored.map_err(|error| self.unreadable(partition, &error.into()))?;
-            return self.local(partition, &first, stored);
+            return self.local(partition, &key, &first, stored);
         }
         Err(RequestError::NotReady { partition })
     }
@@ -261,10 +261,11 @@ impl Shared {
     fn local(
         &self,
         partition: PartitionId,
+        key: &Bytes,
         first: &Published,
         stored: Option<Bytes>,
     ) -> ReadingResult {
-        let value = self.decode(partition, stored)?;
+        let value = self.decode(partition, key, stored)?;
         let now = clock::wall_ms();
         Ok(Reading {
             value: value.filter(|v| !v.value.expired(now)).map(to_value),
@@ -382,7 +383,7 @@ impl Shared {
             return Ok(None);
         }
         let stored = stored.map_err(|error| self.unreadable(partition, &error.into()))?;
-        let value = self.decode(partition, stored)?;
+        let value = self.decode(partition, key, stored)?;
         if value
             .as_ref()
             .is_some_and(|v| v.value.expired(clock::wall_ms()))

@@ -15,7 +15,7 @@
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `snapshot`: copies for other nodes, and from them. `copies`: how fast they may go.
-//! - `load`: how much clients ask.
+//! - `load`: how much clients ask. `heat`: for which keys most.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
@@ -27,6 +27,7 @@ mod engine;
 mod expiry;
 mod figures;
 mod handle;
+mod heat;
 mod inbox;
 mod lane;
 mod levels;
@@ -47,6 +48,7 @@ pub use clock::{boottime, wall_ms};
 pub use config::EngineConfig;
 pub use copies::SnapshotRates;
 pub use handle::{Handle, PendingWrite, PendingWrites, WriteBatch};
+pub use heat::{Heated, HotKeysShown};
 pub use levels::{LocalState, PendingReading, Reading, ReadingResult, StartedReading};
 pub use links::{AgentLink, Links, PeerLink, SnapshotFetch, SnapshotParts};
 pub use read::{PendingRead, ReadResult, StartedRead};

@@ -188,7 +188,7 @@ impl Shared {
             .load()
             .as_ref()?
             .get_cached(first.generation, key)?;
-        let value = match self.decode(partition, stored) {
+        let value = match self.decode(partition, key, stored) {
             Ok(value) => value,
             Err(error) => return Some(Err(error)),
         };
@@ -223,7 +223,7 @@ impl Shared {
                 .get(first.generation, key.clone())
                 .await
                 .map_err(|error| self.unreadable(partition, &error.into()))?;
-            let value = self.decode(partition, stored)?;
+            let value = self.decode(partition, &key, stored)?;
             if self.still_leads(cell, &first) {
                 let now = clock::wall_ms();
                 if !value.as_ref().is_some_and(|v| v.value.expired(now)) {
@@ -286,10 +286,13 @@ impl Shared {
     pub(super) fn decode(
         &self,
         partition: PartitionId,
+        key: &[u8],
         stored: Option<Bytes>,
     ) -> Result<Option<VersionedValue>, RequestError> {
         // What is read again, since it turned out to be of no use, is load as well.
-        self.load.read(stored.as_ref().map_or(0, Bytes::len));
+        let bytes = stored.as_ref().map_or(0, Bytes::len);
+        self.load.read(bytes);
+        self.heat.read(partition, key, bytes);
         stored
             .map(VersionedValue::decode)
             .transpose()

@@ -17,6 +17,7 @@ use super::admission::Admission;
 use super::board::Board;
 use super::config::EngineConfig;
 use super::figures::ReadFigures;
+use super::heat::Heat;
 use super::inbox::{Inbox, Input};
 use super::load::Load;
 use crate::disk::{DirectoryDisk, DiskSpace};
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) reads: ReadFigures,
     /// What clients read.
     pub(super) load: Load,
+    /// For which keys they ask most.
+    pub(super) heat: Heat,
     /// The room of the disk, once it was looked at.
     pub(super) disk_space: Mutex<Option<DiskSpace>>,
     /// Whether this node refuses writes for want of disk space.
@@ -74,6 +77,7 @@ impl Shared {
         let admission = Admission::new(config.pending_writes_max, config.pending_bytes_max);
         let serving_throttle = Throttle::new(config.snapshot_rates.at_start().snapshots);
         Self {
+            heat: Heat::new(config.hot_keys),
             config,
             inbox: Inbox::default(),
             board: Board::new(),

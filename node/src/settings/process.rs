@@ -18,6 +18,7 @@ use super::table::flag_of;
 use super::values::Values;
 use crate::agent::{PlaceSettings, PlacesFile, WEIGHTS, check_label};
 use crate::coordinator::CoordinatorAddress;
+use crate::partition::HotKeysShown;
 use crate::resp::EndpointType;
 
 /// Cairn's own events, and of the libraries' only what is amiss.
@@ -206,6 +207,8 @@ pub struct DataSettings {
     pub snapshot_send_rate: u64,
     /// The most bytes of snapshots that are received in a second; 0 for no fixed limit.
     pub snapshot_receive_rate: u64,
+    /// What is told of keys that are asked for far more than others.
+    pub hot_keys: HotKeysShown,
     /// How many snapshots are given at a time.
     pub snapshots_sent_at_once: usize,
     /// How many snapshots are fetched at a time.
@@ -402,6 +405,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         snapshots_sent_at_once: reader
             .number("CAIRN_SNAPSHOTS_SENT_AT_ONCE", SNAPSHOTS_AT_ONCE)
             .unwrap_or(4),
+        hot_keys: read_hot_keys(reader),
         snapshots_received_at_once: reader
             .number("CAIRN_SNAPSHOTS_RECEIVED_AT_ONCE", SNAPSHOTS_AT_ONCE)
             .unwrap_or(2),
@@ -469,6 +473,19 @@ fn read_rate(reader: &Reader<'_>, name: &'static str) -> u64 {
         );
     }
     rate
+}
+
+fn read_hot_keys(reader: &Reader<'_>) -> HotKeysShown {
+    const NAME: &str = "CAIRN_HOT_KEYS";
+    match reader.text(NAME) {
+        None | Some("hashes") => HotKeysShown::Hashes,
+        Some("names") => HotKeysShown::Names,
+        Some("off") => HotKeysShown::Off,
+        Some(_) => {
+            reader.problem(NAME, "there is no such choice", "Give hashes, names or off");
+            HotKeysShown::Off
+        }
+    }
 }
 
 fn read_endpoint_type(reader: &Reader<'_>, hostname: &str) -> EndpointType {

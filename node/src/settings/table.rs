@@ -633,6 +633,14 @@ pub const SETTINGS: &[Setting] = &[
         "The same for snapshots that the node fetches.",
     ),
     row(
+        "CAIRN_HOT_KEYS",
+        Data,
+        Bounds,
+        "hashes",
+        "`hashes`, `names` or `off`",
+        "What the node tells of keys that clients ask for far more than others: a hash of the key, or its name, which may be a secret; or nothing, and then it looks for none. `cairn hotkeys` shows them.",
+    ),
+    row(
         "CAIRN_SNAPSHOTS_SENT_AT_ONCE",
         Data,
         Bounds,

@@ -15,6 +15,7 @@ mod freeze;
 mod group;
 mod histories;
 mod hostile;
+mod hot_keys;
 mod keyspace;
 mod kills;
 mod levels;

@@ -1,0 +1,278 @@
+//! Which keys clients ask this node for most: sampled where they are served, judged once a
+//! second by the engine ([`cairn_core::hot`]), told to whoever asks.
+//!
+//! A request that is no sample costs one draw of a random number. How many are sampled follows
+//! what is asked: all where little is, some thousands in a second where much is.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use cairn_core::hot::{HotKey, KeyHash, Touch, Watch, WatchOptions};
+use cairn_core::ids::{Micros, PartitionId};
+use metrics::{Counter, Gauge, counter, gauge};
+use parking_lot::Mutex;
+
+/// Samples in a second that are enough.
+const SAMPLES: usize = 4096;
+/// Samples that wait to be judged at most.
+const WAITING_MAX: usize = 4 * SAMPLES;
+/// At most one in so many is sampled.
+const EVERY_MAX: u32 = 1 << 10;
+/// Names of longer keys are not kept.
+const NAME_BYTES_MAX: usize = 256;
+
+/// What is said of hot keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HotKeysShown {
+    /// Hashes of their names.
+    #[default]
+    Hashes,
+    /// Their names, which may be secrets.
+    Names,
+    /// Nothing: nobody looks for them.
+    Off,
+}
+
+/// What was judged last.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Heated {
+    /// What clients ask of the node, in a second.
+    pub requests_per_second: f64,
+    /// The keys that are hot, the hottest first.
+    pub keys: Vec<HotKey>,
+}
+
+/// The samples, and what came of them.
+#[derive(Debug)]
+pub(super) struct Heat {
+    shown: HotKeysShown,
+    /// One request in so many is sampled: a power of two.
+    every: AtomicU32,
+    waiting: Mutex<Vec<Touch>>,
+    judged: ArcSwap<Heated>,
+}
+
+impl Heat {
+    pub(super) fn new(shown: HotKeysShown) -> Self {
+        Self {
+            shown,
+            every: AtomicU32::new(1),
+            waiting: Mutex::default(),
+            judged: ArcSwap::default(),
+        }
+    }
+
+    /// Whether nobody looks for hot keys.
+    pub(super) fn is_off(&self) -> bool {
+        self.shown == HotKeysShown::Off
+    }
+
+    /// A read was served that found so many bytes.
+    pub(super) fn read(&self, partition: PartitionId, key: &[u8], bytes: usize) {
+        if let Some(weight) = self.draw() {
+            self.keep(partition, key, bytes, false, weight);
+        }
+    }
+
+    /// A write was taken that weighs so many bytes.
+    pub(super) fn write<'a>(
+        &self,
+        partition: PartitionId,
+        keys: impl Iterator<Item = &'a Bytes>,
+        bytes: usize,
+    ) {
+        if let Some(weight) = self.draw() {
+            for key in keys {
+                self.keep(partition, key, bytes, true, weight);
+            }
+        }
+    }
+
+    /// How many requests this one stands for, if it is a sample.
+    fn draw(&self) -> Option<u32> {
+        if self.is_off() {
+            return None;
+        }
+        let every = self.every.load(Ordering::Relaxed);
+        (random() & (every - 1) == 0).then_some(every)
+    }
+
+    fn keep(&self, partition: PartitionId, key: &[u8], bytes: usize, is_write: bool, weight: u32) {
+        // Whoever finds it taken goes without: a sample is not worth waiting for.
+        let Some(mut waiting) = self.waiting.try_lock() else {
+            return;
+        };
+        if waiting.len() >= WAITING_MAX {
+            return;
+        }
+        let named = self.shown == HotKeysShown::Names && key.len() <= NAME_BYTES_MAX;
+        waiting.push(Touch {
+            partition,
+            hash: KeyHash::of(key),
+            key: named.then(|| Bytes::copy_from_slice(key)),
+            is_write,
+            bytes: bytes as u64,
+            weight,
+        });
+        if waiting.len().is_multiple_of(2 * SAMPLES) {
+            // Far more than before: until it is judged, fewer will do.
+            let every = weight.saturating_mul(4).min(EVERY_MAX);
+            self.every.store(every, Ordering::Relaxed);
+        }
+    }
+
+    /// What was judged last.
+    pub(super) fn judged(&self) -> Arc<Heated> {
+        self.judged.load_full()
+    }
+}
+
+/// The engine's part: takes the samples and judges them.
+#[derive(Debug)]
+pub(super) struct HeatJudge {
+    watch: Watch,
+    taken: Vec<Touch>,
+    hot: Gauge,
+    hottest_reads: Gauge,
+    hottest_writes: Gauge,
+    found: Counter,
+}
+
+impl HeatJudge {
+    pub(super) fn new() -> Self {
+        Self {
+            watch: Watch::new(WatchOptions::default()),
+            taken: Vec::new(),
+            hot: gauge!("cairn_hot_keys"),
+            hottest_reads: gauge!("cairn_hottest_key_reads_per_second"),
+            hottest_writes: gauge!("cairn_hottest_key_writes_per_second"),
+            found: counter!("cairn_hot_keys_found_total"),
+        }
+    }
+
+    /// To be called about once a second. Returns how many keys have become hot since.
+    pub(super) fn judge(&mut self, now: Micros, heat: &Heat) -> usize {
+        if heat.is_off() {
+            return 0;
+        }
+        self.taken.clear();
+        std::mem::swap(&mut self.taken, &mut *heat.waiting.lock());
+        let mut asked = 0;
+        for touch in &self.taken {
+            asked += u64::from(touch.weight);
+            self.watch.touch(now, touch);
+        }
+        let every = (asked / SAMPLES as u64).max(1).next_power_of_two();
+        let every = u32::try_from(every).unwrap_or(EVERY_MAX).min(EVERY_MAX);
+        heat.every.store(every, Ordering::Relaxed);
+        let keys = self.watch.judge(now);
+        let most = |rate: fn(&HotKey) -> f64| keys.iter().map(rate).fold(0.0, f64::max);
+        self.hot.set(keys.len() as f64);
+        self.hottest_reads.set(most(|key| key.reads_per_second));
+        self.hottest_writes.set(most(|key| key.writes_per_second));
+        let new = keys.iter().filter(|key| key.since == now).count();
+        self.found.increment(new as u64);
+        heat.judged.store(Arc::new(Heated {
+            requests_per_second: self.watch.per_second(now),
+            keys,
+        }));
+        new
+    }
+}
+
+/// Xorshift32 (Marsaglia, "Xorshift RNGs", 2003), one for each thread: whether a request is a
+/// sample need not be unpredictable, only cheap and in no step with what clients do.
+fn random() -> u32 {
+    thread_local! {
+        static STATE: Cell<u32> = Cell::new(rand::random::<u32>() | 1);
+    }
+    STATE.with(|state| {
+        let mut x = state.get();
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        state.set(x);
+        x
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(3);
+
+    fn ask(heat: &Heat, hot: &[u8], of: usize) {
+        for n in 0..of {
+            if n % 50 == 0 {
+                heat.read(P, hot, 100);
+            } else {
+                heat.read(P, format!("key {n}").as_bytes(), 10);
+            }
+        }
+    }
+
+    fn seconds(n: u64) -> Micros {
+        Micros::from_millis(n * 1_000)
+    }
+
+    #[test]
+    fn few_requests_are_all_looked_at_and_many_are_sampled() {
+        let heat = Heat::new(HotKeysShown::Hashes);
+        let mut judge = HeatJudge::new();
+        ask(&heat, b"hot", 1_000);
+        assert_eq!(heat.waiting.lock().len(), 1_000);
+        judge.judge(seconds(1), &heat);
+        assert_eq!(heat.every.load(Ordering::Relaxed), 1);
+        for second in 2..8 {
+            ask(&heat, b"hot", 200_000);
+            assert!(heat.waiting.lock().len() < WAITING_MAX);
+            judge.judge(seconds(second), &heat);
+        }
+        // 200,000 a second over 64 are 3,125 samples.
+        assert_eq!(heat.every.load(Ordering::Relaxed), 64);
+        let judged = heat.judged();
+        assert_eq!(judged.keys.len(), 1, "{judged:?}");
+        assert_eq!(judged.keys[0].hash, KeyHash::of(b"hot"));
+        assert_eq!(judged.keys[0].key, None, "names are not told");
+        assert!((0.01..0.03).contains(&judged.keys[0].share), "{judged:?}");
+        for second in 8..30 {
+            ask(&heat, b"other", 100);
+            judge.judge(seconds(second), &heat);
+        }
+        assert_eq!(heat.every.load(Ordering::Relaxed), 1);
+        assert_eq!(heat.judged().keys, [], "little is asked");
+    }
+
+    #[test]
+    fn names_are_told_where_that_is_set_unless_they_are_long() {
+        let heat = Heat::new(HotKeysShown::Names);
+        let mut judge = HeatJudge::new();
+        let long = vec![b'x'; NAME_BYTES_MAX + 1];
+        let keys = [Bytes::from_static(b"short"), long.into()];
+        for second in 0..3 {
+            for _ in 0..200 {
+                heat.write(P, keys.iter(), 10);
+            }
+            judge.judge(seconds(second), &heat);
+        }
+        let judged = heat.judged();
+        let named: Vec<&Option<Bytes>> = judged.keys.iter().map(|one| &one.key).collect();
+        assert_eq!(named.len(), 2);
+        assert!(named.contains(&&Some(keys[0].clone())) && named.contains(&&None));
+        assert!(judged.keys.iter().all(|one| one.reads_per_second == 0.0));
+    }
+
+    #[test]
+    fn where_nobody_looks_nothing_is_kept() {
+        let heat = Heat::new(HotKeysShown::Off);
+        let mut judge = HeatJudge::new();
+        ask(&heat, b"hot", 1_000);
+        assert!(heat.waiting.lock().is_empty());
+        assert_eq!(judge.judge(seconds(1), &heat), 0);
+        assert_eq!(*heat.judged(), Heated::default());
+    }
+}

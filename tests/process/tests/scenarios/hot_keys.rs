@@ -1,0 +1,132 @@
+//! Keys that everybody asks for are named, in the words that the setting allows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cairn_process_tests::cli;
+use cairn_process_tests::cluster::{BOUND, Cluster, Spec, Target};
+use cairn_process_tests::resp::{ClusterClient, Patience, Routes};
+use cairn_process_tests::waiting;
+use serde_json::Value;
+use tokio::runtime;
+
+const READ: &str = "hot:read";
+const WRITTEN: &str = "hot:written";
+/// Keys that are all alike.
+const OTHERS: usize = 500;
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Asks for two keys far more than for the others, until told to stop.
+fn ask(target: &Target, stop: &AtomicBool) -> Result<()> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let patience = Patience {
+        retry: BOUND,
+        ..Patience::default()
+    };
+    let mut client = ClusterClient::new(Routes::new(target.resp.clone()), patience);
+    runtime.block_on(async {
+        let mut number = 0;
+        while !stop.load(Ordering::Relaxed) {
+            number += 1;
+            let other = format!("other:{}", number * 7_919 % OTHERS);
+            let (key, is_write) = match number % 10 {
+                0 | 3 | 5 => (READ, false),
+                1 => (WRITTEN, true),
+                _ => (other.as_str(), number % 4 == 0),
+            };
+            let words: &[&[u8]] = if is_write {
+                &[b"SET", key.as_bytes(), b"value"]
+            } else {
+                &[b"GET", key.as_bytes()]
+            };
+            client
+                .call(key, words)
+                .await
+                .map_err(|error| anyhow::anyhow!("{key}: {error:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// What every node tells, by `cairn hotkeys`.
+fn told(cluster: &Cluster) -> Result<Vec<Value>> {
+    let text = cli::done(cluster.cairn(&["hotkeys", "--output", "json"])?, BOUND)?;
+    let document: Value = serde_json::from_str(&text).context("read what `hotkeys` prints")?;
+    let nodes = document["nodes"].as_array().cloned().unwrap_or_default();
+    ensure!(nodes.len() == cluster.data.len(), "{document}");
+    Ok(nodes)
+}
+
+/// Every key that is hot somewhere.
+fn hot(nodes: &[Value]) -> Vec<Value> {
+    let keys = nodes.iter().filter_map(|node| node["keys"].as_array());
+    keys.flatten().cloned().collect()
+}
+
+#[test]
+fn keys_that_everybody_asks_for_are_named_and_forgotten() -> Result<()> {
+    let spec = Spec {
+        coordinators: 1,
+        data_nodes: 3,
+        partitions: 12,
+        ..Spec::default()
+    };
+    let mut cluster = Cluster::start(spec.with("CAIRN_HOT_KEYS", "names"))?;
+    // Its keys are told by their hashes.
+    cluster.data[0].terminate(BOUND)?;
+    cluster.data[0].set("CAIRN_HOT_KEYS", "hashes");
+    cluster.data[0].start()?;
+    cluster.await_ready()?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (target, stopping) = (cluster.target(), Arc::clone(&stop));
+    let asking = thread::spawn(move || ask(&target, &stopping));
+    let found = waiting::until_every(LOOK, "both keys to be hot", BOUND, || {
+        let nodes = told(&cluster)?;
+        let keys = hot(&nodes);
+        let reads = |key: &Value| key["readsPerSecond"].as_f64().unwrap_or_default();
+        let writes = |key: &Value| key["writesPerSecond"].as_f64().unwrap_or_default();
+        let read = keys
+            .iter()
+            .any(|k| reads(k) > 10.0 * writes(k) && reads(k) > 20.0);
+        let written = keys.iter().any(|k| writes(k) > 10.0 * reads(k));
+        Ok((read && written).then_some(nodes))
+    });
+    stop.store(true, Ordering::Relaxed);
+    asking.join().expect("no panic")?;
+    for node in found? {
+        let name = node["node"].as_str().context("a name")?.to_owned();
+        for key in hot(std::slice::from_ref(&node)) {
+            let shown = key["key"].as_str();
+            if name == "data-0" {
+                ensure!(shown.is_none(), "{name} tells names: {key}");
+            } else {
+                ensure!(
+                    shown.is_some_and(|k| k.starts_with("hot:")),
+                    "{name}: {key}"
+                );
+            }
+            ensure!(
+                key["share"].as_f64().is_some_and(|share| share > 0.05),
+                "{key}"
+            );
+        }
+    }
+    let shown = cli::done(cluster.cairn(&["hotkeys"])?, BOUND)?;
+    ensure!(
+        shown.starts_with("KEY") || shown.starts_with("no key"),
+        "{shown}"
+    );
+    waiting::until_every(LOOK, "everything to cool", BOUND, || {
+        Ok(hot(&told(&cluster)?).is_empty().then_some(()))
+    })?;
+    let unknown = cluster.cairn(&["hotkeys", "--node", "data-9"])?.output()?;
+    ensure!(unknown.status.code() == Some(1), "{unknown:?}");
+    Ok(())
+}
