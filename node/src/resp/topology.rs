@@ -114,7 +114,7 @@ impl Topology {
             let shown = shown.and_then(|id| place(id, &nodes));
             let Some(owner) = shown.or_else(|| match side {
                 Side::Inside => None,
-                Side::Outside => (!nodes.is_empty()).then_some(at % nodes.len()),
+                Side::Outside => at.checked_rem(nodes.len()),
             }) else {
                 continue;
             };
