@@ -67,7 +67,10 @@ pub const ANNOTATION_RENEWED: &str = "cairn.dev/renewed";
 /// On the Secret with the certificate: since when nodes are given two authorities,
 /// milliseconds since 1970.
 pub const ANNOTATION_TRUSTED_SINCE: &str = "cairn.dev/trusted-since";
-/// On the Secret with the users: a hash of the file that every node has taken up.
+/// On the Secret with the certificate: the hosts by which clients outside reach nodes that the
+/// certificate names which every node shows.
+pub const ANNOTATION_HOSTS: &str = "cairn.dev/hosts-outside";
+/// On a Secret: a hash of what every node goes by.
 pub const ANNOTATION_TAKEN_UP: &str = "cairn.dev/taken-up";
 
 /// On a pod template: a hash of the settings that a node reads at its start alone.

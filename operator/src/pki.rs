@@ -187,6 +187,13 @@ pub fn needs_renewal(
     ![now, soon].into_iter().all(is_believed)
 }
 
+/// Those of these hosts under which a node with that certificate is believed.
+#[must_use]
+pub fn named(certificate: &SecretData, hosts: &BTreeSet<String>, at: Duration) -> BTreeSet<String> {
+    let believed = |host: &&String| check_as(certificate, [(*host).clone()], at).is_ok();
+    hosts.iter().filter(believed).cloned().collect()
+}
+
 /// The SHA-256 of each certificate, in DER.
 ///
 /// # Errors

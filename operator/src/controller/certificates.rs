@@ -12,7 +12,7 @@ use super::apply::{self, Applied};
 use super::material::{Keeper, Own, annotation, data_of, foreign};
 use super::writes::Error;
 use crate::build::certificate;
-use crate::names::{ANNOTATION_RENEWED, ANNOTATION_TRUSTED_SINCE};
+use crate::names::{ANNOTATION_HOSTS, ANNOTATION_RENEWED, ANNOTATION_TRUSTED_SINCE};
 use crate::pki::{self, SecretData};
 use crate::rotation::{self, Next, Sight, Step};
 use crate::users;
@@ -192,6 +192,9 @@ async fn nodes(keeper: &mut Keeper<'_>, source: &Source) -> Result<(), Error> {
             let made = leaf(keeper, source).map_err(content)?;
             let told = "the nodes' certificate is made";
             let mut marks = keeper.taken_up_at_once(hash(&made));
+            if !marks.is_empty() {
+                marks.push((ANNOTATION_HOSTS, hosts(keeper, &made)));
+            }
             marks.push(mark);
             keeper.put(&name, None, made, told, &marks).await?;
             return Ok(());
@@ -199,6 +202,11 @@ async fn nodes(keeper: &mut Keeper<'_>, source: &Source) -> Result<(), Error> {
         Own::There(secret) => secret,
     };
     let live = data_of(&secret);
+    if tls.clients {
+        let shown = annotation(&secret, ANNOTATION_HOSTS).unwrap_or_default();
+        let shown = shown.split(',').filter(|host| !host.is_empty());
+        keeper.kept.hosts = Some(shown.map(str::to_owned).collect());
+    }
     let at = std::time::Duration::from_millis(now);
     let sight = Sight {
         live: &live,
@@ -241,8 +249,9 @@ async fn nodes(keeper: &mut Keeper<'_>, source: &Source) -> Result<(), Error> {
                 node.certificate == own && known == trusted
             };
             let what = "the certificates that it was given last";
+            let marks = vec![(ANNOTATION_HOSTS, hosts(keeper, &live))];
             keeper
-                .await_taken_up(&secret, hash(&live), what, goes_by)
+                .await_taken_up(&secret, hash(&live), what, marks, goes_by)
                 .await?;
         }
         Next::Authorities(step, pem) => {
@@ -277,6 +286,13 @@ async fn nodes(keeper: &mut Keeper<'_>, source: &Source) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The hosts by which clients outside reach nodes that a certificate names.
+fn hosts(keeper: &Keeper<'_>, certificate: &SecretData) -> String {
+    let at = std::time::Duration::from_millis(keeper.now_unix_ms);
+    let named = pki::named(certificate, &keeper.outside, at);
+    named.into_iter().collect::<Vec<_>>().join(",")
 }
 
 /// Of what nodes say that they go by.

@@ -91,10 +91,20 @@ fn observed(names: &Names) -> Observed {
 }
 
 async fn keep(api: &FakeApi, nodes: &Nodes, cluster: &Cluster) -> material::Kept {
+    keep_for(api, nodes, cluster, &[]).await
+}
+
+/// The same where clients outside reach nodes by these hosts.
+async fn keep_for(
+    api: &FakeApi,
+    nodes: &Nodes,
+    cluster: &Cluster,
+    hosts: &[&str],
+) -> material::Kept {
     let observed = observed(&cluster.names);
     let (client, writes) = (api.client(), writes());
-    let nowhere = std::collections::BTreeSet::new();
-    material::keep(&client, &writes, nodes, cluster, &observed, &nowhere)
+    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+    material::keep(&client, &writes, nodes, cluster, &observed, &hosts)
         .await
         .unwrap()
 }
@@ -324,4 +334,42 @@ async fn a_users_file_is_waited_for_until_every_node_goes_by_it() {
             .iter()
             .all(|write| write.method != Method::DELETE)
     );
+}
+
+#[tokio::test]
+async fn nobody_is_sent_to_a_host_before_every_node_is_believed_there() {
+    let api = FakeApi::default();
+    let nodes = Nodes::default();
+    let mut cluster = cluster();
+    let with = async |hosts: &[&str], cluster: &Cluster| {
+        let kept = keep_for(&api, &nodes, cluster, hosts).await;
+        kept.hosts
+            .map(|hosts| hosts.into_iter().collect::<Vec<_>>())
+    };
+    settled(&api, &nodes, &cluster).await;
+    // Where clients speak no TLS no certificate is in the way.
+    assert_eq!(with(&["192.0.2.1"], &cluster).await, None);
+    cluster.spec.tls.clients = true;
+    settled(&api, &nodes, &cluster).await;
+    let nobody: Option<Vec<String>> = Some(Vec::new());
+    for _ in 0..3 {
+        assert_eq!(with(&["192.0.2.1"], &cluster).await, nobody);
+    }
+    nodes.take_up(&api);
+    with(&["192.0.2.1"], &cluster).await;
+    let one = Some(vec!["192.0.2.1".to_owned()]);
+    assert_eq!(with(&["192.0.2.1"], &cluster).await, one);
+    // Another one waits, and the first goes on to be told.
+    for _ in 0..3 {
+        assert_eq!(with(&["192.0.2.1", "lb.example"], &cluster).await, one);
+    }
+    nodes.take_up(&api);
+    with(&["192.0.2.1", "lb.example"], &cluster).await;
+    let both = Some(vec!["192.0.2.1".to_owned(), "lb.example".to_owned()]);
+    assert_eq!(with(&["192.0.2.1", "lb.example"], &cluster).await, both);
+    // One that went and comes back is named by the certificate that there is.
+    with(&[], &cluster).await;
+    with(&["lb.example"], &cluster).await;
+    let back = Some(vec!["lb.example".to_owned()]);
+    assert_eq!(with(&["lb.example"], &cluster).await, back);
 }

@@ -42,6 +42,9 @@ pub struct Kept {
     pub news: Vec<News>,
     /// Somebody else was faster, or nodes are waited for: all is looked at again soon.
     pub overtaken: bool,
+    /// The hosts by which clients outside reach nodes under which they believe every node by
+    /// now; `None` where nobody asks for a certificate, or where it is not the operator's.
+    pub hosts: Option<BTreeSet<String>>,
 }
 
 impl Kept {
@@ -162,33 +165,38 @@ impl Keeper<'_> {
                 .wait("The users file was changed just now.".to_owned());
             return Ok(());
         }
-        self.await_taken_up(&old, text, "the users file", |node| {
-            node.users == hash.as_ref()
-        })
-        .await
+        let goes_by = |node: &InForce| node.users == hash.as_ref();
+        self.await_taken_up(&old, text, "the users file", Vec::new(), goes_by)
+            .await
     }
 
     /// Waits until every node goes by what a Secret holds, so that a person knows when what was
-    /// replaced may go. That they do is written down, or each round would ask them.
+    /// replaced may go. That they do is written down, with `marks` besides, or each round would
+    /// ask them.
     pub(super) async fn await_taken_up(
         &mut self,
         secret: &Secret,
         hash: String,
         what: &str,
+        mut marks: Vec<(&str, String)>,
         has: impl Fn(&InForce) -> bool,
     ) -> Result<(), Error> {
-        if annotation(secret, ANNOTATION_TAKEN_UP) == Some(hash.as_str()) {
+        let is_marked =
+            |(key, value): &(&str, String)| annotation(secret, key) == Some(value.as_str());
+        let mut behind = Vec::new();
+        if annotation(secret, ANNOTATION_TAKEN_UP) != Some(hash.as_str()) {
+            let told = self.ask().await?;
+            behind = rotation::behind(&told, has);
+            // One that cannot tell is of a build that is older than the question.
+            behind.retain(|name| !name.contains(CANNOT_TELL));
+        } else if marks.iter().all(is_marked) {
             return Ok(());
         }
-        let told = self.ask().await?;
-        let mut behind = rotation::behind(&told, has);
-        // One that cannot tell is of a build that is older than the question.
-        behind.retain(|name| !name.contains(CANNOT_TELL));
         if behind.is_empty() {
             let name = secret.name_any();
-            let mark = [(ANNOTATION_TAKEN_UP, hash)];
+            marks.push((ANNOTATION_TAKEN_UP, hash));
             let secret = Box::new(secret.clone());
-            self.put(&name, Some(secret.clone()), data_of(&secret), "", &mark)
+            self.put(&name, Some(secret.clone()), data_of(&secret), "", &marks)
                 .await?;
             return Ok(());
         }

@@ -336,6 +336,15 @@ async fn bring_about(
     told.soon |= kept.overtaken;
     told.notes.extend(kept.notes);
     told.news.extend(kept.news);
+    let mut plan = plan.clone();
+    if let Some(hosts) = &kept.hosts {
+        // Nobody is sent to a node by a name under which it is not believed yet.
+        let withheld = |address: &OutsideAddress| !hosts.contains(address.host());
+        told.soon |= plan.places.outside.values().any(withheld);
+        plan.places.outside.retain(|_, address| !withheld(address));
+    }
+    told.outside = plan.places.outside.clone();
+    let plan = &plan;
     // Secrets are kept by `material`, and never applied.
     for object in build::objects(cluster, plan, &Material::default()) {
         match apply::apply(client, writes, cluster, &object).await? {

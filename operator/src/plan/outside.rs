@@ -28,6 +28,15 @@ pub struct OutsideAddress {
     pub grpc: String,
 }
 
+impl OutsideAddress {
+    /// The host of both, an IPv6 address without its brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.redis.rsplit_once(':').map_or("", |(host, _)| host);
+        host.trim_matches(['[', ']'])
+    }
+}
+
 /// Which Services there are to be. `data` is how many pods there are to be.
 pub(super) fn services(view: View<'_>, data: u32) -> Outside {
     let names = &view.cluster.names;
@@ -123,11 +132,8 @@ fn hosts(view: View<'_>) -> BTreeSet<String> {
     let Some(spec) = &view.cluster.spec.outside else {
         return BTreeSet::new();
     };
-    let told = addresses(view).into_values().filter_map(|address| {
-        let (host, _) = address.redis.rsplit_once(':')?;
-        Some(host.trim_matches(['[', ']']).to_owned())
-    });
-    let mut all: BTreeSet<String> = told.collect();
+    let told = addresses(view).into_values();
+    let mut all: BTreeSet<String> = told.map(|address| address.host().to_owned()).collect();
     if spec.kind == OutsideType::NodePort {
         let known = view.seen.hosts.iter().flatten().take(HOSTS_MAX);
         all.extend(known.filter_map(|(_, host)| chosen(spec, host)));
