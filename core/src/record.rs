@@ -210,6 +210,29 @@ pub struct Addresses {
     /// `resp`; empty where there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub resp_hostname: String,
+    /// Where clients reach it that are not on its network. In a box: few nodes have any.
+    #[serde(default, skip_serializing_if = "OutsideAddresses::is_empty")]
+    pub outside: Box<OutsideAddresses>,
+}
+
+/// Where clients reach a data node that are not on its network. Each is empty where there is
+/// no such way.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct OutsideAddresses {
+    /// RESP, for Redis clients.
+    #[serde(default)]
+    pub resp: String,
+    /// gRPC, for clients.
+    #[serde(default)]
+    pub client: String,
+}
+
+impl OutsideAddresses {
+    /// Whether it cannot be reached from outside at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.resp.is_empty() && self.client.is_empty()
+    }
 }
 
 /// Whether an admitted identity may still come back.

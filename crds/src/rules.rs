@@ -108,6 +108,62 @@ pub(crate) fn on_storage(schema: &mut Schema) {
     put(schema, of_storage());
 }
 
+/// Puts the rules into the schema of TLS.
+pub(crate) fn on_tls(schema: &mut Schema) {
+    put(
+        schema,
+        vec![
+            rule(
+                "!has(self.secretName) || !has(self.issuerRef)",
+                "tls.secretName and tls.issuerRef exclude each other: certificates come from one \
+                 place. Leave one of them out",
+                ".issuerRef",
+            ),
+            rule(
+                "!has(self.renew) || (self.renew.authority == 0 && self.renew.certificate == 0) || \
+                 (!has(self.secretName) && !has(self.issuerRef))",
+                "tls.renew is for certificates that the operator makes. Have those of your Secret \
+                 or issuer renewed by whoever makes them",
+                ".renew",
+            ),
+        ],
+    );
+}
+
+/// Puts the rules into the schema of renewals.
+pub(crate) fn on_renewals(schema: &mut Schema) {
+    put(
+        schema,
+        vec![rule(
+            "self.authority >= oldSelf.authority && self.certificate >= oldSelf.certificate",
+            "the numbers of tls.renew only grow: each stands for one renewal. Raise one to have \
+             another",
+            ".authority",
+        )],
+    );
+}
+
+/// Puts the rules into the schema of the way from outside.
+pub(crate) fn on_outside(schema: &mut Schema) {
+    put(
+        schema,
+        vec![
+            rule(
+                "!has(self.nodeAddress) || self.type == 'NodePort'",
+                "outside.nodeAddress is for the type NodePort: a load balancer has an address of \
+                 its own. Leave it out",
+                ".nodeAddress",
+            ),
+            rule(
+                "!has(self.sourceRanges) || self.type == 'LoadBalancer'",
+                "outside.sourceRanges is for the type LoadBalancer: nothing stands before a port of \
+                 a Kubernetes node. Leave it out, and restrict who reaches these in your network",
+                ".sourceRanges",
+            ),
+        ],
+    );
+}
+
 /// Rules over the whole spec.
 fn of_spec() -> Vec<Rule> {
     vec![

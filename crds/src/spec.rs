@@ -173,6 +173,11 @@ pub struct KvClusterSpec {
     #[serde(default)]
     pub service: ServiceSpec,
 
+    /// How clients outside Kubernetes' network reach the data nodes; they do not where it is
+    /// left out. Data nodes are restarted, one by one, when it comes or goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<OutsideSpec>,
+
     /// What becomes of volumes that are not used any more.
     #[serde(default)]
     pub volumes: VolumesSpec,
@@ -417,6 +422,7 @@ pub struct LimitsSpec {
 /// Who must show certificates to whom.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = rules::on_tls)]
 pub struct TlsSpec {
     /// Whether the ports for clients (Redis, gRPC, health and metrics) speak TLS, and nothing
     /// else. Between nodes TLS is always spoken, and both sides show certificates.
@@ -426,6 +432,57 @@ pub struct TlsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
     pub secret_name: Option<String>,
+    /// An issuer of cert-manager that signs the nodes' certificate, in place of the authority
+    /// that the operator makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<IssuerRef>,
+    /// Certificates that are to be made anew before their time.
+    pub renew: RenewSpec,
+    /// How long clients are given to trust a new authority beside the old one before nodes show
+    /// certificates of it, in seconds; an hour where it is left out. Without effect where clients
+    /// speak no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_592_000))]
+    pub overlap_seconds: Option<u32>,
+}
+
+/// An issuer of cert-manager.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuerRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
+    pub name: String,
+    /// Its kind: `Issuer`, of this namespace, or `ClusterIssuer`, or what its group calls it.
+    #[serde(default = "issuer_kind")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z][A-Za-z0-9]*$"))]
+    pub kind: String,
+    /// The group of its kind.
+    #[serde(default = "issuer_group")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::NAME))]
+    pub group: String,
+}
+
+fn issuer_kind() -> String {
+    "Issuer".to_owned()
+}
+fn issuer_group() -> String {
+    "cert-manager.io".to_owned()
+}
+
+/// Certificates that are to be made anew before their time: each is, whenever its number is
+/// raised. No node is restarted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(transform = rules::on_renewals)]
+pub struct RenewSpec {
+    /// The certificate authority, with another key. Clients that check the nodes need the new
+    /// `ca.crt` within `tls.overlapSeconds`.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub authority: u32,
+    /// The nodes' certificate.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub certificate: u32,
 }
 
 /// Where the users come from.
@@ -457,6 +514,61 @@ pub struct ServiceSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::annotations")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// How clients outside Kubernetes' network reach the data nodes: each through a Service of its
+/// own, by whose address the nodes are told of to whoever came in that way.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = rules::on_outside)]
+pub struct OutsideSpec {
+    // The description of an enum is that of its type.
+    /// By what.
+    #[serde(rename = "type")]
+    pub kind: OutsideType,
+    /// Which address of the Kubernetes node is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_address: Option<NodeAddress>,
+    /// With `LoadBalancer`: the networks from which clients may come, as `192.0.2.0/24`. All
+    /// where it is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(
+            length(min = 1, max = 64),
+            regex(pattern = r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$")
+        )
+    )]
+    pub source_ranges: Vec<String>,
+    /// Labels of the Services.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::labels")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the Services, as those that whoever makes load balancers reads.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::annotations")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// By what clients outside reach a data node: `NodePort` by an address of the Kubernetes node
+/// that its pod is on and a port that Kubernetes chooses, `LoadBalancer` by the address that its
+/// Service is given, on the usual ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
+pub enum OutsideType {
+    /// An address of its Kubernetes node, and a port there.
+    NodePort,
+    /// A load balancer of its own.
+    LoadBalancer,
+}
+
+/// With `NodePort`: which address of the Kubernetes node is told. `ExternalIP` where it has one,
+/// else `InternalIP`, where this is left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
+pub enum NodeAddress {
+    /// The one outside of its network.
+    ExternalIP,
+    /// The one in its network.
+    InternalIP,
 }
 
 /// What becomes of volumes that are not used any more.

@@ -143,4 +143,17 @@ pub struct NodeStatus {
     /// Partitions that it leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leads: Option<u32>,
+    /// Where clients outside reach it, of a data node; absent while it has no such address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outside: Option<OutsideStatus>,
+}
+
+/// Where clients outside reach a data node.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OutsideStatus {
+    /// Redis clients, as `host:port`.
+    pub redis: String,
+    /// gRPC clients, as `host:port`.
+    pub grpc: String,
 }

@@ -47,6 +47,7 @@ async fn run(port: u16) -> anyhow::Result<()> {
     });
     serve(
         listener,
+        None,
         Arc::new(backend),
         map,
         RespConfig::default(),

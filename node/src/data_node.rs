@@ -15,6 +15,7 @@
 //! the watchdog: whoever waits for longer has nothing to lose, since what was
 //! acknowledged is on disk.
 
+mod clients;
 mod descriptors;
 pub(crate) mod keyspace;
 mod redis;
@@ -27,7 +28,6 @@ use cairn_client::transport::Dialer;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::Timing;
-use cairn_proto::pb::kv::v1::{keyspace_server, kv_server, topology_server};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -39,20 +39,15 @@ use crate::agent::{
     self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity, Places,
 };
 use crate::budget::Budget;
-use crate::diagnosis;
 use crate::disk::{DataDirectory, WalConfig};
-use crate::grpc::{
-    self, IntakeConfig, KeyspaceServer, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer,
-};
-use crate::hot_keys;
+use crate::grpc::{self, MapFeed, ServeConfig};
 use crate::http::{Check, Health, HttpState, metrics};
 use crate::listener::{Accept, ListenerConfig, TlsSource};
 use crate::partition::{
     EngineConfig, EngineStorage, Handle, Links, Prepared, RunningEngine, SnapshotRates,
 };
 use crate::peer::{LocalIdentity, PeerConfig, PeerEvents, PeerPool, PeerService};
-use crate::resp::{self, RespConfig};
-use crate::settings::{DataSettings, TlsPorts};
+use crate::settings::{DataSettings, OutsideListen, TlsPorts};
 use crate::store::{NodeStorage, StorageConfig};
 use crate::tasks::{self, NodeError, Servers};
 use crate::tls::Tls;
@@ -67,14 +62,6 @@ const LEASE_MS_DEFAULT: u64 = cairn_core::cluster::settings::LEASE_MS_DEFAULT;
 const HAND_OVER_SHARE: f64 = 0.75;
 /// How long connections may take to end once nothing is led here any more.
 const CONNECTIONS_DRAIN_MAX: Duration = Duration::from_secs(5);
-/// The services on the port for clients.
-const CLIENT_SERVICES: [&str; 5] = [
-    kv_server::SERVICE_NAME,
-    keyspace_server::SERVICE_NAME,
-    topology_server::SERVICE_NAME,
-    diagnosis::SERVICE,
-    hot_keys::SERVICE,
-];
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most connections from other nodes: each opens one, and one per snapshot.
@@ -89,15 +76,34 @@ pub struct Ports<L = TcpListener> {
     pub client: L,
     /// gRPC between nodes.
     pub peer: L,
+    /// For clients that are not on the nodes' network, if there are any.
+    pub outside: Option<OutsidePorts<L>>,
+}
+
+/// Where clients reach a data node that are not on its network, bound.
+#[derive(Debug)]
+pub struct OutsidePorts<L = TcpListener> {
+    /// Redis.
+    pub resp: L,
+    /// gRPC.
+    pub client: L,
 }
 
 impl Ports {
     async fn bind(settings: &DataSettings) -> Result<Self, NodeError> {
         let process = &settings.process;
+        let outside = match settings.outside_listen {
+            None => None,
+            Some(OutsideListen { resp, client }) => Some(OutsidePorts {
+                resp: tasks::bind("Redis for clients outside", resp).await?,
+                client: tasks::bind("gRPC for clients outside", client).await?,
+            }),
+        };
         Ok(Self {
             resp: tasks::bind("Redis", settings.resp_listen).await?,
             client: tasks::bind("gRPC for clients", process.client_listen).await?,
             peer: tasks::bind("gRPC between nodes", process.peer_listen).await?,
+            outside,
         })
     }
 }
@@ -180,7 +186,14 @@ impl Access {
 /// # Errors
 /// What kept it from starting, or what stopped it.
 pub async fn run(mut settings: DataSettings, shutdown: CancellationToken) -> Result<(), NodeError> {
-    settings.max_connections = descriptors::fit(settings.max_connections);
+    settings.max_connections = descriptors::fit(
+        settings.max_connections,
+        if settings.outside_listen.is_some() {
+            4
+        } else {
+            2
+        },
+    );
     let watchdog = Watchdog::new("the data node", settings.process.drain_timeout);
     watchdog.arm_with(&shutdown);
     let metrics = metrics::install()?;
@@ -415,19 +428,23 @@ async fn start<L: Accept>(
 
     let feed = MapFeed::new(Arc::clone(&enrolled.map));
     let mut clients = Servers::new();
-    serve_clients(
+    let (resp_outside, client_outside) = match ports.outside {
+        None => (None, None),
+        Some(OutsidePorts { resp, client }) => (Some(resp), Some(client)),
+    };
+    clients::serve_grpc(
         &mut clients,
         settings,
         access,
-        ports.client,
+        (ports.client, client_outside),
         &handle,
-        feed.clone(),
+        &feed,
     );
-    serve_resp(
+    clients::serve_resp(
         &mut clients,
         settings,
         access,
-        ports.resp,
+        (ports.resp, resp_outside),
         redis::Redis {
             handle: handle.clone(),
             feed: feed.clone(),
@@ -679,101 +696,6 @@ fn serve_peers(
             listener_config("peer", PEER_CONNECTIONS_MAX, Duration::from_secs(1), tls),
             peers.token(),
         ),
-    );
-}
-
-fn serve_clients(
-    clients: &mut Servers,
-    settings: &DataSettings,
-    access: &Access,
-    port: impl Accept,
-    handle: &Handle,
-    feed: MapFeed,
-) {
-    let limits = KvLimits {
-        key_bytes_max: settings.max_key_bytes,
-        value_bytes_max: settings.max_value_bytes,
-        ..KvLimits::default()
-    };
-    let kv = KvServer::new(handle.clone(), limits, clients.token());
-    let keyspace = KeyspaceServer::new(handle.clone(), clients.token());
-    let topology = TopologyServer::new(feed, clients.token());
-    let mut routes = Routes::builder();
-    routes
-        .add_service(kv.into_server())
-        .add_service(keyspace.into_server())
-        .add_service(topology.into_server())
-        .add_service(diagnosis::service("client"))
-        .add_service(hot_keys::service(handle.clone(), "client"));
-    grpc::add_about(&mut routes, &CLIENT_SERVICES);
-    clients.run(
-        "serve gRPC clients",
-        grpc::serve(
-            port,
-            routes.routes(),
-            client_config(settings, access),
-            listener_config(
-                "client",
-                settings.max_connections,
-                settings.process.drain_timeout,
-                access.tls.grpc_server(),
-            )
-            .within(settings.handshake_timeout),
-            clients.token(),
-        ),
-    );
-}
-
-fn client_config(settings: &DataSettings, access: &Access) -> ServeConfig {
-    let config = ServeConfig::for_clients();
-    // A write that waits for its quorum for as long as it may is answered.
-    let longest = settings.request_timeout * 2;
-    ServeConfig {
-        call_timeout: config.call_timeout.map(|within| within.max(longest)),
-        users: access.users.clone(),
-        intake: Some(IntakeConfig {
-            room: access.room.clone(),
-            stall_timeout: settings.stall_timeout,
-            ..IntakeConfig::default()
-        }),
-        ..config
-    }
-}
-
-fn serve_resp(
-    clients: &mut Servers,
-    settings: &DataSettings,
-    access: &Access,
-    port: impl Accept,
-    redis: redis::Redis,
-) {
-    let defaults = RespConfig::default();
-    let config = RespConfig {
-        connections_max: settings.max_connections,
-        limits: resp::Limits {
-            key_bytes: settings.max_key_bytes,
-            value_bytes: settings.max_value_bytes,
-            arguments: settings.max_arguments,
-            request_bytes: settings.max_command_bytes,
-            output_bytes: settings.output_buffer_bytes,
-            ..defaults.limits
-        },
-        room: access.room.clone(),
-        idle_timeout: settings.idle_timeout,
-        stall_timeout: settings.stall_timeout,
-        handshake_timeout: settings.handshake_timeout,
-        endpoint_type: settings.endpoint_type,
-        // Some clients give up after two seconds, which is how long others wait.
-        failover_hold: defaults.failover_hold.min(settings.request_timeout),
-        drain_timeout: settings.process.drain_timeout.min(CONNECTIONS_DRAIN_MAX),
-        tls: access.tls.plain_server(),
-        users: access.users.clone(),
-        ..defaults
-    };
-    let map = Arc::clone(redis.handle.shared_map());
-    clients.run(
-        "serve Redis clients",
-        resp::serve(port, Arc::new(redis), map, config, clients.token()),
     );
 }
 

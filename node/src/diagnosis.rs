@@ -9,9 +9,13 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::sync::{LazyLock, OnceLock};
 
+use bytes::Bytes;
 use cairn_proto::pb::diagnosis::v1::diagnosis_server::{self, Diagnosis, DiagnosisServer};
-use cairn_proto::pb::diagnosis::v1::{DescribeReply, DescribeRequest};
+use cairn_proto::pb::diagnosis::v1::{
+    DescribeReply, DescribeRequest, InForceReply, InForceRequest,
+};
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use serde_json::{Map, Value, json};
 use tonic::{Request, Response, Status};
 use tracing_subscriber::fmt::MakeWriter;
@@ -191,6 +195,31 @@ fn describe() -> Result<DescribeReply, String> {
     })
 }
 
+/// What the process goes by.
+static IN_FORCE: Mutex<InForceReply> = Mutex::new(InForceReply {
+    certificate: Bytes::new(),
+    authorities: Vec::new(),
+    users: Bytes::new(),
+});
+
+/// Notes which certificates are in force from now on: the node's own, and those of whoever
+/// may have signed another's.
+pub(crate) fn note_certificates(own: &[u8], authorities: &[CertificateDer<'_>]) {
+    let mut in_force = IN_FORCE.lock();
+    in_force.certificate = sha256(own);
+    in_force.authorities = authorities.iter().map(|one| sha256(one)).collect();
+}
+
+/// Notes which users file is.
+pub(crate) fn note_users(file: &[u8]) {
+    IN_FORCE.lock().users = sha256(file);
+}
+
+fn sha256(of: &[u8]) -> Bytes {
+    let digest = ring::digest::digest(&ring::digest::SHA256, of);
+    Bytes::copy_from_slice(digest.as_ref())
+}
+
 /// The service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DiagnosisService {
@@ -209,18 +238,34 @@ impl Diagnosis for DiagnosisService {
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeReply>, Status> {
-        if !caller_of(request.extensions()).has(Role::Admin) {
-            Users::note_forbidden(self.listener);
-            return Err(Status::permission_denied(
-                "permission denied: to be told of a node's settings and log takes the role admin",
-            ));
-        }
+        self.admit(request.extensions())?;
         let described = tokio::task::spawn_blocking(describe).await;
         let reply = described
             .map_err(|error| error.to_string())
             .and_then(|described| described)
             .map_err(Status::internal)?;
         Ok(Response::new(reply))
+    }
+
+    async fn in_force(
+        &self,
+        request: Request<InForceRequest>,
+    ) -> Result<Response<InForceReply>, Status> {
+        self.admit(request.extensions())?;
+        Ok(Response::new(IN_FORCE.lock().clone()))
+    }
+}
+
+impl DiagnosisService {
+    fn admit(self, extensions: &tonic::Extensions) -> Result<(), Status> {
+        if caller_of(extensions).has(Role::Admin) {
+            return Ok(());
+        }
+        Users::note_forbidden(self.listener);
+        Err(Status::permission_denied(
+            "permission denied: to be told of a node's settings, log and secrets in force takes the \
+             role admin",
+        ))
     }
 }
 

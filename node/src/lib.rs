@@ -22,6 +22,7 @@ pub mod resp;
 #[cfg(test)]
 mod samples;
 pub mod settings;
+mod side;
 pub mod store;
 pub mod tasks;
 pub mod tls;

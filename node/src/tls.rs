@@ -19,12 +19,12 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::listener::TlsSource;
-use crate::reload;
 use crate::settings::{TlsFiles, TlsPorts};
 use crate::tasks::Servers;
+use crate::{diagnosis, reload};
 
 /// How often the files are looked at.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// The most that one of the files may have.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// What gRPC speaks inside.
@@ -104,6 +104,10 @@ struct Configs {
     bytes: [Vec<u8>; 3],
     /// When the node's own certificate expires, in seconds since 1970, where that can be read.
     not_after: Option<i64>,
+    /// The node's own certificate.
+    own: Option<CertificateDer<'static>>,
+    /// By which it knows who signed another's.
+    authorities: Vec<CertificateDer<'static>>,
     /// For ports between nodes: a certificate is asked for.
     peer_server: Arc<ServerConfig>,
     /// For gRPC clients.
@@ -123,7 +127,7 @@ impl Tls {
         let loaded = files
             .map(|files| {
                 let configs = Configs::build(files, read_all(files)?)?;
-                configs.tell_expiry();
+                configs.tell();
                 Ok(Arc::new(Loaded {
                     files: files.clone(),
                     current: ArcSwap::from_pointee(configs),
@@ -227,8 +231,10 @@ impl Loaded {
             return Ok(false);
         }
         let configs = Configs::build(&self.files, bytes)?;
-        configs.tell_expiry();
-        self.current.store(Arc::new(configs));
+        let configs = Arc::new(configs);
+        self.current.store(Arc::clone(&configs));
+        // Only then: whoever hears of it relies on it.
+        configs.tell();
         Ok(true)
     }
 }
@@ -256,7 +262,8 @@ impl Configs {
         let [cert, key, ca] = &bytes;
         let chain = certificates(&files.cert, cert)?;
         let key = private_key(&files.key, key)?;
-        let roots = Arc::new(roots(&files.ca, ca)?);
+        let authorities = certificates(&files.ca, ca)?;
+        let roots = Arc::new(trusted(&files.ca, &authorities)?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let server = |mutual: bool, protocol: Option<&[u8]>| {
             server(&provider, &roots, mutual, chain.clone(), key.clone_key()).map(|mut config| {
@@ -274,6 +281,8 @@ impl Configs {
         let own = chain.first();
         Ok(Self {
             not_after: own.and_then(|own| not_after(own)),
+            own: own.cloned(),
+            authorities,
             peer_server: server(true, Some(H2))?,
             grpc_server: server(false, Some(H2))?,
             plain_server: server(false, None)?,
@@ -282,8 +291,10 @@ impl Configs {
         })
     }
 
-    /// Tells when the certificate that is in use from now on expires.
-    fn tell_expiry(&self) {
+    /// Tells what is in use from now on, and when the certificate expires.
+    fn tell(&self) {
+        let own = self.own.as_deref().unwrap_or_default();
+        diagnosis::note_certificates(own, &self.authorities);
         if let Some(not_after) = self.not_after {
             metrics::gauge!("cairn_tls_certificate_not_after_seconds").set(not_after as f64);
         }
@@ -305,13 +316,19 @@ fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsErr
 }
 
 fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    trusted(path, &certificates(path, pem)?)
+}
+
+fn trusted(path: &Path, authorities: &[CertificateDer<'_>]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for root in certificates(path, pem)? {
-        roots.add(root).map_err(|error| TlsError::Content {
-            path: path.to_owned(),
-            what: "CA certificate",
-            reason: error.to_string(),
-        })?;
+    for root in authorities {
+        roots
+            .add(root.clone().into_owned())
+            .map_err(|error| TlsError::Content {
+                path: path.to_owned(),
+                what: "CA certificate",
+                reason: error.to_string(),
+            })?;
     }
     Ok(roots)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use cairn_client::InForce;
 use cairn_client::admin::{
     Admin as Client, AdminError, Change, ChangeCoordinators, CoordinatorAt, Cordon, Drain,
     ExpectBack, MovePrimary, NodeGone, PauseMoves, Retire, Settings,
@@ -23,6 +24,8 @@ use crate::store::Store;
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long they may take to do something.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a node may take to say what it goes by.
+const IN_FORCE_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a connection may take: names are resolved, and pods may have moved.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -69,23 +72,36 @@ pub trait Coordinators: Send + Sync {
     async fn change(&self, change: &Admin, term: u64) -> Result<String, Refusal>;
 }
 
-/// Finds coordinators.
+/// Finds coordinators, and single nodes.
+#[async_trait]
 pub trait Reach: Send + Sync {
     /// Those that are reached so.
     ///
     /// # Errors
     /// A sentence, where what is given cannot be used.
     fn reach(&self, access: &Access) -> Result<Arc<dyn Coordinators>, String>;
+
+    /// Asks the node at the first of the endpoints what certificates and users it goes by.
+    ///
+    /// # Errors
+    /// In words, where it does not tell.
+    async fn in_force(&self, access: &Access) -> Result<InForce, String>;
 }
 
 /// Over the network.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Network;
 
+#[async_trait]
 impl Reach for Network {
     fn reach(&self, access: &Access) -> Result<Arc<dyn Coordinators>, String> {
         let client = Client::new(access.endpoints.clone(), dialer(access)?);
         Ok(Arc::new(Remote { client }))
+    }
+
+    async fn in_force(&self, access: &Access) -> Result<InForce, String> {
+        let endpoint = access.endpoints.first().ok_or("nobody to ask")?;
+        cairn_client::in_force(&dialer(access)?, endpoint, IN_FORCE_DEADLINE).await
     }
 }
 

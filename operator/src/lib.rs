@@ -28,6 +28,7 @@ pub mod observed;
 pub mod pki;
 pub mod plan;
 pub mod quantity;
+pub mod rotation;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;

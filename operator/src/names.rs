@@ -36,6 +36,10 @@ impl fmt::Display for Role {
 pub const RESP_PORT: u16 = 6379;
 /// gRPC clients.
 pub const CLIENT_PORT: u16 = 7400;
+/// Redis clients outside Kubernetes' network.
+pub const OUTSIDE_RESP_PORT: u16 = 6380;
+/// gRPC clients outside Kubernetes' network.
+pub const OUTSIDE_CLIENT_PORT: u16 = 7403;
 /// Nodes among themselves.
 pub const PEER_PORT: u16 = 7401;
 /// Health and metrics.
@@ -51,8 +55,24 @@ pub const LABEL_INSTANCE: &str = "app.kubernetes.io/instance";
 /// The label with a role.
 pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 
+/// The label that a Service for clients outside has.
+pub const LABEL_OUTSIDE: &str = "cairn.dev/outside";
+/// The label of a pod of a StatefulSet with its name.
+pub const LABEL_POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+
 /// On a claim: the node that was on it gave up all that it held, and was retired.
 pub const ANNOTATION_RETIRED: &str = "cairn.dev/retired";
+/// On a Secret: which renewal that a person asked for it is the result of.
+pub const ANNOTATION_RENEWED: &str = "cairn.dev/renewed";
+/// On the Secret with the certificate: since when nodes are given two authorities,
+/// milliseconds since 1970.
+pub const ANNOTATION_TRUSTED_SINCE: &str = "cairn.dev/trusted-since";
+/// On the Secret with the certificate: the hosts by which clients outside reach nodes that the
+/// certificate names which every node shows.
+pub const ANNOTATION_HOSTS: &str = "cairn.dev/hosts-outside";
+/// On a Secret: a hash of what every node goes by.
+pub const ANNOTATION_TAKEN_UP: &str = "cairn.dev/taken-up";
+
 /// On a pod template: a hash of the settings that a node reads at its start alone.
 pub const ANNOTATION_SETTINGS: &str = "cairn.dev/settings";
 
@@ -81,6 +101,12 @@ impl Names {
     #[must_use]
     pub fn client_service(&self) -> String {
         self.cluster.clone()
+    }
+
+    /// The Service through which clients outside reach one data node.
+    #[must_use]
+    pub fn outside(&self, ordinal: u32) -> String {
+        format!("{}-outside", self.pod(Role::Data, ordinal))
     }
 
     /// A pod, which is a node's name too.
@@ -136,6 +162,12 @@ impl Names {
     #[must_use]
     pub fn certificate(&self) -> String {
         format!("{}-tls", self.cluster)
+    }
+
+    /// The Secret into which somebody else's issuer puts the nodes' certificate.
+    #[must_use]
+    pub fn issued(&self) -> String {
+        format!("{}-issued", self.cluster)
     }
 
     /// The Secret with the users file as the nodes read it, and the operator's own credential.

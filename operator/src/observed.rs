@@ -16,6 +16,8 @@ pub struct Observed {
     pub pods: BTreeMap<String, PodSeen>,
     /// The claims, by name.
     pub claims: BTreeMap<String, ClaimSeen>,
+    /// The Services for clients outside, by name.
+    pub outside: BTreeMap<String, OutsideSeen>,
     /// The Kubernetes nodes by name; `None` where the operator may not read them.
     pub hosts: Option<BTreeMap<String, HostSeen>>,
     /// What the coordinators say, or why they say nothing.
@@ -30,6 +32,7 @@ impl Default for Observed {
             sets: BTreeMap::new(),
             pods: BTreeMap::new(),
             claims: BTreeMap::new(),
+            outside: BTreeMap::new(),
             hosts: None,
             store: Err(Silence::NotAsked),
         }
@@ -80,6 +83,8 @@ pub struct PodSeen {
     pub deleting: bool,
     /// The Kubernetes node that it was given.
     pub host: Option<String>,
+    /// An address of that Kubernetes node.
+    pub host_ip: Option<String>,
     /// Its revision, as the StatefulSet calls it.
     pub revision: String,
     /// Why it does not run, where Kubernetes says so: `Unschedulable`, `ImagePullBackOff`,
@@ -134,4 +139,19 @@ pub struct HostSeen {
     pub out_of_service: bool,
     /// Its zone; empty where it has none.
     pub zone: String,
+    /// Its address within the cluster's network.
+    pub internal_ip: Option<String>,
+    /// Its address outside of it.
+    pub external_ip: Option<String>,
+}
+
+/// A Service for clients outside, of one data node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OutsideSeen {
+    /// The port of every Kubernetes node that leads to its port for Redis.
+    pub redis_node_port: Option<u16>,
+    /// The port of every Kubernetes node that leads to its port for gRPC.
+    pub grpc_node_port: Option<u16>,
+    /// The address or host name of its load balancer, once it has one.
+    pub ingress: Option<String>,
 }

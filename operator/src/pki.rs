@@ -7,12 +7,14 @@
 //! - The authority's key stands in the authority's Secret alone, which no pod mounts.
 //! - An authority is renewed with the key that it has: what either certificate of it signed
 //!   is trusted by who knows the other one, so that nodes may take them up one by one.
+//! - Another authority, with a key of its own, is made where a person asks for it: how nodes
+//!   go over to it is a matter of [`crate::rotation`].
 //! - Whether a certificate is still good is asked of the same verifier that nodes use, for a
 //!   time to come. Nothing is remembered beside it.
 //!
 //! Time comes in as an argument. Keys are drawn from the system's random source.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,9 +65,10 @@ pub enum PkiError {
     Authority(String),
 }
 
-/// The host names that a node of the cluster can have, as certificates spell them.
+/// The host names that a node of the cluster can have, as certificates spell them, with those
+/// by which clients outside reach it.
 #[must_use]
-pub fn host_names(names: &Names) -> Vec<String> {
+pub fn host_names(names: &Names, outside: &BTreeSet<String>) -> Vec<String> {
     let namespace = &names.namespace;
     let mut all = Vec::new();
     for service in Role::ALL.map(|role| names.role(role)) {
@@ -83,6 +86,7 @@ pub fn host_names(names: &Names) -> Vec<String> {
     }
     // Through a port-forward.
     all.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+    all.extend(outside.iter().cloned());
     all
 }
 
@@ -129,6 +133,7 @@ pub fn authority_needs_renewal(authority: &SecretData, now_unix_ms: u64) -> Resu
 /// See [`PkiError`].
 pub fn make_certificate(
     names: &Names,
+    outside: &BTreeSet<String>,
     authority: &SecretData,
     now_unix_ms: u64,
 ) -> Result<SecretData, PkiError> {
@@ -137,7 +142,7 @@ pub fn make_certificate(
         authority_key(authority)?,
     )?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::new(host_names(names))?;
+    let mut params = CertificateParams::new(host_names(names, outside))?;
     put_times(&mut params, now_unix_ms, CERTIFICATE_FOR);
     put_subject(&mut params, names, "cairn node");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -154,26 +159,67 @@ pub fn make_certificate(
     ]))
 }
 
-/// Whether the nodes' certificate is to be made anew: a third or less of its time is left,
-/// the authority is another one by now, or it is not one with which every node of the cluster
-/// would be believed, by any other and under each of its names.
+/// Whether the nodes' certificate is to be made anew: a third or less of its time is left, or
+/// it is not one with which every node of the cluster would be believed, under each of its
+/// names, by whoever knows the authority alone.
 #[must_use]
 pub fn needs_renewal(
     names: &Names,
+    outside: &BTreeSet<String>,
     authority: &SecretData,
     certificate: &SecretData,
     now_unix_ms: u64,
 ) -> bool {
     let now = Duration::from_millis(now_unix_ms);
     let soon = now + CERTIFICATE_FOR / LEFT_AT_RENEWAL;
+    let mut certificate = certificate.clone();
+    certificate.extend(
+        authority
+            .get(CERTIFICATE)
+            .map(|authority| (AUTHORITY.to_owned(), authority.clone())),
+    );
     let is_believed = |at| {
         // A node that a wildcard stands for.
-        let hosts = host_names(names).into_iter();
+        let hosts = host_names(names, outside).into_iter();
         let hosts = hosts.map(|host| host.replace('*', "node-0"));
-        check_as(certificate, hosts, at).is_ok()
+        check_as(&certificate, hosts, at).is_ok()
     };
-    certificate.get(AUTHORITY) != authority.get(CERTIFICATE)
-        || ![now, soon].into_iter().all(is_believed)
+    ![now, soon].into_iter().all(is_believed)
+}
+
+/// Those of these hosts under which a node with that certificate is believed.
+#[must_use]
+pub fn named(certificate: &SecretData, hosts: &BTreeSet<String>, at: Duration) -> BTreeSet<String> {
+    let believed = |host: &&String| check_as(certificate, [(*host).clone()], at).is_ok();
+    hosts.iter().filter(believed).cloned().collect()
+}
+
+/// The SHA-256 of each certificate, in DER.
+///
+/// # Errors
+/// In words, where there is none, or what is no certificate.
+pub fn fingerprints(pem: &[u8]) -> Result<BTreeSet<Vec<u8>>, String> {
+    let all: BTreeSet<Vec<u8>> = certificates(pem)?.iter().map(|one| sha256(one)).collect();
+    if all.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(all)
+}
+
+/// The SHA-256 of the first certificate, in DER.
+///
+/// # Errors
+/// As [`fingerprints`].
+pub fn fingerprint(pem: &[u8]) -> Result<Vec<u8>, String> {
+    let all = certificates(pem)?;
+    let first = all.first().ok_or("there is no certificate in it")?;
+    Ok(sha256(first))
+}
+
+fn sha256(of: &[u8]) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, of)
+        .as_ref()
+        .to_vec()
 }
 
 /// Whether nodes believe each other with what a Secret holds, at a time since 1970; also one
@@ -292,13 +338,18 @@ mod tests {
         }
     }
 
+    fn nowhere() -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
     fn after(days: u64) -> u64 {
         NOW + days * DAY_SECONDS * 1_000
     }
 
     fn made() -> (SecretData, SecretData) {
         let authority = make_authority(&names(), NOW).expect("an authority");
-        let certificate = make_certificate(&names(), &authority, NOW).expect("a certificate");
+        let certificate =
+            make_certificate(&names(), &nowhere(), &authority, NOW).expect("a certificate");
         (authority, certificate)
     }
 
@@ -334,6 +385,25 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_names_the_hosts_outside_and_is_renewed_for_another() {
+        let (authority, inside) = made();
+        let outside: BTreeSet<String> = ["192.0.2.7", "2001:db8::1", "lb.example.com"]
+            .map(str::to_owned)
+            .into();
+        let needs = |hosts: &BTreeSet<String>, certificate: &SecretData| {
+            needs_renewal(&names(), hosts, &authority, certificate, NOW)
+        };
+        assert!(needs(&outside, &inside));
+        let made = make_certificate(&names(), &outside, &authority, NOW).expect("made");
+        assert!(!needs(&outside, &made));
+        for host in &outside {
+            greet(&made, &made, host).expect(host);
+        }
+        // One that is not in use any more is no reason to make it anew.
+        assert!(!needs(&nowhere(), &made));
+    }
+
+    #[test]
     fn another_clusters_nodes_are_strangers() {
         let (_, own) = made();
         let (_, other) = made();
@@ -354,7 +424,8 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_with_a_third_of_its_time_left() {
         let (authority, certificate) = made();
-        let needs = |days| needs_renewal(&names(), &authority, &certificate, after(days));
+        let needs =
+            |days| needs_renewal(&names(), &nowhere(), &authority, &certificate, after(days));
         assert!(!needs(0));
         assert!(!needs(242));
         assert!(needs(245));
@@ -362,6 +433,7 @@ mod tests {
         // A clock that was ahead when it was made.
         assert!(needs_renewal(
             &names(),
+            &nowhere(),
             &authority,
             &certificate,
             NOW - 2 * 3_600_000
@@ -376,18 +448,36 @@ mod tests {
             namespace: "other".to_owned(),
             ..names()
         };
-        assert!(needs_renewal(&names(), &other_authority, &certificate, NOW));
-        assert!(needs_renewal(&elsewhere, &authority, &certificate, NOW));
-        for key in [CERTIFICATE, KEY, AUTHORITY] {
+        assert!(needs_renewal(
+            &names(),
+            &nowhere(),
+            &other_authority,
+            &certificate,
+            NOW
+        ));
+        assert!(needs_renewal(
+            &elsewhere,
+            &nowhere(),
+            &authority,
+            &certificate,
+            NOW
+        ));
+        for key in [CERTIFICATE, KEY] {
             let mut broken = certificate.clone();
             broken.insert(key.to_owned(), b"nothing".to_vec());
-            assert!(needs_renewal(&names(), &authority, &broken, NOW), "{key}");
+            assert!(
+                needs_renewal(&names(), &nowhere(), &authority, &broken, NOW),
+                "{key}"
+            );
             broken.remove(key);
-            assert!(needs_renewal(&names(), &authority, &broken, NOW), "{key}");
+            assert!(
+                needs_renewal(&names(), &nowhere(), &authority, &broken, NOW),
+                "{key}"
+            );
         }
         let mut mixed = certificate.clone();
         mixed.insert(KEY.to_owned(), other[KEY].clone());
-        assert!(needs_renewal(&names(), &authority, &mixed, NOW));
+        assert!(needs_renewal(&names(), &nowhere(), &authority, &mixed, NOW));
     }
 
     #[test]
@@ -402,8 +492,15 @@ mod tests {
         assert_eq!(renewed[KEY], authority[KEY]);
         assert_ne!(renewed[CERTIFICATE], authority[CERTIFICATE]);
         assert!(!authority_needs_renewal(&renewed, later).expect("an authority"));
-        let fresh = make_certificate(&names(), &renewed, NOW).expect("a certificate");
-        assert!(needs_renewal(&names(), &renewed, &certificate, NOW));
+        let fresh = make_certificate(&names(), &nowhere(), &renewed, NOW).expect("a certificate");
+        // What the old one signed is good by the new one too, which has its key.
+        assert!(!needs_renewal(
+            &names(),
+            &nowhere(),
+            &renewed,
+            &certificate,
+            NOW
+        ));
         greet(&fresh, &certificate, "orders").expect("the old one is believed");
         greet(&certificate, &fresh, "orders").expect("the new one is believed");
     }
@@ -415,7 +512,7 @@ mod tests {
             BTreeMap::from([(CERTIFICATE.to_owned(), b"x".to_vec())]),
         ] {
             assert!(matches!(
-                make_certificate(&names(), &broken, NOW),
+                make_certificate(&names(), &nowhere(), &broken, NOW),
                 Err(PkiError::Authority(_))
             ));
             assert!(authority_needs_renewal(&broken, NOW).is_err());

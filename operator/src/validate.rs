@@ -12,7 +12,9 @@ mod tests;
 
 use cairn_core::cluster::settings::{Preset, ResolvedSettings, SettingsError, SettingsRequest};
 use cairn_core::kv::request::ReadLevel as CoreReadLevel;
-use cairn_crds::spec::{Consistency, LimitsSpec, MetadataSpec, ReadLevel, SchedulingSpec};
+use cairn_crds::spec::{
+    Consistency, LimitsSpec, MetadataSpec, OutsideType, ReadLevel, SchedulingSpec,
+};
 use cairn_crds::{KvCluster, KvClusterSpec};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -27,6 +29,8 @@ use crate::quantity::{self, QuantityError};
 const DATA_NODES_MAX: u32 = 200;
 /// The most connections that a node can be told to take.
 const CONNECTIONS_MAX: u32 = 1_000_000;
+/// How long clients may be given to trust a new authority, s: thirty days.
+const OVERLAP_SECONDS_MAX: u32 = 2_592_000;
 /// How long a node may be given to stop, ms.
 const DRAIN_TIMEOUT_MS: std::ops::RangeInclusive<u32> = 1_000..=600_000;
 /// The longest name of an image, and filter of the log, in bytes.
@@ -82,6 +86,7 @@ pub fn validate(manifest: &KvCluster, operator: &Defaults) -> Result<Cluster, Ve
     problems.nodes(spec);
     problems.limits(&spec.limits, &spec.data.storage.size);
     problems.access(spec, &names);
+    problems.outside(spec);
     problems.drain(spec, &names);
     match owner {
         Some(owner) if problems.0.is_empty() => {
@@ -487,7 +492,12 @@ impl Problems {
 
     /// Certificates and users.
     fn access(&mut self, spec: &KvClusterSpec, names: &Names) {
-        let own = [names.authority(), names.certificate(), names.users()];
+        let own = [
+            names.authority(),
+            names.certificate(),
+            names.issued(),
+            names.users(),
+        ];
         let tls = spec.tls.secret_name.as_ref();
         let users = spec.users.as_ref().map(|users| &users.secret_name);
         for (field, secret) in [
@@ -506,9 +516,73 @@ impl Problems {
                 );
             }
         }
+        self.certificates(spec);
         if let Some(users) = &spec.users {
             self.syntax("spec.users.key", &users.key, syntax::data_key(&users.key));
         }
+    }
+
+    fn certificates(&mut self, spec: &KvClusterSpec) {
+        let tls = &spec.tls;
+        let renews = tls.renew.authority > 0 || tls.renew.certificate > 0;
+        if tls.secret_name.is_some() && tls.issuer_ref.is_some() {
+            self.add(
+                "spec.tls.issuerRef",
+                "certificates come from one place, and secretName names another",
+                "Leave one of them out",
+            );
+        } else if renews && (tls.secret_name.is_some() || tls.issuer_ref.is_some()) {
+            self.add(
+                "spec.tls.renew",
+                "it is for certificates that the operator makes",
+                "Leave it out, and have yours renewed by whoever makes them",
+            );
+        }
+        if let Some(issuer) = &tls.issuer_ref {
+            let (name, group) = (&issuer.name, &issuer.group);
+            self.syntax("spec.tls.issuerRef.name", name, syntax::object_name(name));
+            self.syntax(
+                "spec.tls.issuerRef.group",
+                group,
+                syntax::object_name(group),
+            );
+        }
+        if tls
+            .overlap_seconds
+            .is_some_and(|seconds| seconds > OVERLAP_SECONDS_MAX)
+        {
+            self.add(
+                "spec.tls.overlapSeconds",
+                format!("it is above {OVERLAP_SECONDS_MAX}"),
+                "Lower it, or leave it out",
+            );
+        }
+    }
+
+    fn outside(&mut self, spec: &KvClusterSpec) {
+        let Some(outside) = &spec.outside else {
+            return;
+        };
+        if outside.node_address.is_some() && outside.kind != OutsideType::NodePort {
+            self.add(
+                "spec.outside.nodeAddress",
+                "it is for the type NodePort: a load balancer has an address of its own",
+                "Leave it out",
+            );
+        }
+        if !outside.source_ranges.is_empty() && outside.kind != OutsideType::LoadBalancer {
+            self.add(
+                "spec.outside.sourceRanges",
+                "it is for the type LoadBalancer: nothing stands before a port of a Kubernetes node",
+                "Leave it out, and restrict who reaches these in your network",
+            );
+        }
+        for (at, range) in outside.source_ranges.iter().enumerate() {
+            let field = format!("spec.outside.sourceRanges[{at}]");
+            self.syntax(&field, range, syntax::network(range));
+        }
+        self.labels("spec.outside.labels", &outside.labels);
+        self.annotations("spec.outside.annotations", &outside.annotations);
     }
 
     fn drain(&mut self, spec: &KvClusterSpec, names: &Names) {

@@ -7,7 +7,7 @@ use cairn_core::ids::{Epoch, Index, MapVersion, Mark, NodeId, PartitionId, Posit
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{
     Addresses, ClusterMap, ClusterSettings, Configuration, CoordinatorInfo, Member, NodeInfo,
-    NodeStanding, PartitionRecord, ReplicaSet, SlotRange,
+    NodeStanding, OutsideAddresses, PartitionRecord, ReplicaSet, SlotRange,
 };
 use cairn_core::slots::SLOTS;
 
@@ -267,6 +267,7 @@ impl From<&Addresses> for pb::Addresses {
             peer,
             http,
             resp_hostname,
+            outside,
         }: &Addresses,
     ) -> Self {
         Self {
@@ -275,6 +276,8 @@ impl From<&Addresses> for pb::Addresses {
             peer: peer.clone(),
             http: http.clone(),
             resp_hostname: resp_hostname.clone(),
+            outside_resp: outside.resp.clone(),
+            outside_client: outside.client.clone(),
         }
     }
 }
@@ -289,6 +292,8 @@ impl TryFrom<pb::Addresses> for Addresses {
             peer,
             http,
             resp_hostname,
+            outside_resp,
+            outside_client,
         }: pb::Addresses,
     ) -> Result<Self, Malformed> {
         Ok(Self {
@@ -297,6 +302,10 @@ impl TryFrom<pb::Addresses> for Addresses {
             peer: text(peer, limits::ADDRESS_BYTES, "peer")?,
             http: text(http, limits::ADDRESS_BYTES, "http")?,
             resp_hostname: text(resp_hostname, limits::ADDRESS_BYTES, "resp_hostname")?,
+            outside: Box::new(OutsideAddresses {
+                resp: text(outside_resp, limits::ADDRESS_BYTES, "outside_resp")?,
+                client: text(outside_client, limits::ADDRESS_BYTES, "outside_client")?,
+            }),
         })
     }
 }

@@ -94,10 +94,17 @@ here because the operator uses it.
   resources: ["persistentvolumeclaims"]
   verbs: ["get", "list", "watch", "patch", "delete"]
 - apiGroups: [""]
-  resources: ["configmaps", "services"]
+  resources: ["configmaps"]
   verbs: ["get", "list", "watch", "create", "patch"]
 - apiGroups: [""]
+  resources: ["services"]
+  verbs: ["get", "list", "watch", "create", "patch", "delete"]
+- apiGroups: [""]
   resources: ["serviceaccounts"]
+  verbs: ["get", "create", "patch"]
+# Of cert-manager, where a manifest names an issuer.
+- apiGroups: ["cert-manager.io"]
+  resources: ["certificates"]
   verbs: ["get", "create", "patch"]
 # By name, and never listed: that would be to read all of them.
 - apiGroups: [""]

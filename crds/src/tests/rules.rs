@@ -96,6 +96,29 @@ fn refused_at_creation() -> Vec<(Value, &'static str)> {
             json!({"coordinators": {"replicas": 3, "storage": {"size": "500Mi"}}}),
             "storage.size must be 1Gi at least",
         ),
+        (
+            json!({"outside": {"type": "LoadBalancer", "nodeAddress": "InternalIP"}}),
+            "outside.nodeAddress is for the type NodePort",
+        ),
+        (
+            json!({"outside": {"type": "NodePort", "sourceRanges": ["192.0.2.0/24"]}}),
+            "outside.sourceRanges is for the type LoadBalancer",
+        ),
+        (
+            json!({"tls": {"secretName": "mine", "issuerRef": {"name": "ca", "kind": "Issuer", "group": "cert-manager.io"}}}),
+            "tls.secretName and tls.issuerRef exclude each other",
+        ),
+        (
+            json!({"tls": {"secretName": "mine", "renew": {"authority": 0, "certificate": 1}}}),
+            "tls.renew is for certificates that the operator makes",
+        ),
+        (
+            json!({"tls": {
+                "issuerRef": {"name": "ca", "kind": "Issuer", "group": "cert-manager.io"},
+                "renew": {"authority": 1, "certificate": 0},
+            }}),
+            "tls.renew is for certificates that the operator makes",
+        ),
     ]
 }
 
@@ -117,6 +140,11 @@ fn taken_at_creation() -> Vec<Value> {
         json!({"data": {"storage": {"size": "1Gi", "storageClassName": "fast"}}}),
         json!({"data": {"storage": {"size": 1_073_741_824}}}),
         json!({"data": {"storage": {"size": "1.5Ti"}}}),
+        json!({"tls": {"renew": {"authority": 2, "certificate": 1}, "overlapSeconds": 0}}),
+        json!({"tls": {"secretName": "mine", "renew": {"authority": 0, "certificate": 0}}}),
+        json!({"outside": {"type": "NodePort"}}),
+        json!({"outside": {"type": "NodePort", "nodeAddress": "ExternalIP"}}),
+        json!({"outside": {"type": "LoadBalancer", "sourceRanges": ["192.0.2.0/24"]}}),
     ]
 }
 
@@ -182,6 +210,16 @@ fn refused_later() -> Vec<(Value, Value, &'static str)> {
             json!({}),
             "storage.storageClassName is fixed",
         ),
+        (
+            json!({"tls": {"renew": {"authority": 2, "certificate": 0}}}),
+            json!({"tls": {"renew": {"authority": 1, "certificate": 0}}}),
+            "the numbers of tls.renew only grow",
+        ),
+        (
+            json!({"tls": {"renew": {"authority": 0, "certificate": 1}}}),
+            json!({"tls": {"renew": {"authority": 0, "certificate": 0}}}),
+            "the numbers of tls.renew only grow",
+        ),
         // As `kubectl scale` would.
         (
             json!({}),
@@ -195,6 +233,10 @@ fn refused_later() -> Vec<(Value, Value, &'static str)> {
 fn taken_later() -> Vec<(Value, Value)> {
     vec![
         (json!({}), json!({})),
+        (
+            json!({"tls": {"renew": {"authority": 0, "certificate": 1}}}),
+            json!({"tls": {"renew": {"authority": 1, "certificate": 1}}}),
+        ),
         (json!({}), json!({"data": {"replicas": 9}})),
         (json!({"data": {"replicas": 9}}), json!({})),
         (

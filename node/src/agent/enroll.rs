@@ -121,6 +121,7 @@ async fn take_place(config: &AgentConfig, map: &ClusterMap, node: NodeId) {
         config.places.settle(Place {
             zone: info.zone.clone(),
             weight: info.weight,
+            outside: (*info.addresses.outside).clone(),
         });
     }
 }

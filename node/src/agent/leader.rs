@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cairn_client::transport::{Channel, Dialer};
 use cairn_core::ids::{MapVersion, NodeId};
-use cairn_core::record::{ClusterMap, CoordinatorInfo};
+use cairn_core::record::{Addresses, ClusterMap, CoordinatorInfo};
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::coordinator::v1 as pb;
 use cairn_proto::pb::coordinator::v1::coordinator_client::CoordinatorClient;
@@ -225,7 +225,13 @@ pub(super) async fn register(
         uuid: identity.uuid.clone(),
         incarnation: identity.incarnation.clone(),
         name: config.name.clone(),
-        addresses: Some((&config.addresses).into()),
+        addresses: Some(
+            (&Addresses {
+                outside: Box::new(place.outside.clone()),
+                ..config.addresses.clone()
+            })
+                .into(),
+        ),
         zone: place.zone.clone(),
         weight: place.weight,
         features: config.features,

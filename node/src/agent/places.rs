@@ -1,7 +1,7 @@
-//! Where this data node stands among the others: the zone and the weight that it registers
-//! with.
+//! Where this data node stands among the others: the zone, the weight, and the addresses for
+//! clients outside that it registers with.
 //!
-//! Both may be set outright, or stand in a file that somebody else writes. With Kubernetes a
+//! Each may be set outright, or stand in a file that somebody else writes. With Kubernetes a
 //! pod knows which machine it runs on, and neither that machine's zone nor its own share: the
 //! operator knows both, and may come to know them after the pod has started.
 //!
@@ -11,6 +11,10 @@
 //!
 //! [weights]                # of data nodes; 100 where one is not listed
 //! "data-3" = 200
+//!
+//! [outside."data-3"]       # of data nodes; none where one is not listed
+//! resp = "192.0.2.7:30379"
+//! client = "192.0.2.7:30400"
 //! ```
 //!
 //! A node that was never placed waits until it is, for a replica that is made without its
@@ -26,12 +30,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::cluster::settings::WEIGHT_MAX;
+use cairn_core::record::OutsideAddresses;
 use cairn_proto::limits;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::reload;
+use crate::settings::check_host_port;
 use crate::tasks::Servers;
 
 /// The weights that there are.
@@ -50,6 +56,9 @@ pub struct PlaceSettings {
     pub zone: Option<String>,
     /// The share of the data, set outright.
     pub weight: Option<u32>,
+    /// The addresses for clients outside, set outright; `None` where the file may say them.
+    /// Not asked for where the node has no ports for such clients.
+    pub outside: Option<OutsideAddresses>,
     /// Where what is not set outright stands, if anywhere.
     pub file: Option<PlacesFile>,
 }
@@ -71,6 +80,8 @@ pub struct Place {
     pub zone: String,
     /// Its share of the data relative to the others, 100 is usual.
     pub weight: u32,
+    /// Where clients outside reach it.
+    pub outside: OutsideAddresses,
 }
 
 impl Default for Place {
@@ -78,6 +89,7 @@ impl Default for Place {
         Self {
             zone: String::new(),
             weight: WEIGHT_DEFAULT,
+            outside: OutsideAddresses::default(),
         }
     }
 }
@@ -127,6 +139,15 @@ pub(crate) fn check_label(text: &str) -> Result<(), &'static str> {
 struct Document {
     zones: BTreeMap<String, String>,
     weights: BTreeMap<String, u32>,
+    outside: BTreeMap<String, Outside>,
+}
+
+/// The addresses of a data node for clients outside; either may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Outside {
+    resp: String,
+    client: String,
 }
 
 impl Document {
@@ -146,6 +167,13 @@ impl Document {
                 return Err(format!(
                     "the weight of `{node}`, {weight}, is not from {least} to {most}"
                 ));
+            }
+        }
+        for (node, Outside { resp, client }) in &document.outside {
+            check_label(node).map_err(|why| format!("the data node `{node}` {why}"))?;
+            for address in [resp, client].into_iter().filter(|text| !text.is_empty()) {
+                check_host_port(address)
+                    .map_err(|why| format!("the address `{address}` of `{node}` outside: {why}"))?;
             }
         }
         Ok(document)
@@ -184,8 +212,14 @@ impl Places {
 
     /// The file, where there is something to look for in it.
     fn file(&self) -> Option<&PlacesFile> {
-        let PlaceSettings { zone, weight, file } = &self.0.settings;
-        file.as_ref().filter(|_| zone.is_none() || weight.is_none())
+        let PlaceSettings {
+            zone,
+            weight,
+            outside,
+            file,
+        } = &self.0.settings;
+        file.as_ref()
+            .filter(|_| zone.is_none() || weight.is_none() || outside.is_none())
     }
 
     /// The place, once it is known.
@@ -212,10 +246,16 @@ impl Places {
 
     /// Takes that for the node's place, as far as nothing is set outright.
     pub(super) fn settle(&self, place: Place) {
-        let PlaceSettings { zone, weight, .. } = &self.0.settings;
+        let PlaceSettings {
+            zone,
+            weight,
+            outside,
+            ..
+        } = &self.0.settings;
         let place = Place {
             zone: zone.clone().unwrap_or(place.zone),
             weight: weight.unwrap_or(place.weight),
+            outside: outside.clone().unwrap_or(place.outside),
         };
         *self.0.lack.lock() = None;
         self.0.known.send_if_modified(|known| {
@@ -254,7 +294,7 @@ impl Places {
             path: file.path.clone(),
             source,
         })?;
-        let document = Document::parse(&text).map_err(|reason| PlaceError::Content {
+        let mut document = Document::parse(&text).map_err(|reason| PlaceError::Content {
             path: file.path.clone(),
             reason,
         })?;
@@ -271,6 +311,11 @@ impl Places {
         Ok(Place {
             zone,
             weight: weight.copied().unwrap_or(WEIGHT_DEFAULT),
+            outside: document
+                .outside
+                .remove(&self.0.name)
+                .map(|Outside { resp, client }| OutsideAddresses { resp, client })
+                .unwrap_or_default(),
         })
     }
 
@@ -315,6 +360,7 @@ mod tests {
         let settings = PlaceSettings {
             zone: zone.map(str::to_owned),
             weight,
+            outside: Some(OutsideAddresses::default()),
             file: Some(PlacesFile {
                 path: folder.path().join("places.toml"),
                 host: "worker-1".to_owned(),
@@ -331,6 +377,7 @@ mod tests {
         Some(Place {
             zone: zone.to_owned(),
             weight,
+            outside: OutsideAddresses::default(),
         })
     }
 
@@ -343,6 +390,7 @@ mod tests {
         let settings = PlaceSettings {
             zone: Some("a".to_owned()),
             weight: Some(50),
+            outside: None,
             file: None,
         };
         assert_eq!(Places::new("n", settings).now(), place("a", 50));
@@ -416,6 +464,10 @@ mod tests {
             ("zones.worker-1 = \"a b\"", "holds a blank"),
             (&format!("zones.worker-1 = \"{long}\""), "is too long"),
             (&format!("zones.{long} = \"a\""), "is too long"),
+            ("[outside.data-1]\nresp = \"nowhere\"", "it has no port"),
+            ("[outside.data-1]\nclient = \"a:0\"", "not a number from 1"),
+            ("[outside.data-1]\nhttp = \"a:1\"", "unknown field"),
+            ("[outside.\"a b\"]", "holds a blank"),
             (&"#".repeat(1 << 20 | 1), "more than 1048576 bytes"),
         ] {
             let (places, folder) = places(None, None);
@@ -424,6 +476,44 @@ mod tests {
             assert!(error.contains(reason), "{text:.40}: {error}");
             assert_eq!(places.now(), None);
         }
+    }
+
+    #[test]
+    fn addresses_outside_come_and_go_with_the_file_and_are_of_the_node_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = |outside| PlaceSettings {
+            zone: Some("a".to_owned()),
+            weight: Some(1),
+            outside,
+            file: Some(PlacesFile {
+                path: folder.path().join("places.toml"),
+                host: String::new(),
+            }),
+        };
+        let addresses = |resp: &str, client: &str| OutsideAddresses {
+            resp: resp.to_owned(),
+            client: client.to_owned(),
+        };
+        let of = |places: &Places| places.now().unwrap().outside;
+        write(
+            &folder,
+            "[outside.data-1]\nresp = \"192.0.2.7:30379\"\nclient = \"lb.example:7400\"\n\
+             [outside.data-2]\nresp = \"192.0.2.8:30379\"\n",
+        );
+        let places = Places::new("data-1", settings(None));
+        assert_eq!(places.now(), None, "the file is waited for");
+        assert!(places.look().unwrap());
+        assert_eq!(of(&places), addresses("192.0.2.7:30379", "lb.example:7400"));
+        let second = Places::new("data-2", settings(None));
+        second.look().unwrap();
+        assert_eq!(of(&second), addresses("192.0.2.8:30379", ""));
+        // What is set outright wins, and nothing is left to be looked for.
+        let set = Places::new("data-1", settings(Some(addresses("b:1", ""))));
+        assert!(!set.look().unwrap());
+        assert_eq!(of(&set), addresses("b:1", ""));
+        write(&folder, "");
+        assert!(places.look().unwrap());
+        assert_eq!(of(&places), OutsideAddresses::default());
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ pub(super) enum Message {
     /// What would have to be copied.
     Preview {
         /// After this change, if one is named.
-        change: Option<Command>,
+        change: Option<Box<Command>>,
         /// The answer.
         answer: oneshot::Sender<Result<Plan, PreviewError>>,
     },
@@ -159,6 +159,7 @@ impl Desk {
         change: Option<Command>,
     ) -> Option<Result<Plan, PreviewError>> {
         let (answer, receiver) = oneshot::channel();
+        let change = change.map(Box::new);
         if !self.tell(Message::Preview { change, answer }).await {
             return None;
         }
@@ -381,7 +382,7 @@ impl Leader {
             Message::Preview { change, answer } => {
                 self.catch_up();
                 self.step(wanted);
-                let _ = answer.send(self.supervisor.preview(change.as_ref()));
+                let _ = answer.send(self.supervisor.preview(change.as_deref()));
             }
             Message::Show { answer } => {
                 self.catch_up();

@@ -9,10 +9,10 @@ const KEPT: u64 = 2048;
 const LEAST: usize = 16;
 
 /// Raises the limit of open files as far as it may be, and says how many connections
-/// then fit on each of the two ports for clients, at most `wanted`.
-pub(super) fn fit(wanted: usize) -> usize {
+/// then fit on each of so many ports for clients, at most `wanted`.
+pub(super) fn fit(wanted: usize, ports: u64) -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let needed = 2 * wanted as u64 + KEPT;
+    let needed = ports * wanted as u64 + KEPT;
     let soft = limit.current.unwrap_or(u64::MAX);
     let hard = limit.maximum.unwrap_or(u64::MAX);
     let mut open = soft;
@@ -26,7 +26,7 @@ pub(super) fn fit(wanted: usize) -> usize {
             open = raised;
         }
     }
-    let fits = connections(open, wanted);
+    let fits = connections(open, wanted, ports);
     if fits < wanted {
         tracing::warn!(
             wanted,
@@ -40,9 +40,9 @@ pub(super) fn fit(wanted: usize) -> usize {
 }
 
 /// How many connections fit on each port where so many files may be open.
-fn connections(open: u64, wanted: usize) -> usize {
+fn connections(open: u64, wanted: usize, ports: u64) -> usize {
     // Where there is little, clients get half of it.
-    let left = open.saturating_sub(KEPT).max(open / 2) / 2;
+    let left = open.saturating_sub(KEPT).max(open / 2) / ports;
     usize::try_from(left)
         .unwrap_or(usize::MAX)
         .max(LEAST)
@@ -55,11 +55,13 @@ mod tests {
 
     #[test]
     fn connections_leave_files_for_the_rest() {
-        assert_eq!(connections(1 << 20, 10_000), 10_000);
-        assert_eq!(connections(22_048, 10_000), 10_000);
-        assert_eq!(connections(10_048, 10_000), 4_000);
-        assert_eq!(connections(1024, 10_000), 256);
-        assert_eq!(connections(0, 10_000), LEAST);
-        assert_eq!(connections(0, 3), 3);
+        assert_eq!(connections(1 << 20, 10_000, 2), 10_000);
+        assert_eq!(connections(22_048, 10_000, 2), 10_000);
+        assert_eq!(connections(10_048, 10_000, 2), 4_000);
+        assert_eq!(connections(1024, 10_000, 2), 256);
+        assert_eq!(connections(0, 10_000, 2), LEAST);
+        assert_eq!(connections(0, 3, 2), 3);
+        // Those for clients outside are ports of their own.
+        assert_eq!(connections(10_048, 10_000, 4), 2_000);
     }
 }

@@ -25,6 +25,7 @@ use super::answers::{Answers, Sent};
 use super::authenticate::{caller_of, status_of};
 use super::service::{permit, refusal};
 use crate::partition::{Ended, Handle, Step};
+use crate::side::Side;
 use crate::users::{Caller, Denied, Permissions};
 
 /// What one watch may have encoded and unread: each update waits for the one before.
@@ -34,6 +35,7 @@ type Updates = Pin<Box<dyn Stream<Item = Result<pb::WatchReply, Status>> + Send>
 #[derive(Clone, Debug)]
 pub struct KeyspaceServer {
     handle: Handle,
+    side: Side,
     shutdown: CancellationToken,
 }
 
@@ -41,7 +43,17 @@ impl KeyspaceServer {
     /// Watches end with `shutdown`.
     #[must_use]
     pub fn new(handle: Handle, shutdown: CancellationToken) -> Self {
-        Self { handle, shutdown }
+        Self {
+            handle,
+            side: Side::Inside,
+            shutdown,
+        }
+    }
+
+    /// The same as clients of that side are told it.
+    #[must_use]
+    pub(crate) fn on(self, side: Side) -> Self {
+        Self { side, ..self }
     }
 
     /// The service for tonic's router.
@@ -54,7 +66,9 @@ impl KeyspaceServer {
     }
 
     fn refusal(&self, error: RequestError) -> KvError {
-        refusal(error, || -> Arc<ClusterMap> { self.handle.map() })
+        refusal(error, self.side, || -> Arc<ClusterMap> {
+            self.handle.map()
+        })
     }
 
     fn update(&self, step: Step) -> WatchUpdate {

@@ -23,6 +23,7 @@ use super::patience::Call;
 use super::pipeline::Pipeline;
 use crate::budget::Room;
 use crate::partition::{LocalState, Reading};
+use crate::side::Side;
 use crate::users::{Caller, Permissions, Users};
 
 /// The bounds of keys and values, and of what one pipeline may make wait.
@@ -55,6 +56,7 @@ impl Default for KvLimits {
 pub struct KvServer<B> {
     pub(super) backend: B,
     pub(super) limits: KvLimits,
+    side: Side,
     shutdown: CancellationToken,
 }
 
@@ -65,8 +67,15 @@ impl<B: KvBackend> KvServer<B> {
         Self {
             backend,
             limits,
+            side: Side::Inside,
             shutdown,
         }
+    }
+
+    /// The same as clients of that side are told it.
+    #[must_use]
+    pub(crate) fn on(self, side: Side) -> Self {
+        Self { side, ..self }
     }
 
     /// The service for tonic's router.
@@ -121,7 +130,7 @@ impl<B: KvBackend> KvServer<B> {
 
     /// Gives a refusal the address that it points to.
     pub(super) fn refusal(&self, error: RequestError) -> KvError {
-        refusal(error, || self.backend.map())
+        refusal(error, self.side, || self.backend.map())
     }
 
     async fn write<R, A>(&self, request: Request<R>) -> Result<Response<A>, Status>
@@ -197,13 +206,17 @@ fn within(field: &str, len: usize, max: usize) -> Result<(), KvError> {
     Ok(())
 }
 
-/// Gives a refusal the address that it points to.
-pub(super) fn refusal(error: RequestError, map: impl FnOnce() -> Arc<ClusterMap>) -> KvError {
+/// Gives a refusal the address that it points to, as clients of that side reach it.
+pub(super) fn refusal(
+    error: RequestError,
+    side: Side,
+    map: impl FnOnce() -> Arc<ClusterMap>,
+) -> KvError {
     KvError::from_request(error, |primary| {
         map()
             .nodes
             .get(&primary.node)
-            .map(|n| n.addresses.client.clone())
+            .map(|n| side.client(&n.addresses).to_owned())
             .unwrap_or_default()
     })
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::authenticate::caller_of;
+use crate::side::Side;
 
 /// The newest map, and word of its changes.
 #[derive(Clone)]
@@ -73,6 +74,7 @@ impl MapFeed {
 #[derive(Clone, Debug)]
 pub struct TopologyServer {
     feed: MapFeed,
+    side: Side,
     shutdown: CancellationToken,
 }
 
@@ -80,7 +82,17 @@ impl TopologyServer {
     /// Serves the map of `feed`; watches end with `shutdown`.
     #[must_use]
     pub fn new(feed: MapFeed, shutdown: CancellationToken) -> Self {
-        Self { feed, shutdown }
+        Self {
+            feed,
+            side: Side::Inside,
+            shutdown,
+        }
+    }
+
+    /// The same as clients of that side are told it.
+    #[must_use]
+    pub(crate) fn on(self, side: Side) -> Self {
+        Self { side, ..self }
     }
 
     /// The service for tonic's router.
@@ -104,7 +116,7 @@ impl topology_server::Topology for TopologyServer {
             version,
         } = request.into_inner();
         let update = MapUpdate::since(&self.feed.map(), &cluster_id, MapVersion(version));
-        Ok(Response::new((&update).into()))
+        Ok(Response::new(self.side.sees((&update).into())))
     }
 
     async fn watch(
@@ -119,6 +131,7 @@ impl topology_server::Topology for TopologyServer {
         let mut changes = self.feed.versions.subscribe();
         // The first update comes at once, changed or not.
         changes.mark_changed();
+        let side = self.side;
         let state = (
             self.feed.clone(),
             changes,
@@ -128,7 +141,7 @@ impl topology_server::Topology for TopologyServer {
         );
         let updates = futures::stream::unfold(
             state,
-            |(feed, mut changes, mut cluster_id, mut version, mut caller)| async move {
+            move |(feed, mut changes, mut cluster_id, mut version, mut caller)| async move {
                 changes.changed().await.ok()?;
                 caller.refresh();
                 if !caller.is_let_in() {
@@ -139,7 +152,7 @@ impl topology_server::Topology for TopologyServer {
                 let update = MapUpdate::since(&map, &cluster_id, version);
                 cluster_id.clone_from(&map.cluster_id);
                 version = map.version;
-                let message = pb::MapUpdate::from(&update);
+                let message = side.sees(pb::MapUpdate::from(&update));
                 Some((Ok(message), (feed, changes, cluster_id, version, caller)))
             },
         );

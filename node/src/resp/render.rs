@@ -55,7 +55,7 @@ fn refuse(error: &RequestError, terms: Terms, output: &mut Output, shared: &Shar
         terms.slot,
         &shared.map(),
         shared.facts.node(),
-        shared.config.endpoint_type,
+        (shared.side, shared.config.endpoint_type),
     );
     output.encoder(terms.protocol).error(&text);
 }

@@ -21,19 +21,23 @@ use crate::listener::{self, Accept, ConnectionHandler, Ends, ListenerConfig};
 
 /// The listener's word in logs and metrics.
 pub(super) const LISTENER: &str = "resp";
+/// The word of the listener for clients from outside.
+const LISTENER_OUTSIDE: &str = "resp-outside";
 /// How often idle and stalled connections are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long connections at most stay open at shutdown for clients that still ask here.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
-/// Serves Redis clients until `shutdown` is cancelled. Then each connection ends once its
+/// Serves Redis clients until `shutdown` is cancelled, those that come from outside the nodes'
+/// network on `outside`, where there is such a listener. Then each connection ends once its
 /// client asks for nothing more here, and after at most half of the drain bound, two
 /// seconds at most, once what was taken is answered.
 ///
 /// # Errors
-/// Where the listener cannot be used.
+/// Where a listener cannot be used.
 pub async fn serve<L: Accept, B: Backend>(
     listener: L,
+    outside: Option<L>,
     backend: Arc<B>,
     map: Arc<ArcSwap<ClusterMap>>,
     config: RespConfig,
@@ -54,7 +58,27 @@ pub async fn serve<L: Accept, B: Backend>(
         shutdown.clone(),
         ended.clone(),
     ));
-    let result = listener::serve(listener, server, listening, shutdown).await;
+    let from_outside = async {
+        let Some(listener) = outside else {
+            return Ok(());
+        };
+        let port = listener.local_addr()?.port();
+        let config = ListenerConfig {
+            name: LISTENER_OUTSIDE,
+            ..listening.clone()
+        };
+        let server = Arc::new(server.outside(port));
+        listener::serve(listener, server, config, shutdown.clone()).await
+    };
+    let from_inside = listener::serve(
+        listener,
+        Arc::clone(&server),
+        listening.clone(),
+        shutdown.clone(),
+    );
+    let result = futures::future::try_join(from_inside, from_outside)
+        .await
+        .map(|_| ());
     ended.cancel();
     if let Err(error) = sweeper.await {
         tracing::error!(%error, "the sweeper of the Redis listener failed");
@@ -88,6 +112,16 @@ impl<B: Backend> Server<B> {
         Self {
             backend,
             shared: Arc::new(Shared::new(config, facts, map, port)),
+        }
+    }
+
+    /// The same for clients from outside the nodes' network, who come in on that port and are
+    /// told other addresses.
+    #[must_use]
+    pub fn outside(&self, port: u16) -> Self {
+        Self {
+            backend: Arc::clone(&self.backend),
+            shared: Arc::new(self.shared.outside(port)),
         }
     }
 

@@ -12,18 +12,23 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::backend::Facts;
-use super::config::RespConfig;
+use super::config::{EndpointType, RespConfig};
 use super::topology::Topology;
 use crate::listener::Ends;
+use crate::side::Side;
 
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) config: RespConfig,
     pub(crate) facts: Arc<dyn Facts>,
-    pub(crate) clients: Clients,
-    pub(crate) counts: Counts,
+    /// Those of both sides.
+    pub(crate) clients: Arc<Clients>,
+    /// Those of both sides.
+    pub(crate) counts: Arc<Counts>,
     pub(crate) started: Instant,
     pub(crate) port: u16,
+    /// From which side its clients come.
+    pub(crate) side: Side,
     map: Arc<ArcSwap<ClusterMap>>,
     topology: ArcSwapOption<Topology>,
 }
@@ -47,11 +52,31 @@ impl Shared {
         Self {
             config,
             facts,
-            clients: Clients::default(),
-            counts: Counts::default(),
+            clients: Arc::default(),
+            counts: Arc::default(),
             started: Instant::now(),
             port,
+            side: Side::Inside,
             map,
+            topology: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The same for clients from outside, on a port of their own. Their addresses are told
+    /// as they are: a host name of the inside is of no use to them.
+    pub(crate) fn outside(&self, port: u16) -> Self {
+        Self {
+            config: RespConfig {
+                endpoint_type: EndpointType::Address,
+                ..self.config.clone()
+            },
+            facts: Arc::clone(&self.facts),
+            clients: Arc::clone(&self.clients),
+            counts: Arc::clone(&self.counts),
+            started: self.started,
+            port,
+            side: Side::Outside,
+            map: Arc::clone(&self.map),
             topology: ArcSwapOption::empty(),
         }
     }
@@ -71,7 +96,7 @@ impl Shared {
         }
         let view = Arc::new(Topology::new(
             Arc::clone(&map),
-            here,
+            (here, self.side),
             self.config.announce_replicas,
             self.config.endpoint_type,
             cached.as_deref(),

@@ -19,6 +19,7 @@ use cairn_core::slots::SLOTS;
 
 use super::config::EndpointType;
 use super::encode::{Encoder, Protocol};
+use crate::side::Side;
 
 /// One node as clients know it.
 #[derive(Debug)]
@@ -65,10 +66,12 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Makes the view of `map`, as this node tells it. `previous` is the view before.
+    /// Makes the view of `map`, as this node tells it on that side. `previous` is the view
+    /// before. Nodes that cannot be reached from there are left out; for a range that one of
+    /// them leads another is shown, which tells whoever asks to try again.
     pub(crate) fn new(
         map: Arc<ClusterMap>,
-        here: Option<NodeId>,
+        (here, side): (Option<NodeId>, Side),
         announce_replicas: bool,
         endpoint_type: EndpointType,
         previous: Option<&Self>,
@@ -77,7 +80,8 @@ impl Topology {
             .nodes
             .values()
             .filter(|node| node.standing == NodeStanding::Member)
-            .map(|node| NodeView::new(node))
+            .filter(|node| side == Side::Inside || !side.resp(&node.addresses).is_empty())
+            .map(|node| NodeView::new(node, side))
             .collect();
         nodes.sort_unstable_by_key(|node| node.id);
         let place =
@@ -107,10 +111,14 @@ impl Topology {
                 view.slots_served += length;
             }
             let shown = primary.or_else(|| stand_in(record, here, before));
-            let Some(owner) = shown.and_then(|id| place(id, &nodes)) else {
+            let shown = shown.and_then(|id| place(id, &nodes));
+            let Some(owner) = shown.or_else(|| match side {
+                Side::Inside => None,
+                Side::Outside => at.checked_rem(nodes.len()),
+            }) else {
                 continue;
             };
-            if primary.is_some() {
+            if primary == Some(nodes[owner].id) {
                 nodes[owner].epoch = nodes[owner].epoch.max(record.epoch);
             }
             let replicas = if announce_replicas {
@@ -440,15 +448,18 @@ impl NodeView {
         endpoint(kind, &self.host, &self.hostname)
     }
 
-    fn new(node: &NodeInfo) -> Self {
-        let (host, port) = split_address(&node.addresses.resp);
+    fn new(node: &NodeInfo, side: Side) -> Self {
+        let (host, port) = split_address(side.resp(&node.addresses));
         Self {
             id: node.id,
             name: node_name(&node.uuid),
             host: host.to_owned(),
-            hostname: node.addresses.resp_hostname.clone(),
+            hostname: side.resp_hostname(&node.addresses).to_owned(),
             port,
-            bus_port: split_address(&node.addresses.peer).1,
+            bus_port: match side {
+                Side::Inside => split_address(&node.addresses.peer).1,
+                Side::Outside => 0,
+            },
             epoch: Epoch::ZERO,
         }
     }
@@ -465,11 +476,16 @@ fn endpoint<'a>(kind: EndpointType, host: &'a str, hostname: &'a str) -> Option<
     }
 }
 
-/// Where a client is sent for a slot: the words behind it in `MOVED`.
-pub(crate) fn moved_to(addresses: &Addresses, kind: EndpointType) -> String {
-    let (host, port) = split_address(&addresses.resp);
-    let host = endpoint(kind, host, &addresses.resp_hostname).unwrap_or("");
-    format!("{host}:{port}")
+/// Where a client of that side is sent for a slot: the words behind it in `MOVED`. `None`
+/// where it cannot reach the node.
+pub(crate) fn moved_to(addresses: &Addresses, side: Side, kind: EndpointType) -> Option<String> {
+    let address = side.resp(addresses);
+    if side == Side::Outside && address.is_empty() {
+        return None;
+    }
+    let (host, port) = split_address(address);
+    let host = endpoint(kind, host, side.resp_hostname(addresses)).unwrap_or("");
+    Some(format!("{host}:{port}"))
 }
 
 /// Host and port of an address. The brackets of an IPv6 address go, as Redis has it.

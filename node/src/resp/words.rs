@@ -10,6 +10,7 @@ use cairn_core::record::ClusterMap;
 
 use super::config::EndpointType;
 use super::topology::moved_to;
+use crate::side::Side;
 
 pub(crate) const LONG_PATTERN: &[u8] = b"ERR a pattern has at most 1024 bytes";
 pub(crate) const SYNTAX: &[u8] = b"ERR syntax error";
@@ -24,6 +25,8 @@ pub(crate) const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\
 pub(crate) const UNKNOWN: &[u8] =
     b"UNKNOWN the write may or may not have been applied: it was not acknowledged in time";
 pub(crate) const NOT_READY: &[u8] = b"TRYAGAIN the primary of this slot is not ready yet";
+pub(crate) const NOT_OUTSIDE: &[u8] =
+    b"TRYAGAIN the primary of this slot has no address outside yet";
 pub(crate) const OVERLOADED: &[u8] = b"TRYAGAIN the node has too many writes waiting";
 pub(crate) const DISK_FULL: &[u8] =
     b"MISCONF Errors writing to the log: too few replicas have disk room. Reads are served";
@@ -41,7 +44,7 @@ pub(crate) fn of_request(
     slot: u16,
     map: &ClusterMap,
     here: Option<NodeId>,
-    endpoint_type: EndpointType,
+    (side, endpoint_type): (Side, EndpointType),
 ) -> Vec<u8> {
     match error {
         RequestError::Moved { primary, .. } => match primary {
@@ -49,10 +52,10 @@ pub(crate) fn of_request(
             // a circle.
             Some(member) if Some(member.node) == here => NOT_READY.to_vec(),
             Some(member) => match map.nodes.get(&member.node) {
-                Some(node) => {
-                    let to = moved_to(&node.addresses, endpoint_type);
-                    format!("MOVED {slot} {to}").into_bytes()
-                }
+                Some(node) => match moved_to(&node.addresses, side, endpoint_type) {
+                    Some(to) => format!("MOVED {slot} {to}").into_bytes(),
+                    None => NOT_OUTSIDE.to_vec(),
+                },
                 None => NOT_SERVED.to_vec(),
             },
             None => NOT_SERVED.to_vec(),

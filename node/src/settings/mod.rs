@@ -9,6 +9,7 @@
 
 mod cluster;
 mod docs;
+mod outside;
 mod process;
 mod reader;
 mod table;
@@ -18,9 +19,10 @@ mod values;
 
 pub use docs::markdown;
 pub use process::{
-    CoordinatorSettings, DataSettings, LogFormat, NodeSettings, ProcessSettings, TlsFiles,
-    TlsPorts, UnknownPorts, allowed_cpus, read,
+    CoordinatorSettings, DataSettings, LogFormat, NodeSettings, OutsideListen, ProcessSettings,
+    TlsFiles, TlsPorts, UnknownPorts, allowed_cpus, read,
 };
+pub(crate) use reader::check_host_port;
 pub use reader::{Problem, SettingsError};
 pub use table::{Group, Roles, SETTINGS, Setting, flag_of, setting};
 pub use values::{Values, with_flags};

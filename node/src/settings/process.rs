@@ -12,10 +12,10 @@ use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{Addresses, ClusterSettings};
 use cairn_proto::limits::CLIENT_MESSAGE_BYTES;
 
-use super::cluster;
 use super::reader::{Reader, SettingsError, check_host_port};
 use super::table::flag_of;
 use super::values::Values;
+use super::{cluster, outside};
 use crate::agent::{PlaceSettings, PlacesFile, WEIGHTS, check_label};
 use crate::coordinator::CoordinatorAddress;
 use crate::partition::HotKeysShown;
@@ -159,6 +159,8 @@ pub struct DataSettings {
     pub process: ProcessSettings,
     /// Where Redis clients connect.
     pub resp_listen: SocketAddr,
+    /// Where clients connect that are not on the nodes' network, if any do.
+    pub outside_listen: Option<OutsideListen>,
     /// Where it stands among the others.
     pub place: PlaceSettings,
     /// The most Redis connections, and the most gRPC connections.
@@ -233,6 +235,15 @@ pub struct DataSettings {
     pub request_timeout: Duration,
     /// By what Redis clients are told to reach a node.
     pub endpoint_type: EndpointType,
+}
+
+/// Where clients connect that are not on the nodes' network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutsideListen {
+    /// Redis.
+    pub resp: SocketAddr,
+    /// gRPC.
+    pub client: SocketAddr,
 }
 
 /// Judges every given value and returns the settings of the role, or every
@@ -322,7 +333,8 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         );
     }
     let endpoint_type = read_endpoint_type(reader, hostname);
-    let place = read_place(reader);
+    let outside_listen = outside::listen(reader, process.as_ref(), resp_listen);
+    let place = read_place(reader, outside_listen.is_some());
     let bounded = |name, default, range| to_usize(reader.bytes(name, default, range));
     let max_value_bytes = bounded("CAIRN_MAX_VALUE_BYTES", 16 * MIB, KIB..=16 * MIB);
     let max_key_bytes = bounded("CAIRN_MAX_KEY_BYTES", 64 * KIB, 1..=64 * KIB);
@@ -368,6 +380,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         );
     }
     Some(DataSettings {
+        outside_listen,
         place,
         max_connections: reader
             .number("CAIRN_MAX_CONNECTIONS", 1..=1_000_000)
@@ -428,7 +441,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
     })
 }
 
-fn read_place(reader: &Reader<'_>) -> PlaceSettings {
+fn read_place(reader: &Reader<'_>, has_outside: bool) -> PlaceSettings {
     const FILE: &str = "CAIRN_PLACES_FILE";
     let label = |name| {
         let text = reader.text(name)?;
@@ -458,6 +471,7 @@ fn read_place(reader: &Reader<'_>) -> PlaceSettings {
     PlaceSettings {
         zone,
         weight: reader.number("CAIRN_WEIGHT", WEIGHTS),
+        outside: outside::addresses(reader, has_outside),
         file,
     }
 }
@@ -611,6 +625,8 @@ fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<
             peer: peer?,
             http: http?,
             resp_hostname: String::new(),
+            // Known later, and part of the node's place.
+            outside: Box::default(),
         },
         coordinators: coordinators?,
         tls,
@@ -742,7 +758,7 @@ fn read_tls_ports(reader: &Reader<'_>, has_files: bool) -> TlsPorts {
     }
 }
 
-fn check_distinct(reader: &Reader<'_>, listens: &[(&'static str, Option<SocketAddr>)]) {
+pub(super) fn check_distinct(reader: &Reader<'_>, listens: &[(&'static str, Option<SocketAddr>)]) {
     for (at, (name, address)) in listens.iter().enumerate() {
         for (other, other_address) in &listens[..at] {
             if let (Some(a), Some(b)) = (address, other_address)

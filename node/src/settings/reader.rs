@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Whether the text is a host with a port from 1 up.
-pub(super) fn check_host_port(text: &str) -> Result<(), &'static str> {
+pub(crate) fn check_host_port(text: &str) -> Result<(), &'static str> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err("it has no port");
     };

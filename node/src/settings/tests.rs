@@ -1,5 +1,7 @@
 //! Settings as a person would get them wrong, and the table held to the code.
 
+use cairn_core::record::OutsideAddresses;
+
 use super::process::{read_coordinator, read_data};
 use super::reader::Reader;
 use super::*;
@@ -56,7 +58,11 @@ fn defaults_are_enough() {
         panic!("a data node with three variables is valid");
     };
     assert_eq!(data.resp_listen.port(), 6379);
-    assert_eq!(data.place, PlaceSettings::default());
+    let nowhere = PlaceSettings {
+        outside: Some(OutsideAddresses::default()),
+        ..PlaceSettings::default()
+    };
+    assert_eq!((data.place, data.outside_listen), (nowhere, None));
     assert!(data.process.advertised.peer.ends_with(":7401"));
 }
 
@@ -363,4 +369,44 @@ fn the_docs_page_is_the_table() {
         page == markdown(),
         "docs/settings.md is not what the table says: run `cargo run -p cairn -- settings --markdown > docs/settings.md`"
     );
+}
+
+#[test]
+fn clients_outside_have_both_ports_or_none_and_addresses_of_their_own() {
+    const PORTS: [(&str, &str); 2] = [
+        ("CAIRN_OUTSIDE_RESP_LISTEN", "0.0.0.0:6380"),
+        ("CAIRN_OUTSIDE_CLIENT_LISTEN", "0.0.0.0:7403"),
+    ];
+    const TOLD: [(&str, &str); 2] = [
+        ("CAIRN_OUTSIDE_RESP_ADVERTISE", "192.0.2.1:30001"),
+        ("CAIRN_OUTSIDE_CLIENT_ADVERTISE", "192.0.2.1:30002"),
+    ];
+    let read_with = |more: &[(&'static str, &'static str)]| match read(&with(DATA, more)) {
+        Ok(NodeSettings::Data(data)) => *data,
+        other => panic!("{other:?}"),
+    };
+    let data = read_with(&PORTS);
+    assert_eq!(
+        data.outside_listen
+            .map(|at| (at.resp.port(), at.client.port())),
+        Some((6380, 7403))
+    );
+    assert_eq!(data.place.outside, None, "a file may say it");
+    let data = read_with(&[PORTS[0], PORTS[1], TOLD[0], TOLD[1]]);
+    let told = OutsideAddresses {
+        resp: "192.0.2.1:30001".to_owned(),
+        client: "192.0.2.1:30002".to_owned(),
+    };
+    assert_eq!(data.place.outside, Some(told));
+    for (given, problem) in [
+        (vec![PORTS[0]], PORTS[1].0),
+        (vec![PORTS[1]], PORTS[0].0),
+        (vec![TOLD[0]], TOLD[0].0),
+        (vec![TOLD[1]], TOLD[1].0),
+        (vec![PORTS[0], (PORTS[1].0, "0.0.0.0:7400")], PORTS[1].0),
+        (vec![PORTS[0], (PORTS[1].0, "0.0.0.0:6380")], PORTS[1].0),
+        (vec![PORTS[0], PORTS[1], (TOLD[0].0, "nowhere")], TOLD[0].0),
+    ] {
+        assert_eq!(problems(&with(DATA, &given)), [problem], "{given:?}");
+    }
 }

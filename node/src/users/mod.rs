@@ -36,8 +36,8 @@ use subtle::ConstantTimeEq;
 
 use self::attempts::{Attempts, Failure};
 use self::file::{Attempt, FILE_BYTES_MAX, NAME_BYTES_MAX, Table, Tag, User};
-use crate::reload;
 use crate::tasks::Servers;
+use crate::{diagnosis, reload};
 
 pub use self::permissions::{Permissions, Role};
 pub use self::secret::{
@@ -147,6 +147,7 @@ impl Users {
             .map(|path| {
                 let text = read(path)?;
                 let table = parse(path, &text)?;
+                diagnosis::note_users(text.as_bytes());
                 let key: [u8; 32] = rand::random();
                 Ok::<_, UsersError>(Arc::new(Shared {
                     path: path.to_owned(),
@@ -336,10 +337,11 @@ impl Shared {
         }
         let table = parse(&self.path, &text)?;
         self.keep_verified(&table);
-        *self.text.lock() = text;
         self.table.store(Arc::new(table));
         // After the table: whoever sees the new number finds the new table.
         self.generation.fetch_add(1, Ordering::Release);
+        diagnosis::note_users(text.as_bytes());
+        *self.text.lock() = text;
         Ok(true)
     }
 

@@ -155,3 +155,78 @@ async fn shards_tell_the_endpoint_and_the_host_name() {
         assert_eq!(text.matches("$8\r\nhostname\r\n").count(), 1, "{text}");
     }
 }
+
+#[tokio::test]
+async fn clients_outside_are_told_addresses_outside_and_others_are_not() {
+    let config = RespConfig {
+        endpoint_type: EndpointType::Hostname,
+        ..RespConfig::default()
+    };
+    let node = Node::of(map(), Answering::AtOnce, config);
+    let partition = node.map.load().partitions[0].clone();
+    node.memory.refuse(Some(RequestError::Moved {
+        partition: partition.id,
+        epoch: partition.epoch,
+        primary: partition.primary,
+    }));
+    let mut client = node.connect_outside();
+    // Nobody can be reached from outside yet, and that is no reason to send anybody inside.
+    client.call("CLUSTER SLOTS", "*0\r\n").await;
+    client.command("GET a").await;
+    client.expect("-TRYAGAIN ").await;
+    client.rest_of_line().await;
+
+    let mut map = map();
+    let mut outside = |id: u64, resp: &str| {
+        let node = map.nodes.get_mut(&NodeId(id)).expect("it is there");
+        resp.clone_into(&mut Arc::make_mut(node).addresses.outside.resp);
+    };
+    outside(1, "192.0.2.1:30001");
+    node.map.store(Arc::new(map.clone()));
+    // The primary has no address there: another answers for it, and says to try again.
+    client.command("CLUSTER SLOTS").await;
+    client.expect("*1\r\n*3\r\n:0\r\n:16383\r\n*4\r\n").await;
+    client
+        .expect(&format!("{}:30001\r\n", bulk("192.0.2.1")))
+        .await;
+    client.rest_of_line().await;
+    client.rest_of_line().await;
+    client.expect("*0\r\n").await;
+    client.command("GET a").await;
+    client.expect("-TRYAGAIN ").await;
+    client.rest_of_line().await;
+
+    let mut outside = |id: u64, resp: &str| {
+        let node = map.nodes.get_mut(&NodeId(id)).expect("it is there");
+        resp.clone_into(&mut Arc::make_mut(node).addresses.outside.resp);
+    };
+    outside(2, "lb.example:6379");
+    node.map.store(Arc::new(map));
+    client
+        .call("GET a", "-MOVED 15495 lb.example:6379\r\n")
+        .await;
+    for (word, commands) in [("nodes", "CLUSTER NODES"), ("shards", "CLUSTER SHARDS")] {
+        let mut client = node.connect_outside();
+        client.command(commands).await;
+        client.command("QUIT").await;
+        let text = client.rest().await;
+        assert!(
+            text.contains("192.0.2.1") && text.contains("lb.example"),
+            "{word}: {text}"
+        );
+        assert!(
+            !text.contains("127.0.0.1") && !text.contains("one.example"),
+            "{word}: {text}"
+        );
+    }
+    // Inside nothing of it is heard.
+    let mut inside = node.connect();
+    inside.call("GET a", "-MOVED 15495 ?:7001\r\n").await;
+    inside.command("CLUSTER NODES").await;
+    inside.command("QUIT").await;
+    let text = inside.rest().await;
+    assert!(
+        !text.contains("192.0.2.1") && !text.contains("lb.example"),
+        "{text}"
+    );
+}

@@ -559,6 +559,7 @@ async fn a_listener_has_room_for_so_many_and_ends_in_time() {
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(serve(
         listener,
+        None,
         Arc::new(Shared(Arc::new(Memory::new(Answering::AtOnce)))),
         Arc::new(ArcSwap::from_pointee(cluster_map(1, 7000, &[Some(1)]))),
         config,

@@ -21,6 +21,8 @@ pub(crate) const PIPE_BYTES: usize = 64 << 10;
 /// A server, and the keys behind it.
 pub(crate) struct Node {
     pub(crate) server: Arc<Server<Shared>>,
+    /// The same for clients from outside.
+    pub(crate) outside: Arc<Server<Shared>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) map: Arc<ArcSwap<ClusterMap>>,
 }
@@ -38,6 +40,7 @@ impl Node {
         let backend = Arc::new(Shared(Arc::clone(&memory)));
         let server = Arc::new(Server::new(backend, Arc::clone(&map), config, 7000));
         Self {
+            outside: Arc::new(server.outside(7100)),
             server,
             memory,
             map,
@@ -46,8 +49,16 @@ impl Node {
 
     /// A new connection.
     pub(crate) fn connect(&self) -> Client {
+        Self::connect_to(Arc::clone(&self.server))
+    }
+
+    /// A new connection from outside.
+    pub(crate) fn connect_outside(&self) -> Client {
+        Self::connect_to(Arc::clone(&self.outside))
+    }
+
+    fn connect_to(server: Arc<Server<Shared>>) -> Client {
         let (near, far) = duplex(PIPE_BYTES);
-        let server = Arc::clone(&self.server);
         let ends = Ends {
             remote: ([127, 0, 0, 1], 50_000).into(),
             local: ([127, 0, 0, 1], 7000).into(),

@@ -9,6 +9,7 @@
 //! nor on what the coordinators agreed on. Files in `testdata` hold every object of a small
 //! and of a full manifest, so that a change of the template cannot happen by accident.
 
+pub mod certificate;
 mod disruption_budget;
 mod metadata;
 mod network_policy;
@@ -73,6 +74,10 @@ pub fn objects(cluster: &Cluster, plan: &Plan, material: &Material) -> Vec<Objec
         all.push(service::headless(cluster, role).into());
     }
     all.push(service::clients(cluster).into());
+    if let Some(outside) = &cluster.spec.outside {
+        let ordinals = plan.outside.services.iter();
+        all.extend(ordinals.map(|n| service::outside(cluster, outside, *n).into()));
+    }
     for role in Role::ALL {
         all.push(network_policy::network_policy(cluster, role).into());
     }
@@ -96,8 +101,10 @@ pub fn unwanted(cluster: &Cluster, plan: &Plan) -> Vec<Unwanted> {
     let unwanted = Role::ALL
         .into_iter()
         .filter(|role| !disruption_budget::is_wanted(plan, *role));
+    let services = plan.outside.unwanted.iter().cloned();
     unwanted
         .map(|role| Unwanted::DisruptionBudget(cluster.names.role(role)))
+        .chain(services.map(Unwanted::Service))
         .collect()
 }
 

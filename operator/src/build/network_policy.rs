@@ -12,13 +12,14 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::metadata;
-use super::pod::ports;
+use super::pod::{outside_ports, ports};
 use crate::cluster::Cluster;
 use crate::names::{PEER_PORT, Role};
 
 pub(super) fn network_policy(cluster: &Cluster, role: Role) -> NetworkPolicy {
     let (between_nodes, open): (Vec<u16>, Vec<u16>) = ports(role)
         .iter()
+        .chain(outside_ports(cluster, role))
         .map(|(_, port)| *port)
         .partition(|port| *port == PEER_PORT);
     let nodes = NetworkPolicyPeer {

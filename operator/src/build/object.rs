@@ -89,4 +89,6 @@ impl fmt::Debug for Object {
 pub enum Unwanted {
     /// A PodDisruptionBudget.
     DisruptionBudget(String),
+    /// A Service.
+    Service(String),
 }

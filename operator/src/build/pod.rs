@@ -7,6 +7,8 @@
 //! - **Which files a node reads, and which of its ports speak TLS**: they go with the volumes
 //!   and the probes beside them. In the ConfigMap they could reach a container that is
 //!   restarted with the volumes of the template before.
+//! - **Whether there are ports for clients outside**: a Service leads there by the name that the
+//!   template gives them. By which addresses is no part of it.
 //! - **The time-out for stopping**: it goes with the time that Kubernetes gives.
 //! - **A hash of what a node reads at its start alone** (log level, bounds), see
 //!   `settings` beside this. Everything else a node hears of while it runs.
@@ -42,7 +44,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::{metadata, places, scheduling, settings};
 use crate::cluster::Cluster;
 use crate::names::{
-    ANNOTATION_SETTINGS, CLIENT_PORT, HTTP_PORT, PEER_PORT, RESP_PORT, Role, VOLUME,
+    ANNOTATION_SETTINGS, CLIENT_PORT, HTTP_PORT, OUTSIDE_CLIENT_PORT, OUTSIDE_RESP_PORT, PEER_PORT,
+    RESP_PORT, Role, VOLUME,
 };
 use crate::{pki, users};
 
@@ -77,6 +80,21 @@ pub fn ports(role: Role) -> &'static [(&'static str, u16)] {
     match role {
         Role::Coordinator => &ALL[1..],
         Role::Data => &ALL,
+    }
+}
+
+/// The ports for clients outside, with their names.
+pub(super) const OUTSIDE_PORTS: [(&str, u16); 2] = [
+    ("redis-outside", OUTSIDE_RESP_PORT),
+    ("grpc-outside", OUTSIDE_CLIENT_PORT),
+];
+
+/// Those of them that pods of the role have.
+pub(super) fn outside_ports(cluster: &Cluster, role: Role) -> &'static [(&'static str, u16)] {
+    if role == Role::Data && cluster.spec.outside.is_some() {
+        &OUTSIDE_PORTS
+    } else {
+        &[]
     }
 }
 
@@ -192,7 +210,14 @@ fn container(cluster: &Cluster, role: Role) -> Container {
             ..EnvFromSource::default()
         }]),
         env: Some(environment(cluster, role)),
-        ports: Some(ports(role).iter().copied().map(container_port).collect()),
+        ports: Some(
+            ports(role)
+                .iter()
+                .chain(outside_ports(cluster, role))
+                .copied()
+                .map(container_port)
+                .collect(),
+        ),
         resources: Some(given.cloned().unwrap_or_else(|| resources(role))),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -267,6 +292,13 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
             literal("CAIRN_RESP_ADVERTISE", format!("$(POD_IP):{RESP_PORT}")),
             literal("CAIRN_RESP_HOSTNAME", host),
         ]);
+        if cluster.spec.outside.is_some() {
+            let listen = |port: u16| format!("0.0.0.0:{port}");
+            all.extend([
+                literal("CAIRN_OUTSIDE_RESP_LISTEN", listen(OUTSIDE_RESP_PORT)),
+                literal("CAIRN_OUTSIDE_CLIENT_LISTEN", listen(OUTSIDE_CLIENT_PORT)),
+            ]);
+        }
         if tls.clients {
             // An address is in no certificate.
             all.push(literal("CAIRN_RESP_ENDPOINT_TYPE", "hostname"));

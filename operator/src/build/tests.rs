@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::reach::{Pod, who_may_reach};
 use super::*;
 use crate::names::ANNOTATION_SETTINGS;
-use crate::plan::{Places, Replicas};
+use crate::plan::{Outside, Places, Replicas};
 use crate::users;
 use crate::validate::{Defaults, validate};
 
@@ -51,6 +51,11 @@ fn settled(cluster: &Cluster) -> Plan {
         places: Places {
             zones: BTreeMap::from([("worker-1".to_owned(), "eu-1a".to_owned())]),
             weights: BTreeMap::from([("orders-data-0".to_owned(), 100)]),
+            outside: BTreeMap::new(),
+        },
+        outside: Outside {
+            services: (0..2).collect(),
+            ..Outside::default()
         },
         ..planned(
             u32::from(cluster.spec.coordinators.replicas),
@@ -142,6 +147,13 @@ const CHANGES: &[(&str, &str, &[Role])] = &[
     ("/users/key", "\"users.toml\"", &[]),
     ("/service/labels", "{}", &[]),
     ("/service/annotations", "{}", &[]),
+    ("/outside", "{\"type\":\"NodePort\"}", &[]),
+    ("/outside/sourceRanges", "[]", &[]),
+    ("/outside/annotations", "{}", &[]),
+    ("/outside", "null", &[Role::Data]),
+    ("/tls/renew", "{\"authority\":1,\"certificate\":2}", &[]),
+    ("/tls/overlapSeconds", "7", &[]),
+    ("/tls/issuerRef", "{\"name\":\"company\"}", &[]),
     ("/volumes", "{}", &[]),
     (
         "/maintenance",
@@ -610,4 +622,69 @@ fn the_port_between_nodes_is_for_nodes_of_the_cluster() {
 
 fn cluster_called(name: &str) -> Cluster {
     cluster(SMALL, |m| m["metadata"]["name"] = json!(name))
+}
+
+#[test]
+fn a_data_node_has_a_service_of_its_own_for_clients_outside() {
+    let cluster = cluster(SMALL, |m| {
+        m["spec"]["outside"] = json!({"type": "NodePort"})
+    });
+    let mut plan = planned(1, 2);
+    plan.outside.services = [0, 2].into();
+    plan.outside.unwanted = vec!["orders-data-7-outside".to_owned()];
+    let services = |cluster: &Cluster| -> BTreeMap<String, Value> {
+        let all = objects(cluster, &plan, &Material::default()).into_iter();
+        all.filter_map(|object| match object {
+            Object::Service(service) => {
+                let name = service.metadata.name.clone().expect("a name");
+                Some((name, json!(service)))
+            }
+            _ => None,
+        })
+        .filter(|(name, _)| name.ends_with("-outside"))
+        .collect()
+    };
+    let made = services(&cluster);
+    let names: Vec<&String> = made.keys().collect();
+    assert_eq!(names, ["orders-data-0-outside", "orders-data-2-outside"]);
+    let second = &made["orders-data-2-outside"];
+    assert_eq!(second["spec"]["type"], "NodePort");
+    let selected = &second["spec"]["selector"]["statefulset.kubernetes.io/pod-name"];
+    assert_eq!(selected, "orders-data-2");
+    assert_eq!(second["metadata"]["labels"]["cairn.dev/outside"], "true");
+    // One that is about to stop hands over first, and goes on to be found meanwhile.
+    assert_eq!(second["spec"]["publishNotReadyAddresses"], true);
+    let ports = second["spec"]["ports"].as_array().expect("ports");
+    let pairs: Vec<(&Value, &Value)> = ports
+        .iter()
+        .map(|port| (&port["port"], &port["targetPort"]))
+        .collect();
+    assert_eq!(
+        pairs,
+        [
+            (&json!(6379), &json!("redis-outside")),
+            (&json!(7400), &json!("grpc-outside")),
+        ]
+    );
+    let gone = Unwanted::Service("orders-data-7-outside".to_owned());
+    assert!(unwanted(&cluster, &plan).contains(&gone));
+    // The pods' ports have the names to which these lead, and nothing is in their way.
+    let spec = template(&cluster, Role::Data).spec.expect("a spec");
+    let ports = spec.containers[0].ports.clone().expect("ports");
+    let named: Vec<String> = ports.into_iter().filter_map(|port| port.name).collect();
+    assert!(named.contains(&"redis-outside".to_owned()), "{named:?}");
+    assert!(named.contains(&"grpc-outside".to_owned()), "{named:?}");
+    let stranger = pod("elsewhere", BTreeMap::new());
+    let reaches = |cluster: &Cluster, role, port| {
+        let metadata = template(cluster, role).metadata.expect("metadata");
+        let target = pod("shop", metadata.labels.expect("labels"));
+        who_may_reach(&policies(cluster), &stranger, &target, port)
+    };
+    for port in [6380, 7403] {
+        assert!(reaches(&cluster, Role::Data, port));
+        assert!(!reaches(&cluster, Role::Coordinator, port));
+    }
+    let inside = super::tests::cluster(SMALL, |_| ());
+    assert!(services(&inside).is_empty());
+    assert!(!reaches(&inside, Role::Data, 6380));
 }

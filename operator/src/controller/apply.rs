@@ -5,8 +5,9 @@
 //! cluster at rest costs reads alone, and an operator that dies between any two writes goes on
 //! where it was.
 
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::DynamicObject;
+use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use serde_json::Value;
@@ -50,10 +51,26 @@ pub async fn apply(
     cluster: &Cluster,
     object: &Object,
 ) -> Result<Applied, Error> {
-    let resource = object.resource();
-    let (kind, name) = (resource.kind.clone(), object.name());
+    let asked = object.to_json().map_err(unwritable)?;
+    let (resource, name) = (object.resource(), object.name());
+    apply_value(client, writes, cluster, &resource, name, asked).await
+}
+
+/// Brings one object, of a kind that this need not know, to what it should be.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn apply_value(
+    client: &Client,
+    writes: &Writes,
+    cluster: &Cluster,
+    resource: &ApiResource,
+    name: &str,
+    mut asked: Value,
+) -> Result<Applied, Error> {
+    let kind = resource.kind.clone();
     let namespace = &cluster.names.namespace;
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
     let what = || format!("read {kind} {name}");
     let live = match within(what, api.get_opt(name)).await? {
         None => None,
@@ -62,7 +79,6 @@ pub async fn apply(
         }
         Some(live) => Some(as_value(&live)?),
     };
-    let mut asked = as_value(&object.to_json().map_err(unwritable)?)?;
     if let Some(live) = &live {
         keep_fixed(&mut asked, live, &kind);
     }
@@ -148,6 +164,7 @@ pub async fn remove(
         Unwanted::DisruptionBudget(name) => {
             remove_one::<PodDisruptionBudget>(client, writes, cluster, name).await
         }
+        Unwanted::Service(name) => remove_one::<Service>(client, writes, cluster, name).await,
     }
 }
 

@@ -4,22 +4,34 @@
 //! authorities do not know each other. So these are created where there are none, or written
 //! over the version that was read, and whoever is overtaken reads again in its next round.
 
+use std::collections::BTreeSet;
+
+use cairn_client::InForce;
 use cairn_crds::KvClusterSpec;
+use futures::{StreamExt as _, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ObjectMeta;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
+use ring::digest;
 
+use super::certificates;
 use super::ownership::{Standing, standing};
 use super::writes::{Error, Writes, within};
-use crate::admin::Access;
+use crate::admin::{Access, Reach};
 use crate::cluster::Cluster;
 use crate::events::{News, Reason};
-use crate::names::{CLIENT_PORT, Names, Role};
-use crate::observed::Observed;
+use crate::names::{ANNOTATION_TAKEN_UP, CLIENT_PORT, Names, Role};
+use crate::observed::{Observed, PodSeen};
 use crate::pki::{self, SecretData};
 use crate::plan::{Note, Topic};
+use crate::rotation::{self, Told};
 use crate::users;
+
+/// How many nodes are asked at a time.
+const AT_A_TIME: usize = 32;
+/// What is said of a node whose build knows nothing of the question.
+const CANNOT_TELL: &str = "cannot tell";
 
 /// What came of looking after the Secrets.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,12 +40,25 @@ pub struct Kept {
     pub notes: Vec<Note>,
     /// What is to be told.
     pub news: Vec<News>,
-    /// Somebody else was faster: all is looked at again soon.
+    /// Somebody else was faster, or nodes are waited for: all is looked at again soon.
     pub overtaken: bool,
+    /// The hosts by which clients outside reach nodes under which they believe every node by
+    /// now; `None` where nobody asks for a certificate, or where it is not the operator's.
+    pub hosts: Option<BTreeSet<String>>,
 }
 
 impl Kept {
-    fn stuck(&mut self, text: String) {
+    /// Says what is waited for, and that it is looked at again soon.
+    pub(super) fn wait(&mut self, text: String) {
+        self.overtaken = true;
+        self.notes.push(Note {
+            topic: Topic::Secrets,
+            node: None,
+            text,
+        });
+    }
+
+    pub(super) fn stuck(&mut self, text: String) {
         self.notes.push(Note {
             topic: Topic::Stuck,
             node: None,
@@ -43,98 +68,54 @@ impl Kept {
 }
 
 /// Names and writes a cluster's Secrets.
-struct Keeper<'a> {
+pub(super) struct Keeper<'a> {
+    pub(super) client: &'a Client,
     api: Api<Secret>,
-    writes: &'a Writes,
-    cluster: &'a Cluster,
-    now_unix_ms: u64,
-    kept: Kept,
+    pub(super) writes: &'a Writes,
+    /// The way to nodes.
+    reach: &'a dyn Reach,
+    pub(super) cluster: &'a Cluster,
+    observed: &'a Observed,
+    /// Where clients outside reach nodes whose ports for clients speak TLS.
+    pub(super) outside: BTreeSet<String>,
+    pub(super) now_unix_ms: u64,
+    pub(super) kept: Kept,
 }
 
-/// Makes or renews what is missing or due.
+/// Makes or renews what is missing or due. `outside` are the hosts by which clients outside
+/// reach nodes.
 ///
 /// # Errors
 /// Where the API server does not answer or refuses, or where a Secret holds what nobody made.
 pub async fn keep(
     client: &Client,
     writes: &Writes,
+    reach: &dyn Reach,
     cluster: &Cluster,
-    now_unix_ms: u64,
+    observed: &Observed,
+    outside: &BTreeSet<String>,
 ) -> Result<Kept, Error> {
     let mut keeper = Keeper {
+        client,
         api: Api::namespaced(client.clone(), &cluster.names.namespace),
         writes,
+        reach,
         cluster,
-        now_unix_ms,
+        observed,
+        outside: if cluster.spec.tls.clients {
+            outside.clone()
+        } else {
+            BTreeSet::new()
+        },
+        now_unix_ms: observed.now_unix_ms,
         kept: Kept::default(),
     };
-    keeper.certificates().await?;
+    certificates::keep(&mut keeper).await?;
     keeper.users().await?;
     Ok(keeper.kept)
 }
 
 impl Keeper<'_> {
-    async fn certificates(&mut self) -> Result<(), Error> {
-        let names = &self.cluster.names;
-        if let Some(name) = &self.cluster.spec.tls.secret_name {
-            // Somebody else's, which is looked at and left alone.
-            let at = std::time::Duration::from_millis(self.now_unix_ms);
-            match self.read(name).await? {
-                None => self.kept.stuck(format!(
-                    "the Secret {name} with the certificates is missing: pods wait for it"
-                )),
-                Some(secret) => {
-                    if let Err(why) = pki::check(names, &data_of(&secret), at) {
-                        self.kept
-                            .stuck(format!("the certificates in Secret {name}: {why}"));
-                    }
-                }
-            }
-            return Ok(());
-        }
-        let now = self.now_unix_ms;
-        let name = names.authority();
-        let content = |error: pki::PkiError| Error::Content {
-            what: format!("Secret {name}"),
-            reason: error.to_string(),
-        };
-        let authority = match self.own(&name).await? {
-            Own::Foreign => return Ok(()),
-            Own::Absent => {
-                let made = pki::make_authority(names, now).map_err(content)?;
-                self.put(&name, None, made, "the certificate authority is made")
-                    .await?
-            }
-            Own::There(secret) => {
-                let data = data_of(&secret);
-                if pki::authority_needs_renewal(&data, now).map_err(content)? {
-                    let made = pki::renew_authority(names, &data, now).map_err(content)?;
-                    let told = "the certificate authority is renewed";
-                    self.put(&name, Some(secret), made, told).await?
-                } else {
-                    Some(data)
-                }
-            }
-        };
-        let Some(authority) = authority else {
-            return Ok(());
-        };
-        let name = names.certificate();
-        let (old, told) = match self.own(&name).await? {
-            Own::Foreign => return Ok(()),
-            Own::Absent => (None, "the nodes' certificate is made"),
-            Own::There(secret) => {
-                if !pki::needs_renewal(names, &authority, &data_of(&secret), now) {
-                    return Ok(());
-                }
-                (Some(secret), "the nodes' certificate is renewed")
-            }
-        };
-        let made = pki::make_certificate(names, &authority, now).map_err(content)?;
-        self.put(&name, old, made, told).await?;
-        Ok(())
-    }
-
     async fn users(&mut self) -> Result<(), Error> {
         let Some(asked) = &self.cluster.spec.users else {
             return Ok(());
@@ -170,17 +151,104 @@ impl Keeper<'_> {
                 return Ok(());
             }
         };
+        let file = composed.get(users::FILE).map(Vec::as_slice);
+        let hash = digest::digest(&digest::SHA256, file.unwrap_or_default());
+        let text = users::hex(hash.as_ref());
+        let Some(old) = old else {
+            let mark = self.taken_up_at_once(text);
+            self.put(&name, None, composed, "", &mark).await?;
+            return Ok(());
+        };
         if composed != before {
-            self.put(&name, old, composed, "").await?;
+            self.put(&name, Some(old), composed, "", &[]).await?;
+            self.kept
+                .wait("The users file was changed just now.".to_owned());
+            return Ok(());
         }
+        let goes_by = |node: &InForce| node.users == hash.as_ref();
+        self.await_taken_up(&old, text, "the users file", Vec::new(), goes_by)
+            .await
+    }
+
+    /// Waits until every node goes by what a Secret holds, so that a person knows when what was
+    /// replaced may go. That they do is written down, with `marks` besides, or each round would
+    /// ask them.
+    pub(super) async fn await_taken_up(
+        &mut self,
+        secret: &Secret,
+        hash: String,
+        what: &str,
+        mut marks: Vec<(&str, String)>,
+        has: impl Fn(&InForce) -> bool,
+    ) -> Result<(), Error> {
+        let is_marked =
+            |(key, value): &(&str, String)| annotation(secret, key) == Some(value.as_str());
+        let mut behind = Vec::new();
+        if annotation(secret, ANNOTATION_TAKEN_UP) != Some(hash.as_str()) {
+            let told = self.ask().await?;
+            behind = rotation::behind(&told, has);
+            // One that cannot tell is of a build that is older than the question.
+            behind.retain(|name| !name.contains(CANNOT_TELL));
+        } else if marks.iter().all(is_marked) {
+            return Ok(());
+        }
+        if behind.is_empty() {
+            let name = secret.name_any();
+            marks.push((ANNOTATION_TAKEN_UP, hash));
+            let secret = Box::new(secret.clone());
+            self.put(&name, Some(secret.clone()), data_of(&secret), "", &marks)
+                .await?;
+            return Ok(());
+        }
+        let named = rotation::named(&behind);
+        self.kept.wait(format!(
+            "Every node is to go by {what}; waiting for {named}."
+        ));
         Ok(())
     }
 
-    async fn read(&self, name: &str) -> Result<Option<Secret>, Error> {
+    /// What is written on a Secret that is made while nobody runs who could go by another.
+    pub(super) fn taken_up_at_once(&self, hash: String) -> Vec<(&'static str, String)> {
+        let mut pods = self.observed.pods.values();
+        let runs = pods.any(|pod| pod.role.is_some() && pod.running);
+        if runs {
+            Vec::new()
+        } else {
+            vec![(ANNOTATION_TAKEN_UP, hash)]
+        }
+    }
+
+    /// What the nodes that run say that they go by.
+    pub(super) async fn ask(&mut self) -> Result<Told, Error> {
+        let names = &self.cluster.names;
+        let spec = &self.cluster.spec;
+        let (authority, token) = credentials(self.client, names, spec).await?;
+        let running = self.observed.pods.iter().filter_map(|(name, pod)| {
+            let role = pod.role.filter(|_| pod.running && !pod.deleting)?;
+            let outdated = is_outdated(self.observed, role, pod);
+            let endpoint = format!("{}:{CLIENT_PORT}", names.host(role, pod.ordinal));
+            let ways = ways_to(vec![endpoint], spec, authority.as_deref(), &token, outdated);
+            Some((name.clone(), ways))
+        });
+        let reach = self.reach;
+        let asked = stream::iter(running).map(|(name, ways)| async move {
+            let mut said = Err("nobody to ask".to_owned());
+            for access in ways {
+                said = reach.in_force(&access).await;
+                if said.is_ok() {
+                    break;
+                }
+            }
+            (name, said)
+        });
+        Ok(asked.buffer_unordered(AT_A_TIME).collect().await)
+    }
+
+    pub(super) async fn read(&self, name: &str) -> Result<Option<Secret>, Error> {
         within(|| format!("read Secret {name}"), self.api.get_opt(name)).await
     }
 
-    async fn own(&mut self, name: &str) -> Result<Own, Error> {
+    pub(super) async fn own(&mut self, name: &str) -> Result<Own, Error> {
         let Some(secret) = self.read(name).await? else {
             return Ok(Own::Absent);
         };
@@ -193,17 +261,26 @@ impl Keeper<'_> {
         Ok(Own::There(Box::new(secret)))
     }
 
-    /// Creates a Secret, or writes over the one that was read; what it holds, unless somebody
-    /// was faster.
-    async fn put(
+    /// Creates a Secret, or writes over the one that was read, with these annotations besides
+    /// those that it has; what it holds, unless somebody was faster.
+    pub(super) async fn put(
         &mut self,
         name: &str,
         old: Option<Box<Secret>>,
         data: SecretData,
         told: &str,
+        annotations: &[(&str, String)],
     ) -> Result<Option<SecretData>, Error> {
         let replaces = old.is_some();
         let mut secret = old.map_or_else(|| self.empty(name), |old| *old);
+        if !annotations.is_empty() {
+            let all = secret.metadata.annotations.get_or_insert_default();
+            all.extend(
+                annotations
+                    .iter()
+                    .map(|(key, value)| ((*key).to_owned(), value.clone())),
+            );
+        }
         secret.data = Some(
             data.iter()
                 .map(|(key, value)| (key.clone(), ByteString(value.clone())))
@@ -239,7 +316,7 @@ impl Keeper<'_> {
     }
 }
 
-enum Own {
+pub(super) enum Own {
     Absent,
     Foreign,
     There(Box<Secret>),
@@ -265,7 +342,13 @@ fn draw_token() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn data_of(secret: &Secret) -> SecretData {
+/// An annotation of a Secret.
+pub(super) fn annotation<'a>(secret: &'a Secret, key: &str) -> Option<&'a str> {
+    let annotations = secret.metadata.annotations.as_ref()?;
+    annotations.get(key).map(String::as_str)
+}
+
+pub(super) fn data_of(secret: &Secret) -> SecretData {
     let data = secret.data.clone().unwrap_or_default();
     data.into_iter()
         .map(|(key, value)| (key, value.0))
@@ -290,10 +373,9 @@ pub async fn ways(
         .pods
         .values()
         .filter(|pod| pod.role == Some(Role::Coordinator) && pod.running && !pod.deleting);
-    let set = observed.sets.get(&Role::Coordinator);
     let outdated = running
         .clone()
-        .any(|pod| set.is_none_or(|set| !set.is_current || set.update_revision != pod.revision));
+        .any(|pod| is_outdated(observed, Role::Coordinator, pod));
     let endpoints: Vec<String> = running
         .map(|pod| {
             format!(
@@ -305,6 +387,28 @@ pub async fn ways(
     if endpoints.is_empty() {
         return Ok(Vec::new());
     }
+    let (authority, token) = credentials(client, names, spec).await?;
+    Ok(ways_to(
+        endpoints,
+        spec,
+        authority.as_deref(),
+        &token,
+        outdated,
+    ))
+}
+
+/// Whether a pod was not restarted since its StatefulSet changed.
+fn is_outdated(observed: &Observed, role: Role, pod: &PodSeen) -> bool {
+    let set = observed.sets.get(&role);
+    set.is_none_or(|set| !set.is_current || set.update_revision != pod.revision)
+}
+
+/// The certificates by which nodes are known, and the operator's token.
+async fn credentials(
+    client: &Client,
+    names: &Names,
+    spec: &KvClusterSpec,
+) -> Result<(Option<Vec<u8>>, Option<String>), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
     let part = async |name: &str, key: &str| {
         let what = || format!("read Secret {name}");
@@ -316,19 +420,30 @@ pub async fn ways(
     let authority = part(&secret, pki::AUTHORITY).await?;
     let token = part(&names.users(), users::TOKEN).await?;
     let token = token.and_then(|token| String::from_utf8(token).ok());
+    Ok((authority, token))
+}
+
+/// How nodes can be spoken to there, see [`ways`].
+fn ways_to(
+    endpoints: Vec<String>,
+    spec: &KvClusterSpec,
+    authority: Option<&[u8]>,
+    token: &Option<String>,
+    outdated: bool,
+) -> Vec<Access> {
     let way = |authority: Option<Vec<u8>>| Access {
         endpoints: endpoints.clone(),
         authority,
         token: token.clone(),
     };
     let mut ways = vec![way(None)];
-    ways.extend(authority.map(|authority| way(Some(authority))));
+    ways.extend(authority.map(|authority| way(Some(authority.to_vec()))));
     // False comes before true: what the manifest says is tried first.
     ways.sort_by_key(|way| way.authority.is_some() != spec.tls.clients);
     if !outdated {
         ways.retain(|way| way.authority.is_some() == spec.tls.clients);
     }
-    Ok(ways)
+    ways
 }
 
 #[cfg(test)]

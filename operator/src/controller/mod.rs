@@ -23,12 +23,14 @@
 //! | `apps` | `statefulsets` | get, list, watch, create, patch |
 //! | `` | `pods` | get, list, watch, delete |
 //! | `` | `persistentvolumeclaims` | get, list, watch, patch, delete |
-//! | `` | `services`, `configmaps` | get, list, watch, create, patch |
+//! | `` | `services` | get, list, watch, create, patch, delete |
+//! | `` | `configmaps` | get, list, watch, create, patch |
 //! | `` | `serviceaccounts` | get, create, patch |
 //! | `` | `secrets` | get, create, update |
 //! | `policy` | `poddisruptionbudgets` | get, list, watch, create, patch, delete |
 //! | `networking.k8s.io` | `networkpolicies` | get, list, watch, create, patch |
 //! | `events.k8s.io` | `events` | create |
+//! | `cert-manager.io` | `certificates` | get, create, patch |
 //!
 //! Where it makes objects that have an owner whose deletion they would hold up
 //! (`OwnerReferencesPermissionEnforcement`), also `kvclusters/finalizers`: update.
@@ -46,6 +48,7 @@
 //! In its own namespace: `coordination.k8s.io` `leases`: get, create, update.
 
 pub mod apply;
+mod certificates;
 pub mod material;
 pub mod observe;
 mod ownership;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod,
+    Node, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod, Service,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
@@ -16,8 +16,10 @@ use kube::{Api, Client, ResourceExt};
 
 use super::writes::{Error, within};
 use crate::leader::now_unix_ms;
-use crate::names::{ANNOTATION_RETIRED, LABEL_COMPONENT, Names, Role, VOLUME};
-use crate::observed::{ClaimSeen, HostSeen, Observed, PodSeen, SetSeen, Silence};
+use crate::names::{
+    ANNOTATION_RETIRED, CLIENT_PORT, LABEL_COMPONENT, LABEL_OUTSIDE, Names, RESP_PORT, Role, VOLUME,
+};
+use crate::observed::{ClaimSeen, HostSeen, Observed, OutsideSeen, PodSeen, SetSeen, Silence};
 use crate::quantity;
 
 /// How many volumes are read at a time.
@@ -52,6 +54,12 @@ pub async fn observe(client: &Client, names: &Names) -> Result<Observed, Error> 
         .collect();
     let claims: Vec<PersistentVolumeClaim> = list(client, names, &selector).await?;
     let volumes = volumes(client, names, &pods, &claims).await?;
+    let services: Vec<Service> =
+        list(client, names, &format!("{selector},{LABEL_OUTSIDE}=true")).await?;
+    let outside = services
+        .iter()
+        .map(|service| (service.name_any(), outside_seen(service)))
+        .collect();
     // Last: a node that a volume names and that is missing here is gone, and not one that
     // joined since they were listed.
     let hosts = hosts(client).await?;
@@ -74,6 +82,7 @@ pub async fn observe(client: &Client, names: &Names) -> Result<Observed, Error> 
         sets,
         pods,
         claims,
+        outside,
         hosts: hosts.map(|hosts| {
             hosts
                 .iter()
@@ -192,6 +201,7 @@ fn pod_seen(pod: &Pod, names: &Names) -> PodSeen {
         running: states.iter().any(|state| state.running.is_some()),
         deleting: pod.metadata.deletion_timestamp.is_some(),
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        host_ip: status.host_ip,
         revision: pod
             .labels()
             .get(LABEL_REVISION)
@@ -200,6 +210,27 @@ fn pod_seen(pod: &Pod, names: &Names) -> PodSeen {
         waiting: unschedulable.or(waiting),
         not_ready_since_unix_ms: since.filter(|_| !ready),
         ready_since_unix_ms: since.filter(|_| ready),
+    }
+}
+
+/// A Service for clients outside. Of a load balancer with several addresses the first counts,
+/// and of one with both its address rather than its name.
+fn outside_seen(service: &Service) -> OutsideSeen {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    let node_port = |port: u16| {
+        let mut ports = ports.into_iter().flatten();
+        let found = ports.find(|one| one.port == i32::from(port))?;
+        u16::try_from(found.node_port?)
+            .ok()
+            .filter(|port| *port > 0)
+    };
+    let status = service.status.as_ref();
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let mut given = balancer.iter().flat_map(|one| one.ingress.iter().flatten());
+    OutsideSeen {
+        redis_node_port: node_port(RESP_PORT),
+        grpc_node_port: node_port(CLIENT_PORT),
+        ingress: given.find_map(|one| one.ip.clone().or_else(|| one.hostname.clone())),
     }
 }
 
@@ -216,6 +247,11 @@ pub(super) fn host_seen(host: &Node) -> HostSeen {
         .flatten()
         .find(|one| one.type_ == "Ready");
     let taints = spec.taints.unwrap_or_default();
+    let addresses = status.addresses.unwrap_or_default();
+    let address = |kind: &str| {
+        let found = addresses.iter().find(|one| one.type_ == kind);
+        found.map(|one| one.address.clone())
+    };
     HostSeen {
         ready: ready.is_some_and(|one| one.status == "True"),
         since_unix_ms: ready
@@ -230,6 +266,8 @@ pub(super) fn host_seen(host: &Node) -> HostSeen {
         }),
         out_of_service: taints.iter().any(|taint| taint.key == TAINT_OUT_OF_SERVICE),
         zone: host.labels().get(LABEL_ZONE).cloned().unwrap_or_default(),
+        internal_ip: address("InternalIP"),
+        external_ip: address("ExternalIP"),
     }
 }
 

@@ -241,3 +241,73 @@ fn why_a_pod_waits_is_told_unless_it_only_starts() {
     ]});
     assert_eq!(of(pending).waiting.as_deref(), Some("Unschedulable"));
 }
+
+#[tokio::test]
+async fn services_and_addresses_for_clients_outside_are_read() {
+    let api = FakeApi::default();
+    let service = |name: &str, ours: bool, ports: Value, status: Value| {
+        let mut labels = labels("data");
+        if ours {
+            labels["cairn.dev/outside"] = json!("true");
+        }
+        api.put(
+            &format!("/api/v1/namespaces/shop/services/{name}"),
+            json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": name, "namespace": "shop", "labels": labels},
+                "spec": {"ports": ports}, "status": status,
+            }),
+        );
+    };
+    let ports = json!([
+        {"name": "grpc", "port": 7400, "nodePort": 30002},
+        {"name": "redis", "port": 6379, "nodePort": 30001},
+    ]);
+    let balancer = |ingress: Value| json!({"loadBalancer": {"ingress": ingress}});
+    service("a", true, ports.clone(), json!({}));
+    service(
+        "b",
+        true,
+        json!([{"port": 6379}]),
+        balancer(json!([{"ip": "192.0.2.9", "hostname": "x"}])),
+    );
+    service(
+        "c",
+        true,
+        json!([]),
+        balancer(json!([{}, {"hostname": "lb.example"}])),
+    );
+    service("orders", false, ports, json!({}));
+    pod(&api, "orders-data-0", true);
+    let mut stored = api.get(&format!("{PODS}/orders-data-0")).unwrap();
+    stored["status"]["hostIP"] = json!("10.0.0.1");
+    api.put(&format!("{PODS}/orders-data-0"), stored);
+    host(&api, "host-a", "a.example", json!({}));
+    let mut stored = api.get("/api/v1/nodes/host-a").unwrap();
+    stored["status"]["addresses"] = json!([
+        {"type": "Hostname", "address": "a.example"},
+        {"type": "InternalIP", "address": "10.0.0.1"},
+        {"type": "InternalIP", "address": "2001:db8::1"},
+        {"type": "ExternalIP", "address": "192.0.2.1"},
+    ]);
+    api.put("/api/v1/nodes/host-a", stored);
+    let seen = observe(&api.client(), &names()).await.unwrap();
+    let of = |redis, grpc, ingress: Option<&str>| OutsideSeen {
+        redis_node_port: redis,
+        grpc_node_port: grpc,
+        ingress: ingress.map(str::to_owned),
+    };
+    let expected = [
+        ("a".to_owned(), of(Some(30001), Some(30002), None)),
+        ("b".to_owned(), of(None, None, Some("192.0.2.9"))),
+        ("c".to_owned(), of(None, None, Some("lb.example"))),
+    ];
+    assert_eq!(seen.outside, expected.into());
+    assert_eq!(
+        seen.pods["orders-data-0"].host_ip.as_deref(),
+        Some("10.0.0.1")
+    );
+    let host = &seen.hosts.unwrap()["host-a"];
+    assert_eq!(host.internal_ip.as_deref(), Some("10.0.0.1"));
+    assert_eq!(host.external_ip.as_deref(), Some("192.0.2.1"));
+}

@@ -27,7 +27,7 @@ use crate::health::Health;
 use crate::metrics;
 use crate::names::Names;
 use crate::observed::{Observed, Silence};
-use crate::plan::{self, Note, Plan, Topic};
+use crate::plan::{self, Note, OutsideAddress, Plan, Topic};
 use crate::validate::{self, Defaults};
 
 /// How soon a cluster is looked at again where something was just asked for: to tell of it, and
@@ -198,6 +198,7 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Lo
         cluster: cluster.as_ref().map_err(Vec::as_slice),
         observed: &observed,
         notes: &told.notes,
+        outside: &told.outside,
     };
     let new = status(&found, Timestamp::now());
     told.transitions(manifest.status.as_ref(), &new);
@@ -231,6 +232,8 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Lo
 /// What a round has to tell.
 #[derive(Default)]
 struct Told {
+    /// Where clients outside reach data nodes.
+    outside: BTreeMap<String, OutsideAddress>,
     notes: Vec<Note>,
     news: Vec<News>,
     /// Whether to look again soon, whatever the phase.
@@ -289,6 +292,7 @@ async fn act(
 ) -> Result<(), Error> {
     let plan = plan::plan(cluster, observed);
     // What waits for time to pass is told of by nobody.
+    told.outside = plan.places.outside.clone();
     let waits = |note: &Note| matches!(note.topic, Topic::Restart | Topic::Volumes);
     told.soon |= plan.notes.iter().any(waits);
     told.notes.extend(plan.notes.iter().cloned());
@@ -320,10 +324,27 @@ async fn bring_about(
     told: &mut Told,
 ) -> Result<(), Error> {
     let World { client, writes, .. } = world;
-    let kept = material::keep(client, writes, cluster, observed.now_unix_ms).await?;
+    let kept = material::keep(
+        client,
+        writes,
+        world.reach.as_ref(),
+        cluster,
+        observed,
+        &plan.outside.hosts,
+    )
+    .await?;
     told.soon |= kept.overtaken;
     told.notes.extend(kept.notes);
     told.news.extend(kept.news);
+    let mut plan = plan.clone();
+    if let Some(hosts) = &kept.hosts {
+        // Nobody is sent to a node by a name under which it is not believed yet.
+        let withheld = |address: &OutsideAddress| !hosts.contains(address.host());
+        told.soon |= plan.places.outside.values().any(withheld);
+        plan.places.outside.retain(|_, address| !withheld(address));
+    }
+    told.outside = plan.places.outside.clone();
+    let plan = &plan;
     // Secrets are kept by `material`, and never applied.
     for object in build::objects(cluster, plan, &Material::default()) {
         match apply::apply(client, writes, cluster, &object).await? {

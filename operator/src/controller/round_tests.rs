@@ -1,4 +1,5 @@
 use async_trait::async_trait;
+use cairn_client::InForce;
 use http::Method;
 use serde_json::Value;
 
@@ -26,9 +27,14 @@ impl Coordinators for Nowhere {
     }
 }
 
+#[async_trait]
 impl Reach for Nowhere {
     fn reach(&self, _: &Access) -> Result<Arc<dyn Coordinators>, String> {
         Ok(Arc::new(Self))
+    }
+
+    async fn in_force(&self, _: &Access) -> Result<InForce, String> {
+        Err("nobody is there".to_owned())
     }
 }
 

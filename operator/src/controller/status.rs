@@ -3,8 +3,11 @@
 //! Conditions keep the time of their last change while their status stays, and nothing in the
 //! status changes by the passing of time alone: a cluster at rest is written about once.
 
+use std::collections::BTreeMap;
+
 use cairn_crds::status::{
-    KvClusterStatus, NODES_MAX, NodeStatus, PartitionsStatus, Phase, RebalanceStatus, RoleStatus,
+    KvClusterStatus, NODES_MAX, NodeStatus, OutsideStatus, PartitionsStatus, Phase,
+    RebalanceStatus, RoleStatus,
 };
 use cairn_crds::{KvCluster, KvClusterSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -13,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::cluster::Cluster;
 use crate::names::{Names, Role};
 use crate::observed::{Observed, Silence};
-use crate::plan::{Note, Topic};
+use crate::plan::{Note, OutsideAddress, Topic};
 use crate::store::{Health, Leaving, Node, Store};
 
 /// The longest message, in bytes.
@@ -34,6 +37,8 @@ pub struct Found<'a> {
     pub observed: &'a Observed,
     /// What is under way or in the way, of planning and of what came after it.
     pub notes: &'a [Note],
+    /// Where clients outside reach data nodes, by the nodes' names.
+    pub outside: &'a BTreeMap<String, OutsideAddress>,
 }
 
 /// A condition's status.
@@ -91,11 +96,18 @@ pub fn status(found: &Found<'_>, now: Timestamp) -> KvClusterStatus {
         cluster,
         observed,
         notes,
+        outside: _,
     } = found;
     let old = manifest.status.clone().unwrap_or_default();
     let store = observed.store.as_ref().ok();
     let view = View::new(found, &old);
-    let nodes = nodes(&manifest.spec, names, observed);
+    let mut nodes = nodes(&manifest.spec, names, observed);
+    for node in &mut nodes {
+        node.outside = found.outside.get(&node.name).map(|address| OutsideStatus {
+            redis: address.redis.clone(),
+            grpc: address.grpc.clone(),
+        });
+    }
     let ready = view.data_ready;
     let phase = view.phase(found);
     let conditions = view
@@ -525,6 +537,8 @@ fn reason(topic: Topic) -> Option<&'static str> {
         Topic::Settings => "ChangingSettings",
         Topic::Volumes => "GrowingVolumes",
         Topic::Restart => "Restarting",
+        Topic::Secrets => "RenewingSecrets",
+        Topic::Outside => "AwaitingAddresses",
         Topic::Maintenance => "Draining",
     })
 }
@@ -661,6 +675,7 @@ fn node(
         id: member.map(|member| member.id),
         replicas: member.map(|member| member.replicas),
         leads: member.map(|member| member.leads),
+        outside: None,
     }
 }
 

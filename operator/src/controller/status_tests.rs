@@ -115,6 +115,7 @@ fn judge_at(
         cluster: Ok(&cluster),
         observed,
         notes,
+        outside: &BTreeMap::new(),
     };
     status(&found, now)
 }
@@ -429,6 +430,7 @@ fn a_manifest_that_cannot_be_followed_is_invalid_and_keeps_its_version() {
         cluster: Err(&problems),
         observed: &observed,
         notes: &[],
+        outside: &BTreeMap::new(),
     };
     let status = status(&found, at(5));
     assert_eq!(status.phase, Some(Phase::Invalid));
@@ -452,6 +454,7 @@ fn a_paused_cluster_says_so() {
         cluster: Ok(&cluster),
         observed: &observed,
         notes: &[],
+        outside: &BTreeMap::new(),
     };
     let status = status(&found, at(5));
     assert_eq!(status.phase, Some(Phase::Paused));
@@ -468,5 +471,34 @@ fn messages_are_bounded() {
             .conditions
             .iter()
             .all(|one| one.message.len() <= MESSAGE_BYTES_MAX)
+    );
+}
+
+#[test]
+fn where_a_node_is_reached_from_outside_stands_beside_it() {
+    let manifest = testing::manifest();
+    let cluster = testing::cluster();
+    let observed = whole();
+    let address = OutsideAddress {
+        redis: "192.0.2.1:30001".to_owned(),
+        grpc: "192.0.2.1:30002".to_owned(),
+    };
+    let outside = BTreeMap::from([("orders-data-1".to_owned(), address)]);
+    let found = Found {
+        manifest: &manifest,
+        names: &cluster.names,
+        cluster: Ok(&cluster),
+        observed: &observed,
+        notes: &[],
+        outside: &outside,
+    };
+    let told: Vec<(String, String)> = status(&found, at(5))
+        .nodes
+        .into_iter()
+        .filter_map(|node| Some((node.name, node.outside?.redis)))
+        .collect();
+    assert_eq!(
+        told,
+        [("orders-data-1".to_owned(), "192.0.2.1:30001".to_owned())]
     );
 }

@@ -93,6 +93,12 @@ impl Error {
             .is_some_and(|status| matches!(status.code, 400 | 403 | 422))
     }
 
+    /// Whether the API server does not know the kind.
+    #[must_use]
+    pub fn is_unknown_kind(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_not_found)
+    }
+
     fn status(&self) -> Option<&kube::core::Status> {
         match self {
             Self::Api { source, .. } => match source.as_ref() {

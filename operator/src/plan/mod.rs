@@ -13,7 +13,8 @@
 //! - `evacuate`: Kubernetes nodes that are to go, pods that end;
 //! - `restart`: pods of an outdated revision;
 //! - `volumes`: volumes that grow;
-//! - `settings`: agreed numbers; `places`: zones and weights.
+//! - `settings`: agreed numbers; `places`: zones and weights;
+//! - `outside`: Services and addresses for clients outside Kubernetes' network.
 //!
 //! Where the coordinators say nothing, and before they have made the cluster, nothing is
 //! removed, drained, deleted or restarted. StatefulSets grow to what is asked for all the
@@ -25,6 +26,7 @@ mod duties;
 mod evacuate;
 mod group;
 mod lost;
+mod outside;
 mod places;
 mod restart;
 mod scale;
@@ -40,6 +42,7 @@ use crate::observed::{Observed, Silence};
 use crate::store::Store;
 
 use duties::Duties;
+pub use outside::OutsideAddress;
 use view::View;
 
 /// What is to be done in this round, and what is to be said.
@@ -53,6 +56,19 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// What the places file is to say.
     pub places: Places,
+    /// What clients outside Kubernetes' network need.
+    pub outside: Outside,
+}
+
+/// What clients outside Kubernetes' network need.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outside {
+    /// The data nodes that are to have a Service of their own, by number.
+    pub services: std::collections::BTreeSet<u32>,
+    /// Services of nodes that are no more, by name.
+    pub unwanted: Vec<String>,
+    /// Host names and addresses by which nodes may be reached, for their certificate.
+    pub hosts: std::collections::BTreeSet<String>,
 }
 
 /// How many pods there are to be.
@@ -82,6 +98,8 @@ pub struct Places {
     pub zones: std::collections::BTreeMap<String, String>,
     /// By the name of a data node.
     pub weights: std::collections::BTreeMap<String, u32>,
+    /// Where clients outside reach it, by the name of a data node.
+    pub outside: std::collections::BTreeMap<String, OutsideAddress>,
 }
 
 /// One thing to do.
@@ -220,6 +238,10 @@ pub enum Topic {
     Volumes,
     /// A node that is restarted, or hands over before its Kubernetes node goes.
     Restart,
+    /// Certificates or users that nodes are to take up.
+    Secrets,
+    /// Addresses for clients outside.
+    Outside,
     /// A drain that a person asked for.
     Maintenance,
     /// The manifest asks that nothing be done.
@@ -272,6 +294,8 @@ pub fn plan(cluster: &Cluster, observed: &Observed) -> Plan {
         return plan;
     }
     plan.replicas = replicas(|role| scale::replicas(view, role));
+    plan.outside = outside::services(view, plan.replicas.data);
+    outside::tell_who_has_none(view, &mut plan);
     restart::replace_broken(view, &mut plan);
     match view.store() {
         Some(store) => with_the_coordinators(view, store, &mut plan),

@@ -33,6 +33,7 @@ pub(super) fn of(view: View<'_>) -> Places {
     Places {
         zones,
         weights: weights(view),
+        outside: super::outside::addresses(view),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What Kubernetes takes for a name, a label, a key. Each function returns what would have
 //! been right.
 
+use std::net::IpAddr;
+
 /// Letters, digits and some others, alphanumeric at both ends, of a bounded length.
 fn word(text: &str, bytes_max: usize, others: &[u8]) -> bool {
     let inside = |b: u8| b.is_ascii_alphanumeric() || others.contains(&b);
@@ -66,6 +68,23 @@ pub(super) fn data_key(text: &str) -> Result<(), &'static str> {
         .ok_or("a key of a Secret: letters, digits, -, _ and ., 253 at most")
 }
 
+/// A network: an address, and how many of its bits are the network's.
+pub(super) fn network(text: &str) -> Result<(), &'static str> {
+    let right = text.split_once('/').is_some_and(|(address, bits)| {
+        let most = match address.parse() {
+            Ok(IpAddr::V4(_)) => 32,
+            Ok(IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+    });
+    if right {
+        Ok(())
+    } else {
+        Err("a network like 192.0.2.0/24")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +122,18 @@ mod tests {
                 data_key,
                 vec!["users.toml", "_x", ".hidden"],
                 vec!["", ".", "..", "..x", "a/b", "a b"],
+            ),
+            (
+                network,
+                vec!["0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32"],
+                vec![
+                    "",
+                    "192.0.2.0",
+                    "192.0.2.0/33",
+                    "192.0.2/24",
+                    "::/129",
+                    "a/8",
+                ],
             ),
         ] {
             for text in right {

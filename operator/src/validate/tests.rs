@@ -362,3 +362,34 @@ fn a_manifest_that_is_being_deleted_says_so() {
     let cluster = cluster(|m| m["metadata"]["deletionTimestamp"] = json!("2026-11-26T12:00:00Z"));
     assert!(cluster.deleting);
 }
+
+#[test]
+fn a_way_from_outside_says_what_its_type_has() {
+    let outside = |outside: Value| move |m: &mut Value| m["spec"]["outside"] = outside;
+    for taken in [
+        json!({"type": "NodePort", "nodeAddress": "ExternalIP"}),
+        json!({"type": "LoadBalancer", "sourceRanges": ["192.0.2.0/24"]}),
+    ] {
+        assert!(problems(outside(taken)).is_empty());
+    }
+    one(
+        "spec.outside.nodeAddress: ",
+        outside(json!({"type": "LoadBalancer", "nodeAddress": "InternalIP"})),
+    );
+    one(
+        "spec.outside.sourceRanges: ",
+        outside(json!({"type": "NodePort", "sourceRanges": ["192.0.2.0/24"]})),
+    );
+    one(
+        "spec.outside.sourceRanges[1]: ",
+        outside(json!({"type": "LoadBalancer", "sourceRanges": ["::/0", "192.0.2.0/99"]})),
+    );
+    one(
+        "spec.outside.annotations: ",
+        outside(json!({"type": "NodePort", "annotations": {"a b": "c"}})),
+    );
+    one(
+        "spec.outside.labels: ",
+        outside(json!({"type": "NodePort", "labels": {"a": "c d"}})),
+    );
+}

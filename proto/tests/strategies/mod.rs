@@ -16,7 +16,7 @@ use cairn_core::kv::request::{
 };
 use cairn_core::record::{
     Addresses, ClusterMap, ClusterSettings, Configuration, CoordinatorInfo, Member, NodeInfo,
-    NodeStanding, PartitionRecord, ReplicaSet, SlotRange,
+    NodeStanding, OutsideAddresses, PartitionRecord, ReplicaSet, SlotRange,
 };
 use cairn_core::replication::message::{
     Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, CopyNews, FetchRange, LeaseRenew,
@@ -143,14 +143,21 @@ fn addresses() -> BoxedStrategy<Addresses> {
         label(),
         "[a-z0-9.:]{0,10}",
         "[a-z0-9.]{0,10}",
+        ("[a-z0-9.:]{0,10}", "[a-z0-9.:]{0,10}"),
     )
-        .prop_map(|(resp, client, peer, http, resp_hostname)| Addresses {
-            resp,
-            client,
-            peer,
-            http,
-            resp_hostname,
-        })
+        .prop_map(
+            |(resp, client, peer, http, resp_hostname, outside)| Addresses {
+                resp,
+                client,
+                peer,
+                http,
+                resp_hostname,
+                outside: Box::new(OutsideAddresses {
+                    resp: outside.0,
+                    client: outside.1,
+                }),
+            },
+        )
         .boxed()
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::access::Access;
 use crate::network::Host;
 use crate::node::{Node, Ports, Role};
 use crate::power::Power;
@@ -70,6 +71,8 @@ pub struct Target {
     pub clients: Vec<String>,
     /// How many partitions it has.
     pub partitions: u32,
+    /// How clients are let in, where not everybody is.
+    pub access: Option<Access>,
 }
 
 /// The cluster. Dropping it kills every process and removes the files.
@@ -281,6 +284,7 @@ impl Cluster {
             resp: self.resp(),
             clients: self.client_addresses(),
             partitions: self.partitions(),
+            access: None,
         }
     }
 

@@ -22,6 +22,7 @@
 //!
 //! Nothing here asserts a duration: bounds only end what would hang.
 
+pub mod access;
 pub mod binary;
 pub mod browser;
 pub mod certificates;

@@ -305,7 +305,7 @@ impl Load {
             .worker_threads(2)
             .enable_all()
             .build()?;
-        let routes = Routes::new(target.resp.clone());
+        let routes = Routes::to(target);
         let mut tasks: Vec<_> = (0..plan.writers)
             .map(|writer| {
                 let client = ClusterClient::new(routes.clone(), plan.patience);
@@ -647,7 +647,7 @@ impl Stopped {
     /// Where no client can be made.
     pub fn broken(&self, target: &Target) -> Result<Vec<String>> {
         let shared = &self.shared;
-        let routes = Routes::new(target.resp.clone());
+        let routes = Routes::to(target);
         let deadline = Instant::now() + BOUND;
         self.runtime.block_on(async {
             let mut readers = Vec::new();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
+use cairn_client::transport::Dialer;
 use cairn_client::{Client, Error, Options, Stats};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -22,6 +23,10 @@ impl Native {
         // So patient that it finds every outcome out, whatever is killed meanwhile.
         let options = Options {
             deadline: BOUND * 2,
+            dialer: match &target.access {
+                Some(access) => access.dialer()?,
+                None => Dialer::default(),
+            },
             ..Options::default()
         };
         let client = runtime.block_on(Client::connect(target.clients.clone(), options))?;

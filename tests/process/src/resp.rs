@@ -16,6 +16,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+use crate::access::Access;
+use crate::cluster::Target;
+
 const BULK_MAX: usize = 64 << 20;
 const ITEMS_MAX: usize = 1 << 20;
 const DEPTH_MAX: usize = 8;
@@ -233,6 +236,7 @@ impl Connection {
 #[derive(Debug)]
 pub struct Routes {
     seeds: Vec<String>,
+    access: Option<Access>,
     state: Mutex<RouteState>,
 }
 
@@ -247,8 +251,19 @@ impl Routes {
     /// Knows nothing but where to ask.
     #[must_use]
     pub fn new(seeds: Vec<String>) -> Arc<Self> {
+        Self::with(seeds, None)
+    }
+
+    /// The same for whoever is let in there as the target says.
+    #[must_use]
+    pub fn to(target: &Target) -> Arc<Self> {
+        Self::with(target.resp.clone(), target.access.clone())
+    }
+
+    fn with(seeds: Vec<String>, access: Option<Access>) -> Arc<Self> {
         Arc::new(Self {
             seeds,
+            access,
             state: Mutex::new(RouteState {
                 by_slot: vec![None; usize::from(slots::SLOTS)],
                 refreshed: None,
@@ -292,7 +307,8 @@ impl Routes {
             state.next_seed = (state.next_seed + 1) % self.seeds.len();
             self.seeds[state.next_seed].clone()
         };
-        let ranges = slots_of(&seed, bound).await?;
+        let (connection, _) = self.open(&seed, bound).await?;
+        let ranges = slots_over(connection, bound).await?;
         let mut state = self.state();
         for (first, last, leader) in ranges {
             let leader: Arc<str> = leader.into();
@@ -304,12 +320,36 @@ impl Routes {
     }
 }
 
+impl Routes {
+    /// Connects, and says who it is where that is asked for; with which password.
+    async fn open(&self, address: &str, bound: Duration) -> Result<(Connection, String)> {
+        let Some(access) = &self.access else {
+            return Ok((Connection::open(address, bound).await?, String::new()));
+        };
+        let password = access.password()?;
+        let mut connection =
+            Connection::open_tls(address.parse()?, bound, access.tls(None)?).await?;
+        let words: [&[u8]; 3] = [b"AUTH", access.user.as_bytes(), password.as_bytes()];
+        let reply = timeout(bound, connection.call(&words))
+            .await
+            .context("AUTH: out of time")??;
+        ensure!(reply == Reply::Simple("OK".to_owned()), "AUTH: {reply:?}");
+        Ok((connection, password))
+    }
+}
+
 /// `CLUSTER SLOTS` of one node: first and last slot, and the primary's address.
 ///
 /// # Errors
 /// Where the node does not answer, or not in Redis's form.
 pub async fn slots_of(address: &str, bound: Duration) -> Result<Vec<(u16, u16, String)>> {
-    let mut connection = Connection::open(address, bound).await?;
+    slots_over(Connection::open(address, bound).await?, bound).await
+}
+
+async fn slots_over(
+    mut connection: Connection,
+    bound: Duration,
+) -> Result<Vec<(u16, u16, String)>> {
     let reply = timeout(bound, connection.call(&[b"CLUSTER", b"SLOTS"]))
         .await
         .context("CLUSTER SLOTS: out of time")??;
@@ -372,9 +412,23 @@ impl Default for Patience {
 #[derive(Debug)]
 pub struct ClusterClient {
     routes: Arc<Routes>,
-    connections: BTreeMap<Arc<str>, Connection>,
+    connections: BTreeMap<Arc<str>, Kept>,
     patience: Patience,
 }
+
+/// A connection that is kept for the next request.
+#[derive(Debug)]
+struct Kept {
+    connection: Connection,
+    /// With which it was let in.
+    password: String,
+    /// How many requests it has carried.
+    uses: u32,
+}
+
+/// After how many requests a client that is let in by files connects anew, to see what is in
+/// them by now and what nodes show.
+const USES_MAX: u32 = 50;
 
 impl ClusterClient {
     /// Connects when it is first needed.
@@ -448,21 +502,37 @@ impl ClusterClient {
             .await
     }
 
+    fn is_of_use(&self, kept: &Kept) -> bool {
+        let is_current = |access: &Access| {
+            let password = access.password();
+            kept.uses < USES_MAX && password.is_ok_and(|password| password == kept.password)
+        };
+        !kept.connection.is_closed() && self.routes.access.as_ref().is_none_or(is_current)
+    }
+
     /// Sends a command to one node, wherever its key may belong.
     ///
     /// # Errors
     /// See [`Unanswered`].
     pub async fn call_at(&mut self, node: &Arc<str>, words: &[&[u8]]) -> Result<Reply, Unanswered> {
         let kept = self.connections.remove(node);
-        let mut connection = match kept.filter(|kept| !kept.is_closed()) {
-            Some(connection) => connection,
-            None => Connection::open(node, self.patience.connect)
-                .await
-                .map_err(|error| Unanswered::Refused(format!("{error:#}")))?,
+        let mut kept = match kept.filter(|kept| self.is_of_use(kept)) {
+            Some(kept) => kept,
+            None => {
+                let opened = self.routes.open(node, self.patience.connect).await;
+                let (connection, password) =
+                    opened.map_err(|error| Unanswered::Refused(format!("{error:#}")))?;
+                Kept {
+                    connection,
+                    password,
+                    uses: 0,
+                }
+            }
         };
-        match timeout(self.patience.request, connection.call(words)).await {
+        match timeout(self.patience.request, kept.connection.call(words)).await {
             Ok(Ok(reply)) => {
-                self.connections.insert(node.clone(), connection);
+                kept.uses += 1;
+                self.connections.insert(node.clone(), kept);
                 Ok(reply)
             }
             Ok(Err(error)) => Err(Unanswered::Unknown(format!("{error:#}"))),

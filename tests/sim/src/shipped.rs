@@ -68,7 +68,7 @@ fn registration(seat: u64, identity: u64, (zone, weight): (String, u32)) -> Node
             client: port(20_000),
             peer: port(30_000),
             http: port(40_000),
-            resp_hostname: String::new(),
+            ..Addresses::default()
         },
         zone,
         weight,

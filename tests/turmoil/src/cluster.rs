@@ -59,6 +59,7 @@ impl DataPlace {
             resp: Port::bind(RESP).await?,
             client: Port::bind(CLIENT).await?,
             peer: Port::bind(PEER).await?,
+            outside: None,
         };
         let stop = CancellationToken::new();
         self.stop.replace(stop.clone());

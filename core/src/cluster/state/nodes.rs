@@ -79,6 +79,7 @@ impl ClusterState {
             peer,
             http,
             resp_hostname,
+            outside,
         } = &addresses;
         for (field, address) in [
             ("resp address", resp),
@@ -86,6 +87,8 @@ impl ClusterState {
             ("peer address", peer),
             ("http address", http),
             ("Redis host name", resp_hostname),
+            ("resp address outside", &outside.resp),
+            ("client address outside", &outside.client),
         ] {
             check_text(field, address, 0, 300)?;
         }

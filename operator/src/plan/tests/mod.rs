@@ -7,6 +7,7 @@ mod evacuations;
 mod lessons;
 mod losses;
 mod members;
+mod outside;
 mod random;
 mod restarts;
 mod rules;

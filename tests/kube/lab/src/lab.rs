@@ -205,6 +205,21 @@ impl Lab {
         Ok(command)
     }
 
+    /// A command of this machine that runs in the lab's own network, from where nodes are reached
+    /// and pods are not.
+    ///
+    /// # Errors
+    /// Where no lab is up.
+    pub fn in_network(&self, words: &[&str]) -> Result<Command> {
+        let lab =
+            Identity::read(&keeper::process_file(&self.layout.state))?.context("no lab is up")?;
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &lab.pid().to_string(), "--net"])
+            .args(words);
+        Ok(command)
+    }
+
     /// Runs `kubectl` with the rights of an administrator.
     ///
     /// # Errors

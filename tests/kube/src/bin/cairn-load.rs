@@ -1,11 +1,11 @@
 //! The load that the tests on Kubernetes run in a pod: it checks every write that was
 //! acknowledged, and tells what became of its requests.
 //!
-//! It reads its orders from files in /tmp, which `kubectl exec` can make, and answers each with
-//! a line of JSON on its output:
+//! It reads its orders from files in /tmp, which `kubectl exec` can make, or in the folder
+//! `LOAD_ORDERS`, and answers each with a line of JSON on its output:
 //!
-//! - `/tmp/mark-NAME`: what happened since the mark before, see [`Told`];
-//! - `/tmp/stop`: ends the load, reads everything back, and ends with 1 where a promise was
+//! - `mark-NAME`: what happened since the mark before, see [`Told`];
+//! - `stop`: ends the load, reads everything back, and ends with 1 where a promise was
 //!   broken.
 //!
 //! Whatever it is told, it ends after [`LONGEST`].
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cairn_kube_tests::told::{Told, Verdict};
+use cairn_process_tests::access::Access;
 use cairn_process_tests::cluster::Target;
 use cairn_process_tests::load::{Load, Plan};
 use cairn_process_tests::waiting;
@@ -36,7 +37,18 @@ fn main() -> Result<ExitCode> {
         resp: addresses("LOAD_REDIS")?,
         clients: addresses("LOAD_GRPC")?,
         partitions: variable("LOAD_PARTITIONS")?.parse()?,
+        access: match env::var("LOAD_AUTHORITIES") {
+            Err(_) => None,
+            Ok(authorities) => Some(Access {
+                authorities: authorities.into(),
+                user: variable("LOAD_USER")?,
+                password: variable("LOAD_PASSWORD_FILE")?.into(),
+                token: variable("LOAD_TOKEN")?,
+            }),
+        },
     };
+    let orders = env::var("LOAD_ORDERS").unwrap_or_else(|_| ORDERS.to_owned());
+    let orders = Path::new(&orders);
     let seed = variable("LOAD_SEED")?.parse()?;
     let load = Load::start(&target, Plan::steady(), seed)?;
     load.await_every_partition()?;
@@ -45,12 +57,12 @@ fn main() -> Result<ExitCode> {
     let until = Instant::now() + LONGEST;
     let mut since = Since::now(&load);
     loop {
-        if Path::new(ORDERS).join("stop").exists() || Instant::now() > until {
+        if orders.join("stop").exists() || Instant::now() > until {
             break;
         }
-        for mark in marks()? {
+        for mark in marks(orders)? {
             println!("{}", since.told(&load, &mark).line());
-            fs::remove_file(Path::new(ORDERS).join(format!("mark-{mark}")))?;
+            fs::remove_file(orders.join(format!("mark-{mark}")))?;
             since = Since::now(&load);
         }
         waiting::pause();
@@ -68,9 +80,9 @@ fn main() -> Result<ExitCode> {
 }
 
 /// The marks that were asked for.
-fn marks() -> Result<Vec<String>> {
+fn marks(orders: &Path) -> Result<Vec<String>> {
     let mut marks = Vec::new();
-    for entry in fs::read_dir(ORDERS)? {
+    for entry in fs::read_dir(orders)? {
         let name = entry?.file_name();
         if let Some(mark) = name.to_str().and_then(|name| name.strip_prefix("mark-")) {
             marks.push(mark.to_owned());

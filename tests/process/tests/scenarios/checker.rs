@@ -65,6 +65,7 @@ impl StandIn {
                 resp: vec![format!("127.0.0.1:{port}")],
                 clients: Vec::new(),
                 partitions: 16,
+                access: None,
             },
         })
     }

@@ -23,6 +23,7 @@ mod membership;
 mod networks;
 mod offline_check;
 mod other_configurations;
+mod outside;
 mod pods;
 mod power_cuts;
 mod power_loss_shim;

@@ -75,6 +75,7 @@ fn behind(proxies: &Proxies) -> Result<(Cluster, Target, Vec<Front>)> {
             .map(|front| text(front.client.address))
             .collect(),
         partitions: cluster.partitions(),
+        access: None,
     };
     Ok((cluster, target, fronts))
 }

@@ -1,5 +1,7 @@
 //! What the operator sees of the model.
 
+use std::collections::BTreeMap;
+
 use super::{PARTITIONS, Partition, World};
 use crate::observed::{ClaimSeen, Observed, PodSeen, SetSeen, Silence};
 use crate::store::{self, Coordinator, GroupChange, Health, NodeStanding, Seat, Store};
@@ -36,6 +38,7 @@ impl World {
                 waiting,
                 not_ready_since_unix_ms: (!ready).then_some(pod.unready_since),
                 ready_since_unix_ms: pod.ready_since,
+                ..PodSeen::default()
             };
             (name.clone(), seen)
         });
@@ -58,6 +61,7 @@ impl World {
             sets: sets.collect(),
             pods: pods.collect(),
             claims: claims.collect(),
+            outside: BTreeMap::new(),
             hosts: self.reads_hosts.then(|| self.hosts.clone()),
             store: self.status(),
         }

@@ -133,6 +133,30 @@ fn a_cluster_with_tls_files_speaks_nothing_else_and_takes_new_ones_while_it_runs
     let mut old = runtime.block_on(resp(ports[0], &plain))?;
     ensure!(old.certificate() == Some(first));
     let second = authority.issue()?;
+    // Every node, coordinators too, says what it goes by.
+    let sha256 = |der: &[u8]| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, der);
+        digest.as_ref().to_vec()
+    };
+    let dialer = {
+        let grpc = authority.client(Some(b"h2"))?;
+        Dialer {
+            tls: Some(Arc::new(move || grpc.clone())),
+            connect_timeout: PATIENCE,
+            ..Dialer::default()
+        }
+    };
+    for address in &addresses {
+        let told = waiting::until("the new certificate to be in force", BOUND, || {
+            let asked = cairn_client::in_force(&dialer, address, PATIENCE);
+            let told = runtime.block_on(asked).map_err(anyhow::Error::msg)?;
+            Ok((told.certificate == sha256(&second)).then_some(told))
+        })?;
+        ensure!(
+            told.authorities.len() == 1 && told.users.is_empty(),
+            "{told:?}"
+        );
+    }
     for &port in &ports {
         waiting::until("the new certificate to be shown", BOUND, || {
             let shown = runtime.block_on(resp(port, &plain))?.certificate();
