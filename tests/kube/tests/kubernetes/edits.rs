@@ -7,6 +7,8 @@ use anyhow::{Result, ensure};
 use cairn_kube_tests::kvcluster::{PATIENCE, Status};
 use cairn_kube_tests::waiting::until;
 use cairn_kube_tests::{KvCluster, Namespace, Operator, PodLoad, cluster};
+use cairn_process_tests::runbook::Runbook;
+use tempfile::TempDir;
 
 const PARTITIONS: u32 = 12;
 /// More than the volumes of the lab have.
@@ -108,26 +110,53 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         let newcomer = space.kubectl.field("pvc", claim, REQUESTED)?;
         ensure!(newcomer == LARGER, "a new volume of {newcomer}");
     }
-    load.verify()?;
 
-    // The pods go with it and the volumes stay.
-    space
-        .kubectl
-        .run(&["delete", "kvc", "edited", "--timeout=60s"])?;
+    is_adopted(&edited)?;
+    load.verify()?;
+    Ok(())
+}
+
+/// It is deleted by mistake, and its volumes stay: a person has it made again on them, by a
+/// manifest of the time when it was smaller.
+fn is_adopted(edited: &KvCluster<'_>) -> Result<()> {
+    let kubectl = edited.kubectl();
+    let id = || kubectl.field("kvc", "edited", ".status.clusterId");
+    let before = id()?;
+    kubectl.run(&["delete", "kvc", "edited", "--timeout=60s"])?;
     let of = ["-l", "app.kubernetes.io/instance=edited", "-o", "name"];
     until("the pods to be gone", PATIENCE, || {
-        let pods = space.kubectl.run(&[&["get", "pods"][..], &of].concat())?;
+        let pods = kubectl.run(&[&["get", "pods"][..], &of].concat())?;
         Ok(pods.trim().is_empty().then_some(()))
     })?;
-    let claims = space.kubectl.run(&[&["get", "pvc"][..], &of].concat())?;
+    let claims = kubectl.run(&[&["get", "pvc"][..], &of].concat())?;
+    let of_data = claims.lines().filter(|line| line.contains("-data-"));
+    ensure!(of_data.count() >= 4, "{claims}");
+
+    let began = Instant::now();
+    let folder = TempDir::new()?;
+    let manifest = folder.path().join("edited.yaml");
+    std::fs::write(&manifest, MANIFEST)?;
+    let manifest = manifest.display().to_string();
+    let shell = kubectl.shell(folder.path())?;
+    let mut told: Vec<(&str, &str)> = shell.iter().map(|(name, at)| (*name, &**at)).collect();
+    told.push(("MANIFEST", &manifest));
+    let mut runbook = Runbook::section("recovery.md", "A KvCluster that was deleted")?;
+    let unasked = runbook.run(&told)?;
+    ensure!(unasked.contains("--adopt-volumes"), "{unasked}");
+    ensure!(unasked.contains("data-edited-data-3"), "{unasked}");
+    let nothing = kubectl.run(&["get", "kvc", "-o", "name"])?;
+    ensure!(nothing.trim().is_empty(), "made all the same: {nothing}");
+    let adopted = edited.explain(runbook.run(&told))?;
+    println!("adopted after {:.1?}", began.elapsed());
     ensure!(
-        claims
-            .lines()
-            .filter(|line| line.contains("-data-"))
-            .count()
-            >= 4,
-        "{claims}"
+        !before.is_empty() && adopted.contains(&before),
+        "{before} became {adopted}"
     );
+    edited.settled()?;
+    println!("as small as its manifest after {:.1?}", began.elapsed());
+    runbook.run(&told)?;
+    runbook.finish()?;
+    ensure!(id()? == before, "another cluster");
     Ok(())
 }
 
