@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use cairn_kube_tests::kvcluster::{PATIENCE, Status};
 use cairn_kube_tests::waiting::until;
-use cairn_kube_tests::{KvCluster, Namespace, Operator, PodLoad, cluster};
+use cairn_kube_tests::{Cluster, KvCluster, Namespace, Operator, PodLoad, cluster, images};
 use cairn_process_tests::runbook::Runbook;
+use cairn_process_tests::skip;
 use tempfile::TempDir;
 
 const PARTITIONS: u32 = 12;
@@ -77,7 +78,8 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         ensure!(agreed.contains(expected), "{mark}: {agreed}");
     }
 
-    roll(&edited, &change)?;
+    load.mark("rest")?;
+    roll(cluster, &edited, &change)?;
     change("two-copies", r#"{"replicationFactor":2}"#)?;
     let agreed = agreed(&edited)?;
     let expected = "replication factor 2, write quorum 2";
@@ -160,12 +162,38 @@ fn is_adopted(edited: &KvCluster<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Rolls another setting out, and an image that there is not.
-fn roll(edited: &KvCluster<'_>, change: &impl Fn(&str, &str) -> Result<Status>) -> Result<()> {
-    let before = uids(edited)?;
-    change("rolled", r#"{"logLevel":"debug"}"#)?;
-    let rolled = uids(edited)?;
-    ensure!(before.iter().all(|uid| !rolled.contains(uid)), "{rolled:?}");
+/// Has every node become another build and then the present one again, and rolls out an image that
+/// there is not.
+fn roll(
+    cluster: &Cluster,
+    edited: &KvCluster<'_>,
+    change: &impl Fn(&str, &str) -> Result<Status>,
+) -> Result<()> {
+    let earlier = match &cluster.lab {
+        Some(lab) => images::build_earlier()?.first().map(|at| lab.load(at)),
+        None => None,
+    };
+    let (other, back) = if let Some(loaded) = earlier {
+        loaded?;
+        let image = format!(r#"{{"image":"cairn/node:{}"}}"#, images::EARLIER_TAG);
+        (image, r#"{"image":null}"#)
+    } else {
+        skip::without(
+            "an upgrade on Kubernetes needs the earlier build: ci/earlier-build makes it",
+        )?;
+        (
+            r#"{"logLevel":"debug"}"#.to_owned(),
+            r#"{"logLevel":"info"}"#,
+        )
+    };
+    for (mark, spec) in [("rolled", &*other), ("rolled-back", back)] {
+        let (before, began) = (uids(edited)?, Instant::now());
+        change(mark, spec)?;
+        let rolled = uids(edited)?;
+        let pods = u32::try_from(rolled.len())?;
+        println!("{mark}: {:.1?} per pod", began.elapsed() / pods);
+        ensure!(before.iter().all(|uid| !rolled.contains(uid)), "{rolled:?}");
+    }
 
     edited.patch(&format!(r#"{{"image":"{NOWHERE}"}}"#))?;
     let image = ".spec.containers[0].image";

@@ -29,3 +29,5 @@ mod proxies;
 mod recover;
 mod refusals;
 mod trial;
+mod tutorial;
+mod upgrade;
