@@ -132,8 +132,12 @@ printf '%s\\n' "$*" >>"$ASKED"
 case "$*" in
 *"get kvclusters"*) echo -n "$CLUSTERS" ;;
 *"create --dry-run"*) echo "$MADE" ;;
-*--ignore-not-found*) echo -n "$CLUSTERS" ;;
+*"kvcluster "*--ignore-not-found*) echo -n "$CLUSTERS" ;;
 *persistentvolumeclaims*) echo -n "$CLAIMS" ;;
+*maintenance.paused*) echo -n "$PAUSED" ;;
+*template.spec*) echo -n '{"a":1}' ;;
+*status.phase*) echo -n "$PHASE" ;;
+*"patch --local"*|*"create -f -"*) echo "$(cat)" >>"$ASKED"; echo '{"b":2}' ;;
 *"get pods,statefulsets"*) echo -n "$ENDING" ;;
 *"get pods"*) printf '%s\\n' $READY; sleep 0.1; printf 'late\\n' ;;
 *maintenance.drain*) echo -n "$DRAINED" ;;
@@ -162,7 +166,8 @@ data-orders-data-5 Bound [9Gi] 2026-01-02T03:04:05Z/
             environment = dict(
                 os.environ, PATH=path, ASKED=str(asked), CLUSTERS=clusters, READY=ready, DRAINED=drained
             )
-            environment |= {"MADE": "KvCluster shop orders", "CLAIMS": self.CLAIMS, "ENDING": ""} | more
+            environment |= {"MADE": "KvCluster shop orders", "CLAIMS": self.CLAIMS, "ENDING": ""}
+            environment |= {"PAUSED": "true", "PHASE": "Succeeded"} | more
             done = subprocess.run(
                 [HERE.parent / "plugin" / "kubectl-cairn", *words],
                 env=environment,
@@ -253,6 +258,33 @@ data-orders-data-5 Bound [9Gi] 2026-01-02T03:04:05Z/
             self.assertFalse(any("apply" in line for line in asked), answers)
         self.assertEqual(self.call("adopt", "/nowhere", clusters="")[0].returncode, 2)
         self.assertEqual(self.call("adopt")[0].returncode, 2)
+
+    def test_one_coordinators_volume_goes_on_once_what_may_be_lost_is_accepted(self):
+        recover = ("recover-coordinators", "orders-coordinator-1")
+        done, asked = self.call(*recover, PAUSED="")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("kubectl cairn pause", done.stderr)
+        self.assertFalse(any("scale" in line for line in asked), asked)
+
+        done, asked = self.call(*recover, PHASE="Failed")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("--accept-loss", done.stderr)
+        self.assertIn("scale statefulset orders-coordinator --replicas=0", asked)
+        self.assertTrue(any('"value":["recover-coordinators"]' in line for line in asked), asked)
+        self.assertFalse(any("delete persistentvolumeclaim" in line for line in asked), asked)
+
+        done, asked = self.call(*recover, "--accept-loss", PHASE="Failed")
+        self.assertEqual(done.returncode, 5)
+        self.assertFalse(any("delete persistentvolumeclaim" in line for line in asked), asked)
+
+        done, asked = self.call(*recover, "--accept-loss")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        pod = '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"orders-recovery"},"spec":{"a":1}}'
+        self.assertIn(pod, asked)
+        self.assertTrue(any('["recover-coordinators","--accept-loss"]' in line for line in asked), asked)
+        self.assertIn("--field-selector metadata.name!=data-orders-coordinator-1", asked[-1])
+        for words in (["orders-data-1"], [], ["orders-coordinator-0", "orders-coordinator-1"]):
+            self.assertEqual(self.call("recover-coordinators", *words)[0].returncode, 2, words)
 
     def test_a_number_is_asked_for_as_an_autoscaler_does(self):
         _, asked = self.call("scale", "5")

@@ -24,5 +24,6 @@ pub mod settings;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+pub mod trace;
 pub mod users;
 mod watchdog;

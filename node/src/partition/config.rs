@@ -6,6 +6,7 @@ use cairn_core::ids::{Micros, NodeId};
 use cairn_core::replication::Timing;
 
 use super::copies::SnapshotRates;
+use crate::trace::Tracer;
 
 /// How the engine behaves.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct EngineConfig {
     pub snapshots_at_once: usize,
     /// How fast snapshots are read for other nodes, and written.
     pub snapshot_rates: SnapshotRates,
+    /// What traces requests, if anything does.
+    pub tracer: Tracer,
 }
 
 impl EngineConfig {
@@ -49,6 +52,7 @@ impl EngineConfig {
             backlog_bytes_max: 512 << 20,
             snapshots_at_once: 2,
             snapshot_rates: SnapshotRates::default(),
+            tracer: Tracer::default(),
         }
     }
 

@@ -15,7 +15,7 @@
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `snapshot`: copies for other nodes, and from them. `copies`: how fast they may go.
-//! - `load`: how much clients ask.
+//! - `load`: how much clients ask. `traces`: entries that are traced.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
@@ -40,6 +40,7 @@ mod scan;
 mod shared;
 mod snapshot;
 mod start;
+mod traces;
 mod watch;
 
 pub use board::Published;

@@ -19,6 +19,7 @@
 //! - [`prometheus`] collects metrics as a real one does, and [`metrics_table`] says which there
 //!   are.
 //! - [`runbook`] runs the commands of a page of the documentation.
+//! - [`collector`] takes traces.
 //! - [`waiting`] waits for conditions, with a bound.
 //!
 //! Nothing here asserts a duration: bounds only end what would hang.
@@ -28,6 +29,7 @@ pub mod browser;
 pub mod certificates;
 pub mod cli;
 pub mod cluster;
+pub mod collector;
 pub mod gaps;
 pub mod history;
 pub mod http;

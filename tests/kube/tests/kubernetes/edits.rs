@@ -113,8 +113,39 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         ensure!(newcomer == LARGER, "a new volume of {newcomer}");
     }
 
+    loses_coordinators(&edited)?;
     is_adopted(&edited)?;
     load.verify()?;
+    Ok(())
+}
+
+/// The volumes of two coordinators of three are lost: a person goes on with the third.
+fn loses_coordinators(edited: &KvCluster<'_>) -> Result<()> {
+    let kubectl = edited.kubectl();
+    let began = Instant::now();
+    let folder = TempDir::new()?;
+    let shell = kubectl.shell(folder.path())?;
+    let pod = edited.pod("coordinator", 2);
+    let mut told: Vec<(&str, &str)> = shell.iter().map(|(name, at)| (*name, &**at)).collect();
+    told.extend([("POD", &*pod), ("CLUSTER", "edited")]);
+    let mut runbook = Runbook::section("recovery.md", "The coordinators' quorum with Kubernetes")?;
+    runbook.run(&told)?;
+    for number in [0, 1] {
+        let claim = format!("data-{}", edited.pod("coordinator", number));
+        kubectl.run(&["delete", "pvc", &claim, "--wait=false"])?;
+    }
+    let unasked = edited.explain(runbook.run(&told))?;
+    ensure!(unasked.contains("this disk"), "{unasked}");
+    ensure!(unasked.contains("--accept-loss"), "{unasked}");
+    let done = edited.explain(runbook.run(&told))?;
+    ensure!(done.contains("is the only coordinator"), "{done}");
+    ensure!(!done.contains("No answer from"), "{done}");
+    edited.explain(runbook.run(&told))?;
+    runbook.finish()?;
+    edited.settled()?;
+    println!("coordinators recovered after {:.1?}", began.elapsed());
+    let agreed = agreed(edited)?;
+    ensure!(agreed.contains("coordinators  3,"), "{agreed}");
     Ok(())
 }
 

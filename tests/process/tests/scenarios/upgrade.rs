@@ -61,7 +61,10 @@ fn roll(
 
 /// Whether each process runs that program.
 fn are_all(cluster: &mut Cluster, program: Option<&Path>) -> Result<()> {
-    let wanted = program.map_or_else(binary::cairn, Ok)?.canonicalize()?;
+    let wanted = match program {
+        Some(program) => program.canonicalize()?,
+        None => binary::cairn()?.canonicalize()?,
+    };
     for node in cluster.nodes() {
         let runs = std::fs::read_link(format!("/proc/{}/exe", node.pid()?))?;
         ensure!(runs == wanted, "{} runs {}", node.name, runs.display());
