@@ -224,6 +224,12 @@ fn roll(
         let pods = u32::try_from(rolled.len())?;
         println!("{mark}: {:.1?} per pod", began.elapsed() / pods);
         ensure!(before.iter().all(|uid| !rolled.contains(uid)), "{rolled:?}");
+        let images = self::pods(edited, ".spec.containers[0].image")?;
+        let is_other = |image: &String| spec.contains(&**image);
+        ensure!(
+            images.iter().all(is_other) == spec.contains("image\":\""),
+            "{images:?}"
+        );
     }
 
     edited.patch(&format!(r#"{{"image":"{NOWHERE}"}}"#))?;
