@@ -131,6 +131,14 @@ class Plugin(unittest.TestCase):
 printf '%s\\n' "$*" >>"$ASKED"
 case "$*" in
 *"get kvclusters"*) echo -n "$CLUSTERS" ;;
+*"create --dry-run"*) echo "$MADE" ;;
+*"kvcluster "*--ignore-not-found*) echo -n "$CLUSTERS" ;;
+*persistentvolumeclaims*) echo -n "$CLAIMS" ;;
+*maintenance.paused*) echo -n "$PAUSED" ;;
+*template.spec*) echo -n '{"a":1}' ;;
+*status.phase*) echo -n "$PHASE" ;;
+*"patch --local"*|*"create -f -"*) echo "$(cat)" >>"$ASKED"; echo '{"b":2}' ;;
+*"get pods,statefulsets"*) echo -n "$ENDING" ;;
 *"get pods"*) printf '%s\\n' $READY; sleep 0.1; printf 'late\\n' ;;
 *maintenance.drain*) echo -n "$DRAINED" ;;
 *state*) echo -n "Empty 0" ;;
@@ -138,7 +146,16 @@ case "$*" in
 esac
 """
 
-    def call(self, *words: str, clusters="orders", ready="orders-coordinator-1", drained=""):
+    CLAIMS = """data-orders-coordinator-0 Bound [1Gi] /
+data-orders-coordinator-1 Bound [1Gi] /
+data-orders-data-0 Bound [9Gi] /
+data-orders-data-2 Bound [9Gi] /
+data-orders-data-3 Bound [9Gi] /true
+data-orders-data-4 Pending [] /
+data-orders-data-5 Bound [9Gi] 2026-01-02T03:04:05Z/
+"""
+
+    def call(self, *words: str, clusters="orders", ready="orders-coordinator-1", drained="", **more):
         with tempfile.TemporaryDirectory() as folder:
             fake = Path(folder, "kubectl")
             fake.write_text(self.FAKE)
@@ -149,6 +166,8 @@ esac
             environment = dict(
                 os.environ, PATH=path, ASKED=str(asked), CLUSTERS=clusters, READY=ready, DRAINED=drained
             )
+            environment |= {"MADE": "KvCluster shop orders", "CLAIMS": self.CLAIMS, "ENDING": ""}
+            environment |= {"PAUSED": "true", "PHASE": "Succeeded"} | more
             done = subprocess.run(
                 [HERE.parent / "plugin" / "kubectl-cairn", *words],
                 env=environment,
@@ -193,12 +212,79 @@ esac
             self.assertFalse(any("patch" in line for line in asked), words)
         self.assertNotEqual(self.call("drain", "orders-data-9")[0].returncode, 0)
 
+    def test_a_data_node_hands_over_what_it_leads(self):
+        done, asked = self.call("handover", "orders-data-1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(asked[-1].endswith("-- cairn nodes handover orders-data-1 --wait"), asked)
+        for words in (["handover"], ["handover", "orders-coordinator-0"], ["handover", "orders-data-1", "orders-data-2"]):
+            self.assertEqual(self.call(*words)[0].returncode, 2, words)
+
     def test_wrong_usage_says_so_and_changes_nothing(self):
         for words in ([], ["dance"], ["--bad"], ["scale"], ["scale", "0"], ["scale", "five"], ["nodes", "x"], ["-n"]):
             done, asked = self.call(*words)
             self.assertEqual(done.returncode, 2, words)
             self.assertFalse(any("patch" in line or "scale" in line for line in asked), words)
         self.assertEqual(self.call("--help")[0].returncode, 0)
+
+    def test_volumes_are_shown_and_adopted_once_that_is_accepted(self):
+        done, asked = self.call("adopt", __file__, clusters="")
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertIn("--adopt-volumes", done.stderr)
+        self.assertIn("Missing: data-orders-data-1", done.stdout)
+        for number, is_kept in enumerate((True, None, True, False, False, False)):
+            lines = [line for line in done.stdout.splitlines() if f"  data-orders-data-{number} " in line]
+            self.assertEqual([line.endswith("its data") for line in lines], [is_kept] * (is_kept is not None))
+        self.assertFalse(any("apply" in line for line in asked), asked)
+
+        done, asked = self.call("adopt", "--adopt-volumes", __file__, clusters="", ENDING="pod/orders-data-0")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("--namespace shop wait --for=delete --timeout=180s pod/orders-data-0", asked)
+        self.assertIn(f"--namespace shop apply -f {__file__}", asked)
+        self.assertIn("orders is served, as cluster", done.stdout)
+
+    def test_nothing_is_adopted_where_there_is_nothing_or_something_else(self):
+        adopt = ("adopt", "--adopt-volumes", __file__)
+        no_coordinator = self.CLAIMS.replace("coordinator", "other")
+        for code, answers in (
+            (5, {"clusters": "orders"}),
+            (5, {"clusters": "", "CLAIMS": ""}),
+            (5, {"clusters": "", "CLAIMS": no_coordinator}),
+            (2, {"clusters": "", "MADE": "Pod shop orders"}),
+            (2, {"clusters": "", "MADE": "KvCluster shop a;b"}),
+            (2, {"clusters": "", "MADE": "KvCluster shop orders\nKvCluster shop carts"}),
+        ):
+            done, asked = self.call(*adopt, **answers)
+            self.assertEqual(done.returncode, code, (answers, done.stderr))
+            self.assertFalse(any("apply" in line for line in asked), answers)
+        self.assertEqual(self.call("adopt", "/nowhere", clusters="")[0].returncode, 2)
+        self.assertEqual(self.call("adopt")[0].returncode, 2)
+
+    def test_one_coordinators_volume_goes_on_once_what_may_be_lost_is_accepted(self):
+        recover = ("recover-coordinators", "orders-coordinator-1")
+        done, asked = self.call(*recover, PAUSED="")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("kubectl cairn pause", done.stderr)
+        self.assertFalse(any("scale" in line for line in asked), asked)
+
+        done, asked = self.call(*recover, PHASE="Failed")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("--accept-loss", done.stderr)
+        self.assertIn("scale statefulset orders-coordinator --replicas=0", asked)
+        self.assertTrue(any('"value":["recover-coordinators"]' in line for line in asked), asked)
+        self.assertFalse(any("delete persistentvolumeclaim" in line for line in asked), asked)
+
+        done, asked = self.call(*recover, "--accept-loss", PHASE="Failed")
+        self.assertEqual(done.returncode, 5)
+        self.assertFalse(any("delete persistentvolumeclaim" in line for line in asked), asked)
+
+        done, asked = self.call(*recover, "--accept-loss")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        pod = '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"orders-recovery"},"spec":{"a":1}}'
+        self.assertIn(pod, asked)
+        self.assertTrue(any('["recover-coordinators","--accept-loss"]' in line for line in asked), asked)
+        self.assertIn("--field-selector metadata.name!=data-orders-coordinator-1", asked[-1])
+        for words in (["orders-data-1"], [], ["orders-coordinator-0", "orders-coordinator-1"]):
+            self.assertEqual(self.call("recover-coordinators", *words)[0].returncode, 2, words)
 
     def test_a_number_is_asked_for_as_an_autoscaler_does(self):
         _, asked = self.call("scale", "5")

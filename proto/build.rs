@@ -6,6 +6,9 @@ use std::path::Path;
 use prost::Message;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 
+/// What collectors of traces speak.
+const TRACES: &str = "opentelemetry/trace.proto";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("proto");
     let files = [
@@ -27,6 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .compile_fds(descriptors)?;
+    // No service of a node: it is not among those that reflection tells of.
+    println!("cargo:rerun-if-changed=proto/{TRACES}");
+    tonic_prost_build::configure().compile_fds(protox::compile([TRACES], [root])?)?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod debug;
 mod dev;
 mod endpoints;
 mod failure;
+mod handover;
 mod hotkeys;
 mod inspect;
 mod keyspace;

@@ -1,4 +1,4 @@
-//! `nodes add|drain|undrain|remove|expect`: which data nodes hold the data.
+//! `nodes add|drain|undrain|remove|handover|expect`: which data nodes hold the data.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +9,7 @@ use cairn_core::record::NodeStanding;
 use crate::confirm;
 use crate::endpoints::{Endpoints, block_on};
 use crate::failure::{Failure, Kind};
+use crate::handover::{self, HandoverArgs};
 use crate::inspect::{self, Document};
 use crate::output::Format;
 use crate::rebalance::{self, Manifest, Wait};
@@ -75,6 +76,8 @@ enum NodesCommand {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Let others lead what a data node leads; it stays a replica, and nothing is copied
+    Handover(HandoverArgs),
     /// Say that a data node is stopped on purpose: nothing is moved until it is late
     Expect {
         /// Its name
@@ -118,6 +121,7 @@ pub(crate) fn run(args: NodesArgs, endpoints: &Endpoints, format: Format) -> Res
             }
             rebalance::settle_where_asked(&wait, endpoints, format)
         }
+        Some(NodesCommand::Handover(args)) => handover::run(&args, endpoints, changes.manifest),
         Some(NodesCommand::Expect {
             node,
             within,
@@ -127,7 +131,7 @@ pub(crate) fn run(args: NodesArgs, endpoints: &Endpoints, format: Format) -> Res
 }
 
 /// The member of that name.
-fn find<'a>(document: &'a Document, name: &str) -> Result<&'a NodeStatus, Failure> {
+pub(crate) fn find<'a>(document: &'a Document, name: &str) -> Result<&'a NodeStatus, Failure> {
     let members =
         || (document.status.nodes.iter()).filter(|node| node.standing == NodeStanding::Member);
     members().find(|node| node.name == name).ok_or_else(|| {
@@ -138,7 +142,7 @@ fn find<'a>(document: &'a Document, name: &str) -> Result<&'a NodeStatus, Failur
 }
 
 /// What there is, with a leader that knows.
-fn document(endpoints: &Endpoints) -> Result<Document, Failure> {
+pub(crate) fn document(endpoints: &Endpoints) -> Result<Document, Failure> {
     let document = block_on(inspect::document(endpoints))?;
     if document.leading {
         return Ok(document);

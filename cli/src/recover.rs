@@ -25,8 +25,8 @@ pub(crate) struct RecoverArgs {
     #[arg(long, required = true, value_delimiter = ',', value_name = "NAME,...")]
     survivor: Vec<String>,
     /// Do not ask, and accept what may be lost
-    #[arg(long, short = 'y')]
-    yes: bool,
+    #[arg(long, short = 'y', visible_alias = "yes")]
+    accept_loss: bool,
 }
 
 /// Shows what may be lost, asks, has it done and waits until the partition is served.
@@ -42,12 +42,7 @@ pub(crate) fn run(
     // Not on standard output: that is for what came of it.
     eprint!("{}", risk.text(&document, health, &survivors));
     let question = format!("Go on with {} alone?", args.survivor.join(", "));
-    confirm::require(
-        args.yes,
-        "giving up replicas",
-        &question,
-        "nothing was changed",
-    )?;
+    confirm::require_loss(args.accept_loss, "giving up replicas", &question)?;
     let change = Change::Recover(Recover {
         partition: args.partition,
         survivors: survivors.iter().map(|node| node.0).collect(),
@@ -210,7 +205,7 @@ fn await_served(endpoints: &Endpoints, partition: u32) -> Result<PartitionHealth
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use cairn_core::cluster::command::Loss;
     use cairn_core::cluster::failure_detector::Health;
     use cairn_core::cluster::status::{ClusterStatus, NodeStatus, PartitionState, Standing};
@@ -265,7 +260,7 @@ mod tests {
     }
 
     /// Three replicas of which the first alone is up.
-    fn document(serving: bool) -> Document {
+    pub(crate) fn document(serving: bool) -> Document {
         let replicas = vec![
             replica(1, true, 7),
             replica(2, false, 9),

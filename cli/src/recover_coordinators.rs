@@ -53,9 +53,7 @@ pub(crate) fn run(
         );
     }
     let question = format!("Go on with the disk of {} alone?", disk.name());
-    if !args.accept_loss && !ask(&question)? {
-        return Err(Failure::refused("nothing was changed"));
-    }
+    confirm::require_loss(args.accept_loss, "going on with one disk", &question)?;
     let name = disk.name().to_owned();
     let everybody = heard.silent.is_empty();
     let version = disk
@@ -72,11 +70,6 @@ pub(crate) fn run(
              it; then add the others, on empty disks, with `cairn coordinators add`\n"
         )),
     }
-}
-
-fn ask(question: &str) -> Result<bool, Failure> {
-    confirm::ask("going on with one disk", question)
-        .map_err(|failure| failure.with_remedy("Give --accept-loss"))
 }
 
 fn text(disk: &SurvivingDisk, map: &ClusterMap, heard: &Heard, members: &[KnownMember]) -> String {

@@ -28,6 +28,7 @@ use tracing::debug;
 use crate::load::Load;
 use crate::stats::{Counters, count};
 use crate::topology::SharedMap;
+use crate::trace;
 use crate::transport::Dialer;
 
 /// About how many bytes of calls travel in one message.
@@ -203,6 +204,7 @@ impl Connection {
             to_primary,
         } = routed;
         let (reply, answer) = oneshot::channel();
+        let traceparent = trace::current();
         let (id, waker) = {
             let mut state = shared.state.lock();
             // A newer map may have come while the call waited for room, or between
@@ -222,6 +224,7 @@ impl Connection {
             state.queue.push(pb::Call {
                 id,
                 request: Some(request),
+                traceparent,
             });
             let waiting = Waiting {
                 reply,

@@ -81,6 +81,7 @@ mod options;
 mod scan;
 mod stats;
 mod topology;
+pub mod trace;
 pub mod transport;
 mod watch;
 

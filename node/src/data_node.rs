@@ -51,6 +51,7 @@ use crate::settings::{DataSettings, OutsideListen, TlsPorts};
 use crate::store::{NodeStorage, StorageConfig};
 use crate::tasks::{self, NodeError, Servers};
 use crate::tls::Tls;
+use crate::trace::Tracer;
 use crate::users::Users;
 use crate::watchdog::Watchdog;
 
@@ -361,8 +362,16 @@ async fn start<L: Accept>(
     tracing::info!(name = %settings.process.name, %node, "admitted");
 
     let timing = timing(settings, &enrolled.map.load());
+    let mut peers = Servers::new();
+    let tracer = match &settings.trace {
+        Some(trace) => Tracer::start(trace, &settings.process.name, peers.token()),
+        None => Tracer::default(),
+    };
     let prepared = Prepared::new(
-        engine_config(settings, node, session, timing),
+        EngineConfig {
+            tracer,
+            ..engine_config(settings, node, session, timing)
+        },
         Arc::clone(&enrolled.map),
     );
     let handle = prepared.handle();
@@ -385,7 +394,6 @@ async fn start<L: Accept>(
         incarnation: identity.incarnation.to_string(),
         session,
     };
-    let mut peers = Servers::new();
     let pool = PeerPool::start(
         own.clone(),
         PeerConfig::default(),

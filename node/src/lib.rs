@@ -26,5 +26,6 @@ mod side;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+pub mod trace;
 pub mod users;
 mod watchdog;

@@ -21,6 +21,7 @@ pub mod peer;
 mod peer_copies;
 mod peer_reads;
 pub mod refusal;
+pub mod trace;
 
 pub use malformed::Malformed;
 
@@ -78,6 +79,10 @@ pub mod pb {
         pub mod v1 {
             tonic::include_proto!("cairn.hot.v1");
         }
+    }
+    /// Package `opentelemetry.proto.collector.trace.v1`: what an OpenTelemetry collector takes.
+    pub mod otlp {
+        tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
     }
     /// Package `cairn.diagnosis`.
     pub mod diagnosis {

@@ -36,6 +36,8 @@ pub const FOLLOWERS: usize = 2 * MEMBERS + LEARNERS;
 pub const LINEAGE: usize = 65_536;
 /// The most messages of one frame.
 pub const FRAME_MESSAGES: usize = 65_536;
+/// The most entries of one frame that are traced.
+pub const TRACED_ENTRIES: usize = 1024;
 /// The most entries of one append.
 pub const APPEND_ENTRIES: usize = 65_536;
 /// The most calls of one message of a pipeline.

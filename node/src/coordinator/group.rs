@@ -13,6 +13,7 @@
 //! be committed: an initialiser has a log before anybody voted for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cairn_client::transport::Dialer;
 use cairn_proto::pb::coordinator::v1 as pb;
@@ -118,6 +119,8 @@ pub(super) struct Group {
     /// The index of the membership that this disk knew when the leader said that it is no
     /// member any more, if it did.
     out: RwLock<Option<u64>>,
+    /// Whether a leader said last that it knows no member of this one's name.
+    unlisted: AtomicBool,
     /// Held for reading while a message goes to Raft, for writing while the cluster
     /// id changes, so that no message of the old one comes in behind the change.
     gate: tokio::sync::RwLock<()>,
@@ -189,6 +192,7 @@ impl Group {
             writer,
             view,
             out: RwLock::default(),
+            unlisted: AtomicBool::new(false),
             gate: tokio::sync::RwLock::default(),
             joining: Arc::default(),
             elections,
@@ -273,6 +277,21 @@ impl Group {
     pub(super) fn is_out(&self) -> bool {
         let said = *self.out.read();
         said.is_some_and(|at| self.newest_membership().is_none_or(|(now, _)| now == at))
+    }
+
+    /// Whether this waits to be taken into a group that exists: it knows nothing of the
+    /// cluster, and others do.
+    pub(super) fn is_unlisted(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let is_member = |metrics: &RaftMetrics| {
+            let membership = metrics.membership_config.membership();
+            membership.get_node(&self.id()).is_some()
+        };
+        self.unlisted.load(Ordering::Relaxed) && !is_member(&metrics.borrow())
+    }
+
+    pub(super) fn set_unlisted(&self, unlisted: bool) {
+        self.unlisted.store(unlisted, Ordering::Relaxed);
     }
 
     pub(super) fn set_out(&self, out: bool) {

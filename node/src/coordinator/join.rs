@@ -319,6 +319,7 @@ impl Group {
             {
                 Ok(IntroductionReply::Join(JoinReply::Joined)) => {
                     self.set_out(false);
+                    self.set_unlisted(false);
                     return Ok(());
                 }
                 Ok(IntroductionReply::Join(JoinReply::NotLeader)) => {}
@@ -327,6 +328,7 @@ impl Group {
                 }
                 Ok(IntroductionReply::Join(JoinReply::Unlisted)) => {
                     self.set_out(own.has_log);
+                    self.set_unlisted(true);
                     heard.push(format!(
                         "`{}`, which leads, knows no member of this name: take this one in with \
                          `cairn coordinators add {}={}`",

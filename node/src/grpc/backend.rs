@@ -7,8 +7,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use cairn_core::kv::request::{ReadLevel, RequestError, WriteLevel, WriteReply, WriteRequest};
 use cairn_core::record::ClusterMap;
+use cairn_proto::trace::SpanContext;
 
 use crate::partition::ReadingResult;
+use crate::trace::Tracer;
 
 /// The result of a write.
 pub type WriteResult = Result<WriteReply, RequestError>;
@@ -40,6 +42,11 @@ pub trait KvBackend: Clone + Send + Sync + 'static {
 
     /// The newest map, to tell where a primary is.
     fn map(&self) -> Arc<ClusterMap>;
+
+    /// What traces requests.
+    fn tracer(&self) -> Tracer {
+        Tracer::default()
+    }
 }
 
 /// The writes that one connection has started and not been answered for. Dropping
@@ -48,6 +55,17 @@ pub trait WriteQueue: Send + Unpin + 'static {
     /// Starts a write, at the latest with the next [`Self::flush`]. Writes of one partition take effect in the order in which
     /// they were started.
     fn submit(&mut self, token: u64, request: WriteRequest, level: WriteLevel);
+
+    /// As [`Self::submit`], of a request that is a part of a trace, or is not.
+    fn submit_traced(
+        &mut self,
+        token: u64,
+        request: WriteRequest,
+        level: WriteLevel,
+        _trace: Option<SpanContext>,
+    ) {
+        self.submit(token, request, level);
+    }
 
     /// Starts what was not started yet: called once for the calls of a turn.
     fn flush(&mut self) {}

@@ -6,10 +6,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use cairn_core::kv::request::{ReadLevel, WriteLevel, WriteRequest};
 use cairn_core::record::ClusterMap;
+use cairn_proto::trace::SpanContext;
 
 use super::backend::{KvBackend, StartedRead, WriteQueue, WriteResult};
 use crate::partition;
 use crate::partition::{Handle, PendingReading, ReplyQueue, WriteBatch};
+use crate::trace::Tracer;
 
 impl KvBackend for Handle {
     type Writes = EngineWrites;
@@ -38,6 +40,10 @@ impl KvBackend for Handle {
     fn map(&self) -> Arc<ClusterMap> {
         Handle::map(self)
     }
+
+    fn tracer(&self) -> Tracer {
+        Handle::tracer(self).clone()
+    }
 }
 
 /// The writes of one gRPC stream or call.
@@ -51,7 +57,17 @@ pub struct EngineWrites {
 
 impl WriteQueue for EngineWrites {
     fn submit(&mut self, token: u64, request: WriteRequest, level: WriteLevel) {
-        let reply = self.queue.reply_to(token);
+        self.submit_traced(token, request, level, None);
+    }
+
+    fn submit_traced(
+        &mut self,
+        token: u64,
+        request: WriteRequest,
+        level: WriteLevel,
+        trace: Option<SpanContext>,
+    ) {
+        let reply = self.queue.reply_to(token).traced(trace);
         self.handle
             .batch_write_at(&mut self.batch, level, request, reply);
     }

@@ -6,7 +6,7 @@
 //! against what the connection's answers may hold, before another call is started. What
 //! comes in unasked is a write's answer alone, so that one that may be long is reserved for.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use cairn_proto::kv::KvError;
 use cairn_proto::levels::LeveledWrite;
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
+use cairn_proto::trace::SpanContext;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use tokio::time::Sleep;
@@ -32,6 +33,7 @@ use super::backend::{KvBackend, ReadResult, StartedRead, WriteQueue};
 use super::patience::Call;
 use super::service::{KvServer, WriteKind};
 use crate::budget::Room;
+use crate::trace::{Span, Tracer};
 use crate::users::{Caller, Denied};
 
 /// About how many bytes of answers travel in one message.
@@ -61,6 +63,8 @@ pub struct Pipeline<B: KvBackend> {
     writes: B::Writes,
     writes_waiting: usize,
     reads: FuturesUnordered<WithId>,
+    /// Calls that wait and are traced, by their ids.
+    spans: HashMap<u64, Span>,
     ready: VecDeque<pb::Answer>,
     ready_bytes: usize,
     /// What the last message holds, until the next is asked for.
@@ -105,6 +109,7 @@ impl<B: KvBackend> Pipeline<B> {
             intake,
             writes_waiting: 0,
             reads: FuturesUnordered::new(),
+            spans: HashMap::new(),
             ready: VecDeque::new(),
             ready_bytes: 0,
             leaving_bytes: 0,
@@ -121,6 +126,12 @@ impl<B: KvBackend> Pipeline<B> {
 
     /// An answer that took room already.
     fn answer_with(&mut self, id: u64, reply: pb::answer::Reply, room: Room) {
+        if !self.spans.is_empty()
+            && let Some(span) = self.spans.remove(&id)
+        {
+            let failed = matches!(reply, pb::answer::Reply::Error(_));
+            self.server.tracer.end(span, failed);
+        }
         let bytes = weight(&reply);
         self.ready_bytes += bytes;
         self.ledger.add(bytes, room);
@@ -142,7 +153,34 @@ impl<B: KvBackend> Pipeline<B> {
             && self.writes_waiting + self.ready.len() < limits.pipeline_calls_max
     }
 
-    fn start(&mut self, pb::Call { id, request }: pb::Call) {
+    /// Begins the span of a call whose caller traces it.
+    fn begin(&mut self, id: u64, request: &pb::call::Request, header: &str) -> Option<SpanContext> {
+        use pb::call::Request;
+        if header.is_empty() {
+            return None;
+        }
+        let asked = self.server.tracer.asked(Some(header))?;
+        let name = match request {
+            Request::Put(_) => "put",
+            Request::Get(_) => "get",
+            Request::Delete(_) => "delete",
+            Request::Increment(_) => "increment",
+            Request::Batch(_) => "batch",
+        };
+        let span = Tracer::begin_request(name, asked);
+        let context = span.context();
+        self.spans.insert(id, span);
+        Some(context)
+    }
+
+    fn start(
+        &mut self,
+        pb::Call {
+            id,
+            request,
+            traceparent,
+        }: pb::Call,
+    ) {
         use pb::call::Request;
         if id >= ID_MAX {
             let problem = format!("is not below 2^{ID_BITS}");
@@ -151,6 +189,7 @@ impl<B: KvBackend> Pipeline<B> {
         let Some(request) = request else {
             return self.refuse(id, Malformed::missing("request").into());
         };
+        let trace = self.begin(id, &request, &traceparent);
         let (kind, request) = match request {
             Request::Get(get) => return self.start_read(id, get),
             Request::Put(put) => {
@@ -168,7 +207,8 @@ impl<B: KvBackend> Pipeline<B> {
         match request {
             Ok(LeveledWrite { request, level }) => {
                 self.writes_waiting += 1;
-                self.writes.submit(token(id, kind), request, level);
+                self.writes
+                    .submit_traced(token(id, kind), request, level, trace);
             }
             Err(error) => {
                 self.ledger.remove(self.reserved(kind));

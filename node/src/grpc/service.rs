@@ -11,8 +11,10 @@ use cairn_proto::levels::{LeveledWrite, ReplicaState};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
 use cairn_proto::pb::kv::v1::kv_server;
+use cairn_proto::trace::{self, SpanContext};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answers::{Answers, Sent};
@@ -24,6 +26,7 @@ use super::pipeline::Pipeline;
 use crate::budget::Room;
 use crate::partition::{LocalState, Reading};
 use crate::side::Side;
+use crate::trace::{Span, Tracer};
 use crate::users::{Caller, Permissions, Users};
 
 /// The bounds of keys and values, and of what one pipeline may make wait.
@@ -57,6 +60,7 @@ pub struct KvServer<B> {
     pub(super) backend: B,
     pub(super) limits: KvLimits,
     side: Side,
+    pub(super) tracer: Tracer,
     shutdown: CancellationToken,
 }
 
@@ -65,6 +69,7 @@ impl<B: KvBackend> KvServer<B> {
     #[must_use]
     pub fn new(backend: B, limits: KvLimits, shutdown: CancellationToken) -> Self {
         Self {
+            tracer: backend.tracer(),
             backend,
             limits,
             side: Side::Inside,
@@ -133,7 +138,44 @@ impl<B: KvBackend> KvServer<B> {
         refusal(error, self.side, || self.backend.map())
     }
 
-    async fn write<R, A>(&self, request: Request<R>) -> Result<Response<A>, Status>
+    /// A span of a request whose caller traces it, by its metadata.
+    fn begin(&self, name: &'static str, metadata: &MetadataMap) -> Option<Span> {
+        if !self.tracer.is_on() {
+            return None;
+        }
+        let header = metadata.get(trace::HEADER).and_then(|v| v.to_str().ok());
+        let asked = self.tracer.asked(header)?;
+        Some(Tracer::begin_request(name, asked))
+    }
+
+    /// Ends a span, where there is one.
+    fn end<T>(&self, span: Option<Span>, result: &Result<T, Status>) {
+        if let Some(span) = span {
+            self.tracer.end(span, result.is_err());
+        }
+    }
+
+    async fn write<R, A>(
+        &self,
+        name: &'static str,
+        request: Request<R>,
+    ) -> Result<Response<A>, Status>
+    where
+        LeveledWrite: TryFrom<R, Error = Malformed>,
+        A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed> + Message,
+    {
+        let span = self.begin(name, request.metadata());
+        let trace = span.as_ref().map(Span::context);
+        let result = self.write_traced(request, trace).await;
+        self.end(span, &result);
+        result
+    }
+
+    async fn write_traced<R, A>(
+        &self,
+        request: Request<R>,
+        trace: Option<SpanContext>,
+    ) -> Result<Response<A>, Status>
     where
         LeveledWrite: TryFrom<R, Error = Malformed>,
         A: TryFrom<cairn_core::kv::request::WriteReply, Error = Malformed> + Message,
@@ -156,7 +198,7 @@ impl<B: KvBackend> KvServer<B> {
             _ => Room::default(),
         };
         let mut writes = self.backend.writes();
-        writes.submit(0, request, level);
+        writes.submit_traced(0, request, level, trace);
         writes.flush();
         let result = poll_fn(|context| writes.poll_take(context))
             .await
@@ -229,7 +271,7 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutReply>, Status> {
-        self.write(request).await
+        self.write("put", request).await
     }
 
     async fn get(
@@ -238,32 +280,34 @@ impl<B: KvBackend> kv_server::Kv for KvServer<B> {
     ) -> Result<Response<pb::GetReply>, Status> {
         let caller = caller_of(request.extensions());
         let answers = Answers::of(request.extensions());
+        let span = self.begin("get", request.metadata());
         let request = self.admit_read(request.into_inner(), &caller)?;
         let started = self.start_read(&request);
         let (result, room) = answers.read(self.clone(), request, started).await;
-        let reading = result.map_err(|e| self.refusal(e))?;
-        Ok(Sent::with(get_reply(reading), room))
+        let reading = result.map_err(|e| Status::from(self.refusal(e)));
+        self.end(span, &reading);
+        Ok(Sent::with(get_reply(reading?), room))
     }
 
     async fn delete(
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteReply>, Status> {
-        self.write(request).await
+        self.write("delete", request).await
     }
 
     async fn increment(
         &self,
         request: Request<pb::IncrementRequest>,
     ) -> Result<Response<pb::IncrementReply>, Status> {
-        self.write(request).await
+        self.write("increment", request).await
     }
 
     async fn batch(
         &self,
         request: Request<pb::BatchRequest>,
     ) -> Result<Response<pb::BatchReply>, Status> {
-        self.write(request).await
+        self.write("batch", request).await
     }
 
     async fn pipeline(

@@ -379,6 +379,7 @@ async fn a_refused_call_does_not_end_its_pipeline() {
     let call = |id, key| pb::Call {
         id,
         request: Some(pb::call::Request::Put(put(key))),
+        ..pb::Call::default()
     };
     let calls = pb::Calls {
         calls: vec![
@@ -386,7 +387,7 @@ async fn a_refused_call_does_not_end_its_pipeline() {
             call(8, "a"),
             pb::Call {
                 id: 9,
-                request: None,
+                ..pb::Call::default()
             },
             call(u64::MAX, "b"),
         ],

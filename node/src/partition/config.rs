@@ -7,6 +7,7 @@ use cairn_core::replication::Timing;
 
 use super::copies::SnapshotRates;
 use super::heat::HotKeysShown;
+use crate::trace::Tracer;
 
 /// How the engine behaves.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct EngineConfig {
     pub snapshot_rates: SnapshotRates,
     /// What is said of keys that are asked for far more than others.
     pub hot_keys: HotKeysShown,
+    /// What traces requests, if anything does.
+    pub tracer: Tracer,
 }
 
 impl EngineConfig {
@@ -53,6 +56,7 @@ impl EngineConfig {
             snapshots_at_once: 2,
             snapshot_rates: SnapshotRates::default(),
             hot_keys: HotKeysShown::default(),
+            tracer: Tracer::default(),
         }
     }
 

@@ -39,6 +39,7 @@ use super::load::Rate;
 use super::read::Unreadable;
 use super::shared::Shared;
 use super::snapshot::Fetcher;
+use super::traces::Traces;
 use crate::disk::WalHandle;
 use crate::store::{ApplyHandle, StateReader, TableRows};
 
@@ -86,6 +87,7 @@ pub(super) struct Engine {
     copies: Copies,
     figures: Figures,
     heat: HeatJudge,
+    traces: Traces,
 }
 
 /// What clients ask of the node.
@@ -126,6 +128,7 @@ impl Engine {
         } = parts;
         let waiting_max = shared.config.partition_pending_max;
         let copies = Copies::new(shared.config.snapshot_rates);
+        let traces = Traces::new(shared.config.tracer.clone());
         let mut engine = Self {
             shared,
             core,
@@ -156,6 +159,7 @@ impl Engine {
             copies,
             figures: Figures::new(),
             heat: HeatJudge::new(),
+            traces,
         };
         for (partition, generation, index) in applied {
             if let Some(lane) = engine.lane(partition) {
@@ -231,6 +235,7 @@ impl Engine {
                     }
                 }
             }
+            Input::Traced(entries) => self.traces.told(self.turn.now, entries),
             Input::Event(event) => self.event(event),
             Input::Applied(all) => {
                 for applied in all {
@@ -387,6 +392,7 @@ impl Engine {
     fn tick(&mut self) {
         let tick = self.core.timing().tick;
         self.next_tick = self.turn.now.plus(tick);
+        self.traces.tick(self.turn.now);
         self.step(Event::Tick);
         let timeout = self.shared.config.request_timeout_micros();
         let since = self.turn.now.minus(timeout);
@@ -489,6 +495,9 @@ impl Engine {
         // Publishing a standing may let held writes go, which has effects again.
         while !self.turn.effects.is_empty() || !self.turn.touched.is_empty() {
             let mut touched = std::mem::take(&mut self.turn.touched);
+            for (entry, above) in self.turn.traced.drain(..) {
+                self.traces.proposed(self.turn.now, entry, above);
+            }
             let mut effects = std::mem::take(&mut self.turn.effects);
             for effect in effects.drain(..) {
                 self.carry_out(effect, &mut touched);
@@ -514,6 +523,9 @@ impl Engine {
             Effect::Append(record) => self.records.push(record),
             Effect::ProbeLog => self.wal.probe(),
             Effect::Send { to, message } => {
+                if !self.traces.is_idle() {
+                    self.traces.sending(to, &message);
+                }
                 match self.outgoing.iter_mut().find(|(node, _)| *node == to) {
                     Some((_, messages)) => messages.push(message),
                     None => self.outgoing.push((to, vec![message])),
@@ -529,6 +541,9 @@ impl Engine {
                 touched.push(partition);
             }
             Effect::Committed { partition, index } => {
+                if !self.traces.is_idle() {
+                    self.traces.committed(partition, index);
+                }
                 if let Some(lane) = self.lane(partition) {
                     lane.committed(index);
                 }
@@ -656,6 +671,11 @@ impl Engine {
             self.submitted += self.records.len() as u64;
             self.flushing.push_back((self.submitted, self.turn.now));
             self.written_since += self.wal.submit_from(&mut self.records);
+        }
+        if !self.traces.is_idle() {
+            for (to, entries) in self.traces.take_to_tell() {
+                self.links.peers.tell_traced(to, entries);
+            }
         }
         for (to, messages) in self.outgoing.drain(..) {
             self.links.peers.send(to, messages);

@@ -25,6 +25,7 @@ use super::reply::{ReplyQueue, ReplyTo, WriteResult};
 use super::shared::Shared;
 use crate::agent::EngineLink;
 use crate::peer::Throttle;
+use crate::trace::Tracer;
 
 /// The door to the partitions of this node.
 #[derive(Clone, Debug)]
@@ -95,6 +96,12 @@ impl Handle {
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.shared.config.node
+    }
+
+    /// What traces requests.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.shared.config.tracer
     }
 
     /// The newest map that the process has.
@@ -271,11 +278,12 @@ impl Handle {
             level,
             bytes: request.op.weight(),
         };
+        let trace = reply.trace().or_else(|| self.shared.config.tracer.draw());
         match self.shared.admission.admit(place) {
             Ok(()) => Ok(Submission {
                 partition,
                 work: Work::Write(request),
-                reply,
+                reply: reply.traced(trace),
                 place,
                 arrived: Micros(0),
             }),

@@ -16,6 +16,7 @@ use cairn_core::replication::{
     Committed, CommittedError, Event, Generation, GiveError, PartitionMeta, PeerMessage,
     ProofLevel, SnapshotWanted,
 };
+use cairn_proto::trace::TracedEntry;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -78,6 +79,8 @@ pub(super) enum Input {
         /// What they weigh in the backlog.
         bytes: usize,
     },
+    /// Entries that other nodes' messages bring, or will, are traced.
+    Traced(Vec<TracedEntry>),
     Submit(Submission),
     SubmitMany(Vec<Submission>),
     /// Values for writes that wait for them; `None` where the store could not be

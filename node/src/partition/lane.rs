@@ -19,6 +19,7 @@ use cairn_core::kv::expiry::due_second;
 use cairn_core::kv::request::{RequestError, WriteLevel, WriteOutcome, WriteReply};
 use cairn_core::kv::{Evaluation, Evaluator, VersionedValue};
 use cairn_core::replication::{Effect, Generation, NodeCore, ProposeError, Standing};
+use cairn_proto::trace::SpanContext;
 
 use super::admission::{ALL_SHARE, Freed, Place};
 use super::board::NEVER;
@@ -62,6 +63,8 @@ pub(super) struct Turn {
     pub(super) expired: u64,
     /// Partitions with something to answer, or a standing to publish.
     pub(super) touched: Vec<PartitionId>,
+    /// Entries that were proposed for requests that are traced.
+    pub(super) traced: Vec<((PartitionId, Index), SpanContext)>,
 }
 
 /// Values that are to be read.
@@ -100,6 +103,7 @@ impl Turn {
             pushed_back: 0,
             expired: 0,
             touched: Vec::new(),
+            traced: Vec::new(),
         }
     }
 
@@ -618,6 +622,10 @@ impl Lane {
                             .min();
                         if let Some(at) = soonest {
                             self.next_expiry = self.next_expiry.min(due_second(at));
+                        }
+                        if let Some(trace) = write.reply.trace() {
+                            let entry = (self.partition, position.index);
+                            turn.traced.push((entry, trace));
                         }
                         evaluator.proposed(position, body);
                         self.head = position;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cairn_core::cluster::report::{NodeFigures, ReplicaReport};
 use cairn_core::ids::{MapVersion, NodeId};
 use cairn_core::replication::{PeerMessage, SnapshotWanted};
+use cairn_proto::trace::TracedEntry;
 use futures::future::BoxFuture;
 
 use super::handle::Handle;
@@ -18,11 +19,18 @@ use crate::peer::{self, PeerPool, PeerSink, SnapshotPart, SnapshotStream};
 pub trait PeerLink: Send + Sync + 'static {
     /// Sends messages, in order. They may be lost.
     fn send(&self, to: NodeId, messages: Vec<PeerMessage>);
+
+    /// Tells of entries that are traced, with what is sent next.
+    fn tell_traced(&self, _to: NodeId, _entries: Vec<TracedEntry>) {}
 }
 
 impl PeerLink for PeerPool {
     fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
         Self::send(self, to, messages);
+    }
+
+    fn tell_traced(&self, to: NodeId, entries: Vec<TracedEntry>) {
+        Self::tell_traced(self, to, entries);
     }
 }
 
@@ -134,5 +142,11 @@ impl PeerSink for Handle {
             let shared = Arc::clone(&self.shared);
             Box::pin(async move { shared.peer_backlog.room().await }) as BoxFuture<'static, ()>
         })
+    }
+
+    fn traced(&self, entries: Vec<TracedEntry>) {
+        if self.shared.config.tracer.is_on() {
+            self.shared.inbox.push_quietly(Input::Traced(entries));
+        }
     }
 }

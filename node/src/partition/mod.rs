@@ -15,7 +15,7 @@
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `snapshot`: copies for other nodes, and from them. `copies`: how fast they may go.
-//! - `load`: how much clients ask. `heat`: for which keys most.
+//! - `load`: how much clients ask. `heat`: for which keys most. `traces`: entries that are traced.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
@@ -41,6 +41,7 @@ mod scan;
 mod shared;
 mod snapshot;
 mod start;
+mod traces;
 mod watch;
 
 pub use board::Published;

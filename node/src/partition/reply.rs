@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use cairn_core::kv::request::{RequestError, WriteReply};
+use cairn_proto::trace::SpanContext;
 use parking_lot::Mutex;
 
 /// What came of a write.
@@ -57,6 +58,7 @@ impl ReplyQueue {
         ReplyTo {
             shared: Some(Arc::clone(&self.shared)),
             token,
+            trace: None,
         }
     }
 
@@ -90,6 +92,8 @@ impl ReplyQueue {
 pub struct ReplyTo {
     shared: Option<Arc<Mutex<State>>>,
     token: u64,
+    /// What its request is a part of, where it is traced.
+    trace: Option<SpanContext>,
 }
 
 impl fmt::Debug for ReplyTo {
@@ -101,6 +105,18 @@ impl fmt::Debug for ReplyTo {
 }
 
 impl ReplyTo {
+    /// The same of a request that is traced, or is not.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<SpanContext>) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// What the request is a part of, where it is traced.
+    pub(super) fn trace(&self) -> Option<SpanContext> {
+        self.trace
+    }
+
     /// Answers. A task that is to be woken for it is added to `wakers`, so that the
     /// caller wakes each once, after all that it has to say.
     pub(super) fn answer(mut self, result: WriteResult, wakers: &mut Vec<Waker>) {

@@ -138,7 +138,7 @@ async fn open(
     let map = shared.map.load_full();
     let first = pb::Frame {
         handshake: Some(handshake::ours(&shared.own, &map, target.uuid.clone()).into()),
-        messages: Vec::new(),
+        ..pb::Frame::default()
     };
     let frames = link.outbox.stream(first, shared.config.frame_bytes);
     let mut client = PeerClient::new(channel.clone())

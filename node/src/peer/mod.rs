@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use cairn_core::ids::NodeId;
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::PeerMessage;
+use cairn_proto::trace::TracedEntry;
 use futures::future::BoxFuture;
 
 mod dial;
@@ -109,6 +110,9 @@ pub trait PeerSink: Send + Sync + 'static {
     /// waiting, the future that is returned ends once there is room again, and the
     /// stream that they came from is not read until then.
     fn deliver(&self, from: NodeId, messages: Vec<PeerMessage>) -> Option<BoxFuture<'static, ()>>;
+
+    /// Hears which entries of the frame that is delivered next, or of later ones, are traced.
+    fn traced(&self, _entries: Vec<TracedEntry>) {}
 }
 
 /// Hears of the connections to other nodes. Called from network tasks: never blocks.

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use cairn_core::replication::PeerMessage;
 use cairn_core::replication::message::{Append, AppendOutcome, Range};
 use cairn_proto::pb::peer::v1 as pb;
+use cairn_proto::trace::TracedEntry;
 use futures::Stream;
 use parking_lot::Mutex;
 
@@ -36,6 +37,8 @@ struct State {
     open: bool,
     urgent: Line,
     bulk: Line,
+    /// Goes with the next frame: before the entries that it is about, or with them.
+    traced: Vec<TracedEntry>,
     waker: Option<Waker>,
 }
 
@@ -128,6 +131,16 @@ impl Outbox {
         }
     }
 
+    /// Has the peer told of entries that are traced, with the next frame; beyond what one may
+    /// hold they are not traced there.
+    pub(super) fn tell_traced(&self, entries: Vec<TracedEntry>) {
+        let mut state = self.state.lock();
+        if state.open {
+            let room = cairn_proto::limits::TRACED_ENTRIES.saturating_sub(state.traced.len());
+            state.traced.extend(entries.into_iter().take(room));
+        }
+    }
+
     /// Makes the stream of frames that replaces any earlier one. It begins with
     /// `first`; messages are taken once [`Outbox::open`] was called for it.
     pub(super) fn stream(self: &Arc<Self>, first: pb::Frame, frame_bytes: usize) -> FrameStream {
@@ -137,6 +150,7 @@ impl Outbox {
             state.open = false;
             state.urgent = Line::default();
             state.bulk = Line::default();
+            state.traced = Vec::new();
             state.waker = None;
             state.stream
         };
@@ -161,6 +175,7 @@ impl Outbox {
             state.stream += 1;
             state.urgent = Line::default();
             state.bulk = Line::default();
+            state.traced = Vec::new();
             state.waker.take()
         };
         if let Some(waker) = waker {
@@ -187,7 +202,7 @@ impl Stream for FrameStream {
             return Poll::Ready(Some(first));
         }
         let mut messages = Vec::new();
-        {
+        let traced = {
             let mut state = this.outbox.state.lock();
             if state.stream != this.number {
                 return Poll::Ready(None);
@@ -204,10 +219,12 @@ impl Stream for FrameStream {
                 }
                 return Poll::Pending;
             }
-        }
+            std::mem::take(&mut state.traced)
+        };
         Poll::Ready(Some(pb::Frame {
             handshake: None,
             messages: messages.into_iter().map(Into::into).collect(),
+            traced: traced.into_iter().map(Into::into).collect(),
         }))
     }
 }

@@ -14,6 +14,7 @@ use cairn_proto::limits;
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::map::v1::MapRequest;
 use cairn_proto::pb::peer::v1::peer_client::PeerClient;
+use cairn_proto::trace::TracedEntry;
 use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -164,6 +165,13 @@ impl PeerPool {
                 self.shared.sent.increment(count - dropped);
                 self.shared.dropped_full.increment(dropped);
             }
+        }
+    }
+
+    /// Has a peer told of entries that are traced, with what is sent next.
+    pub fn tell_traced(&self, to: NodeId, entries: Vec<TracedEntry>) {
+        if let Some(link) = self.shared.links.load().get(&to) {
+            link.outbox.tell_traced(entries);
         }
     }
 

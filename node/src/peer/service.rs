@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 
 use cairn_core::ids::{Epoch, Index, MapVersion, NodeId, ReplicaId};
 use cairn_core::replication::{PeerMessage, SnapshotWanted};
-use cairn_proto::limits;
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::map::v1 as map_pb;
 use cairn_proto::pb::peer::v1 as pb;
 use cairn_proto::pb::peer::v1::peer_server::{Peer, PeerServer};
 use cairn_proto::peer::Handshake;
+use cairn_proto::trace::TracedEntry;
+use cairn_proto::{Malformed, limits};
 use futures::Stream;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -99,7 +100,7 @@ impl PeerService {
             Status::from(error)
         };
         let theirs = theirs
-            .ok_or_else(|| cairn_proto::Malformed::missing("handshake"))
+            .ok_or_else(|| Malformed::missing("handshake"))
             .and_then(Handshake::try_from)
             .map_err(|e| refuse(e.into()))?;
         handshake::check(&shared.own, &shared.map.load(), &theirs).map_err(refuse)?;
@@ -233,8 +234,14 @@ impl Stream for Incoming {
                 None => return Poll::Ready(None),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 Some(Ok(frame)) => match decode(frame) {
-                    Ok(messages) if messages.is_empty() => {}
-                    Ok(messages) => this.room = this.sink.deliver(this.from, messages),
+                    Ok((messages, traced)) => {
+                        if !traced.is_empty() {
+                            this.sink.traced(traced);
+                        }
+                        if !messages.is_empty() {
+                            this.room = this.sink.deliver(this.from, messages);
+                        }
+                    }
                     Err(error) => {
                         metrics::counter!("cairn_peer_frames_malformed_total").increment(1);
                         warn!(from = %this.from, %error, "malformed frame");
@@ -246,20 +253,20 @@ impl Stream for Incoming {
     }
 }
 
-fn decode(frame: pb::Frame) -> Result<Vec<PeerMessage>, cairn_proto::Malformed> {
-    let count = frame.messages.len();
-    if count > limits::FRAME_MESSAGES {
-        return Err(cairn_proto::Malformed::new(
-            "messages",
-            format!(
-                "has {count} parts, and {} is the most",
-                limits::FRAME_MESSAGES
-            ),
-        ));
-    }
-    frame
-        .messages
-        .into_iter()
-        .map(PeerMessage::try_from)
-        .collect()
+fn decode(frame: pb::Frame) -> Result<(Vec<PeerMessage>, Vec<TracedEntry>), Malformed> {
+    let within = |field, count, most| {
+        if count > most {
+            let problem = format!("has {count} parts, and {most} is the most");
+            return Err(Malformed::new(field, problem));
+        }
+        Ok(())
+    };
+    within("messages", frame.messages.len(), limits::FRAME_MESSAGES)?;
+    within("traced", frame.traced.len(), limits::TRACED_ENTRIES)?;
+    let messages = frame.messages.into_iter().map(PeerMessage::try_from);
+    let traced = frame.traced.into_iter().map(TracedEntry::try_from);
+    Ok((
+        messages.collect::<Result<_, _>>()?,
+        traced.collect::<Result<_, _>>()?,
+    ))
 }

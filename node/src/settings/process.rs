@@ -20,6 +20,7 @@ use crate::agent::{PlaceSettings, PlacesFile, WEIGHTS, check_label};
 use crate::coordinator::CoordinatorAddress;
 use crate::partition::HotKeysShown;
 use crate::resp::EndpointType;
+use crate::trace::TraceSettings;
 
 /// Cairn's own events, and of the libraries' only what is amiss.
 const LOG_DEFAULT: &str = "info,openraft=warn,fjall=warn,lsm_tree=warn";
@@ -163,6 +164,8 @@ pub struct DataSettings {
     pub outside_listen: Option<OutsideListen>,
     /// Where it stands among the others.
     pub place: PlaceSettings,
+    /// Where traces go, if anywhere.
+    pub trace: Option<TraceSettings>,
     /// The most Redis connections, and the most gRPC connections.
     pub max_connections: usize,
     /// The longest key.
@@ -382,6 +385,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
     Some(DataSettings {
         outside_listen,
         place,
+        trace: read_trace(reader),
         max_connections: reader
             .number("CAIRN_MAX_CONNECTIONS", 1..=1_000_000)
             .unwrap_or(10_000),
@@ -438,6 +442,26 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         // Last, so that everything above was judged as well.
         process: with_hostname(process?, hostname),
         resp_listen: resp_listen?,
+    })
+}
+
+fn read_trace(reader: &Reader<'_>) -> Option<TraceSettings> {
+    const COLLECTOR: &str = "CAIRN_TRACE_COLLECTOR";
+    let per_million = reader
+        .number("CAIRN_TRACE_PER_MILLION", 0..=1_000_000)
+        .unwrap_or(0);
+    let collector = reader.text(COLLECTOR).filter(|text| !text.is_empty())?;
+    if let Err(reason) = check_host_port(collector) {
+        reader.problem(
+            COLLECTOR,
+            reason,
+            "Give the HOST:PORT where the collector takes OTLP over gRPC, as 127.0.0.1:4317",
+        );
+        return None;
+    }
+    Some(TraceSettings {
+        collector: collector.to_owned(),
+        per_million,
     })
 }
 

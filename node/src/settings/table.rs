@@ -801,6 +801,22 @@ pub const SETTINGS: &[Setting] = &[
         "How long a node that was asked to stop may hand over and finish what runs. A second signal ends it at once.",
     ),
     row(
+        "CAIRN_TRACE_COLLECTOR",
+        Data,
+        Process,
+        "none",
+        "host:port",
+        "The OpenTelemetry collector that is told of requests that are traced: where it takes OTLP over gRPC, without TLS.",
+    ),
+    row(
+        "CAIRN_TRACE_PER_MILLION",
+        Data,
+        Process,
+        "0",
+        "0 to 1000000",
+        "How many of a million writes are traced although no caller asks for it.",
+    ),
+    row(
         "CAIRN_LOG",
         Both,
         Process,

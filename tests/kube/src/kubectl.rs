@@ -1,5 +1,6 @@
 //! `kubectl` as a process.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -94,15 +95,9 @@ impl Kubectl {
     /// # Errors
     /// Where it fails, with what it said.
     pub fn cairn(&self, words: &[&str]) -> Result<String> {
-        let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugin");
-        let own = self.program.parent().context("a folder")?.to_owned();
-        let usual = std::env::var_os("PATH").unwrap_or_default();
-        let path = [plugins, own]
-            .into_iter()
-            .chain(std::env::split_paths(&usual));
         let mut command = Command::new(&self.program);
         command
-            .env("PATH", std::env::join_paths(path)?)
+            .env("PATH", self.path()?)
             .env("KUBECONFIG", &self.kubeconfig)
             .arg("cairn")
             .stdin(Stdio::null());
@@ -117,6 +112,33 @@ impl Kubectl {
             said(&done)
         );
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// A `PATH` with this `kubectl` and the project's plugin.
+    fn path(&self) -> Result<OsString> {
+        let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugin");
+        let own = self.program.parent().context("a folder")?.to_owned();
+        let usual = std::env::var_os("PATH").unwrap_or_default();
+        let path = [plugins, own]
+            .into_iter()
+            .chain(std::env::split_paths(&usual));
+        Ok(std::env::join_paths(path)?)
+    }
+
+    /// `PATH` and `KUBECONFIG` for a person's own commands in this namespace. `folder` is for
+    /// the latter.
+    ///
+    /// # Errors
+    /// Where the kubeconfig cannot be copied and changed.
+    pub fn shell(&self, folder: &Path) -> Result<[(&'static str, String); 2]> {
+        let own = folder.join("kubeconfig");
+        std::fs::copy(&self.kubeconfig, &own).context("the kubeconfig")?;
+        let namespace = self.namespace.as_deref().unwrap_or("default");
+        let kubectl = Self::new(self.program.clone(), own.clone());
+        let namespace = format!("--namespace={namespace}");
+        kubectl.run(&["config", "set-context", "--current", &namespace])?;
+        let path = self.path()?.to_string_lossy().into_owned();
+        Ok([("PATH", path), ("KUBECONFIG", own.display().to_string())])
     }
 
     /// A field of an object, as JSONPath names it.

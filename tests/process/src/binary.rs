@@ -18,6 +18,37 @@ pub fn cairn() -> Result<&'static Path> {
     }
 }
 
+/// The `cairn` of an earlier commit, to upgrade from and to go back to: `CAIRN_EARLIER_BIN`, or
+/// what `ci/earlier-build` has built. Nothing where it did not.
+///
+/// # Errors
+/// Where what is named is not there.
+pub fn earlier() -> Result<Option<PathBuf>> {
+    if let Some(path) = std::env::var_os("CAIRN_EARLIER_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(
+            path.is_file(),
+            "CAIRN_EARLIER_BIN={} is no file",
+            path.display()
+        );
+        return Ok(Some(path));
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ci/earlier-build");
+    let looked = Command::new(&script).arg("--look").output();
+    let looked = looked.with_context(|| format!("run {}", script.display()))?;
+    if looked.status.code() == Some(3) {
+        return Ok(None);
+    }
+    ensure!(
+        looked.status.success(),
+        "{}: {}",
+        script.display(),
+        String::from_utf8_lossy(&looked.stderr)
+    );
+    let path = String::from_utf8(looked.stdout)?;
+    Ok(Some(PathBuf::from(path.trim_end())))
+}
+
 fn find() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CAIRN_BIN") {
         let path = PathBuf::from(path);

@@ -21,6 +21,12 @@ pub fn cairn(words: &[&str]) -> Result<Command> {
         }
     }
     command.args(words).stdin(Stdio::null());
+    leashed(&mut command);
+    Ok(command)
+}
+
+/// Has what the command starts die with the thread that starts it.
+pub fn leashed(command: &mut Command) {
     // SAFETY: between fork and exec only `prctl` is called, which is
     // async-signal-safe.
     unsafe {
@@ -29,7 +35,6 @@ pub fn cairn(words: &[&str]) -> Result<Command> {
             Ok(())
         });
     }
-    Ok(command)
 }
 
 /// What became of a command that says little.

@@ -18,6 +18,8 @@
 //! - [`small_disk`] is a disk that can be filled up.
 //! - [`prometheus`] collects metrics as a real one does, and [`metrics_table`] says which there
 //!   are.
+//! - [`runbook`] runs the commands of a page of the documentation.
+//! - [`collector`] takes traces.
 //! - [`waiting`] waits for conditions, with a bound.
 //!
 //! Nothing here asserts a duration: bounds only end what would hang.
@@ -28,6 +30,7 @@ pub mod browser;
 pub mod certificates;
 pub mod cli;
 pub mod cluster;
+pub mod collector;
 pub mod gaps;
 pub mod history;
 pub mod http;
@@ -46,6 +49,7 @@ pub mod power;
 pub mod prometheus;
 pub mod proxy;
 pub mod resp;
+pub mod runbook;
 pub mod seed;
 pub mod skip;
 pub mod slot_keys;

@@ -74,6 +74,8 @@ pub struct Node {
     pub tls: Option<Arc<ClientConfig>>,
     /// The command that runs the binary as its only child, where one does.
     pub runner: Vec<String>,
+    /// What it runs from its next start, where that is not the binary under test.
+    pub program: Option<PathBuf>,
     environment: BTreeMap<String, String>,
     process: Option<Child>,
 }
@@ -98,6 +100,7 @@ impl Node {
             power: None,
             tls: None,
             runner: Vec::new(),
+            program: None,
             environment,
             process: None,
         }
@@ -166,7 +169,10 @@ impl Node {
             Role::Data => "data",
         };
         let mut command = match self.runner.split_first() {
-            None => Command::new(binary::cairn()?),
+            None => match &self.program {
+                Some(program) => Command::new(program),
+                None => Command::new(binary::cairn()?),
+            },
             Some((runner, words)) => {
                 let mut command = Command::new(runner);
                 command.args(words);

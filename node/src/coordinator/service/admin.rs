@@ -157,8 +157,10 @@ impl Admin for AdminService {
             let metrics = metrics.borrow();
             Group::leader_of(&metrics)
         };
-        // One that was removed knows of what was, and would be believed.
-        if self.0.group.is_out() || leader.is_some_and(|(id, _)| id != self.0.group.id()) {
+        // One that was removed knows of what was, one that waits to be taken in of nothing, and
+        // either would be believed.
+        let is_no_member = self.0.group.is_out() || self.0.group.is_unlisted();
+        if is_no_member || leader.is_some_and(|(id, _)| id != self.0.group.id()) {
             return Err(self.0.group.not_leader());
         }
         let document = self.0.document().await;

@@ -1,5 +1,7 @@
 //! The group grows, shrinks and moves while it runs.
 
+use cairn_client::admin::Admin;
+
 use super::*;
 
 /// What is asked for: whom to add, whom to remove, by place.
@@ -212,6 +214,15 @@ async fn a_newcomer_makes_no_cluster_where_one_exists_that_does_not_answer() {
     })
     .await;
     assert_eq!(fleet.members(0).await.len(), 1);
+    // Whoever asks one of them for the state of the cluster hears of it by another one.
+    let newcomers_first = [1, 2, 0].map(|place| fleet.clients[place].clone());
+    let admin = Admin::new(newcomers_first, Dialer::default());
+    eventually("newcomers to send to the leader", || async {
+        let document = admin.status().await.ok()?;
+        let document: Value = serde_json::from_str(&document).ok()?;
+        (document["leading"] == true && document["answeredBy"] == "c0").then_some(())
+    })
+    .await;
     fleet.stop_all().await;
 }
 

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use cairn_kube_tests::kvcluster::{PATIENCE, Status};
 use cairn_kube_tests::waiting::until;
-use cairn_kube_tests::{KvCluster, Namespace, Operator, PodLoad, cluster};
+use cairn_kube_tests::{Cluster, KvCluster, Namespace, Operator, PodLoad, cluster, images};
+use cairn_process_tests::runbook::Runbook;
+use cairn_process_tests::skip;
+use tempfile::TempDir;
 
 const PARTITIONS: u32 = 12;
 /// More than the volumes of the lab have.
@@ -75,7 +78,8 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         ensure!(agreed.contains(expected), "{mark}: {agreed}");
     }
 
-    roll(&edited, &change)?;
+    load.mark("rest")?;
+    roll(cluster, &edited, &change)?;
     change("two-copies", r#"{"replicationFactor":2}"#)?;
     let agreed = agreed(&edited)?;
     let expected = "replication factor 2, write quorum 2";
@@ -108,35 +112,125 @@ fn a_manifest_is_edited_while_clients_go_on() -> Result<()> {
         let newcomer = space.kubectl.field("pvc", claim, REQUESTED)?;
         ensure!(newcomer == LARGER, "a new volume of {newcomer}");
     }
-    load.verify()?;
 
-    // The pods go with it and the volumes stay.
-    space
-        .kubectl
-        .run(&["delete", "kvc", "edited", "--timeout=60s"])?;
-    let of = ["-l", "app.kubernetes.io/instance=edited", "-o", "name"];
-    until("the pods to be gone", PATIENCE, || {
-        let pods = space.kubectl.run(&[&["get", "pods"][..], &of].concat())?;
-        Ok(pods.trim().is_empty().then_some(()))
-    })?;
-    let claims = space.kubectl.run(&[&["get", "pvc"][..], &of].concat())?;
-    ensure!(
-        claims
-            .lines()
-            .filter(|line| line.contains("-data-"))
-            .count()
-            >= 4,
-        "{claims}"
-    );
+    loses_coordinators(&edited)?;
+    is_adopted(&edited)?;
+    load.verify()?;
     Ok(())
 }
 
-/// Rolls another setting out, and an image that there is not.
-fn roll(edited: &KvCluster<'_>, change: &impl Fn(&str, &str) -> Result<Status>) -> Result<()> {
-    let before = uids(edited)?;
-    change("rolled", r#"{"logLevel":"debug"}"#)?;
-    let rolled = uids(edited)?;
-    ensure!(before.iter().all(|uid| !rolled.contains(uid)), "{rolled:?}");
+/// The volumes of two coordinators of three are lost: a person goes on with the third.
+fn loses_coordinators(edited: &KvCluster<'_>) -> Result<()> {
+    let kubectl = edited.kubectl();
+    let began = Instant::now();
+    let folder = TempDir::new()?;
+    let shell = kubectl.shell(folder.path())?;
+    let pod = edited.pod("coordinator", 2);
+    let mut told: Vec<(&str, &str)> = shell.iter().map(|(name, at)| (*name, &**at)).collect();
+    told.extend([("POD", &*pod), ("CLUSTER", "edited")]);
+    let mut runbook = Runbook::section("recovery.md", "The coordinators' quorum with Kubernetes")?;
+    runbook.run(&told)?;
+    for number in [0, 1] {
+        let claim = format!("data-{}", edited.pod("coordinator", number));
+        kubectl.run(&["delete", "pvc", &claim, "--wait=false"])?;
+    }
+    let unasked = edited.explain(runbook.run(&told))?;
+    ensure!(unasked.contains("this disk"), "{unasked}");
+    ensure!(unasked.contains("--accept-loss"), "{unasked}");
+    let done = edited.explain(runbook.run(&told))?;
+    ensure!(done.contains("is the only coordinator"), "{done}");
+    ensure!(!done.contains("No answer from"), "{done}");
+    edited.explain(runbook.run(&told))?;
+    runbook.finish()?;
+    edited.settled()?;
+    println!("coordinators recovered after {:.1?}", began.elapsed());
+    let agreed = agreed(edited)?;
+    ensure!(agreed.contains("coordinators  3,"), "{agreed}");
+    Ok(())
+}
+
+/// It is deleted by mistake, and its volumes stay: a person has it made again on them, by a
+/// manifest of the time when it was smaller.
+fn is_adopted(edited: &KvCluster<'_>) -> Result<()> {
+    let kubectl = edited.kubectl();
+    let id = || kubectl.field("kvc", "edited", ".status.clusterId");
+    let before = id()?;
+    kubectl.run(&["delete", "kvc", "edited", "--timeout=60s"])?;
+    let of = ["-l", "app.kubernetes.io/instance=edited", "-o", "name"];
+    until("the pods to be gone", PATIENCE, || {
+        let pods = kubectl.run(&[&["get", "pods"][..], &of].concat())?;
+        Ok(pods.trim().is_empty().then_some(()))
+    })?;
+    let claims = kubectl.run(&[&["get", "pvc"][..], &of].concat())?;
+    let of_data = claims.lines().filter(|line| line.contains("-data-"));
+    ensure!(of_data.count() >= 4, "{claims}");
+
+    let began = Instant::now();
+    let folder = TempDir::new()?;
+    let manifest = folder.path().join("edited.yaml");
+    std::fs::write(&manifest, MANIFEST)?;
+    let manifest = manifest.display().to_string();
+    let shell = kubectl.shell(folder.path())?;
+    let mut told: Vec<(&str, &str)> = shell.iter().map(|(name, at)| (*name, &**at)).collect();
+    told.push(("MANIFEST", &manifest));
+    let mut runbook = Runbook::section("recovery.md", "A KvCluster that was deleted")?;
+    let unasked = runbook.run(&told)?;
+    ensure!(unasked.contains("--adopt-volumes"), "{unasked}");
+    ensure!(unasked.contains("data-edited-data-3"), "{unasked}");
+    let nothing = kubectl.run(&["get", "kvc", "-o", "name"])?;
+    ensure!(nothing.trim().is_empty(), "made all the same: {nothing}");
+    let adopted = edited.explain(runbook.run(&told))?;
+    println!("adopted after {:.1?}", began.elapsed());
+    ensure!(
+        !before.is_empty() && adopted.contains(&before),
+        "{before} became {adopted}"
+    );
+    edited.settled()?;
+    println!("as small as its manifest after {:.1?}", began.elapsed());
+    runbook.run(&told)?;
+    runbook.finish()?;
+    ensure!(id()? == before, "another cluster");
+    Ok(())
+}
+
+/// Has every node become another build and then the present one again, and rolls out an image that
+/// there is not.
+fn roll(
+    cluster: &Cluster,
+    edited: &KvCluster<'_>,
+    change: &impl Fn(&str, &str) -> Result<Status>,
+) -> Result<()> {
+    let earlier = match &cluster.lab {
+        Some(lab) => images::build_earlier()?.first().map(|at| lab.load(at)),
+        None => None,
+    };
+    let (other, back) = if let Some(loaded) = earlier {
+        loaded?;
+        let image = format!(r#"{{"image":"cairn/node:{}"}}"#, images::EARLIER_TAG);
+        (image, r#"{"image":null}"#)
+    } else {
+        skip::without(
+            "an upgrade on Kubernetes needs the earlier build: ci/earlier-build makes it",
+        )?;
+        (
+            r#"{"logLevel":"debug"}"#.to_owned(),
+            r#"{"logLevel":"info"}"#,
+        )
+    };
+    for (mark, spec) in [("rolled", &*other), ("rolled-back", back)] {
+        let (before, began) = (uids(edited)?, Instant::now());
+        change(mark, spec)?;
+        let rolled = uids(edited)?;
+        let pods = u32::try_from(rolled.len())?;
+        println!("{mark}: {:.1?} per pod", began.elapsed() / pods);
+        ensure!(before.iter().all(|uid| !rolled.contains(uid)), "{rolled:?}");
+        let images = self::pods(edited, ".spec.containers[0].image")?;
+        let is_other = |image: &String| spec.contains(&**image);
+        ensure!(
+            images.iter().all(is_other) == spec.contains("image\":\""),
+            "{images:?}"
+        );
+    }
 
     edited.patch(&format!(r#"{{"image":"{NOWHERE}"}}"#))?;
     let image = ".spec.containers[0].image";

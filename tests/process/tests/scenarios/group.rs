@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::load::{Load, Plan};
 use cairn_process_tests::node::Ports;
+use cairn_process_tests::runbook::Runbook;
 use cairn_process_tests::{binary, seed, status, waiting};
 use serde_json::Value;
 
@@ -160,24 +161,34 @@ fn the_group_grows_shrinks_and_is_recovered_from_one_disk_and_no_acknowledged_wr
     load.await_every_partition()?;
     status::await_saved_maps(&cluster)?;
     let risen = status::epochs(&cluster)?;
-    for name in &left[..2] {
-        let place = place_of(&cluster, name)?;
+    let directory = cluster.coordinators[survivor].data.display().to_string();
+    let places: Vec<usize> = left
+        .iter()
+        .map(|name| place_of(&cluster, name))
+        .collect::<Result<_>>()?;
+    let at: Vec<String> = places
+        .iter()
+        .map(|&place| address(&cluster, place))
+        .collect();
+    let told: [(&str, &str); 4] = [
+        ("CAIRN_ENDPOINTS", &data),
+        ("DATA_DIR", &directory),
+        ("SECOND", &at[0]),
+        ("THIRD", &at[1]),
+    ];
+    let mut runbook = Runbook::section("recovery.md", "The coordinators' quorum")?;
+    runbook.run(&told)?;
+    for &place in &places[..2] {
         cluster.coordinators[place].kill()?;
         cluster.coordinators[place].wipe()?;
     }
     // It finds the data nodes by what the disk says; it would ask first.
-    let directory = cluster.coordinators[survivor].data.display().to_string();
+    let unasked = runbook.run(&told)?;
+    ensure!(unasked.contains("--accept-loss"), "{unasked}");
+    ensure!(unasked.contains("The data nodes know more"), "{unasked}");
+    let done = runbook.run(&told)?;
+    ensure!(!done.contains("No answer from"), "{done}");
     let arguments = ["recover-coordinators", "--data-dir", &directory];
-    let unasked = cairn(&data, &arguments)?;
-    ensure!(unasked.status.code() == Some(2), "{}", said(&unasked));
-    ensure!(
-        said(&unasked).contains("--accept-loss"),
-        "{}",
-        said(&unasked)
-    );
-    let told = done(&data, &[&arguments[..], &["--accept-loss"]].concat())?;
-    ensure!(told.contains("The data nodes know more"), "{told}");
-    ensure!(!told.contains("No answer from"), "{told}");
     let again = cairn(&data, &arguments)?;
     ensure!(!again.status.success(), "{}", said(&again));
 
@@ -188,17 +199,22 @@ fn the_group_grows_shrinks_and_is_recovered_from_one_disk_and_no_acknowledged_wr
         |epochs| epochs.iter().zip(&risen).all(|(new, old)| new > old),
     )?;
     load.await_every_partition()?;
-    let others: Vec<usize> = left[..2]
-        .iter()
-        .map(|name| place_of(&cluster, name))
-        .collect::<Result<_>>()?;
-    let list = [survivor, others[0], others[1]].map(|place| address(&cluster, place));
-    for place in others {
-        cluster.coordinators[place].set("CAIRN_COORDINATORS", list.join(","));
-        cluster.coordinators[place].start()?;
+    let degraded = runbook.run(&told)?;
+    ensure!(!degraded.contains("unserved"), "{degraded}");
+    let list = [&at[2], &at[0], &at[1]].map(String::as_str).join(",");
+    for &place in &places[..2] {
+        let node = &mut cluster.coordinators[place];
+        node.set("CAIRN_COORDINATORS", &list);
+        node.start()?;
+        let listens = || Ok(std::net::TcpStream::connect(node.peer()).ok());
+        waiting::until("a newcomer to listen", BOUND, listens)?;
     }
-    let [_, one, two] = list;
-    take_in(&data, &[one, two])?;
+    let group_now = runbook.run(&told)?;
+    ensure!(
+        left.iter().all(|name| group_now.contains(name)),
+        "{group_now}"
+    );
+    runbook.finish()?;
     ensure!(group(&data)?.len() == 3);
     load.await_acknowledged(1000)?;
     load.await_every_partition()?;

@@ -30,4 +30,7 @@ mod power_loss_shim;
 mod proxies;
 mod recover;
 mod refusals;
+mod traces;
 mod trial;
+mod tutorial;
+mod upgrade;

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 use cairn_process_tests::binary;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
+use cairn_process_tests::runbook::Runbook;
 use cairn_process_tests::{slot_keys, status, waiting};
 
 pub(crate) fn cairn(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
@@ -60,17 +61,30 @@ fn what_one_survivor_holds_is_served_again_once_a_person_says_so() -> Result<()>
         Ok((summary.serving == 0 && summary.nodes_up == 1).then_some(()))
     })?;
 
-    let arguments = ["recover", "0", "--survivor", &survivor];
-    let unasked = cairn(&cluster, &arguments)?;
-    ensure!(unasked.status.code() == Some(2), "{}", said(&unasked));
-    ensure!(said(&unasked).contains("--yes"), "{}", said(&unasked));
-    let dead = cairn(&cluster, &["recover", "0", "--survivor", "data-2", "--yes"])?;
+    let endpoints = cluster.client_addresses().join(",");
+    let given: [(&str, &str); 3] = [
+        ("CAIRN_ENDPOINTS", &endpoints),
+        ("PARTITION", "0"),
+        ("SURVIVOR", &survivor),
+    ];
+    let mut runbook = Runbook::section("recovery.md", "A partition with too few replicas")?;
+    let seen = runbook.run(&given)?;
+    ensure!(
+        seen.contains("unserved") || seen.contains("promoting"),
+        "{seen}"
+    );
+    let unasked = runbook.run(&given)?;
+    ensure!(unasked.contains("--accept-loss"), "{unasked}");
+    ensure!(unasked.contains("given up"), "{unasked}");
+    let dead = cairn(
+        &cluster,
+        &["recover", "0", "--survivor", "data-2", "--accept-loss"],
+    )?;
     ensure!(dead.status.code() == Some(5), "{}", said(&dead));
     ensure!(status::cluster(&cluster)?.summary.serving == 0);
 
-    let done = cairn(&cluster, &[&arguments[..], &["--yes"]].concat())?;
-    ensure!(done.status.success(), "{}", said(&done));
-    ensure!(said(&done).contains("given up"), "{}", said(&done));
+    let done = runbook.run(&given)?;
+    ensure!(done.contains("served by"), "{done}");
     let got = cairn(&cluster, &["get", &keys[0]])?;
     ensure!(got.stdout == b"by all", "{}", said(&got));
     let put = cairn(&cluster, &["put", &keys[0], "by one"])?;
@@ -85,7 +99,10 @@ fn what_one_survivor_holds_is_served_again_once_a_person_says_so() -> Result<()>
     let told: Vec<_> = (0..8).map(|partition| partition == 0).collect();
     ensure!(served == told, "{served:?}");
     ensure!(health.partitions[0].lossy_promotions == 1);
-    let again = cairn(&cluster, &[&arguments[..], &["--yes"]].concat())?;
+    runbook.run(&given)?;
+    runbook.finish()?;
+    let arguments = ["recover", "0", "--survivor", &survivor, "--yes"];
+    let again = cairn(&cluster, &arguments)?;
     ensure!(again.status.code() == Some(5), "{}", said(&again));
 
     // The others come back after all: the rest is served by them, and the partition

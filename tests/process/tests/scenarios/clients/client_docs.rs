@@ -39,6 +39,16 @@ mod values {
     }
 }
 
+mod traces {
+    use cairn_client::Client;
+
+    pub(super) async fn put(client: &Client) -> Result<(), cairn_client::Error> {
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        cairn_client::trace::within(traceparent, client.put("greeting", "hello")).await?;
+        Ok(())
+    }
+}
+
 mod conditions {
     use cairn_client::{Client, Condition, PutOptions, PutOutcome};
 
@@ -111,7 +121,7 @@ fn the_examples_of_the_client_page_are_these_and_work() -> Result<()> {
         ensure!(source.contains(&flat(block)), "not in this file:\n{block}");
         blocks += 1;
     }
-    ensure!(blocks == 5, "{blocks} blocks");
+    ensure!(blocks == 6, "{blocks} blocks");
 
     let spec = Spec {
         coordinators: 1,
@@ -142,6 +152,9 @@ fn the_examples_of_the_client_page_are_these_and_work() -> Result<()> {
         let expires = session.expires_at.context("an expiry")?;
         ensure!(expires == now_ms + 60_000, "{expires}");
         ensure!(errors::count(&client).await? == Some(1));
+        traces::put(&client).await?;
+        let greeting = client.get("greeting").await?.context("the greeting")?;
+        ensure!(greeting.data == "hello", "{greeting:?}");
 
         Ok(())
     })
