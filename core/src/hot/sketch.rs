@@ -11,7 +11,7 @@
 //! as much with every half-life that passes, so that nothing that is there has to be touched;
 //! what is told is scaled back.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::KeyHash;
 use crate::ids::Micros;
@@ -43,7 +43,7 @@ pub struct Sketch<T> {
     /// add up.
     began: Micros,
     counters: Vec<Counter<T>>,
-    by_key: HashMap<KeyHash, usize>,
+    by_key: BTreeMap<KeyHash, usize>,
     total: f64,
 }
 
@@ -66,7 +66,7 @@ impl<T> Sketch<T> {
             origin: None,
             began: Micros::default(),
             counters: Vec::new(),
-            by_key: HashMap::new(),
+            by_key: BTreeMap::new(),
             total: 0.0,
         }
     }
@@ -215,7 +215,7 @@ mod tests {
             room in 4..24usize,
         ) {
             let mut sketch = Sketch::new(room, Micros::from_millis(1 << 40));
-            let mut exact: HashMap<u64, f64> = HashMap::new();
+            let mut exact: BTreeMap<u64, f64> = BTreeMap::new();
             let now = Micros(1_000);
             let skewed = |key: u64| if key > 30 { 1 } else { key };
             add(&mut sketch, Micros(0), 1_000, 1.0);

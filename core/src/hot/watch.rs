@@ -134,8 +134,9 @@ impl Watch {
         self.reads.total(now) + self.writes.total(now)
     }
 
-    /// The keys that are hot now, the hottest first.
-    pub fn judge(&mut self, now: Micros) -> Vec<HotKey> {
+    /// The hottest of the keys that are hot now, and how many have become so since they were
+    /// judged last.
+    pub fn judge(&mut self, now: Micros) -> (Vec<HotKey>, usize) {
         let mut keys: BTreeMap<KeyHash, HotKey> = BTreeMap::new();
         for (sketch, is_write) in [(&self.reads, false), (&self.writes, true)] {
             for heavy in sketch.heavy(now) {
@@ -179,7 +180,9 @@ impl Watch {
             })
             .collect();
         hot.sort_by(|a, b| b.share.total_cmp(&a.share).then(a.hash.cmp(&b.hash)));
-        hot.truncate(self.options.told_max);
+        let known = |one: &&HotKey| self.hot.contains_key(&one.hash);
+        let new = hot.len() - hot.iter().filter(known).count();
+        // Those that are not told are remembered too: a few hundred have such a share at most.
         self.hot = hot.iter().map(|one| (one.hash, one.since)).collect();
         let bytes = std::mem::take(&mut self.bytes);
         self.bytes = hot
@@ -190,7 +193,8 @@ impl Watch {
                 (one.hash, bytes.get(&one.hash).copied().unwrap_or(now))
             })
             .collect();
-        hot
+        hot.truncate(self.options.told_max);
+        (hot, new)
     }
 }
 
@@ -258,7 +262,7 @@ mod tests {
         }
 
         fn is_hot(&mut self, key: u64) -> bool {
-            let hot = self.watch.judge(self.now);
+            let (hot, _) = self.watch.judge(self.now);
             hot.iter().any(|one| one.hash == KeyHash(key))
         }
     }
@@ -269,9 +273,9 @@ mod tests {
             let mut load = Load::new();
             load.dice = Dice(seed);
             load.run(20_000, 4_000, 1, 0.0);
-            assert_eq!(load.watch.judge(load.now), [], "all are alike");
+            assert_eq!(load.watch.judge(load.now), (vec![], 0), "all are alike");
             load.run(5_000, 4_000, 1, 0.01);
-            let hot = load.watch.judge(load.now);
+            let (hot, _) = load.watch.judge(load.now);
             assert_eq!(hot.len(), 1, "{hot:?}");
             assert_eq!(hot[0].hash, KeyHash(1));
             assert!((100.0..260.0).contains(&hot[0].reads_per_second), "{hot:?}");
@@ -284,13 +288,13 @@ mod tests {
         let mut load = Load::new();
         load.run(10_000, 4_000, 1, 0.02);
         assert!(load.is_hot(1));
-        let since = load.watch.judge(load.now)[0].since;
+        let since = load.watch.judge(load.now).0[0].since;
         // Below what would make it hot, above what makes it cool.
         for _ in 0..40 {
             load.run(500, 4_000, 1, 0.0052);
             assert!(load.is_hot(1));
         }
-        assert_eq!(load.watch.judge(load.now)[0].since, since);
+        assert_eq!(load.watch.judge(load.now).0[0].since, since);
         load.run(15_000, 4_000, 1, 0.0005);
         assert!(!load.is_hot(1));
     }
@@ -331,7 +335,13 @@ mod tests {
             };
             load.watch.touch(load.now, &touch);
         }
-        let hot = load.watch.judge(load.now);
+        let (hot, new) = load.watch.judge(load.now);
+        assert!(new > 5, "{new} are hot");
+        assert_eq!(
+            load.watch.judge(load.now),
+            (hot.clone(), 0),
+            "nothing is new"
+        );
         assert_eq!(hot.len(), 5);
         assert!(hot.is_sorted_by(|a, b| a.share >= b.share));
         assert_eq!(hot[0].hash, KeyHash(1));

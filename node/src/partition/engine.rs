@@ -31,7 +31,6 @@ use super::board::Published;
 use super::clock;
 use super::copies::{Copied, Copies};
 use super::figures::Figures;
-use super::heat::HeatJudge;
 use super::inbox::{Found, Input, LoadedTable, Submission, Work};
 use super::lane::{Lane, Lookup, TableLoad, Turn};
 use super::links::Links;
@@ -86,7 +85,6 @@ pub(super) struct Engine {
     written_since: u64,
     copies: Copies,
     figures: Figures,
-    heat: HeatJudge,
     traces: Traces,
 }
 
@@ -158,7 +156,6 @@ impl Engine {
             written_since: 0,
             copies,
             figures: Figures::new(),
-            heat: HeatJudge::new(),
             traces,
         };
         for (partition, generation, index) in applied {
@@ -378,7 +375,7 @@ impl Engine {
         };
         if let Work::Write(request) = &write.work {
             let heat = &self.shared.heat;
-            heat.write(partition, request.op.keys(), write.place.bytes);
+            heat.write(partition, &request.op);
         }
         let (core, turn) = (&mut self.core, &mut self.turn);
         if !lane.leads_until(turn.now.plus(Micros(core.timing().lease.0 / 4))) {
@@ -429,10 +426,6 @@ impl Engine {
         self.figures.expired.increment(expired);
         self.shared.expired.fetch_add(expired, Ordering::Relaxed);
         self.tell_load(writes);
-        let hot = self.heat.judge(self.turn.now, &self.shared.heat);
-        if hot > 0 {
-            tracing::info!(keys = hot, "keys are asked for far more than others");
-        }
         let written = std::mem::take(&mut self.written_since);
         self.copies.second(writes, written);
     }
@@ -672,7 +665,7 @@ impl Engine {
             self.flushing.push_back((self.submitted, self.turn.now));
             self.written_since += self.wal.submit_from(&mut self.records);
         }
-        if !self.traces.is_idle() {
+        if self.traces.has_to_tell() {
             for (to, entries) in self.traces.take_to_tell() {
                 self.links.peers.tell_traced(to, entries);
             }

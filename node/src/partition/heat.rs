@@ -1,5 +1,5 @@
 //! Which keys clients ask this node for most: sampled where they are served, judged once a
-//! second by the engine ([`cairn_core::hot`]), told to whoever asks.
+//! second by a task of its own ([`cairn_core::hot`]), told to whoever asks.
 //!
 //! A request that is no sample costs one draw of a random number. How many are sampled follows
 //! what is asked: all where little is, some thousands in a second where much is.
@@ -7,14 +7,22 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cairn_core::hot::{HotKey, KeyHash, Touch, Watch, WatchOptions};
 use cairn_core::ids::{Micros, PartitionId};
+use cairn_core::kv::request::WriteOp;
 use metrics::{Counter, Gauge, counter, gauge};
 use parking_lot::Mutex;
+use tokio::time::{MissedTickBehavior, interval};
 
+use super::clock;
+use super::shared::Shared;
+
+/// How often what was sampled is judged.
+const JUDGED_EVERY: Duration = Duration::from_secs(1);
 /// Samples in a second that are enough.
 const SAMPLES: usize = 4096;
 /// Samples that wait to be judged at most.
@@ -77,15 +85,13 @@ impl Heat {
         }
     }
 
-    /// A write was taken that weighs so many bytes.
-    pub(super) fn write<'a>(
-        &self,
-        partition: PartitionId,
-        keys: impl Iterator<Item = &'a Bytes>,
-        bytes: usize,
-    ) {
+    /// A write was taken. What a batch brings is shared out evenly over its keys.
+    pub(super) fn write(&self, partition: PartitionId, op: &WriteOp) {
         if let Some(weight) = self.draw() {
-            for key in keys {
+            let names: usize = op.keys().map(Bytes::len).sum();
+            let values: usize = op.values().map(Bytes::len).sum();
+            let bytes = (names + values) / op.keys().count().max(1);
+            for key in op.keys() {
                 self.keep(partition, key, bytes, true, weight);
             }
         }
@@ -101,6 +107,15 @@ impl Heat {
     }
 
     fn keep(&self, partition: PartitionId, key: &[u8], bytes: usize, is_write: bool, weight: u32) {
+        let named = self.shown == HotKeysShown::Names && key.len() <= NAME_BYTES_MAX;
+        let touch = Touch {
+            partition,
+            hash: KeyHash::of(key),
+            key: named.then(|| Bytes::copy_from_slice(key)),
+            is_write,
+            bytes: bytes as u64,
+            weight,
+        };
         // Whoever finds it taken goes without: a sample is not worth waiting for.
         let Some(mut waiting) = self.waiting.try_lock() else {
             return;
@@ -108,15 +123,7 @@ impl Heat {
         if waiting.len() >= WAITING_MAX {
             return;
         }
-        let named = self.shown == HotKeysShown::Names && key.len() <= NAME_BYTES_MAX;
-        waiting.push(Touch {
-            partition,
-            hash: KeyHash::of(key),
-            key: named.then(|| Bytes::copy_from_slice(key)),
-            is_write,
-            bytes: bytes as u64,
-            weight,
-        });
+        waiting.push(touch);
         if waiting.len().is_multiple_of(2 * SAMPLES) {
             // Far more than before: until it is judged, fewer will do.
             let every = weight.saturating_mul(4).min(EVERY_MAX);
@@ -130,10 +137,30 @@ impl Heat {
     }
 }
 
-/// The engine's part: takes the samples and judges them.
+/// Judges what was sampled, for as long as the node runs.
+pub(super) async fn run(shared: Arc<Shared>) {
+    if shared.heat.is_off() {
+        return;
+    }
+    let mut judge = HeatJudge::new(clock::boottime());
+    let mut due = interval(JUDGED_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    due.tick().await;
+    loop {
+        due.tick().await;
+        let hot = judge.judge(clock::boottime(), &shared.heat);
+        if hot > 0 {
+            tracing::info!(keys = hot, "keys are asked for far more than others");
+        }
+    }
+}
+
+/// Takes the samples and judges them.
 #[derive(Debug)]
-pub(super) struct HeatJudge {
+struct HeatJudge {
     watch: Watch,
+    /// When it judged last.
+    last: Micros,
     taken: Vec<Touch>,
     hot: Gauge,
     hottest_reads: Gauge,
@@ -142,9 +169,10 @@ pub(super) struct HeatJudge {
 }
 
 impl HeatJudge {
-    pub(super) fn new() -> Self {
+    fn new(now: Micros) -> Self {
         Self {
             watch: Watch::new(WatchOptions::default()),
+            last: now,
             taken: Vec::new(),
             hot: gauge!("cairn_hot_keys"),
             hottest_reads: gauge!("cairn_hottest_key_reads_per_second"),
@@ -153,27 +181,30 @@ impl HeatJudge {
         }
     }
 
-    /// To be called about once a second. Returns how many keys have become hot since.
-    pub(super) fn judge(&mut self, now: Micros, heat: &Heat) -> usize {
+    /// Judges what was asked since the last time. Returns how many keys have become hot.
+    fn judge(&mut self, now: Micros, heat: &Heat) -> usize {
         if heat.is_off() {
             return 0;
         }
         self.taken.clear();
         std::mem::swap(&mut self.taken, &mut *heat.waiting.lock());
+        // They came one after another, and when is not noted with each.
+        let apart = now.minus(self.last).0 as f64 / self.taken.len().max(1) as f64;
         let mut asked = 0;
-        for touch in &self.taken {
+        for (number, touch) in self.taken.iter().enumerate() {
             asked += u64::from(touch.weight);
-            self.watch.touch(now, touch);
+            let since = ((number as f64 + 0.5) * apart) as u64;
+            self.watch.touch(self.last.plus(Micros(since)), touch);
         }
+        self.last = now;
         let every = (asked / SAMPLES as u64).max(1).next_power_of_two();
         let every = u32::try_from(every).unwrap_or(EVERY_MAX).min(EVERY_MAX);
         heat.every.store(every, Ordering::Relaxed);
-        let keys = self.watch.judge(now);
+        let (keys, new) = self.watch.judge(now);
         let most = |rate: fn(&HotKey) -> f64| keys.iter().map(rate).fold(0.0, f64::max);
         self.hot.set(keys.len() as f64);
         self.hottest_reads.set(most(|key| key.reads_per_second));
         self.hottest_writes.set(most(|key| key.writes_per_second));
-        let new = keys.iter().filter(|key| key.since == now).count();
         self.found.increment(new as u64);
         heat.judged.store(Arc::new(Heated {
             requests_per_second: self.watch.per_second(now),
@@ -201,6 +232,8 @@ fn random() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use cairn_core::kv::request::Condition;
+
     use super::*;
 
     const P: PartitionId = PartitionId(3);
@@ -222,7 +255,7 @@ mod tests {
     #[test]
     fn few_requests_are_all_looked_at_and_many_are_sampled() {
         let heat = Heat::new(HotKeysShown::Hashes);
-        let mut judge = HeatJudge::new();
+        let mut judge = HeatJudge::new(seconds(0));
         ask(&heat, b"hot", 1_000);
         assert_eq!(heat.waiting.lock().len(), 1_000);
         judge.judge(seconds(1), &heat);
@@ -235,6 +268,8 @@ mod tests {
         // 200,000 a second over 64 are 3,125 samples.
         assert_eq!(heat.every.load(Ordering::Relaxed), 64);
         let judged = heat.judged();
+        let asked = judged.requests_per_second;
+        assert!((150_000.0..250_000.0).contains(&asked), "{judged:?}");
         assert_eq!(judged.keys.len(), 1, "{judged:?}");
         assert_eq!(judged.keys[0].hash, KeyHash::of(b"hot"));
         assert_eq!(judged.keys[0].key, None, "names are not told");
@@ -247,15 +282,40 @@ mod tests {
         assert_eq!(heat.judged().keys, [], "little is asked");
     }
 
+    /// Where all is asked at the same pace, the pace is what is told, from the first second on.
+    #[test]
+    fn rates_are_told_as_they_are() {
+        let heat = Heat::new(HotKeysShown::Hashes);
+        let mut judge = HeatJudge::new(seconds(0));
+        for second in 1..20 {
+            ask(&heat, b"hot", 1_000);
+            judge.judge(seconds(second), &heat);
+            let judged = heat.judged();
+            let asked = judged.requests_per_second;
+            assert!((970.0..1_030.0).contains(&asked), "{judged:?}");
+        }
+        let judged = heat.judged();
+        let key = &judged.keys[0];
+        assert!((18.0..22.0).contains(&key.reads_per_second), "{judged:?}");
+        assert!(
+            (1_800.0..2_200.0).contains(&key.bytes_per_second),
+            "{judged:?}"
+        );
+    }
+
     #[test]
     fn names_are_told_where_that_is_set_unless_they_are_long() {
         let heat = Heat::new(HotKeysShown::Names);
-        let mut judge = HeatJudge::new();
+        let mut judge = HeatJudge::new(seconds(0));
         let long = vec![b'x'; NAME_BYTES_MAX + 1];
         let keys = [Bytes::from_static(b"short"), long.into()];
-        for second in 0..3 {
-            for _ in 0..200 {
-                heat.write(P, keys.iter(), 10);
+        for second in 1..4 {
+            for key in keys.iter().cycle().take(400) {
+                let op = WriteOp::Delete {
+                    key: key.clone(),
+                    condition: Condition::default(),
+                };
+                heat.write(P, &op);
             }
             judge.judge(seconds(second), &heat);
         }
@@ -269,7 +329,7 @@ mod tests {
     #[test]
     fn where_nobody_looks_nothing_is_kept() {
         let heat = Heat::new(HotKeysShown::Off);
-        let mut judge = HeatJudge::new();
+        let mut judge = HeatJudge::new(seconds(0));
         ask(&heat, b"hot", 1_000);
         assert!(heat.waiting.lock().is_empty());
         assert_eq!(judge.judge(seconds(1), &heat), 0);

@@ -21,6 +21,7 @@ use super::config::EngineConfig;
 use super::engine::{Engine, Parts};
 use super::expiry;
 use super::handle::Handle;
+use super::heat;
 use super::inbox::Input;
 use super::links::Links;
 use super::shared::Shared;
@@ -165,6 +166,7 @@ impl Prepared {
             throttle: Throttle::new(config.snapshot_rates.at_start().receive),
         };
         let expirer = runtime.spawn(expiry::run(Arc::clone(&shared)));
+        let heat = runtime.spawn(heat::run(Arc::clone(&shared)));
         let engine = Engine::new(Parts {
             shared: Arc::clone(&shared),
             core,
@@ -192,7 +194,7 @@ impl Prepared {
         Ok(RunningEngine {
             handle: Handle { shared },
             thread: Some(thread),
-            expirer,
+            tasks: [expirer, heat],
         })
     }
 }
@@ -202,7 +204,7 @@ impl Prepared {
 pub struct RunningEngine {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
-    expirer: tokio::task::JoinHandle<()>,
+    tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
 impl RunningEngine {
@@ -219,7 +221,9 @@ impl RunningEngine {
     }
 
     fn end(&mut self) {
-        self.expirer.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
         self.handle.shared.inbox.push(Input::Stop);
         if let Some(thread) = self.thread.take() {
             // The thread does not end by a panic: that ends the process.

@@ -5,8 +5,9 @@
 //! ends once it answers that it has the entry on disk. Where nothing is traced there is nothing
 //! here to look at.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::mem;
+use std::ops::RangeInclusive;
 
 use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
 use cairn_core::replication::PeerMessage;
@@ -28,9 +29,9 @@ type Entry = (PartitionId, Index);
 pub(super) struct Traces {
     tracer: Tracer,
     /// Proposed here.
-    proposed: HashMap<Entry, Proposed>,
+    proposed: BTreeMap<Entry, Proposed>,
     /// Appended here for another primary.
-    appended: HashMap<Entry, Followed>,
+    appended: BTreeMap<Entry, Followed>,
     /// To be told to other nodes in this turn.
     to_tell: Vec<(NodeId, Vec<TracedEntry>)>,
 }
@@ -58,6 +59,11 @@ impl Traces {
     /// Whether nothing is followed.
     pub(super) fn is_idle(&self) -> bool {
         self.proposed.is_empty() && self.appended.is_empty()
+    }
+
+    /// Whether other nodes are to be told of something. What is followed may have ended since.
+    pub(super) fn has_to_tell(&self) -> bool {
+        !self.to_tell.is_empty()
     }
 
     /// A primary here proposed an entry.
@@ -119,8 +125,8 @@ impl Traces {
             }
             PeerMessage::AppendReply(reply) if !self.appended.is_empty() => {
                 if let AppendOutcome::Matched { index } = reply.outcome {
-                    let is_on_disk = |entry: &Entry| entry.0 == reply.partition && entry.1 <= index;
-                    for (_, followed) in self.appended.extract_if(|entry, _| is_on_disk(entry)) {
+                    let on_disk = up_to(reply.partition, index);
+                    for (_, followed) in self.appended.extract_if(on_disk, |_, _| true) {
                         self.tracer.end(followed.span, false);
                     }
                 }
@@ -131,8 +137,8 @@ impl Traces {
 
     /// Entries up to that one have committed.
     pub(super) fn committed(&mut self, partition: PartitionId, index: Index) {
-        let is_committed = |entry: &Entry| entry.0 == partition && entry.1 <= index;
-        for (_, proposed) in self.proposed.extract_if(|entry, _| is_committed(entry)) {
+        let committed = up_to(partition, index);
+        for (_, proposed) in self.proposed.extract_if(committed, |_, _| true) {
             self.tracer.end(proposed.followed.span, false);
         }
     }
@@ -148,13 +154,20 @@ impl Traces {
             return;
         }
         let is_over = |followed: &Followed| now.minus(followed.since) >= PATIENCE;
-        let proposed = self.proposed.extract_if(|_, one| is_over(&one.followed));
+        let proposed = self
+            .proposed
+            .extract_if(.., |_, one| is_over(&one.followed));
         let proposed = proposed.map(|(_, one)| one.followed);
-        let appended = self.appended.extract_if(|_, one| is_over(one));
+        let appended = self.appended.extract_if(.., |_, one| is_over(one));
         for followed in proposed.chain(appended.map(|(_, one)| one)) {
             self.tracer.end(followed.span, true);
         }
     }
+}
+
+/// The entries of a partition up to that one.
+fn up_to(partition: PartitionId, index: Index) -> RangeInclusive<Entry> {
+    (partition, Index::ZERO)..=(partition, index)
 }
 
 fn follow(now: Micros, name: &'static str, entry: Entry, above: SpanContext) -> Followed {

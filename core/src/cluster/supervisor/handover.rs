@@ -22,8 +22,6 @@ use crate::record::{Member, PartitionRecord};
 /// How many handovers to where replicas belong may be under way at a time, of those that
 /// one node leads.
 const SEATED_AT_ONCE: usize = 16;
-/// For how many leases a handover waits at most for processes that have just started.
-const STARTS_WAITED_FOR: u64 = 3;
 
 /// Who leads how much, once what is under way is done.
 #[derive(Debug, Default)]
@@ -123,7 +121,8 @@ impl Supervisor {
     }
 
     /// Whether a handover now would have to wait for leases that a process which has just
-    /// started may have granted before. Not for ever, where processes start again and again.
+    /// started may have granted before. For as long as that at most: a node that stops has only so
+    /// much time, and processes may start again and again.
     fn awaits_starters(&self, now: Micros, record: &PartitionRecord, work: &mut Work) -> bool {
         let lease = self.lease_longest();
         let starts = |m: &Member| self.views.is_up(m.node) && !self.is_up_for(now, m.node, lease);
@@ -132,7 +131,7 @@ impl Supervisor {
             return false;
         }
         let since = *work.hand_over_waits.get_or_insert(now);
-        now.minus(since) < Micros(lease.0 * STARTS_WAITED_FOR)
+        now.minus(since) < lease
     }
 
     /// Members that could take over at once.
