@@ -112,21 +112,12 @@ pub(crate) fn on_storage(schema: &mut Schema) {
 pub(crate) fn on_tls(schema: &mut Schema) {
     put(
         schema,
-        vec![
-            rule(
-                "!has(self.secretName) || !has(self.issuerRef)",
-                "tls.secretName and tls.issuerRef exclude each other: certificates come from one \
-                 place. Leave one of them out",
-                ".issuerRef",
-            ),
-            rule(
-                "!has(self.renew) || (self.renew.authority == 0 && self.renew.certificate == 0) || \
-                 (!has(self.secretName) && !has(self.issuerRef))",
-                "tls.renew is for certificates that the operator makes. Have those of your Secret \
-                 or issuer renewed by whoever makes them",
-                ".renew",
-            ),
-        ],
+        vec![rule(
+            "!has(self.secretName) || !has(self.issuerRef)",
+            "tls.secretName and tls.issuerRef exclude each other: certificates come from one \
+             place. Leave one of them out",
+            ".issuerRef",
+        )],
     );
 }
 

@@ -436,7 +436,8 @@ pub struct TlsSpec {
     /// that the operator makes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer_ref: Option<IssuerRef>,
-    /// Certificates that are to be made anew before their time.
+    /// Certificates that are to be made anew before their time. Without effect where somebody
+    /// else makes them.
     pub renew: RenewSpec,
     /// How long clients are given to trust a new authority beside the old one before nodes show
     /// certificates of it, in seconds; an hour where it is left out. Without effect where clients

@@ -524,18 +524,11 @@ impl Problems {
 
     fn certificates(&mut self, spec: &KvClusterSpec) {
         let tls = &spec.tls;
-        let renews = tls.renew.authority > 0 || tls.renew.certificate > 0;
         if tls.secret_name.is_some() && tls.issuer_ref.is_some() {
             self.add(
                 "spec.tls.issuerRef",
                 "certificates come from one place, and secretName names another",
                 "Leave one of them out",
-            );
-        } else if renews && (tls.secret_name.is_some() || tls.issuer_ref.is_some()) {
-            self.add(
-                "spec.tls.renew",
-                "it is for certificates that the operator makes",
-                "Leave it out, and have yours renewed by whoever makes them",
             );
         }
         if let Some(issuer) = &tls.issuer_ref {

@@ -393,3 +393,26 @@ fn a_way_from_outside_says_what_its_type_has() {
         outside(json!({"type": "NodePort", "labels": {"a": "c d"}})),
     );
 }
+
+#[test]
+fn certificates_come_from_one_place() {
+    let tls = |tls: Value| move |m: &mut Value| m["spec"]["tls"] = tls;
+    let taken = json!({"issuerRef": {"name": "company"}, "renew": {"authority": 3}});
+    assert!(problems(tls(taken)).is_empty());
+    one(
+        "spec.tls.issuerRef: ",
+        tls(json!({"issuerRef": {"name": "company"}, "secretName": "mine"})),
+    );
+    one(
+        "spec.tls.issuerRef.name: ",
+        tls(json!({"issuerRef": {"name": "The company"}})),
+    );
+    one(
+        "spec.tls.overlapSeconds: ",
+        tls(json!({"overlapSeconds": 2_592_001})),
+    );
+    one(
+        "spec.tls.secretName: ",
+        tls(json!({"secretName": "orders-issued"})),
+    );
+}

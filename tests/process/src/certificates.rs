@@ -62,6 +62,14 @@ impl Authority {
         self.sign(params)
     }
 
+    /// The same with a certificate for these host names and addresses.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_names(&self, names: Vec<String>) -> Result<Vec<u8>> {
+        self.sign(CertificateParams::new(names)?)
+    }
+
     fn sign(&self, params: CertificateParams) -> Result<Vec<u8>> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;

@@ -13,7 +13,9 @@ use cairn_kube_tests::kvcluster::{PATIENCE, START};
 use cairn_kube_tests::waiting::until;
 use cairn_kube_tests::{KvCluster, LetIn, Namespace, Operator, OutsideLoad, cluster};
 use cairn_process_tests::binary;
+use cairn_process_tests::certificates::Authority;
 
+const CERT_MANAGER: &str = include_str!("manifests/cert-manager.yaml");
 const MANIFEST: &str = include_str!("manifests/secured.yaml");
 const PARTITIONS: u32 = 12;
 const PASSWORD: &str = "a long password";
@@ -150,6 +152,7 @@ impl Secrets<'_> {
         self.password(&load)?;
         self.certificate(&load)?;
         self.authority(&load)?;
+        self.issuer(&load)?;
         let after = self.pods()?;
         ensure!(before == after, "before:\n{before}after:\n{after}");
         self.fails_over(&load)?;
@@ -208,9 +211,74 @@ impl Secrets<'_> {
     }
 
     fn authority(&self, load: &OutsideLoad) -> Result<()> {
+        let another = || self.secured.patch(r#"{"tls":{"renew":{"authority":1}}}"#);
+        self.goes_over(load, another)?;
+        self.harmless(load, "another-authority")
+    }
+
+    /// Certificates come from an issuer from now on, which the test plays: nobody did at first.
+    fn issuer(&self, load: &OutsideLoad) -> Result<()> {
+        let kubectl = self.secured.kubectl();
+        let asked = r#"{"tls":{"issuerRef":{"name":"company","kind":"ClusterIssuer"}}}"#;
+        self.secured.patch(asked)?;
+        self.secured.until("cert-manager to be missed", |status| {
+            let message = status.0["status"]["message"].as_str();
+            let told = message.is_some_and(|text| text.contains("needs cert-manager"));
+            Ok(told.then_some(()))
+        })?;
+        kubectl.apply(CERT_MANAGER)?;
+        let names = until("a Certificate to be asked for", PATIENCE, || {
+            let words = [
+                "get",
+                "certificates.cert-manager.io",
+                "secured-tls",
+                "-o",
+                "json",
+            ];
+            let Ok(printed) = kubectl.run(&words) else {
+                return Ok(None);
+            };
+            let spec = &serde_json::from_str::<serde_json::Value>(&printed)?["spec"];
+            ensure!(spec["issuerRef"]["name"] == "company", "{spec}");
+            let texts = |of: &str| spec[of].as_array().cloned().unwrap_or_default();
+            let all = [texts("dnsNames"), texts("ipAddresses")].concat();
+            let names = all
+                .iter()
+                .filter_map(|name| name.as_str().map(str::to_owned));
+            Ok(Some(names.collect::<Vec<String>>()))
+        })?;
+        let folder = tempfile::tempdir()?;
+        let authority = Authority::new(folder.path())?;
+        authority.issue_names(names)?;
+        let issue = || -> Result<()> {
+            let file = |key: &str, name: &str| {
+                format!("--from-file={key}={}", folder.path().join(name).display())
+            };
+            kubectl.run(&[
+                "create",
+                "secret",
+                "generic",
+                "secured-issued",
+                &file("tls.crt", "cert.pem"),
+                &file("tls.key", "key.pem"),
+                &file("ca.crt", "ca.pem"),
+            ])?;
+            Ok(())
+        };
+        self.goes_over(load, issue)?;
+        let shown = std::fs::read_to_string(folder.path().join("cert.pem"))?;
+        ensure!(
+            self.read("tls.crt")? == shown,
+            "another certificate than the issuer's"
+        );
+        self.harmless(load, "an-issuer")
+    }
+
+    /// Has another authority sign, and follows that as clients do.
+    fn goes_over(&self, load: &OutsideLoad, another: impl FnOnce() -> Result<()>) -> Result<()> {
         let count = |pem: &str| pem.matches("BEGIN CERTIFICATE").count();
         let (authority, certificate) = (self.read("ca.crt")?, self.read("tls.crt")?);
-        self.secured.patch(r#"{"tls":{"renew":{"authority":1}}}"#)?;
+        another()?;
         let both = until("both authorities", PATIENCE, || {
             let authorities = self.read("ca.crt")?;
             Ok((count(&authorities) == 2).then_some(authorities))
@@ -227,7 +295,7 @@ impl Secrets<'_> {
         );
         load.give("authorities.pem", &alone)?;
         self.secured.settled()?;
-        self.harmless(load, "another-authority")
+        Ok(())
     }
 
     /// A data node is killed, and clients outside go over to the others.
