@@ -295,6 +295,54 @@ data-orders-data-5 Bound [9Gi] 2026-01-02T03:04:05Z/
         self.assertEqual(asked[-1], "scale kvcluster orders --replicas=5")
 
 
+class Site(unittest.TestCase):
+    """The site of a documentation of two pages, with one thing wrong at a time."""
+
+    INDEX = "# Index\n\n## Pages\n\n- [One](one.md): the one\n" + "".join(
+        f"- [{name}](../{name}.md)\n" for name in ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG")
+    )
+
+    def make(self, one: str, **others: str):
+        parser = subprocess.run(["/usr/bin/python3", "-c", "import markdown_it"], capture_output=True)
+        if parser.returncode != 0:
+            what = "the site of the documentation needs python3-markdown-it"
+            self.assertNotEqual(os.environ.get("CI"), "true", f"{what}; CI is to run everything")
+            print(f"skipped: {what}")
+            self.skipTest(what)
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            for name in ("ci", "docs"):
+                (root / name).mkdir()
+            shutil.copy(HERE / "docs-site", root / "ci")
+            for name in ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG"):
+                (root / f"{name}.md").write_text(f"# {name}\n")
+            pages = {"README": self.INDEX, "one": one} | others
+            for name, text in pages.items():
+                (root / "docs" / f"{name}.md").write_text(text)
+            done = subprocess.run([root / "ci/docs-site", root / "out"], capture_output=True, text=True)
+            page = root / "out/docs/one.html"
+            return done, page.read_text() if page.exists() else ""
+
+    def test_links_lead_to_pages_of_the_site_and_their_headings(self):
+        done, page = self.make("# One\n\n## A `name`, twice\n\n[up](README.md#pages), [here](#a-name-twice)\n")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn('href="README.html#pages"', page)
+        self.assertIn('id="a-name-twice"', page)
+        self.assertIn('<a href="../docs/one.html" aria-current="page">One</a>', page)
+
+    def test_what_leads_nowhere_and_what_nothing_leads_to_are_errors(self):
+        for one, others, problem in (
+            ("# One\n[x](two.md)\n", {}, "the link to docs/two.md leads nowhere"),
+            ("# One\n[x](README.md#paces)\n", {}, "docs/README.md has no heading #paces"),
+            ("# One\n[x](#two)\n", {}, "docs/one.md has no heading #two"),
+            ("# One\n", {"two": "# Two\n"}, "docs/two.md: no page"),
+        ):
+            done, page = self.make(one, **others)
+            self.assertEqual(done.returncode, 1, one)
+            self.assertIn(problem, done.stderr)
+            self.assertEqual(page, "")
+
+
 class Selection(unittest.TestCase):
     def test_whatever_uses_the_build_is_built_alike(self):
         # Whoever runs this may have it set.
