@@ -39,15 +39,45 @@ impl Source {
     }
 }
 
-/// Makes or replaces what is missing or due.
+/// Makes or replaces what is missing or due. Secrets that hold what nobody made are said to be
+/// in the way, and keep nothing else from being done.
 ///
 /// # Errors
-/// Where the API server does not answer or refuses, or where a Secret holds what nobody made.
+/// Where the API server does not answer or refuses.
 pub(super) async fn keep(keeper: &mut Keeper<'_>) -> Result<(), Error> {
-    let tls = &keeper.cluster.spec.tls;
-    if let Some(name) = &tls.secret_name {
+    if let Some(name) = &keeper.cluster.spec.tls.secret_name {
         return look_at(keeper, name).await;
     }
+    if keeper.cluster.spec.tls.clients {
+        believed_hosts(keeper).await?;
+    }
+    match take_steps(keeper).await {
+        Err(error @ Error::Content { .. }) => {
+            keeper.kept.stuck(format!(
+                "{error}; nodes go on with the certificates that they have"
+            ));
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+/// Notes by which hosts clients outside believe the nodes already, whatever comes next. Where
+/// no node runs yet there is nothing to be careful about.
+async fn believed_hosts(keeper: &mut Keeper<'_>) -> Result<(), Error> {
+    let secret = keeper.read(&keeper.cluster.names.certificate()).await?;
+    if secret.is_none() && keeper.nobody_runs() {
+        return Ok(());
+    }
+    let shown = secret.and_then(|secret| annotation(&secret, ANNOTATION_HOSTS).map(str::to_owned));
+    let shown = shown.unwrap_or_default();
+    let shown = shown.split(',').filter(|host| !host.is_empty());
+    keeper.kept.hosts = Some(shown.map(str::to_owned).collect());
+    Ok(())
+}
+
+async fn take_steps(keeper: &mut Keeper<'_>) -> Result<(), Error> {
+    let tls = &keeper.cluster.spec.tls;
     let source = match &tls.issuer_ref {
         Some(_) => issued(keeper).await?.map(Source::Given),
         None => authority(keeper).await?.map(Source::Authority),
@@ -156,7 +186,13 @@ async fn issued(keeper: &mut Keeper<'_>) -> Result<Option<SecretData>, Error> {
             );
             return Ok(None);
         }
-        Err(error) => return Err(error),
+        Err(error @ Error::NotLeading(_)) => return Err(error),
+        // Whoever stands behind it may be away for as long as it likes: what was issued before
+        // goes on, and so does everything else.
+        Err(error) => keeper.kept.stuck(format!(
+            "cert-manager cannot be asked for a certificate, and nodes go on with what they have: \
+             {error}"
+        )),
     }
     let name = cluster.names.issued();
     let Some(secret) = keeper.read(&name).await? else {
@@ -202,11 +238,6 @@ async fn nodes(keeper: &mut Keeper<'_>, source: &Source) -> Result<(), Error> {
         Own::There(secret) => secret,
     };
     let live = data_of(&secret);
-    if tls.clients {
-        let shown = annotation(&secret, ANNOTATION_HOSTS).unwrap_or_default();
-        let shown = shown.split(',').filter(|host| !host.is_empty());
-        keeper.kept.hosts = Some(shown.map(str::to_owned).collect());
-    }
     let at = std::time::Duration::from_millis(now);
     let sight = Sight {
         live: &live,

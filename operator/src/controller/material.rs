@@ -43,7 +43,8 @@ pub struct Kept {
     /// Somebody else was faster, or nodes are waited for: all is looked at again soon.
     pub overtaken: bool,
     /// The hosts by which clients outside reach nodes under which they believe every node by
-    /// now; `None` where nobody asks for a certificate, or where it is not the operator's.
+    /// now; `None` where nobody asks for a certificate, where it is not the operator's, or where
+    /// no node runs.
     pub hosts: Option<BTreeSet<String>>,
 }
 
@@ -209,13 +210,17 @@ impl Keeper<'_> {
 
     /// What is written on a Secret that is made while nobody runs who could go by another.
     pub(super) fn taken_up_at_once(&self, hash: String) -> Vec<(&'static str, String)> {
-        let mut pods = self.observed.pods.values();
-        let runs = pods.any(|pod| pod.role.is_some() && pod.running);
-        if runs {
-            Vec::new()
-        } else {
+        if self.nobody_runs() {
             vec![(ANNOTATION_TAKEN_UP, hash)]
+        } else {
+            Vec::new()
         }
+    }
+
+    /// Whether no node runs.
+    pub(super) fn nobody_runs(&self) -> bool {
+        let mut pods = self.observed.pods.values();
+        !pods.any(|pod| pod.role.is_some() && pod.running)
     }
 
     /// What the nodes that run say that they go by.
@@ -224,14 +229,14 @@ impl Keeper<'_> {
         let spec = &self.cluster.spec;
         let (authority, token) = credentials(self.client, names, spec).await?;
         let running = self.observed.pods.iter().filter_map(|(name, pod)| {
-            let role = pod.role.filter(|_| pod.running && !pod.deleting)?;
+            let role = pod.role.filter(|_| pod.running)?;
             let outdated = is_outdated(self.observed, role, pod);
             let endpoint = format!("{}:{CLIENT_PORT}", names.host(role, pod.ordinal));
             let ways = ways_to(vec![endpoint], spec, authority.as_deref(), &token, outdated);
-            Some((name.clone(), ways))
+            Some((name.clone(), pod.deleting, ways))
         });
         let reach = self.reach;
-        let asked = stream::iter(running).map(|(name, ways)| async move {
+        let asked = stream::iter(running).map(|(name, deleting, ways)| async move {
             let mut said = Err("nobody to ask".to_owned());
             for access in ways {
                 said = reach.in_force(&access).await;
@@ -239,9 +244,12 @@ impl Keeper<'_> {
                     break;
                 }
             }
-            (name, said)
+            // One that stops still hands over to the others, and is waited for as long as it
+            // speaks.
+            (said.is_ok() || !deleting).then_some((name, said))
         });
-        Ok(asked.buffer_unordered(AT_A_TIME).collect().await)
+        let told = asked.buffer_unordered(AT_A_TIME);
+        Ok(told.filter_map(std::future::ready).collect().await)
     }
 
     pub(super) async fn read(&self, name: &str) -> Result<Option<Secret>, Error> {
