@@ -96,7 +96,8 @@ impl Error {
     /// Whether the API server does not know the kind.
     #[must_use]
     pub fn is_unknown_kind(&self) -> bool {
-        self.status().is_some_and(kube::core::Status::is_not_found)
+        // In plain text, so that there is no reason to read.
+        self.status().is_some_and(|status| status.code == 404)
     }
 
     fn status(&self) -> Option<&kube::core::Status> {
