@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cairn_core::ids::NodeId;
 use rustix::fs::FlockOperation;
@@ -17,6 +18,8 @@ use uuid::Uuid;
 /// The format of the identity file, and of the directory's layout.
 const FORMAT: u32 = 1;
 const LOCK: &str = "LOCK";
+/// For how long a lock that somebody has is tried again.
+const LOCK_PATIENCE: Duration = Duration::from_millis(400);
 const IDENTITY: &str = "identity.json";
 /// The identity while the log and the store are made.
 const UNFINISHED: &str = "identity.new";
@@ -361,9 +364,27 @@ pub(crate) fn lock(root: &Path) -> Result<File, DirectoryError> {
     Ok(file)
 }
 
-/// Takes the lock, or says who has it.
+/// Takes the lock, or says who has it. A process that is just ending, and one that is between
+/// `fork` and `exec`, hold it for a moment longer than anybody means to.
 fn take(file: &mut File, root: &Path, path: &Path) -> Result<(), DirectoryError> {
-    match rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+    let began = Instant::now();
+    loop {
+        match rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_PATIENCE => {
+                std::thread::park_timeout(LOCK_PATIENCE / 20);
+            }
+            outcome => return judge_lock(outcome, file, root, path),
+        }
+    }
+}
+
+fn judge_lock(
+    outcome: rustix::io::Result<()>,
+    file: &mut File,
+    root: &Path,
+    path: &Path,
+) -> Result<(), DirectoryError> {
+    match outcome {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
