@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
-use cairn_client::{ClusterMap, fetch_map};
 use cairn_core::hot::KeyHash;
 use cairn_core::record::NodeStanding;
 use cairn_proto::pb::hot::v1::hot_keys_client::HotKeysClient;
@@ -54,20 +53,9 @@ pub(crate) fn run(
     })
 }
 
-async fn map(endpoints: &Endpoints) -> Result<ClusterMap, Failure> {
-    let mut why = "no address is given".to_owned();
-    for address in endpoints.addresses() {
-        match fetch_map(endpoints.dialer(), &address, endpoints.timeout()).await {
-            Ok(map) => return Ok(map.as_ref().clone()),
-            Err(reason) => why = reason,
-        }
-    }
-    Err(endpoints.explain(Failure::unavailable(why)))
-}
-
 /// Asks every data node.
 async fn ask(args: &HotkeysArgs, endpoints: &Endpoints) -> Result<Vec<Told>, Failure> {
-    let map = map(endpoints).await?;
+    let map = endpoints.client().await?.map();
     let members = map.nodes.values();
     let members = members.filter(|node| node.standing == NodeStanding::Member);
     let mut asking = JoinSet::new();

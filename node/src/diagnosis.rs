@@ -20,10 +20,9 @@ use serde_json::{Map, Value, json};
 use tonic::{Request, Response, Status};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::grpc::caller_of;
+use crate::grpc::admins_only;
 use crate::http::metrics;
 use crate::settings::{SETTINGS, Values};
-use crate::users::{Role, Users};
 
 /// The name of the service.
 pub(crate) const SERVICE: &str = diagnosis_server::SERVICE_NAME;
@@ -258,14 +257,12 @@ impl Diagnosis for DiagnosisService {
 
 impl DiagnosisService {
     fn admit(self, extensions: &tonic::Extensions) -> Result<(), Status> {
-        if caller_of(extensions).has(Role::Admin) {
-            return Ok(());
-        }
-        Users::note_forbidden(self.listener);
-        Err(Status::permission_denied(
+        admins_only(
+            extensions,
+            self.listener,
             "permission denied: to be told of a node's settings, log and secrets in force takes the \
              role admin",
-        ))
+        )
     }
 }
 

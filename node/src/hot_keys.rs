@@ -5,9 +5,8 @@ use cairn_proto::pb::hot::v1::hot_keys_server::{self, HotKeys, HotKeysServer};
 use cairn_proto::pb::hot::v1::{self as pb, ListReply, ListRequest};
 use tonic::{Request, Response, Status};
 
-use crate::grpc::caller_of;
+use crate::grpc::admins_only;
 use crate::partition::{self, Handle};
-use crate::users::{Role, Users};
 
 /// The name of the service.
 pub(crate) const SERVICE: &str = hot_keys_server::SERVICE_NAME;
@@ -28,12 +27,11 @@ pub(crate) fn service(handle: Handle, listener: &'static str) -> HotKeysServer<H
 #[tonic::async_trait]
 impl HotKeys for HotKeysService {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
-        if !caller_of(request.extensions()).has(Role::Admin) {
-            Users::note_forbidden(self.listener);
-            return Err(Status::permission_denied(
-                "permission denied: to be told of hot keys takes the role admin",
-            ));
-        }
+        admins_only(
+            request.extensions(),
+            self.listener,
+            "permission denied: to be told of hot keys takes the role admin",
+        )?;
         let Some(heated) = self.handle.hot_keys() else {
             return Ok(Response::new(ListReply {
                 off: true,

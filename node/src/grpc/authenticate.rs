@@ -16,7 +16,7 @@ use tonic::body::Body;
 use tonic::{Extensions, Status};
 use tower::{Layer, Service};
 
-use crate::users::{Caller, Checking, Denied, Origin, Users};
+use crate::users::{Caller, Checking, Denied, Origin, Role, Users};
 
 /// Services that answer without a credential: probes of Kubernetes have none.
 const OPEN_TO_ALL: &str = "/grpc.health.v1.Health/";
@@ -27,6 +27,20 @@ pub(crate) const PROBE: &str = "cairn-probe";
 /// Who makes a call.
 pub(crate) fn caller_of(extensions: &Extensions) -> Caller {
     extensions.get().cloned().unwrap_or_else(Caller::nobody)
+}
+
+/// Refuses whoever has not the role admin, in these words, and counts the refusal for the
+/// listener.
+pub(crate) fn admins_only(
+    extensions: &Extensions,
+    listener: &'static str,
+    refusal: &'static str,
+) -> Result<(), Status> {
+    if caller_of(extensions).has(Role::Admin) {
+        return Ok(());
+    }
+    Users::note_forbidden(listener);
+    Err(Status::permission_denied(refusal))
 }
 
 /// What is answered to someone who is not let in: the same, whatever is wrong.

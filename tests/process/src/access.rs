@@ -2,10 +2,10 @@
 //! are looked at for each connection, so that what is in them may be replaced meanwhile.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cairn_client::transport::{Credential, Dialer, TlsSource};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -40,19 +40,7 @@ impl Access {
     /// # Errors
     /// Where the file holds no certificates.
     pub fn tls(&self, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
-        let pem = fs::read(&self.authorities);
-        let pem = pem.with_context(|| self.authorities.display().to_string())?;
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            roots.add(certificate?)?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-        Ok(Arc::new(config))
+        trusting(&self.authorities, protocol)
     }
 
     /// For clients of the Rust library.
@@ -78,4 +66,29 @@ impl Access {
             ..Dialer::default()
         })
     }
+}
+
+/// For clients that trust who is in a PEM file and show no certificate. `protocol` is what gRPC
+/// has to name.
+///
+/// # Errors
+/// Where the file holds no certificates.
+pub(crate) fn trusting(authorities: &Path, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
+    let pem = fs::read(authorities).with_context(|| authorities.display().to_string())?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate?)?;
+    }
+    ensure!(
+        !roots.is_empty(),
+        "{} holds no certificate",
+        authorities.display()
+    );
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+    Ok(Arc::new(config))
 }

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+
+use crate::access;
 
 /// Signs certificates for nodes on loopback, and keeps their files in one folder.
 #[derive(Debug)]
@@ -101,15 +101,6 @@ impl Authority {
     /// # Errors
     /// Where the authority's own certificate cannot be read back.
     pub fn client(&self, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
-        let pem = fs::read(self.directory.join("ca.pem"))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&pem).context("the authority's certificate")?)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-        Ok(Arc::new(config))
+        access::trusting(&self.directory.join("ca.pem"), protocol)
     }
 }

@@ -21,8 +21,10 @@ use crate::coordinator::group::Group;
 use crate::coordinator::leader::{Message, Noted};
 use crate::coordinator::membership::Progress;
 use crate::coordinator::raft::{RaftId, RaftMetrics};
-use crate::grpc::caller_of;
-use crate::users::{Role, Users};
+use crate::grpc::admins_only;
+
+/// The listener, to count whom it refuses.
+const LISTENER: &str = "coordinator-client";
 
 /// What `cairn status` and the status page show.
 #[derive(Debug, Serialize)]
@@ -172,12 +174,11 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::ChangeRequest>,
     ) -> Result<Response<pb::ChangeReply>, Status> {
-        if !caller_of(request.extensions()).has(Role::Admin) {
-            Users::note_forbidden("coordinator-client");
-            return Err(Status::permission_denied(
-                "permission denied: changing the cluster takes the role admin",
-            ));
-        }
+        admins_only(
+            request.extensions(),
+            LISTENER,
+            "permission denied: changing the cluster takes the role admin",
+        )?;
         let request = request.into_inner();
         Ok(Response::new(self.0.change(request).await?))
     }
@@ -186,15 +187,15 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::PlanRequest>,
     ) -> Result<Response<pb::PlanReply>, Status> {
-        let admin = caller_of(request.extensions()).has(Role::Admin);
-        let change = request.into_inner().change;
-        if change.is_some() && !admin {
+        if request.get_ref().change.is_some() {
             // It is placed for, on the leader.
-            Users::note_forbidden("coordinator-client");
-            return Err(Status::permission_denied(
+            admins_only(
+                request.extensions(),
+                LISTENER,
                 "permission denied: planning a change takes the role admin",
-            ));
+            )?;
         }
+        let change = request.into_inner().change;
         self.0.reign()?;
         let command = match change {
             None => None,
