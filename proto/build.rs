@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "cairn/kv/v1/kv.proto",
         "cairn/kv/v1/keyspace.proto",
         "cairn/peer/v1/peer.proto",
+        "cairn/peer/v1/counters.proto",
         "cairn/coordinator/v1/coordinator.proto",
         "cairn/diagnosis/v1/diagnosis.proto",
         "cairn/hot/v1/hot.proto",

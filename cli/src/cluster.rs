@@ -1,6 +1,7 @@
 //! `cluster`: what the cluster agreed on, and changing it while it lives.
 
 use cairn_client::admin::{Change, ResetToken, Settings};
+use cairn_core::counters::Declared;
 use cairn_core::record::ClusterSettings;
 
 use crate::endpoints::{Endpoints, block_on};
@@ -27,7 +28,7 @@ enum ClusterCommand {
     Set {
         /// What to change, as replicationFactor=5
         #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
-        changes: Vec<(String, u64)>,
+        changes: Vec<(String, Assigned)>,
         /// Print what would be copied, and change nothing
         #[arg(long, conflicts_with = "wait")]
         plan: bool,
@@ -39,7 +40,7 @@ enum ClusterCommand {
 }
 
 /// The names that can be set.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "replicationFactor",
     "writeQuorum",
     "minInSync",
@@ -48,9 +49,17 @@ const NAMES: [&str; 8] = [
     "replaceAfterMs",
     "movesPerNode",
     "idempotenceWindow",
+    "counters",
 ];
 
-fn assignment(text: &str) -> Result<(String, u64), String> {
+/// What a setting is set to.
+#[derive(Clone, Debug)]
+enum Assigned {
+    Number(u64),
+    Text(String),
+}
+
+fn assignment(text: &str) -> Result<(String, Assigned), String> {
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| "give NAME=VALUE".to_owned())?;
@@ -60,10 +69,14 @@ fn assignment(text: &str) -> Result<(String, u64), String> {
             NAMES.join(", ")
         ));
     }
+    if name == "counters" {
+        Declared::parse(value).map_err(|error| error.to_string())?;
+        return Ok((name.to_owned(), Assigned::Text(value.to_owned())));
+    }
     let value = value
         .parse()
         .map_err(|_| format!("`{value}` is not a whole number"))?;
-    Ok((name.to_owned(), value))
+    Ok((name.to_owned(), Assigned::Number(value)))
 }
 
 pub(crate) fn run(args: ClusterArgs, endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
@@ -88,9 +101,16 @@ pub(crate) fn run(args: ClusterArgs, endpoints: &Endpoints, format: Format) -> R
     }
 }
 
-fn settings(changes: &[(String, u64)]) -> Result<Settings, Failure> {
+fn settings(changes: &[(String, Assigned)]) -> Result<Settings, Failure> {
     let mut settings = Settings::default();
     for (name, value) in changes {
+        let value = match value {
+            Assigned::Number(value) => value,
+            Assigned::Text(text) => {
+                settings.counters = Some(text.clone());
+                continue;
+            }
+        };
         let small = || {
             u32::try_from(*value)
                 .map(Some)
@@ -134,6 +154,7 @@ fn show(endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
         read_quorum,
         replace_after_ms,
         moves_per_node,
+        counters,
     } = settings;
     let rows = [
         ("replicationFactor", replication_factor.to_string()),
@@ -146,6 +167,7 @@ fn show(endpoints: &Endpoints, format: Format) -> Result<(), Failure> {
         ("replaceAfterMs", replace_after_ms.to_string()),
         ("movesPerNode", moves_per_node.to_string()),
         ("idempotenceWindow", idempotence_window.to_string()),
+        ("counters", counters),
         ("readLevel", read_level.name().to_owned()),
         (
             "readQuorum",
@@ -178,9 +200,9 @@ mod tests {
                 ..Settings::default()
             })
         );
-        assert!(settings(&[("movesPerNode".to_owned(), 1 << 40)]).is_err());
+        assert!(settings(&[("movesPerNode".to_owned(), Assigned::Number(1 << 40))]).is_err());
         for name in NAMES {
-            settings(&[(name.to_owned(), 3)]).expect("every name can be set");
+            settings(&[(name.to_owned(), Assigned::Number(3))]).expect("every name can be set");
         }
     }
 

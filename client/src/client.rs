@@ -727,7 +727,7 @@ pub(crate) fn final_refusal(refusal: &KvError) -> Option<Error> {
         }),
         KvError::Unsupported { what } => Some(Error::Unsupported { what: what.clone() }),
         KvError::PermissionDenied { what } => Some(Error::PermissionDenied { what: what.clone() }),
-        KvError::CrossPartition => Some(Error::Invalid {
+        KvError::CrossPartition | KvError::IsCounter => Some(Error::Invalid {
             field: "key".to_owned(),
             problem: refusal.to_string(),
         }),
@@ -736,6 +736,7 @@ pub(crate) fn final_refusal(refusal: &KvError) -> Option<Error> {
         | KvError::Unknown
         | KvError::Unjudged { .. }
         | KvError::Overloaded
+        | KvError::Striped(_)
         | KvError::NoMap => None,
     }
 }

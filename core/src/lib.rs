@@ -5,6 +5,7 @@
 //! - [`kv`]: what a write means: evaluation, the idempotence table, encoding.
 //! - [`cluster`]: what the coordinators decide: ring, placement, the state machine
 //!   behind their Raft log, failure detection, promotion.
+//! - [`counters`]: keys whose additions are spread over partitions.
 //! - [`slots`], [`ids`], [`record`]: the words that all of them share.
 //! - [`seeded`]: mistakes for the simulator to find, which no shipped build can have.
 //!
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod counters;
 pub mod hot;
 pub mod ids;
 pub mod kv;

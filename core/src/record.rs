@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counters::Declared;
 use crate::ids::{Epoch, MapVersion, NodeId, PartitionId, ReplicaId};
 use crate::kv::request::ReadLevel;
 use crate::seeded::{Bug, is_seeded};
@@ -318,6 +319,18 @@ pub struct ClusterSettings {
     /// The most replicas that are made at a time on one node, and of one node's partitions.
     #[serde(default = "moves_per_node")]
     pub moves_per_node: u8,
+    /// Which keys may become striped counters, as [`crate::counters::Declared`] spells it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub counters: String,
+}
+
+impl ClusterSettings {
+    /// Which keys may become striped counters; none where it cannot be read, which no
+    /// settings are that were agreed on.
+    #[must_use]
+    pub fn declared_counters(&self) -> Declared {
+        Declared::parse(&self.counters).unwrap_or_default()
+    }
 }
 
 // What clusters have that were made before these settings.

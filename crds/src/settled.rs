@@ -20,4 +20,16 @@ impl KvClusterSpec {
                 .min(self.replication_factor.div_ceil(2))
         })
     }
+
+    /// Which keys may become striped counters, as the nodes' settings spell it.
+    #[must_use]
+    pub fn declared_counters(&self) -> String {
+        let mut items: Vec<String> = self
+            .counters
+            .iter()
+            .map(|counter| format!("{}={}", counter.prefix, counter.stripes))
+            .collect();
+        items.sort_unstable();
+        items.join(",")
+    }
 }

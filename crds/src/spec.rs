@@ -147,6 +147,16 @@ pub struct KvClusterSpec {
     #[schemars(range(min = 1, max = 1024))]
     pub virtual_nodes: u32,
 
+    /// Keys that may become striped counters, whose additions are spread over several
+    /// partitions, by prefix. A prefix that is taken out gets no stripes any more: its
+    /// counters are put together again as they are added to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["prefix"])
+    )]
+    pub counters: Vec<CounterSpec>,
+
     /// How soon failures are noticed and mended.
     #[serde(default)]
     pub timings: TimingsSpec,
@@ -417,6 +427,19 @@ pub struct LimitsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 16_777_216))]
     pub idempotence_window: Option<u32>,
+}
+
+/// Keys that may become striped counters.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CounterSpec {
+    /// What the keys begin with.
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\s,=]+$"))]
+    pub prefix: String,
+    /// Over how many stripes the additions to one of them are spread; 0: none any more. About
+    /// as many as there are data nodes, or a small multiple, serve best.
+    #[schemars(range(min = 0, max = 64))]
+    pub stripes: u32,
 }
 
 /// Who must show certificates to whom.

@@ -267,6 +267,7 @@ fn agreed(settings: &AgreedSettings) -> Settings {
         replace_after_ms,
         moves_per_node,
         idempotence_window,
+        ref counters,
     } = *settings;
     Settings {
         replication_factor,
@@ -277,6 +278,7 @@ fn agreed(settings: &AgreedSettings) -> Settings {
         replace_after_ms,
         moves_per_node,
         idempotence_window,
+        counters: counters.clone(),
     }
 }
 

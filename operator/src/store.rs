@@ -236,6 +236,9 @@ pub struct Settings {
     pub moves_per_node: u32,
     /// Sequenced writes that a partition remembers.
     pub idempotence_window: u32,
+    /// Which keys may become striped counters, as `PREFIX=STRIPES,...`.
+    #[serde(default)]
+    pub counters: String,
 }
 
 fn word(value: &serde_json::Value) -> &str {

@@ -195,6 +195,7 @@ fn resolve(spec: &KvClusterSpec) -> Result<ResolvedSettings, Vec<SettingsError>>
         moves_per_node: timings
             .moves_per_node
             .map(|moves| u8::try_from(moves).unwrap_or(u8::MAX)),
+        counters: Some(spec.declared_counters()),
     }
     .resolve()
 }
@@ -631,5 +632,9 @@ fn remedy(error: &SettingsError) -> (&'static str, &'static str) {
         SettingsError::ReplaceAfter(_) => ("spec.timings.replaceAfterMs", BOUNDS),
         SettingsError::MovesPerNode(_) => ("spec.timings.movesPerNode", BOUNDS),
         SettingsError::IdempotenceWindow(_) => ("spec.limits.idempotenceWindow", BOUNDS),
+        SettingsError::Counters(_) => (
+            "spec.counters",
+            "Give each prefix once, of printable characters, with at most 64 stripes",
+        ),
     }
 }

@@ -1,6 +1,8 @@
 //! Requests of clients, their answers, and the reasons for having none.
 
 use bytes::Bytes;
+use cairn_core::counters::Control;
+use cairn_core::counters::machine::Learned;
 use cairn_core::ids::{Epoch, Index, PartitionId, Position};
 use cairn_core::kv::request::{
     Condition, Expiry, RequestError, Sequenced, Value, WriteOp, WriteOutcome, WriteReply,
@@ -152,7 +154,11 @@ impl TryFrom<WriteRequest> for pb::call::Request {
                 sequenced,
                 write_level: 0,
             }),
-            other @ (WriteOp::Expire { .. } | WriteOp::Splice { .. }) => {
+            other @ (WriteOp::Expire { .. }
+            | WriteOp::Splice { .. }
+            | WriteOp::Establish { .. }
+            | WriteOp::Seal { .. }
+            | WriteOp::Conclude { .. }) => {
                 return Err(Malformed::new(
                     "request",
                     format!("has no message: {other:?}"),
@@ -337,12 +343,14 @@ impl From<Value> for pb::Value {
             data,
             version,
             expires_at,
+            counter,
         }: Value,
     ) -> Self {
         Self {
             data,
             version: Some(version.into()),
             expires_at_ms: expires_at,
+            counter: counter.map(|control| (*control).into()),
         }
     }
 }
@@ -355,6 +363,7 @@ impl TryFrom<pb::Value> for Value {
             data,
             version,
             expires_at_ms,
+            counter,
         }: pb::Value,
     ) -> Result<Self, Malformed> {
         bounded(data.len(), limits::VALUE_BYTES, "data")?;
@@ -362,6 +371,7 @@ impl TryFrom<pb::Value> for Value {
             data,
             version: position(version, "version")?,
             expires_at: expires_at_ms,
+            counter: counter.map(Control::try_from).transpose()?.map(Box::new),
         })
     }
 }
@@ -595,6 +605,13 @@ pub enum KvError {
         /// What it may not do.
         what: String,
     },
+    /// The key is a striped counter, which this cannot be done to. Nothing was done.
+    #[error("{}", RequestError::IsCounter)]
+    IsCounter,
+    /// The key is a striped counter: one of its stripes is to be incremented. Nothing was
+    /// done.
+    #[error("{}", RequestError::Striped(*.0))]
+    Striped(Learned),
     /// Understood, and not offered by this server.
     #[error("not supported by this server: {what}")]
     Unsupported {
@@ -632,6 +649,8 @@ impl KvError {
             RequestError::Overloaded => Self::Overloaded,
             RequestError::CrossPartition => Self::CrossPartition,
             RequestError::NoMap => Self::NoMap,
+            RequestError::IsCounter => Self::IsCounter,
+            RequestError::Striped(learned) => Self::Striped(learned),
         }
     }
 
@@ -639,7 +658,7 @@ impl KvError {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::Moved { .. } => Code::FailedPrecondition,
+            Self::Moved { .. } | Self::IsCounter | Self::Striped(_) => Code::FailedPrecondition,
             Self::NotReady { .. } | Self::NoMap => Code::Unavailable,
             Self::Unknown => Code::Unknown,
             Self::Unjudged { .. } => Code::Aborted,
@@ -700,6 +719,8 @@ impl From<KvError> for pb::Error {
             KvError::Overloaded => Kind::Overloaded(pb::Overloaded {}),
             KvError::CrossPartition => Kind::CrossPartition(pb::CrossPartition {}),
             KvError::NoMap => Kind::NoMap(pb::NoMap {}),
+            KvError::IsCounter => Kind::IsCounter(pb::IsCounter {}),
+            KvError::Striped(learned) => Kind::Striped(learned.into()),
             KvError::Invalid { field, problem } => Kind::Invalid(pb::Invalid { field, problem }),
             KvError::Unsupported { what } => Kind::Unsupported(pb::Unsupported { what }),
             KvError::PermissionDenied { what } => {
@@ -738,6 +759,8 @@ impl TryFrom<pb::Error> for KvError {
             Kind::Overloaded(pb::Overloaded {}) => Self::Overloaded,
             Kind::CrossPartition(pb::CrossPartition {}) => Self::CrossPartition,
             Kind::NoMap(pb::NoMap {}) => Self::NoMap,
+            Kind::IsCounter(pb::IsCounter {}) => Self::IsCounter,
+            Kind::Striped(striped) => Self::Striped(striped.try_into()?),
             Kind::Invalid(pb::Invalid { field, problem }) => Self::Invalid { field, problem },
             Kind::Unsupported(pb::Unsupported { what }) => Self::Unsupported { what },
             Kind::PermissionDenied(pb::PermissionDenied { what }) => {

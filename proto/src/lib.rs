@@ -10,6 +10,7 @@
 
 pub mod batch;
 mod coordinator;
+pub mod counters;
 mod detach;
 pub mod keyspace;
 pub mod kv;

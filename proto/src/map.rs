@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_core::counters::Declared;
 use cairn_core::ids::{Epoch, Index, MapVersion, Mark, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{
@@ -402,6 +403,7 @@ impl From<&ClusterSettings> for pb::ClusterSettings {
             read_quorum,
             replace_after_ms,
             moves_per_node,
+            counters,
         }: &ClusterSettings,
     ) -> Self {
         Self {
@@ -419,6 +421,7 @@ impl From<&ClusterSettings> for pb::ClusterSettings {
             read_quorum: u32::from(*read_quorum),
             replace_after_ms: *replace_after_ms,
             moves_per_node: u32::from(*moves_per_node),
+            counters: counters.clone(),
         }
     }
 }
@@ -442,6 +445,7 @@ impl TryFrom<pb::ClusterSettings> for ClusterSettings {
             read_quorum,
             replace_after_ms,
             moves_per_node,
+            counters,
         }: pb::ClusterSettings,
     ) -> Result<Self, Malformed> {
         if partitions as usize > limits::PARTITIONS {
@@ -468,6 +472,10 @@ impl TryFrom<pb::ClusterSettings> for ClusterSettings {
             read_quorum: narrow(read_quorum, "read_quorum")?,
             replace_after_ms,
             moves_per_node: narrow(moves_per_node, "moves_per_node")?,
+            counters: match Declared::parse(&counters) {
+                Ok(_) => counters,
+                Err(error) => return Err(Malformed::new("counters", error.to_string())),
+            },
         })
     }
 }

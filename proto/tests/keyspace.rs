@@ -35,11 +35,8 @@ fn position() -> impl Strategy<Value = Position> {
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    (bytes(), position(), option::of(any::<u64>())).prop_map(|(data, version, expires_at)| Value {
-        data,
-        version,
-        expires_at,
-    })
+    (bytes(), position(), option::of(any::<u64>()))
+        .prop_map(|(data, version, expires_at)| Value::string(data, version, expires_at))
 }
 
 fn event() -> impl Strategy<Value = KeyEvent> {

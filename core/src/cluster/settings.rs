@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::counters::Declared;
 use crate::kv::request::ReadLevel;
 use crate::record::ClusterSettings;
 use crate::slots::SLOTS;
@@ -95,6 +96,8 @@ pub struct SettingsRequest {
     pub replace_after_ms: Option<u64>,
     /// Replicas that are made at a time on one node.
     pub moves_per_node: Option<u8>,
+    /// Which keys may become striped counters.
+    pub counters: Option<String>,
 }
 
 /// Settings that were taken, and what should be said about them.
@@ -210,6 +213,9 @@ pub enum SettingsError {
     /// No or too many moves at a time.
     #[error("movesPerNode {0} is not between 1 and 64")]
     MovesPerNode(u8),
+    /// Counters that cannot be declared so.
+    #[error("counters: {0}")]
+    Counters(String),
 }
 
 /// What is taken, and should still be known.
@@ -304,6 +310,7 @@ impl SettingsRequest {
             read_quorum: self.read_quorum.unwrap_or(0),
             replace_after_ms: self.replace_after_ms.unwrap_or(REPLACE_AFTER_MS_DEFAULT),
             moves_per_node: self.moves_per_node.unwrap_or(MOVES_PER_NODE_DEFAULT),
+            counters: self.counters.clone().unwrap_or_default(),
         };
         let mut errors = check(&settings);
         if self.preset == Some(Preset::Strong) && write_quorum < majority(replication_factor) {
@@ -351,7 +358,7 @@ impl SettingsRequest {
 }
 
 /// What a person wants changed while the cluster lives; everything unsaid stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SettingsChange {
     /// RF.
     pub replication_factor: Option<u8>,
@@ -370,6 +377,9 @@ pub struct SettingsChange {
     pub moves_per_node: Option<u8>,
     /// Sequenced writes remembered per partition.
     pub idempotence_window: Option<u32>,
+    /// Which keys may become striped counters: all of them, as
+    /// [`crate::counters::Declared`] spells them.
+    pub counters: Option<String>,
 }
 
 impl SettingsChange {
@@ -403,6 +413,10 @@ impl SettingsChange {
             idempotence_window: self.idempotence_window.unwrap_or(agreed.idempotence_window),
             // More than there are cannot be asked.
             read_quorum: agreed.read_quorum.min(replication_factor),
+            counters: self
+                .counters
+                .clone()
+                .unwrap_or_else(|| agreed.counters.clone()),
             ..agreed.clone()
         }
     }
@@ -433,6 +447,7 @@ pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
         read_quorum: _,
         replace_after_ms,
         moves_per_node,
+        ref counters,
     } = settings;
     let mut errors = Vec::new();
     if !(1..=REPLICATION_FACTOR_MAX).contains(&replication_factor) {
@@ -485,6 +500,9 @@ pub fn check(settings: &ClusterSettings) -> Vec<SettingsError> {
     }
     if !(1..=64).contains(&moves_per_node) {
         errors.push(SettingsError::MovesPerNode(moves_per_node));
+    }
+    if let Err(error) = Declared::parse(counters) {
+        errors.push(SettingsError::Counters(error.to_string()));
     }
     errors
 }

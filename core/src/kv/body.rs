@@ -38,8 +38,10 @@ pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most bytes of keys and values that one entry may bring: it has to fit into a
 /// message between nodes.
 pub const ENTRY_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// The type of a string, the only one so far ([`StoredValue::kind`]).
+/// The type of a string ([`StoredValue::kind`]).
 pub const KIND_STRING: u8 = 0;
+/// The type of a striped counter, whose data is a [`crate::counters::Control`].
+pub const KIND_COUNTER: u8 = 1;
 /// The row of the idempotence table under which stands through which position rows
 /// were forgotten. Entries count from 1, so no entry has a row here.
 pub const FORGOTTEN_ROW: Index = Index::ZERO;
@@ -63,7 +65,7 @@ const FORGOTTEN_FORMAT: u8 = 2;
 pub struct StoredValue {
     /// When it expires: milliseconds since the Unix epoch.
     pub expires_at: Option<u64>,
-    /// Its type; [`KIND_STRING`].
+    /// Its type; [`KIND_STRING`] or [`KIND_COUNTER`].
     pub kind: u8,
     /// The bytes.
     pub data: Bytes,

@@ -17,10 +17,13 @@
 //!   comes of it, a refusal too, is recorded in the entry that answers it (rule 8).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::body::{EntryBody, KIND_STRING, SequencedRecord, StoredValue, VersionedValue};
+use super::body::{
+    EntryBody, KIND_COUNTER, KIND_STRING, SequencedRecord, StoredValue, VersionedValue,
+};
 use super::expiry::{DueKey, ExpiryRow, due_second};
 use super::integer;
 use super::request::{
@@ -29,6 +32,8 @@ use super::request::{
 };
 use super::table::{Judgement, Table};
 use super::wire::DecodeError;
+use crate::counters::Declared;
+use crate::counters::control::StripeValue;
 use crate::ids::{Index, Position};
 use crate::replication::{EntryKind, LogEntry};
 use crate::seeded::{Bug, is_seeded};
@@ -73,6 +78,9 @@ pub enum Evaluation {
     Unjudged,
     /// The values of these keys are wanted first, see [`Bases`].
     NeedBase(Vec<Bytes>),
+    /// The key is a striped counter, to which this cannot be done as it is. Nothing is to
+    /// be done.
+    IsCounter,
     /// The table is wanted first, see [`Evaluator::set_table`].
     NeedTable,
 }
@@ -98,6 +106,8 @@ pub struct Evaluator {
     unapplied: VecDeque<(Index, Bytes)>,
     table: Option<Table>,
     window: u32,
+    /// Which keys may be striped counters.
+    counters: Arc<Declared>,
 }
 
 impl Evaluator {
@@ -114,6 +124,11 @@ impl Evaluator {
     /// Another window, from the cluster's settings.
     pub fn set_window(&mut self, window: u32) {
         self.window = window;
+    }
+
+    /// Which keys may be striped counters, from the cluster's settings.
+    pub fn set_counters(&mut self, counters: Arc<Declared>) {
+        self.counters = counters;
     }
 
     /// Takes over entries of the log that the store has not applied, in order.
@@ -238,6 +253,25 @@ impl Evaluator {
                 data,
                 bytes_max,
             } => view.splice(key, *offset, data, *bytes_max),
+            WriteOp::Establish {
+                key,
+                condition,
+                control,
+                expiry,
+            } => view.establish(key, control, *condition, *expiry),
+            WriteOp::Seal { key, expires_at } => view.seal(key, *expires_at),
+            WriteOp::Conclude {
+                key,
+                version,
+                to,
+                previous,
+            } => match view.conclude(key, *version, to.as_ref(), previous.as_ref()) {
+                // Not remembered.
+                Ok((writes, outcome)) if writes.is_empty() => {
+                    return Evaluation::Refuse { outcome };
+                }
+                other => other,
+            },
             WriteOp::Batch { operations } => view.batch(operations),
         };
         match evaluated {
@@ -245,7 +279,8 @@ impl Evaluator {
                 let unindexed = view.left_behind(&writes);
                 self.conclude(name, writes, unindexed, outcome)
             }
-            Err(Missing(keys)) => Evaluation::NeedBase(keys),
+            Err(Halt::Missing(keys)) => Evaluation::NeedBase(keys),
+            Err(Halt::Counter) => Evaluation::IsCounter,
         }
     }
 
@@ -262,7 +297,7 @@ impl Evaluator {
         for DueKey { key, row } in due {
             let looked = match view.look(key) {
                 Ok(looked) => looked,
-                Err(Missing(keys)) => {
+                Err(keys) => {
                     missing.extend(keys);
                     continue;
                 }
@@ -333,10 +368,21 @@ const LEFT_BEHIND_BYTES_MAX: usize = 256 * 1024;
 
 type Write = (Bytes, Option<StoredValue>);
 
-/// These keys' values are not at hand.
-struct Missing(Vec<Bytes>);
+/// Why a write cannot be judged.
+enum Halt {
+    /// These keys' values are not at hand.
+    Missing(Vec<Bytes>),
+    /// It is for a striped counter, and does not know that.
+    Counter,
+}
 
-type Evaluated = Result<(Vec<Write>, WriteOutcome), Missing>;
+impl From<Vec<Bytes>> for Halt {
+    fn from(missing: Vec<Bytes>) -> Self {
+        Self::Missing(missing)
+    }
+}
+
+type Evaluated = Result<(Vec<Write>, WriteOutcome), Halt>;
 
 /// What a look at a key finds.
 struct Looked {
@@ -346,6 +392,14 @@ struct Looked {
     lapsed: bool,
     /// When the value that is there expires, or did.
     expires_at: Option<u64>,
+}
+
+impl Looked {
+    fn is_counter(&self) -> bool {
+        self.live
+            .as_ref()
+            .is_some_and(|current| current.value.kind == KIND_COUNTER)
+    }
 }
 
 /// The keys as they stand at the head of the log.
@@ -367,14 +421,15 @@ impl<'a, B: Bases> View<'a, B> {
         }
     }
 
-    fn look(&self, key: &Bytes) -> Result<Looked, Missing> {
+    /// The keys that are wanted first, where they are.
+    fn look(&self, key: &Bytes) -> Result<Looked, Vec<Bytes>> {
         let found = match self.draft.get(key) {
             // Conditions were judged before there was a draft: its versions say nothing.
             Some(drafted) => drafted.clone().map(|value| (Position::ZERO, value)),
             None => match self.evaluator.overlay.get(key) {
                 Some(Pending { version, value }) => value.clone().map(|value| (*version, value)),
                 None => match self.bases.base(key) {
-                    None => return Err(Missing(vec![key.clone()])),
+                    None => return Err(vec![key.clone()]),
                     Some(base) => base.map(|VersionedValue { version, value }| (version, value)),
                 },
             },
@@ -389,6 +444,19 @@ impl<'a, B: Bases> View<'a, B> {
             lapsed: lapsed && !is_seeded(Bug::ExpireWithoutEntry),
             expires_at,
         })
+    }
+
+    fn look_for_string(&self, key: &Bytes) -> Result<Looked, Halt> {
+        let looked = self.look(key)?;
+        if looked.is_counter() {
+            return Err(Halt::Counter);
+        }
+        Ok(looked)
+    }
+
+    /// Whether the key may be a striped counter, so that nothing can be done to it blindly.
+    fn may_count(&self, key: &[u8]) -> bool {
+        self.evaluator.counters.stripes(key).is_some()
     }
 
     /// The rows of the expiry index that are of the values which these writes replace
@@ -433,8 +501,11 @@ impl<'a, B: Bases> View<'a, B> {
         expiry: Expiry,
         return_previous: bool,
     ) -> Evaluated {
-        let blind = is_blind(condition, expiry) && !return_previous;
+        let blind = is_blind(condition, expiry) && !return_previous && !self.may_count(key);
         let looked = if blind { None } else { Some(self.look(key)?) };
+        if looked.as_ref().is_some_and(Looked::is_counter) {
+            return Err(Halt::Counter);
+        }
         let lapsed = looked.as_ref().is_some_and(|looked| looked.lapsed);
         let live = looked.and_then(|looked| looked.live);
         let previous = live
@@ -463,7 +534,7 @@ impl<'a, B: Bases> View<'a, B> {
     }
 
     fn delete(&self, key: &Bytes, condition: Condition) -> Evaluated {
-        let Looked { live, lapsed, .. } = self.look(key)?;
+        let Looked { live, lapsed, .. } = self.look_for_string(key)?;
         if !holds(condition, live.as_ref()) {
             let outcome = WriteOutcome::ConditionFailed {
                 version: live.map(|current| current.version),
@@ -477,7 +548,7 @@ impl<'a, B: Bases> View<'a, B> {
     }
 
     fn increment(&self, key: &Bytes, delta: i64) -> Evaluated {
-        let Looked { live, lapsed, .. } = self.look(key)?;
+        let Looked { live, lapsed, .. } = self.look_for_string(key)?;
         let before = match &live {
             None => 0,
             Some(current) => match integer::parse(&current.value.data) {
@@ -503,7 +574,7 @@ impl<'a, B: Bases> View<'a, B> {
         condition: ExpiryCondition,
         return_value: bool,
     ) -> Evaluated {
-        let Looked { live, lapsed, .. } = self.look(key)?;
+        let Looked { live, lapsed, .. } = self.look_for_string(key)?;
         let Some(Current { version, value }) = live else {
             let outcome = WriteOutcome::ConditionFailed {
                 version: None,
@@ -538,7 +609,7 @@ impl<'a, B: Bases> View<'a, B> {
         data: &Bytes,
         bytes_max: usize,
     ) -> Evaluated {
-        let Looked { live, lapsed, .. } = self.look(key)?;
+        let Looked { live, lapsed, .. } = self.look_for_string(key)?;
         let length = live.as_ref().map_or(0, |current| current.value.data.len());
         if offset.is_some() && data.is_empty() {
             // Redis makes no zeros, and no key, for nothing.
@@ -566,6 +637,93 @@ impl<'a, B: Bases> View<'a, B> {
         Ok((vec![(key.clone(), Some(new))], outcome))
     }
 
+    fn establish(
+        &self,
+        key: &Bytes,
+        control: &Bytes,
+        condition: Condition,
+        expiry: Expiry,
+    ) -> Evaluated {
+        let Looked { live, lapsed, .. } = self.look(key)?;
+        // A primary that does not know of the prefix would let a blind write of another
+        // pass (it may have the settings of before): it makes no counter.
+        if !self.may_count(key) || !holds(condition, live.as_ref()) {
+            let outcome = WriteOutcome::ConditionFailed {
+                version: live.map(|current| current.version),
+                previous: None,
+            };
+            return Ok((expiry_writes(key, lapsed), outcome));
+        }
+        let new = self.timely(StoredValue {
+            expires_at: new_expiry(expiry, live.and_then(|current| current.value.expires_at)),
+            kind: KIND_COUNTER,
+            data: control.clone(),
+        });
+        Ok((
+            vec![(key.clone(), new)],
+            WriteOutcome::Set { previous: None },
+        ))
+    }
+
+    /// Writes nothing where the version is another one.
+    fn conclude(
+        &self,
+        key: &Bytes,
+        version: Position,
+        to: Option<&(Bytes, Option<u64>)>,
+        previous: Option<&Bytes>,
+    ) -> Evaluated {
+        let looked = self.look(key)?;
+        if !looked.is_counter() || !holds(Condition::Version(version), looked.live.as_ref()) {
+            let outcome = WriteOutcome::ConditionFailed {
+                version: looked.live.map(|current| current.version),
+                previous: None,
+            };
+            return Ok((Vec::new(), outcome));
+        }
+        let (value, outcome) = match to {
+            None => (None, WriteOutcome::Deleted { count: 1 }),
+            Some((data, expires_at)) => {
+                let new = self.timely(StoredValue {
+                    expires_at: *expires_at,
+                    kind: KIND_STRING,
+                    data: data.clone(),
+                });
+                let previous = previous.cloned();
+                (new, WriteOutcome::Set { previous })
+            }
+        };
+        Ok((vec![(key.clone(), value)], outcome))
+    }
+
+    fn seal(&self, key: &Bytes, expires_at: u64) -> Evaluated {
+        let looked = self.look_for_string(key)?;
+        let before = match &looked.live {
+            None => Some(StripeValue {
+                sum: 0,
+                is_sealed: false,
+            }),
+            Some(current) => StripeValue::parse(&current.value.data),
+        };
+        let Some(StripeValue { sum, is_sealed }) = before else {
+            return Ok((Vec::new(), WriteOutcome::NotAnInteger));
+        };
+        let mut writes = expiry_writes(key, looked.lapsed);
+        if !is_sealed {
+            let sealed = StripeValue {
+                sum,
+                is_sealed: true,
+            };
+            let new = StoredValue {
+                expires_at: Some(expires_at),
+                kind: KIND_STRING,
+                data: sealed.spell(),
+            };
+            writes = vec![(key.clone(), Some(new))];
+        }
+        Ok((writes, WriteOutcome::Integer(sum)))
+    }
+
     /// All conditions are judged against the state before the batch; then each
     /// operation sees what those before it did.
     fn batch(&mut self, operations: &[BatchOperation]) -> Evaluated {
@@ -574,16 +732,19 @@ impl<'a, B: Bases> View<'a, B> {
         let mut refused = None;
         for (at, operation) in operations.iter().enumerate() {
             let BatchOperation { key, condition, .. } = operation;
-            if is_blind_operation(operation) {
+            if is_blind_operation(operation) && !self.may_count(key) {
                 continue;
             }
             let looked = match self.look(key) {
                 Ok(looked) => looked,
-                Err(Missing(keys)) => {
+                Err(keys) => {
                     missing.extend(keys);
                     continue;
                 }
             };
+            if looked.is_counter() {
+                return Err(Halt::Counter);
+            }
             if looked.lapsed {
                 lapsed.insert(key.clone(), None);
             }
@@ -596,7 +757,7 @@ impl<'a, B: Bases> View<'a, B> {
             }
         }
         if !missing.is_empty() {
-            return Err(Missing(missing));
+            return Err(Halt::Missing(missing));
         }
         let outcome = match refused {
             None => self.draft(operations)?,
@@ -612,7 +773,7 @@ impl<'a, B: Bases> View<'a, B> {
 
     /// Carries out the operations of a batch on the draft, up to the first that cannot
     /// be. Returns what comes of the batch.
-    fn draft(&mut self, operations: &[BatchOperation]) -> Result<WriteOutcome, Missing> {
+    fn draft(&mut self, operations: &[BatchOperation]) -> Result<WriteOutcome, Halt> {
         let mut outcomes = Vec::with_capacity(operations.len());
         for (at, BatchOperation { key, action, .. }) in operations.iter().enumerate() {
             let (writes, outcome) = match action {
@@ -654,7 +815,7 @@ fn holds(condition: Condition, current: Option<&Current>) -> bool {
     }
 }
 
-fn new_expiry(expiry: Expiry, old: Option<u64>) -> Option<u64> {
+pub(crate) fn new_expiry(expiry: Expiry, old: Option<u64>) -> Option<u64> {
     match expiry {
         Expiry::Never => None,
         Expiry::Keep => old,
@@ -663,7 +824,7 @@ fn new_expiry(expiry: Expiry, old: Option<u64>) -> Option<u64> {
 }
 
 /// Whether an expiry may be changed so. To live for ever is to live longest.
-fn may_expire(condition: ExpiryCondition, old: Option<u64>, new: Option<u64>) -> bool {
+pub(crate) fn may_expire(condition: ExpiryCondition, old: Option<u64>, new: Option<u64>) -> bool {
     let time = |expiry: Option<u64>| expiry.map_or(u128::MAX, u128::from);
     let expires = old.is_some();
     let sooner = time(new) < time(old);

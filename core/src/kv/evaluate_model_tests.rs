@@ -289,6 +289,9 @@ impl Model {
                 WriteOutcome::Integer(length)
             }
             WriteOp::Batch { operations } => self.batch(now, operations),
+            WriteOp::Establish { .. } | WriteOp::Seal { .. } | WriteOp::Conclude { .. } => {
+                unreachable!("not drawn")
+            }
         }
     }
 }

@@ -6,6 +6,11 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::body::{KIND_COUNTER, StoredValue};
+use super::integer;
+use super::wire::DecodeError;
+use crate::counters::Control;
+use crate::counters::machine::Learned;
 use crate::ids::{Epoch, PartitionId, Position};
 use crate::record::Member;
 
@@ -236,6 +241,39 @@ pub enum WriteOp {
         /// The most bytes that the value may then have.
         bytes_max: usize,
     },
+    /// Begins an edition of a striped counter, or tells what it came to: makes the key a
+    /// value of kind [`super::body::KIND_COUNTER`]. Not for clients.
+    Establish {
+        /// The counter's key.
+        key: Bytes,
+        /// When it may.
+        condition: Condition,
+        /// The encoded [`crate::counters::Control`].
+        control: Bytes,
+        /// Its expiry.
+        expiry: Expiry,
+    },
+    /// Seals a stripe of a counter, after which it takes no addition; a missing key counts
+    /// as 0. Not for clients.
+    Seal {
+        /// The stripe's key.
+        key: Bytes,
+        /// When the seal goes: milliseconds since the Unix epoch.
+        expires_at: u64,
+    },
+    /// Ends a striped counter, all of whose stripes are sealed. Where the key has another
+    /// version by now it is refused, and the refusal is not remembered: whoever ends it tries
+    /// again under the same name. Not for clients.
+    Conclude {
+        /// The counter's key.
+        key: Bytes,
+        /// The version that it must have.
+        version: Position,
+        /// The value that follows, and when it expires; `None`: the key is deleted.
+        to: Option<(Bytes, Option<u64>)>,
+        /// What the counter was, where the answer is to tell.
+        previous: Option<Bytes>,
+    },
     /// Several operations on keys of one partition, all or nothing, as one entry. Each
     /// sees what those before it did.
     Batch {
@@ -252,7 +290,10 @@ impl WriteOp {
             | Self::Delete { key, .. }
             | Self::Increment { key, .. }
             | Self::Expire { key, .. }
-            | Self::Splice { key, .. } => (Some(key), &[]),
+            | Self::Splice { key, .. }
+            | Self::Establish { key, .. }
+            | Self::Seal { key, .. }
+            | Self::Conclude { key, .. } => (Some(key), &[]),
             Self::Batch { operations } => (None, operations),
         };
         one.into_iter().chain(several.iter().map(|o| &o.key))
@@ -263,7 +304,12 @@ impl WriteOp {
         let (one, several): (_, &[BatchOperation]) = match self {
             Self::Set { value, .. } => (Some(value), &[]),
             Self::Splice { data, .. } => (Some(data), &[]),
-            Self::Delete { .. } | Self::Increment { .. } | Self::Expire { .. } => (None, &[]),
+            Self::Establish { control, .. } => (Some(control), &[]),
+            Self::Conclude { to, .. } => (to.as_ref().map(|(value, _)| value), &[]),
+            Self::Delete { .. }
+            | Self::Increment { .. }
+            | Self::Expire { .. }
+            | Self::Seal { .. } => (None, &[]),
             Self::Batch { operations } => (None, operations),
         };
         one.into_iter()
@@ -280,8 +326,12 @@ impl WriteOp {
             }
             | Self::Increment { key, .. }
             | Self::Expire { key, .. }
-            | Self::Splice { key, .. } => (Some(key), &[]),
-            Self::Set { .. } | Self::Delete { .. } => (None, &[]),
+            | Self::Splice { key, .. }
+            | Self::Seal { key, .. } => (Some(key), &[]),
+            Self::Set { .. }
+            | Self::Delete { .. }
+            | Self::Establish { .. }
+            | Self::Conclude { .. } => (None, &[]),
             Self::Batch { operations } => (None, operations),
         };
         let increments = several
@@ -303,9 +353,14 @@ impl WriteOp {
                 data,
                 bytes_max,
             } => EACH + key.len() + data.len() + offset.unwrap_or(0).min(*bytes_max),
-            Self::Delete { key, .. } | Self::Increment { key, .. } | Self::Expire { key, .. } => {
-                EACH + key.len()
+            Self::Establish { key, control, .. } => EACH + key.len() + control.len(),
+            Self::Conclude { key, to, .. } => {
+                EACH + key.len() + to.as_ref().map_or(0, |(value, _)| value.len())
             }
+            Self::Delete { key, .. }
+            | Self::Increment { key, .. }
+            | Self::Expire { key, .. }
+            | Self::Seal { key, .. } => EACH + key.len(),
             Self::Batch { operations } => operations.iter().map(|o| EACH + o.bytes()).sum(),
         }
     }
@@ -379,6 +434,43 @@ pub struct Value {
     pub version: Position,
     /// When it expires: milliseconds since the Unix epoch.
     pub expires_at: Option<u64>,
+    /// Of a striped counter: its edition. The bytes then say what the counter was when it was
+    /// last added up.
+    pub counter: Option<Box<Control>>,
+}
+
+impl Value {
+    /// A string.
+    #[must_use]
+    pub fn string(data: Bytes, version: Position, expires_at: Option<u64>) -> Self {
+        Self {
+            data,
+            version,
+            expires_at,
+            counter: None,
+        }
+    }
+
+    /// What the store holds, as a read returns it.
+    ///
+    /// # Errors
+    /// Where it is a counter whose edition cannot be decoded.
+    pub fn of(version: Position, stored: StoredValue) -> Result<Self, DecodeError> {
+        let StoredValue {
+            expires_at,
+            kind,
+            data,
+        } = stored;
+        if kind != KIND_COUNTER {
+            return Ok(Self::string(data, version, expires_at));
+        }
+        let control = Control::decode(&data)?;
+        Ok(Self {
+            data: integer::spell(control.total),
+            counter: Some(Box::new(control)),
+            ..Self::string(data, version, expires_at)
+        })
+    }
 }
 
 /// Why a request was not answered.
@@ -423,4 +515,13 @@ pub enum RequestError {
     /// There is no map yet: the cluster has not been made.
     #[error("the cluster is not ready: no map yet")]
     NoMap,
+    /// The key is a striped counter, which this cannot be done to. Nothing was done.
+    #[error(
+        "the key is a striped counter, which takes additions, reads, SET, DEL and EXPIRE alone"
+    )]
+    IsCounter,
+    /// The key is a striped counter, and the write has a name, which only the partition of a
+    /// stripe can judge. Nothing was done.
+    #[error("the key is a striped counter: a write with a name goes to one of its stripes")]
+    Striped(Learned),
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::body::EntryBody;
 use super::request::Value;
 use super::wire::DecodeError;
+use crate::counters::name::is_reserved;
 use crate::ids::Position;
 use crate::replication::{EntryKind, LogEntry};
 
@@ -23,7 +24,7 @@ impl KeyFilter {
     pub fn matches(&self, key: &[u8]) -> bool {
         match self {
             Self::Key(watched) => watched == key,
-            Self::Prefix(prefix) => key.starts_with(prefix),
+            Self::Prefix(prefix) => key.starts_with(prefix) && !is_reserved(key),
         }
     }
 }
@@ -84,17 +85,13 @@ pub fn events(entry: &LogEntry, filter: &KeyFilter) -> Result<Vec<KeyEvent>, Dec
         .into_iter()
         .filter(|(key, _)| filter.matches(key));
     let events = watched.map(|(key, value)| match value {
-        Some(value) => KeyEvent::Put {
+        Some(value) => Ok(KeyEvent::Put {
             key,
-            value: Value {
-                data: value.data,
-                version,
-                expires_at: value.expires_at,
-            },
-        },
-        None => KeyEvent::Deleted { key, version },
+            value: Value::of(version, value)?,
+        }),
+        None => Ok(KeyEvent::Deleted { key, version }),
     });
-    Ok(events.collect())
+    events.collect()
 }
 
 #[cfg(test)]

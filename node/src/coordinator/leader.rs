@@ -621,6 +621,8 @@ fn differences(
             read_quorum,
             replace_after_ms,
             moves_per_node,
+            // No number, and changed by whoever uses them.
+            counters: _,
         } = settings;
         [
             ("replicationFactor", u64::from(*replication_factor)),

@@ -46,6 +46,7 @@ pub(crate) fn settings(data_nodes: u32) -> ClusterSettings {
         read_quorum: 0,
         replace_after_ms: 300_000,
         moves_per_node: 4,
+        counters: String::new(),
     }
 }
 

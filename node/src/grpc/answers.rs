@@ -291,11 +291,11 @@ mod tests {
         let answers = Answers::new(1 << 20);
         let value = |bytes: usize| -> ReadResult {
             Ok(crate::partition::Reading {
-                value: Some(cairn_core::kv::request::Value {
-                    data: Bytes::from(vec![7; bytes]),
-                    version: cairn_core::ids::Position::ZERO,
-                    expires_at: None,
-                }),
+                value: Some(cairn_core::kv::request::Value::string(
+                    Bytes::from(vec![7; bytes]),
+                    cairn_core::ids::Position::ZERO,
+                    None,
+                )),
                 local: None,
             })
         };

@@ -115,11 +115,7 @@ impl State {
                 (sum.to_string().into(), WriteOutcome::Integer(sum))
             }
         };
-        let value = Value {
-            data,
-            version,
-            expires_at: None,
-        };
+        let value = Value::string(data, version, None);
         self.data.insert(key.clone(), value);
         outcome
     }

@@ -46,11 +46,7 @@ struct Refusing {
 }
 
 fn event(partition: PartitionId, index: u64) -> WatchUpdate {
-    let value = Value {
-        data: Bytes::from(index.to_string()),
-        version: position(index),
-        expires_at: None,
-    };
+    let value = Value::string(Bytes::from(index.to_string()), position(index), None);
     WatchUpdate::Events {
         partition,
         events: vec![KeyEvent::Put {

@@ -603,6 +603,7 @@ impl Lane {
                 self.tableless.push_back(write);
                 self.load_table(turn);
             }
+            Evaluation::IsCounter => turn.refuse(write, RequestError::IsCounter),
             Evaluation::Unjudged => {
                 let position = self.committed_position();
                 turn.refuse(write, RequestError::Unjudged { position });

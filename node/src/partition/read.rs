@@ -327,10 +327,10 @@ pub(super) enum Unreadable {
     Decode(#[from] DecodeError),
 }
 
+/// As clients are told it. The edition of a counter that cannot be read is no reason to give
+/// up a replica: it is read as what it is, and nothing is added to it.
 pub(super) fn to_value(stored: VersionedValue) -> Value {
-    Value {
-        data: stored.value.data,
-        version: stored.version,
-        expires_at: stored.value.expires_at,
-    }
+    let VersionedValue { version, value } = stored;
+    let expires_at = value.expires_at;
+    Value::of(version, value).unwrap_or_else(|_| Value::string(Bytes::new(), version, expires_at))
 }

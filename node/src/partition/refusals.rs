@@ -29,7 +29,9 @@ impl RefusedWrites {
             | RequestError::Unknown
             | RequestError::Unjudged { .. }
             | RequestError::CrossPartition
-            | RequestError::NoMap => {}
+            | RequestError::NoMap
+            | RequestError::IsCounter
+            | RequestError::Striped(_) => {}
         }
     }
 }

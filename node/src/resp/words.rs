@@ -67,5 +67,8 @@ pub(crate) fn of_request(
         RequestError::Overloaded => OVERLOADED.to_vec(),
         RequestError::CrossPartition => CROSS_SLOT.to_vec(),
         RequestError::NoMap => NOT_SERVED.to_vec(),
+        RequestError::IsCounter | RequestError::Striped(_) => {
+            format!("WRONGTYPE {error}").into_bytes()
+        }
     }
 }

@@ -36,6 +36,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Option<(ClusterSettings, Vec<String>)
         idempotence_window: reader.number("CAIRN_IDEMPOTENCE_WINDOW", 0..=u32::MAX),
         replace_after_ms: reader.number("CAIRN_REPLACE_AFTER_MS", 0..=u64::MAX),
         moves_per_node: reader.number("CAIRN_MOVES_PER_NODE", 0..=u8::MAX),
+        counters: reader.text("CAIRN_COUNTERS").map(str::to_owned),
     };
     match request.resolve() {
         Ok(resolved) => Some((
@@ -101,6 +102,10 @@ fn remedy(error: &SettingsError) -> (&'static str, &'static str) {
             ("CAIRN_REPLACE_AFTER_MS", "Give one within these bounds")
         }
         SettingsError::MovesPerNode(_) => ("CAIRN_MOVES_PER_NODE", "Give one within these bounds"),
+        SettingsError::Counters(_) => (
+            "CAIRN_COUNTERS",
+            "Give PREFIX=STRIPES with commas between, such as views:=16,likes:=8",
+        ),
         SettingsError::NodeTimeout(_) => ("CAIRN_NODE_TIMEOUT_MS", "Give one within these bounds"),
         SettingsError::IdempotenceWindow(_) => {
             ("CAIRN_IDEMPOTENCE_WINDOW", "Give one within these bounds")

@@ -497,6 +497,14 @@ pub const SETTINGS: &[Setting] = &[
         "How many sequenced writes a partition remembers, so that a retry is applied once.",
     ),
     row(
+        "CAIRN_COUNTERS",
+        Coordinator,
+        Cluster,
+        "",
+        "PREFIX=STRIPES, ...",
+        "Which keys may become striped counters, with 1 to 64 stripes (docs/hot-keys.md).",
+    ),
+    row(
         "CAIRN_READONLY_LEVEL",
         Data,
         Network,

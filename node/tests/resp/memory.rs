@@ -94,6 +94,7 @@ pub(crate) fn cluster_map(nodes: u64, port: u16, primaries: &[Option<u64>]) -> C
             read_quorum: 0,
             replace_after_ms: 300_000,
             moves_per_node: 4,
+            counters: String::new(),
         })),
         nodes: (1..=nodes)
             .map(|node| (NodeId(node), Arc::new(info(node))))
@@ -310,10 +311,9 @@ impl Backend for Shared {
                 .keys
                 .get(key)
                 .filter(|stored| !stored.value.expired(wall_ms()))
-                .map(|stored| Value {
-                    data: stored.value.data.clone(),
-                    version: stored.version,
-                    expires_at: stored.value.expires_at,
+                .map(|stored| {
+                    let value = &stored.value;
+                    Value::string(value.data.clone(), stored.version, value.expires_at)
                 })),
         })
     }

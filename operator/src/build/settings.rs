@@ -135,6 +135,12 @@ fn agreed(cluster: &Cluster, plan: &Plan, role: Role) -> Settings {
     put(all, "CAIRN_NODE_TIMEOUT_MS", node_timeout_ms.as_ref());
     put(all, "CAIRN_REPLACE_AFTER_MS", replace_after_ms.as_ref());
     put(all, "CAIRN_MOVES_PER_NODE", moves_per_node.as_ref());
+    let counters = spec.declared_counters();
+    put(
+        all,
+        "CAIRN_COUNTERS",
+        Some(&counters).filter(|counters| !counters.is_empty()),
+    );
     put(
         all,
         "CAIRN_IDEMPOTENCE_WINDOW",

@@ -188,7 +188,7 @@ pub enum Admin {
 }
 
 /// Agreed numbers. Absent ones stay as they are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AgreedSettings {
     /// RF.
     pub replication_factor: Option<u32>,
@@ -206,6 +206,8 @@ pub struct AgreedSettings {
     pub moves_per_node: Option<u32>,
     /// Sequenced writes that a partition remembers.
     pub idempotence_window: Option<u32>,
+    /// Which keys may become striped counters.
+    pub counters: Option<String>,
 }
 
 /// Something under way, or in the way.

@@ -1,6 +1,7 @@
 //! Agreed numbers.
 
 use cairn_core::cluster::settings as core;
+use cairn_core::counters::Declared;
 use cairn_crds::KvClusterSpec;
 
 use crate::names::Role;
@@ -33,7 +34,21 @@ fn asked(spec: &KvClusterSpec) -> store::Settings {
             .moves_per_node
             .unwrap_or_else(|| core::MOVES_PER_NODE_DEFAULT.into()),
         idempotence_window: window.unwrap_or(core::IDEMPOTENCE_WINDOW_DEFAULT),
+        counters: spec.declared_counters(),
     }
+}
+
+/// What is asked for of counters, and no stripes for those that are left out and were agreed
+/// on: they may be striped, so that the coordinators let none be taken out.
+fn counters(asked: &str, agreed: &str) -> String {
+    let (Ok(asked), Ok(before)) = (Declared::parse(asked), Declared::parse(agreed)) else {
+        // Told of elsewhere.
+        return agreed.to_owned();
+    };
+    let mut prefixes = before.prefixes().clone();
+    prefixes.values_mut().for_each(|stripes| *stripes = 0);
+    prefixes.extend(asked.prefixes().clone());
+    Declared::new(prefixes).map_or_else(|_| agreed.to_owned(), |declared| declared.spell())
 }
 
 /// Has the coordinators agree on what the manifest says.
@@ -46,6 +61,7 @@ pub(super) fn agree(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &m
         return;
     };
     let mut asked = asked(&view.cluster.spec);
+    asked.counters = counters(&asked.counters, &agreed.counters);
     let able = duties.all(Role::Data).filter(|(node, duty)| {
         let stays = !matches!(duty, Duty::GiveUp(_) | Duty::Leave | Duty::Empty);
         let is_up = |member: &store::Node| {
@@ -77,6 +93,7 @@ pub(super) fn agree(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &m
         replace_after_ms,
         moves_per_node,
         idempotence_window,
+        counters,
     } = asked;
     let quorums = (replication_factor, write_quorum, min_in_sync);
     let copies_change = quorums
@@ -94,6 +111,7 @@ pub(super) fn agree(view: View<'_>, store: &Store, duties: &Duties<'_>, plan: &m
         replace_after_ms: changed(replace_after_ms, agreed.replace_after_ms),
         moves_per_node: changed(moves_per_node, agreed.moves_per_node),
         idempotence_window: changed(idempotence_window, agreed.idempotence_window),
+        counters: (counters != agreed.counters).then_some(counters),
     };
     plan.steps.push(Step::Admin(Admin::Settings(change)));
     plan.note_of_all(Topic::Settings, "The agreed numbers are changed.");

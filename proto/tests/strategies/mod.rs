@@ -7,6 +7,7 @@ use cairn_core::cluster::report::{
     CopyProgress, FollowerStatus, Heartbeat, NodeFigures, Order, PartitionStatus, ReplicaReport,
     Role, Wish,
 };
+use cairn_core::counters::Control;
 use cairn_core::ids::{
     Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId, Position, ReplicaId,
 };
@@ -212,6 +213,7 @@ pub(crate) fn settings() -> BoxedStrategy<ClusterSettings> {
             lease_ms: times.0,
             lease_ms_longest: times.1,
             node_timeout_ms: times.2,
+            counters: ["", "views:=16", "a=0,b=64"][usize::from(small.2 % 3)].to_owned(),
         })
         .boxed()
 }
@@ -757,9 +759,16 @@ pub(crate) fn read_request() -> BoxedStrategy<ReadRequest> {
 pub(crate) fn value() -> BoxedStrategy<Value> {
     (bytes(40), position(), option::of(any::<u64>()))
         .prop_map(|(data, version, expires_at)| Value {
-            data,
-            version,
-            expires_at,
+            counter: (version.index.0 % 3 == 0).then(|| {
+                Box::new(Control {
+                    edition: version.epoch.0,
+                    stripes: 1 + (version.index.0 % 64) as u16,
+                    base: -5,
+                    total: version.epoch.0 as i64,
+                    counted_at_ms: version.index.0,
+                })
+            }),
+            ..Value::string(data, version, expires_at)
         })
         .boxed()
 }

@@ -130,6 +130,7 @@ impl Edge {
         match evaluation {
             Evaluation::NeedBase(keys) => return Err(format!("cannot read {keys:?}")),
             Evaluation::NeedTable => return Err("the table is missing".into()),
+            Evaluation::IsCounter => outcome.tell(caller, Answer::Refused),
             Evaluation::Unjudged => {
                 outcome.events.push("retry that cannot be judged");
                 let known = Position {

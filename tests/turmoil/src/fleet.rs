@@ -105,6 +105,7 @@ pub fn settings(data_nodes: u32) -> ClusterSettings {
         read_quorum: 0,
         replace_after_ms: 300_000,
         moves_per_node: 4,
+        counters: String::new(),
     }
 }
 

@@ -247,6 +247,11 @@ impl ClusterState {
         if !errors.is_empty() {
             return Err(Refusal::Settings(errors));
         }
+        let declared = settings.declared_counters();
+        if let Err(error) = declared.may_follow(&old.declared_counters()) {
+            let error = settings::SettingsError::Counters(error.to_string());
+            return Err(Refusal::Settings(vec![error]));
+        }
         if settings == **old {
             return Ok(Response::Unchanged);
         }

@@ -648,6 +648,7 @@ fn settings_change(change: pb::Settings) -> Result<SettingsChange, Status> {
         replace_after_ms,
         moves_per_node,
         idempotence_window,
+        counters,
     } = change;
     let small = |value: Option<u32>, field: &str| {
         value
@@ -667,5 +668,6 @@ fn settings_change(change: pb::Settings) -> Result<SettingsChange, Status> {
         replace_after_ms,
         moves_per_node: small(moves_per_node, "movesPerNode")?,
         idempotence_window,
+        counters,
     })
 }

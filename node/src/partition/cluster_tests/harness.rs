@@ -191,6 +191,7 @@ pub(super) fn settings() -> ClusterSettings {
         read_quorum: 0,
         replace_after_ms: 300_000,
         moves_per_node: 4,
+        counters: String::new(),
     }
 }
 

@@ -136,6 +136,7 @@ impl World {
             replace_after_ms: 60_000,
             moves_per_node: 4,
             idempotence_window: 65_536,
+            counters: String::new(),
         });
         for partition in 0..PARTITIONS {
             let copies: BTreeSet<u64> = self.seats(partition).unwrap().into_iter().collect();
@@ -390,6 +391,9 @@ impl World {
                     (&mut agreed.min_in_sync, change.min_in_sync),
                 ] {
                     *field = value.unwrap_or(*field);
+                }
+                if let Some(counters) = &change.counters {
+                    agreed.counters.clone_from(counters);
                 }
                 agreed.replace_after_ms =
                     change.replace_after_ms.unwrap_or(agreed.replace_after_ms);
