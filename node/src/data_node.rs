@@ -39,6 +39,7 @@ use crate::agent::{
     self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity, Places,
 };
 use crate::budget::Budget;
+use crate::counters::{Counters, CountersService};
 use crate::disk::{DataDirectory, WalConfig};
 use crate::grpc::{self, MapFeed, ServeConfig};
 use crate::http::{Check, Health, HttpState, metrics};
@@ -425,16 +426,21 @@ async fn start<L: Accept>(
         ..PeerConfig::default()
     };
     let peer_tls = access.tls.peer_server();
+    let counters = Counters::new(handle.clone(), pool.clone());
     serve_peers(
         &mut peers,
         ports.peer,
         (own, config),
-        &handle,
+        &counters,
         &enrolled,
         peer_tls,
     );
 
     let feed = MapFeed::new(Arc::clone(&enrolled.map));
+    peers.run(
+        "add counters up",
+        counters.clone().keep_counted(peers.token()),
+    );
     let mut clients = Servers::new();
     let (resp_outside, client_outside) = match ports.outside {
         None => (None, None),
@@ -445,7 +451,7 @@ async fn start<L: Accept>(
         settings,
         access,
         (ports.client, client_outside),
-        &handle,
+        &counters,
         &feed,
     );
     clients::serve_resp(
@@ -456,6 +462,7 @@ async fn start<L: Accept>(
         redis::Redis {
             handle: handle.clone(),
             feed: feed.clone(),
+            counters,
             keyspace: keyspace::Keyspace::new(handle.clone()),
             readonly_level: settings.readonly_level,
         },
@@ -682,10 +689,11 @@ fn serve_peers(
     peers: &mut Servers,
     port: impl Accept,
     (own, config): (LocalIdentity, PeerConfig),
-    handle: &Handle,
+    counters: &Counters,
     enrolled: &Enrolled,
     tls: Option<TlsSource>,
 ) {
+    let handle = counters.handle();
     let service = PeerService::new(
         own,
         config,
@@ -699,7 +707,8 @@ fn serve_peers(
         "serve other nodes",
         grpc::serve(
             port,
-            Routes::new(service.into_server()),
+            Routes::new(service.clone().into_server())
+                .add_service(CountersService::new(service, counters.clone()).into_server()),
             ServeConfig::default(),
             listener_config("peer", PEER_CONNECTIONS_MAX, Duration::from_secs(1), tls),
             peers.token(),

@@ -8,6 +8,7 @@ pub mod budget;
 pub mod check;
 pub mod coordinator;
 pub mod coordinator_node;
+mod counters;
 pub mod data_node;
 pub mod diagnosis;
 pub mod disk;

@@ -7,13 +7,13 @@ use cairn_proto::pb::kv::v1::{keyspace_server, kv_server, topology_server};
 use tonic::service::Routes;
 
 use super::{Access, CONNECTIONS_DRAIN_MAX, listener_config, redis};
+use crate::counters::{Counted, Counters};
 use crate::diagnosis;
 use crate::grpc::{
     self, IntakeConfig, KeyspaceServer, KvLimits, KvServer, MapFeed, ServeConfig, TopologyServer,
 };
 use crate::hot_keys;
 use crate::listener::Accept;
-use crate::partition::Handle;
 use crate::resp::{self, RespConfig};
 use crate::settings::DataSettings;
 use crate::side::Side;
@@ -34,7 +34,7 @@ pub(super) fn serve_grpc<L: Accept>(
     settings: &DataSettings,
     access: &Access,
     (port, outside): (L, Option<L>),
-    handle: &Handle,
+    counters: &Counters,
     feed: &MapFeed,
 ) {
     let ports = [
@@ -47,7 +47,7 @@ pub(super) fn serve_grpc<L: Accept>(
             "serve gRPC clients",
             grpc::serve(
                 port,
-                routes(settings, side, handle, feed, clients),
+                routes(settings, side, counters, feed, clients),
                 client_config(settings, access),
                 listener_config(
                     name,
@@ -65,16 +65,17 @@ pub(super) fn serve_grpc<L: Accept>(
 fn routes(
     settings: &DataSettings,
     side: Side,
-    handle: &Handle,
+    counters: &Counters,
     feed: &MapFeed,
     clients: &Servers,
 ) -> Routes {
+    let handle = counters.handle();
     let limits = KvLimits {
         key_bytes_max: settings.max_key_bytes,
         value_bytes_max: settings.max_value_bytes,
         ..KvLimits::default()
     };
-    let kv = KvServer::new(handle.clone(), limits, clients.token()).on(side);
+    let kv = KvServer::new(Counted::new(counters.clone()), limits, clients.token()).on(side);
     let keyspace = KeyspaceServer::new(handle.clone(), clients.token()).on(side);
     let topology = TopologyServer::new(feed.clone(), clients.token()).on(side);
     let mut routes = Routes::builder();

@@ -7,28 +7,37 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cairn_core::ids::NodeId;
-use cairn_core::kv::request::{ReadLevel as KvReadLevel, RequestError, WriteRequest};
+use cairn_core::kv::request::{ReadLevel as KvReadLevel, RequestError, WriteLevel, WriteRequest};
 use futures::future::BoxFuture;
 
 use super::keyspace::Keyspace;
+use crate::counters::{Counters, Engine, Flows, Plain, StartedCount};
 use crate::grpc::MapFeed;
 use crate::partition::{self, Handle, PendingReading, ReplyQueue, WriteBatch};
 use crate::resp::backend::{AskResult, Question, ReadResult, WriteResult};
 use crate::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
 
 /// A read on its way.
-pub(super) struct Reading {
-    read: PendingReading,
-    handle: Handle,
+pub(super) enum Reading {
+    Plain {
+        read: PendingReading,
+        handle: Handle,
+    },
+    /// Of a key that may be a striped counter.
+    Counter(BoxFuture<'static, ReadResult>),
 }
 
 impl Future for Reading {
     type Output = ReadResult;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<ReadResult> {
-        let this = &mut *self;
-        let result = std::task::ready!(Pin::new(&mut this.read).poll(context));
-        Poll::Ready(spoken(&this.handle, result))
+        match &mut *self {
+            Self::Plain { read, handle } => {
+                let result = std::task::ready!(Pin::new(read).poll(context));
+                Poll::Ready(spoken(handle, result))
+            }
+            Self::Counter(read) => read.as_mut().poll(context),
+        }
     }
 }
 
@@ -76,6 +85,8 @@ pub(super) struct Redis {
     /// Says when a newer map came.
     pub(super) feed: MapFeed,
     pub(super) keyspace: Arc<Keyspace>,
+    /// Keys that are counted wherever they are.
+    pub(super) counters: Counters,
     /// The level of connections that said `READONLY`.
     pub(super) readonly_level: KvReadLevel,
 }
@@ -100,9 +111,12 @@ impl Backend for Redis {
 
     fn session(&self) -> Writes {
         Writes {
-            handle: self.handle.clone(),
-            queue: ReplyQueue::default(),
-            batch: WriteBatch::default(),
+            engine: Usual {
+                handle: self.handle.clone(),
+                queue: ReplyQueue::default(),
+                batch: WriteBatch::default(),
+            },
+            flows: Flows::new(self.counters.clone()),
         }
     }
 
@@ -128,9 +142,17 @@ impl Backend for Redis {
             ReadLevel::Primary => KvReadLevel::Primary,
             ReadLevel::Replica => self.readonly_level,
         };
+        if level != KvReadLevel::Any
+            && let Some(started) = self.counters.start_read(key)
+        {
+            return match started {
+                StartedCount::Done(result) => Started::Done(result),
+                StartedCount::Waiting(read) => Started::Waiting(Reading::Counter(read)),
+            };
+        }
         match self.handle.start_read_at(partition, key, level) {
             partition::StartedReading::Done(result) => Started::Done(spoken(&self.handle, result)),
-            partition::StartedReading::Waiting(read) => Started::Waiting(Reading {
+            partition::StartedReading::Waiting(read) => Started::Waiting(Reading::Plain {
                 read,
                 handle: self.handle.clone(),
             }),
@@ -140,6 +162,12 @@ impl Backend for Redis {
 
 /// The writes of one connection.
 pub(super) struct Writes {
+    engine: Usual,
+    flows: Flows,
+}
+
+/// The usual way of the writes of one connection.
+struct Usual {
     handle: Handle,
     queue: ReplyQueue,
     /// What was started since the last flush.
@@ -148,17 +176,41 @@ pub(super) struct Writes {
 
 impl Session for Writes {
     fn write(&mut self, slot: u16, token: u64, request: WriteRequest) {
-        let reply = self.queue.reply_to(token);
-        match self.handle.partition_of_slot(slot) {
-            Ok(partition) => {
-                self.handle
-                    .batch_write_to(&mut self.batch, partition, request, reply);
-            }
-            Err(_) => self.handle.batch_write(&mut self.batch, request, reply),
+        let write = Plain {
+            token,
+            request,
+            level: WriteLevel::Quorum,
+        };
+        let Some(Plain { token, request, .. }) = self.flows.take(write) else {
+            return;
+        };
+        let Usual {
+            handle,
+            queue,
+            batch,
+        } = &mut self.engine;
+        let reply = queue.reply_to(token);
+        match handle.partition_of_slot(slot) {
+            Ok(partition) => handle.batch_write_to(batch, partition, request, reply),
+            Err(_) => handle.batch_write(batch, request, reply),
         }
     }
 
     fn flush(&mut self) {
+        self.engine.handle.submit_batch(&mut self.engine.batch);
+    }
+
+    fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Vec<(u64, WriteResult)>> {
+        self.flows.poll_answers(context, &mut self.engine)
+    }
+}
+
+impl Engine for Usual {
+    fn submit(&mut self, writes: impl Iterator<Item = Plain>) {
+        for Plain { token, request, .. } in writes {
+            let reply = self.queue.reply_to(token);
+            self.handle.batch_write(&mut self.batch, request, reply);
+        }
         self.handle.submit_batch(&mut self.batch);
     }
 

@@ -3,6 +3,9 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use cairn_core::counters::StripeName;
+use cairn_core::counters::name::is_reserved;
 use cairn_core::kv::request::{ReadLevel, RequestError, WriteOp};
 use cairn_core::record::ClusterMap;
 use cairn_proto::Malformed;
@@ -100,6 +103,15 @@ impl<B: KvBackend> KvServer<B> {
         let write = LeveledWrite::try_from(request)?;
         for key in write.request.op.keys() {
             self.check_key(key)?;
+            let named = match &write.request.op {
+                // A stripe of a counter: whoever may write the counter may add to it.
+                WriteOp::Increment { key, .. } => StripeName::parse(key),
+                _ => None,
+            };
+            let key = match &named {
+                Some(stripe) => &stripe.counter,
+                None => unreserved(key)?,
+            };
             permit(caller, |own| own.may_write(key), "write this key")?;
         }
         for value in write.request.op.values() {
@@ -116,6 +128,7 @@ impl<B: KvBackend> KvServer<B> {
     ) -> Result<ReadRequest, KvError> {
         let request = ReadRequest::try_from(request)?;
         self.check_key(&request.key)?;
+        unreserved(&request.key)?;
         permit(caller, |own| own.may_read(&request.key), "read this key")?;
         Ok(request)
     }
@@ -236,6 +249,17 @@ fn get_reply(Reading { value, local }: Reading) -> pb::GetReply {
         value: value.map(Into::into),
         state: local.map(|local| state(local).into()),
     }
+}
+
+/// Refuses keys that no client may use.
+fn unreserved(key: &Bytes) -> Result<&Bytes, KvError> {
+    if is_reserved(key) {
+        return Err(KvError::Invalid {
+            field: "key".to_owned(),
+            problem: "begins with \\xffcairn\\xff, as Cairn's own keys do".to_owned(),
+        });
+    }
+    Ok(key)
 }
 
 fn within(field: &str, len: usize, max: usize) -> Result<(), KvError> {

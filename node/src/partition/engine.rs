@@ -468,6 +468,9 @@ impl Engine {
         let map = self.shared.map.load_full();
         if let Some(settings) = &map.settings {
             self.window = settings.idempotence_window;
+            if self.turn.counters.spell() != settings.counters {
+                self.turn.counters = Arc::new(settings.declared_counters());
+            }
             self.core.set_read_quorum(usize::from(settings.read_quorum));
             let timing = Timing {
                 lease: Micros::from_millis(settings.lease_ms),
@@ -480,6 +483,7 @@ impl Engine {
         }
         for lane in self.lanes.iter_mut().flatten() {
             lane.set_window(self.window);
+            lane.set_counters(&self.turn.counters);
         }
     }
 

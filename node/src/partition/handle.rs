@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_core::cluster::report::PartitionStatus;
@@ -96,6 +97,12 @@ impl Handle {
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.shared.config.node
+    }
+
+    /// How long a request may wait.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        self.shared.config.request_timeout
     }
 
     /// What traces requests.

@@ -12,8 +12,10 @@
 //! - Each submission is answered exactly once.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_core::counters::Declared;
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position};
 use cairn_core::kv::expiry::due_second;
 use cairn_core::kv::request::{RequestError, WriteLevel, WriteOutcome, WriteReply};
@@ -51,6 +53,8 @@ pub(super) struct Turn {
     pub(super) overloaded: bool,
     /// The most writes that wait in one partition.
     pub(super) waiting_max: usize,
+    /// Which keys may be striped counters.
+    pub(super) counters: Arc<Declared>,
     refused: RefusedWrites,
     pub(super) effects: Vec<Effect>,
     pub(super) answers: Vec<(ReplyTo, WriteResult)>,
@@ -94,6 +98,7 @@ impl Turn {
             wall_ms: 0,
             overloaded: false,
             waiting_max,
+            counters: Arc::default(),
             refused: RefusedWrites::new(),
             effects: Vec::new(),
             answers: Vec::new(),
@@ -287,6 +292,13 @@ impl Lane {
         }
     }
 
+    /// Which keys may be striped counters.
+    pub(super) fn set_counters(&mut self, counters: &Arc<Declared>) {
+        if let Some(evaluator) = &mut self.evaluator {
+            evaluator.set_counters(Arc::clone(counters));
+        }
+    }
+
     pub(super) fn set_window(&mut self, window: u32) {
         if let Some(evaluator) = &mut self.evaluator {
             evaluator.set_window(window);
@@ -419,7 +431,7 @@ impl Lane {
             self.held.push_back(write);
             return;
         }
-        if let Err(error) = self.ensure_evaluator(core, window) {
+        if let Err(error) = self.ensure_evaluator(core, window, &turn.counters) {
             tracing::error!(partition = %self.partition, %error, "cannot read the log of a partition");
             turn.refuse(
                 write,
@@ -444,9 +456,11 @@ impl Lane {
         &mut self,
         core: &NodeCore,
         window: u32,
+        counters: &Arc<Declared>,
     ) -> Result<(), cairn_core::kv::DecodeError> {
         if self.evaluator.is_none() {
             let mut evaluator = Evaluator::new(window);
+            evaluator.set_counters(Arc::clone(counters));
             evaluator.inherit(&core.log_after(self.partition, self.applied))?;
             self.evaluator = Some(evaluator);
         }

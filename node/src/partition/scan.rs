@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_core::counters::name::is_reserved;
 use cairn_core::ids::PartitionId;
 use cairn_core::kv::VersionedValue;
 use cairn_core::kv::request::{RequestError, Value};
@@ -281,6 +282,7 @@ fn read_rows(
             || bytes >= EXAMINED_BYTES_MAX
             || Instant::now() >= deadline
             || (!value.value.expired(now)
+                && !is_reserved(&key)
                 && visit(&key, super::read::to_value(value)) == Visit::Stop);
         if stop {
             through = Some(key);

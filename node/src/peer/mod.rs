@@ -34,7 +34,7 @@ mod tests;
 
 pub use handshake::HandshakeError;
 pub(crate) use outbox::weight;
-pub use pool::{MapFetchError, PeerPool};
+pub use pool::{CarryError, MapFetchError, PeerPool};
 pub use service::PeerService;
 pub use snapshot::{
     FetchError, SnapshotPart, SnapshotReader, SnapshotRefusal, SnapshotSource, SnapshotStream,

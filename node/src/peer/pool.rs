@@ -4,22 +4,30 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_client::transport::{Channel, Dialer};
+use cairn_core::counters::Answer;
 use cairn_core::ids::{MapVersion, NodeId};
+use cairn_core::kv::request::RequestError;
 use cairn_core::record::{ClusterMap, NodeStanding};
 use cairn_core::replication::{PeerMessage, SnapshotWanted};
+use cairn_proto::counters::decode_answer;
+use cairn_proto::kv::KvError;
 use cairn_proto::limits;
 use cairn_proto::map::MapUpdate;
 use cairn_proto::pb::map::v1::MapRequest;
+use cairn_proto::pb::peer::v1::counters_client::CountersClient;
 use cairn_proto::pb::peer::v1::peer_client::PeerClient;
+use cairn_proto::pb::peer::v1::{CounterCall, CounterCalls};
 use cairn_proto::trace::TracedEntry;
 use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use super::dial;
 use super::handshake;
@@ -101,6 +109,45 @@ pub enum MapFetchError {
     /// What it sent makes no sense.
     #[error(transparent)]
     Malformed(#[from] cairn_proto::Malformed),
+}
+
+/// Why calls for counters were not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CarryError {
+    /// The peer has not got them, or did nothing about them.
+    #[error("the peer took nothing")]
+    NotSent,
+    /// They may have been carried out.
+    #[error("the peer did not answer")]
+    Lost,
+}
+
+/// A peer's refusal, as one of this node's own.
+fn refused(error: KvError) -> RequestError {
+    match error {
+        KvError::Moved {
+            partition,
+            epoch,
+            primary,
+            ..
+        } => RequestError::Moved {
+            partition,
+            epoch,
+            primary,
+        },
+        KvError::NotReady { partition } => RequestError::NotReady { partition },
+        KvError::Unjudged { position } => RequestError::Unjudged { position },
+        KvError::DiskFull => RequestError::DiskFull,
+        KvError::Overloaded => RequestError::Overloaded,
+        KvError::NoMap => RequestError::NoMap,
+        KvError::IsCounter => RequestError::IsCounter,
+        KvError::Unknown
+        | KvError::CrossPartition
+        | KvError::Invalid { .. }
+        | KvError::Unsupported { .. }
+        | KvError::PermissionDenied { .. }
+        | KvError::Striped(_) => RequestError::Unknown,
+    }
 }
 
 impl PeerPool {
@@ -225,6 +272,53 @@ impl PeerPool {
                 Err(cairn_proto::Malformed::new("update", "is not the whole map").into())
             }
         }
+    }
+
+    /// Has a peer carry out calls for counters. One answer for each, in their order.
+    ///
+    /// # Errors
+    /// See [`CarryError`].
+    pub(crate) async fn carry_counters(
+        &self,
+        to: NodeId,
+        calls: Vec<CounterCall>,
+        within: Duration,
+    ) -> Result<Vec<Answer>, CarryError> {
+        let links = self.shared.links.load_full();
+        let Some(channel) = links.get(&to).and_then(|l| l.channel.lock().clone()) else {
+            self.link(to);
+            return Err(CarryError::NotSent);
+        };
+        let map = self.shared.map.load_full();
+        let peer = map.nodes.get(&to).ok_or(CarryError::NotSent)?;
+        let handshake = handshake::ours(&self.shared.own, &map, peer.uuid.clone());
+        let mut client = CountersClient::new(channel)
+            .max_decoding_message_size(limits::COORDINATOR_MESSAGE_BYTES);
+        let request = CounterCalls {
+            handshake: Some(handshake.into()),
+            calls,
+        };
+        let answers = match timeout(within, client.carry(request)).await {
+            Err(_) => return Err(CarryError::Lost),
+            Ok(Err(status)) => {
+                return Err(match status.code() {
+                    // It says that it did nothing: it knows another map, or no counters.
+                    Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
+                        CarryError::NotSent
+                    }
+                    _ => CarryError::Lost,
+                });
+            }
+            Ok(Ok(answers)) => answers.into_inner().answers,
+        };
+        let decoded = answers
+            .into_iter()
+            .map(|answer| match decode_answer(answer) {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => Answer::Failed(refused(error)),
+                Err(_) => Answer::Failed(RequestError::Unknown),
+            });
+        Ok(decoded.collect())
     }
 
     /// Fetches a copy of a replica's state, on a connection of its own.

@@ -92,7 +92,8 @@ impl PeerService {
             .max_encoding_message_size(limits::COORDINATOR_MESSAGE_BYTES)
     }
 
-    fn admit(&self, theirs: Option<pb::Handshake>) -> Result<Handshake, Status> {
+    /// Lets a node in that says who it is, if it is a member.
+    pub(crate) fn admit(&self, theirs: Option<pb::Handshake>) -> Result<Handshake, Status> {
         let shared = &self.shared;
         let refuse = |error: HandshakeError| {
             metrics::counter!("cairn_peer_handshakes_refused_total").increment(1);

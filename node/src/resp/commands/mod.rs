@@ -13,6 +13,7 @@ mod table;
 use super::call::{Action, Args, Call, Refusal};
 use super::words;
 use crate::users::{Caller, Role, Users};
+use cairn_core::counters::name::is_reserved;
 
 pub(crate) use connection::logged_in;
 pub(crate) use expiry::wall_millis;
@@ -113,6 +114,9 @@ pub(crate) fn admit(
         let key = args.get(place);
         if key.len() > key_bytes_max {
             return Err(format!("ERR a key may have at most {key_bytes_max} bytes").into());
+        }
+        if is_reserved(key) {
+            return Err(b"ERR keys that begin with \\xffcairn\\xff are Cairn's own".as_slice().into());
         }
         let this = cairn_core::slots::slot(key);
         if slot.is_some_and(|slot| slot != this) {
