@@ -15,9 +15,8 @@ use cairn_core::kv::request::{
 };
 use cairn_core::record::{ClusterMap, PartitionRecord};
 use cairn_core::slots;
-use cairn_proto::Malformed;
 use cairn_proto::batch::check_operations;
-use cairn_proto::kv::{Consistency, KvError, ReadRequest, check_key};
+use cairn_proto::kv::{Consistency, KvError, ReadRequest};
 use cairn_proto::levels::{LeveledWrite, ReplicaState};
 use cairn_proto::limits;
 use cairn_proto::pb::kv::v1 as pb;
@@ -28,8 +27,10 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use crate::answer::{checked, final_refusal, invalid, write_reply};
 use crate::batch::{Batch, BatchOutcome};
 use crate::connection::{Connection, Routed, Why};
+use crate::counter::{Editions, Written};
 use crate::error::Error;
 use crate::known::Known;
 use crate::load;
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) topology: Arc<Topology>,
     pub(crate) connections: Arc<Connections>,
     known: Known,
+    pub(crate) editions: Editions,
     next_sequence: AtomicU64,
     counters: Arc<Counters>,
     _shutdown: DropGuard,
@@ -168,6 +170,7 @@ impl Client {
                 topology,
                 connections,
                 known: Known::default(),
+                editions: Editions::default(),
                 next_sequence: AtomicU64::new(1),
                 counters,
                 _shutdown: shutdown.drop_guard(),
@@ -331,16 +334,14 @@ impl Client {
         }
     }
 
-    /// Adds to a decimal integer, a missing one counting as 0; returns the sum.
+    /// Adds to a decimal integer, a missing one counting as 0; returns the sum. Of a striped
+    /// counter it returns what the counter was when it was last added up, and what this
+    /// client has added to it since: [`Self::get`] tells what it is.
     ///
     /// # Errors
     /// [`Error::NotAnInteger`], [`Error::Overflow`], and see [`Error`].
     pub async fn increment(&self, key: impl Into<Bytes>, delta: i64) -> Result<i64, Error> {
-        let op = WriteOp::Increment {
-            key: key.into(),
-            delta,
-        };
-        match self.inner.write(op, None).await?.outcome {
+        match self.inner.increment(key.into(), delta).await? {
             WriteOutcome::Integer(sum) => Ok(sum),
             WriteOutcome::NotAnInteger => Err(Error::NotAnInteger),
             WriteOutcome::Overflow => Err(Error::Overflow),
@@ -717,41 +718,6 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// The refusals that no retry mends.
-pub(crate) fn final_refusal(refusal: &KvError) -> Option<Error> {
-    match refusal {
-        KvError::DiskFull => Some(Error::DiskFull),
-        KvError::Invalid { field, problem } => Some(Error::Invalid {
-            field: field.clone(),
-            problem: problem.clone(),
-        }),
-        KvError::Unsupported { what } => Some(Error::Unsupported { what: what.clone() }),
-        KvError::PermissionDenied { what } => Some(Error::PermissionDenied { what: what.clone() }),
-        KvError::CrossPartition | KvError::IsCounter => Some(Error::Invalid {
-            field: "key".to_owned(),
-            problem: refusal.to_string(),
-        }),
-        KvError::Moved { .. }
-        | KvError::NotReady { .. }
-        | KvError::Unknown
-        | KvError::Unjudged { .. }
-        | KvError::Overloaded
-        | KvError::Striped(_)
-        | KvError::NoMap => None,
-    }
-}
-
-fn checked(key: &[u8]) -> Result<(), Error> {
-    check_key(key).map_err(|error| invalid(&error))
-}
-
-fn invalid(error: &Malformed) -> Error {
-    Error::Invalid {
-        field: error.field().to_owned(),
-        problem: error.problem().to_owned(),
-    }
-}
-
 impl Inner {
     async fn read(&self, key: Bytes, consistency: Consistency) -> Result<Reading, Error> {
         checked(&key)?;
@@ -802,6 +768,18 @@ impl Inner {
 
     /// Makes one write under one name until it is answered (rule 8).
     async fn write(&self, op: WriteOp, level: Option<WriteLevel>) -> Result<WriteReply, Error> {
+        match self.write_or_learn(op, level).await? {
+            Written::Reply(reply) => Ok(reply),
+            Written::Striped(learned) => Err(nonsense(&format!("{learned:?}"))),
+        }
+    }
+
+    /// As [`Self::write`], of a key that may turn out to be a striped counter.
+    pub(crate) async fn write_or_learn(
+        &self,
+        op: WriteOp,
+        level: Option<WriteLevel>,
+    ) -> Result<Written, Error> {
         let level = level.unwrap_or(self.options.write_level);
         let key = op.keys().next().cloned().unwrap_or_default();
         checked(&key)?;
@@ -828,7 +806,7 @@ impl Inner {
                 Attempt::Answered(reply) => match write_reply(reply) {
                     Ok(reply) => {
                         self.known.learn(route.partition, reply.position);
-                        return Ok(reply);
+                        return Ok(Written::Reply(reply));
                     }
                     Err(reason) => {
                         return Err(Error::OutcomeUnknown { reason });
@@ -839,6 +817,11 @@ impl Inner {
                     tried = true;
                     trial.reason = KvError::Unknown.to_string();
                     trial.lost(&route).await;
+                }
+                // The key's partition does not know of this name: no earlier try was applied,
+                // and none will be, since the key is a counter now.
+                Attempt::Refused(KvError::Striped(learned)) => {
+                    return Ok(Written::Striped(learned));
                 }
                 Attempt::Refused(KvError::Unjudged { position }) => {
                     count(&self.counters.unjudged);
@@ -879,18 +862,4 @@ impl Inner {
             Err(trial.unavailable())
         }
     }
-}
-
-fn write_reply(reply: pb::answer::Reply) -> Result<WriteReply, String> {
-    use pb::answer::Reply;
-    let reply = match reply {
-        Reply::Put(put) => WriteReply::try_from(put),
-        Reply::Delete(delete) => WriteReply::try_from(delete),
-        Reply::Increment(increment) => WriteReply::try_from(increment),
-        Reply::Batch(batch) => WriteReply::try_from(batch),
-        Reply::Get(_) | Reply::Error(_) => {
-            return Err("the answer does not fit a write".to_owned());
-        }
-    };
-    reply.map_err(|error| error.to_string())
 }

@@ -69,9 +69,11 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod answer;
 mod batch;
 mod client;
 mod connection;
+mod counter;
 mod error;
 mod hex;
 mod in_force;

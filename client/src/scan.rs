@@ -16,7 +16,8 @@ use futures::Stream;
 use tokio::time::timeout_at;
 use tonic::{Code, Status};
 
-use crate::client::{Client, Inner, Trial, final_refusal};
+use crate::answer::final_refusal;
+use crate::client::{Client, Inner, Trial};
 use crate::error::Error;
 use crate::hex;
 

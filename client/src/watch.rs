@@ -25,7 +25,8 @@ use tokio_stream::StreamMap;
 use tonic::{Code, Status};
 use tracing::debug;
 
-use crate::client::{Client, Inner, final_refusal};
+use crate::answer::final_refusal;
+use crate::client::{Client, Inner};
 use crate::error::Error;
 use crate::scan::{TokenError, keyspace};
 

@@ -300,7 +300,11 @@ impl Machine {
                 match outcome {
                     WriteOutcome::Set { .. } => {
                         let of = self.begun(control, version, expires_at);
-                        self.guard(with, of, None)
+                        let done = match self.work {
+                            Work::Recount { .. } => Some(Done::Recounted(control.counted_at_ms)),
+                            _ => None,
+                        };
+                        self.guard(with, of, done)
                     }
                     _ => self.look_again(),
                 }
@@ -420,7 +424,19 @@ impl Machine {
     fn met_no_counter(&mut self, with: &Environment<'_>, found: Found) -> Step {
         match &self.work {
             Work::Read => Step::Done(Ok(Done::Read(found))),
-            Work::Recount { .. } => Step::Done(Ok(Done::Recounted(u64::MAX))),
+            Work::Recount { .. } => match found {
+                // It was added to in the usual way, and is to be striped from now on.
+                Some(value) if self.stripes > 0 => match integer::parse(&value.data) {
+                    Some(base) => {
+                        let control = self.edition(base, self.stripes, with.now_ms);
+                        let condition = Condition::Version(value.version);
+                        let op = self.establish(&control, condition, value.expires_at);
+                        self.ask(State::Making(control, value.expires_at), Call::Write(op))
+                    }
+                    None => Step::Done(Ok(Done::Recounted(u64::MAX))),
+                },
+                _ => Step::Done(Ok(Done::Recounted(u64::MAX))),
+            },
             Work::Change(op) => {
                 let op = op.clone();
                 self.ask(State::Plain, Call::Write(op))

@@ -395,6 +395,21 @@ fn a_counter_that_is_given_up_is_plain_again() {
 }
 
 #[test]
+fn a_plain_integer_is_striped_when_it_is_added_up() {
+    let mut world = World::new(23);
+    world.store.put(KEY, "12");
+    let nonce = world.nonce();
+    let recount = Machine::recount(Bytes::from_static(KEY), 0, 8, nonce);
+    let done = world.run(recount);
+    assert_eq!(done, Ok(Done::Recounted(world.store.now_ms)));
+    let found = world.store.read(&Bytes::from_static(KEY)).unwrap();
+    assert_eq!(found.counter.map(|c| (c.stripes, c.base)), Some((8, 12)));
+    assert_eq!(world.value().as_deref(), Some("12"));
+    let other = Machine::recount(Bytes::from_static(b"c:other"), 0, 8, nonce);
+    assert_eq!(world.run(other), Ok(Done::Recounted(u64::MAX)));
+}
+
+#[test]
 fn overflow_is_told_and_nothing_is_lost() {
     let mut world = World::new(19);
     world.store.put(KEY, &i64::MAX.to_string());

@@ -85,7 +85,12 @@ impl Flows {
             return Some(write);
         };
         let adds = match write.request.op {
-            WriteOp::Increment { delta, .. } if stripes > 0 => Some(delta),
+            // One with a name first goes to the key's own partition, which may know the name.
+            WriteOp::Increment { delta, .. }
+                if stripes > 0 && write.request.sequenced.is_none() =>
+            {
+                Some(delta)
+            }
             _ => None,
         };
         let line = self.lines.entry(key.clone()).or_default();
@@ -106,10 +111,9 @@ impl Flows {
             self.run(token, key, async { Err(RequestError::IsCounter) });
             return None;
         }
-        let counters = self.counters.clone();
-        match (adds, request.sequenced) {
-            (Some(delta), None) => {
-                let of = key.clone();
+        match adds {
+            Some(delta) => {
+                let (counters, of) = (self.counters.clone(), key.clone());
                 self.run(
                     token,
                     key,
@@ -117,16 +121,7 @@ impl Flows {
                 );
                 None
             }
-            (Some(_), Some(_)) => {
-                let of = key.clone();
-                self.run(
-                    token,
-                    key,
-                    async move { counters.edition(of, stripes).await },
-                );
-                None
-            }
-            (None, _) => {
+            None => {
                 self.plain.insert(token, (key, stripes, request.clone()));
                 Some(Plain {
                     token,
@@ -156,6 +151,10 @@ impl Flows {
             return Some(result);
         };
         if result != Err(RequestError::IsCounter) {
+            let is_added_to = matches!(request.op, WriteOp::Increment { .. }) && stripes > 0;
+            if is_added_to && result.is_ok() {
+                self.counters.added_to_the_key(&key);
+            }
             self.leave(&key);
             return Some(result);
         }
@@ -166,7 +165,10 @@ impl Flows {
             match (op, sequenced) {
                 (WriteOp::Increment { delta, .. }, None) => counters.add(of, delta, stripes).await,
                 // It is put together again, and then the write may come once more.
-                (WriteOp::Increment { .. }, Some(_)) => counters.put_together(of, stripes).await,
+                (WriteOp::Increment { .. }, Some(_)) if stripes == 0 => {
+                    counters.put_together(of, stripes).await
+                }
+                (WriteOp::Increment { .. }, Some(_)) => counters.edition(of, stripes).await,
                 (op, name) => counters.change(of, op, stripes, name).await,
             }
         });

@@ -239,6 +239,11 @@ impl Counters {
         }
     }
 
+    /// The key itself was added to: it is to be striped when counters are added up.
+    fn added_to_the_key(&self, key: &Bytes) {
+        self.shared.dirty.lock().add(key.clone());
+    }
+
     /// Reads a key that may be a counter, as it is now.
     pub(crate) async fn read(&self, key: Bytes, stripes: u16) -> ReadResult {
         let _room = self.room()?;

@@ -116,7 +116,9 @@ pub(crate) fn admit(
             return Err(format!("ERR a key may have at most {key_bytes_max} bytes").into());
         }
         if is_reserved(key) {
-            return Err(b"ERR keys that begin with \\xffcairn\\xff are Cairn's own".as_slice().into());
+            return Err(b"ERR keys that begin with \\xffcairn\\xff are Cairn's own"
+                .as_slice()
+                .into());
         }
         let this = cairn_core::slots::slot(key);
         if slot.is_some_and(|slot| slot != this) {
