@@ -280,8 +280,7 @@ impl Machine {
             };
         };
         match (state, answer) {
-            (State::Making(..), Answer::Failed(RequestError::Unknown))
-            | (State::Plain, Answer::Failed(RequestError::IsCounter)) => self.look_again(),
+            (State::Plain, Answer::Failed(RequestError::IsCounter)) => self.look_again(),
             (State::Guarding { left, of, done }, answer) => {
                 self.guarded(with, (left, of, done), token, &answer)
             }
@@ -301,10 +300,13 @@ impl Machine {
                     WriteOutcome::Set { .. } => {
                         let of = self.begun(control, version, expires_at);
                         let done = match self.work {
-                            Work::Recount { .. } => Some(Done::Recounted(control.counted_at_ms)),
-                            _ => None,
+                            Work::Recount { .. } => Done::Recounted(control.counted_at_ms),
+                            _ => Done::Wrote {
+                                outcome: WriteOutcome::Integer(control.base),
+                                position: version,
+                            },
                         };
-                        self.guard(with, of, done)
+                        self.guard(with, of, Some(done))
                     }
                     _ => self.look_again(),
                 }
@@ -448,13 +450,19 @@ impl Machine {
                 };
                 self.ask(State::Plain, Call::Write(op))
             }
-            Work::Add { .. } => {
-                let (base, condition, expires_at) = match &found {
+            Work::Add { delta } => {
+                let (before, condition, expires_at) = match &found {
                     None => (0, Condition::Absent, None),
                     Some(value) => match integer::parse(&value.data) {
                         Some(base) => (base, Condition::Version(value.version), value.expires_at),
                         None => return self.done(WriteOutcome::NotAnInteger, value.version),
                     },
+                };
+                // The edition begins with this addition: nobody sees a counter that nothing
+                // was added to.
+                let Some(base) = before.checked_add(*delta) else {
+                    let position = found.map_or(Position::ZERO, |value| value.version);
+                    return self.done(WriteOutcome::Overflow, position);
                 };
                 let control = self.edition(base, self.stripes, with.now_ms);
                 let op = self.establish(&control, condition, expires_at);

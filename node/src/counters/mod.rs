@@ -154,6 +154,8 @@ impl Counters {
             return Ok(WriteReply { outcome, position });
         };
         let outcome = WriteOutcome::Integer(match learned {
+            // The edition began with it.
+            Some(learned) if total == learned.control.total => self.added(key, 0, learned),
             Some(learned) => self.added(key, delta, learned),
             None => total,
         });

@@ -33,6 +33,8 @@ pub enum Output {
     Done,
     /// To `Add`: the sum.
     Sum(i64),
+    /// To `Add`: that it was done, and no more.
+    Added,
     /// To `SetIf` and `Delete`: whether anything was changed.
     Changed(bool),
 }
@@ -65,7 +67,9 @@ impl Model for Key {
             Op::Expire(value) => (state.filter(|held| *held != value), Output::Done),
         };
         output
-            .is_none_or(|output| *output == answer)
+            .is_none_or(|output| {
+                *output == answer || (*output == Output::Added && matches!(op, Op::Add(_)))
+            })
             .then_some(next)
     }
 }

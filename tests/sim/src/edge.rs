@@ -7,6 +7,7 @@
 //! turned away at once.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_core::ids::{Index, Mark, Micros, PartitionId, Position};
@@ -15,6 +16,7 @@ use cairn_core::kv::{DueKey, Evaluation, Evaluator, VersionedValue};
 use cairn_core::replication::{DurableRecord, Effect, ProposeError, Standing};
 
 use crate::node::Node;
+use crate::world::tallies;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +47,8 @@ pub enum Answer {
     Unknown,
     /// The table cannot judge the retry; a position that the client may know.
     Unjudged(Position),
+    /// The key is a striped counter, and nothing was done.
+    IsCounter,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,7 +134,7 @@ impl Edge {
         match evaluation {
             Evaluation::NeedBase(keys) => return Err(format!("cannot read {keys:?}")),
             Evaluation::NeedTable => return Err("the table is missing".into()),
-            Evaluation::IsCounter => outcome.tell(caller, Answer::Refused),
+            Evaluation::IsCounter => outcome.tell(caller, Answer::IsCounter),
             Evaluation::Unjudged => {
                 outcome.events.push("retry that cannot be judged");
                 let known = Position {
@@ -191,6 +195,7 @@ impl Edge {
             return Ok(());
         };
         let mut evaluator = Evaluator::new(window);
+        evaluator.set_counters(Arc::new(tallies::declared()));
         let applied = node.applied(standing.generation)?;
         let log = core.log_after(partition, applied);
         let reaches = log.first().map_or(standing.head <= applied, |e| {

@@ -10,6 +10,7 @@ mod partitions;
 mod reads;
 mod rotation;
 pub mod scenarios;
+pub(crate) mod tallies;
 
 pub use reads::Planted;
 
@@ -80,6 +81,12 @@ enum Happening {
     Patience(Caller),
     /// A client tries again.
     Retry(Caller),
+    /// A client of the striped counter begins a request.
+    TallyBegins(usize),
+    /// A try of such a client has an answer, or has waited long enough for one.
+    Tally(u64, Option<cairn_core::counters::Answer>),
+    /// It is made again.
+    TallyAgain(u64),
     Read,
     Look(NodeId, u64),
     Coordinators,
@@ -195,6 +202,7 @@ struct World {
     partitions: partitions::Partitions,
     edges: BTreeMap<(NodeId, PartitionId), Edge>,
     clients: clients::Clients,
+    tallies: tallies::Tallies,
     coverage: Coverage,
     trace: Vec<String>,
     healing: bool,
@@ -397,6 +405,7 @@ impl World {
             partitions: partitions::Partitions::new(partitions, write_quorum == 1),
             edges: BTreeMap::new(),
             clients,
+            tallies: tallies::Tallies::new(seed),
             coverage: Coverage::default(),
             trace: Vec::new(),
             healing: false,
@@ -463,6 +472,9 @@ impl World {
         for client in 0..self.clients.count() {
             self.at(1_000, Happening::Client(client));
         }
+        for client in 0..self.tallies.count() {
+            self.at(1_200, Happening::TallyBegins(client));
+        }
         self.at(1_500, Happening::Read);
         self.at(1_000, Happening::Coordinators);
         Ok(())
@@ -513,7 +525,7 @@ impl World {
             self.coverage
                 .add("history that the search cannot decide", undecided);
         }
-        Ok(())
+        self.judge_tallies()
     }
 
     fn start(&mut self, id: NodeId) -> Result<(), String> {
@@ -629,6 +641,9 @@ impl World {
             Happening::Reply(caller, answer) => self.reply(caller, answer),
             Happening::Patience(caller) => self.out_of_patience(caller),
             Happening::Retry(caller) => self.retry(caller),
+            Happening::TallyBegins(client) => self.tally(client),
+            Happening::Tally(number, answer) => self.tally_told(number, answer),
+            Happening::TallyAgain(number) => self.tally_again(number),
             Happening::Read => self.begin_read(),
             Happening::Look(_, number) => self.look(number),
             Happening::Coordinators => self.coordinate(),

@@ -7,6 +7,7 @@ mod bundle;
 mod checker;
 mod clients;
 mod coordinators;
+mod counters;
 mod dev;
 mod dev_commands;
 mod disks;

@@ -128,6 +128,12 @@ impl History {
             });
     }
 
+    /// Whether acknowledged writes were lost.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Judges everything. How many keys the search could not decide within its bound.
     ///
     /// # Errors

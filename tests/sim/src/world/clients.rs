@@ -12,6 +12,7 @@ use cairn_core::kv::request::{
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::tallies::FIRST_TALLY;
 use super::{Happening, World};
 use crate::edge::{Answer, Caller, Work};
 use crate::invariants::history::Begun;
@@ -450,6 +451,9 @@ impl World {
 
     /// An answer reaches a client.
     pub(super) fn reply(&mut self, caller: Caller, answer: Answer) -> Result<(), String> {
+        if caller.client >= FIRST_TALLY {
+            return self.tally_answered(caller.attempt, answer);
+        }
         let sequenced = caller.client > 0;
         let Some(call) = self.clients.call(caller) else {
             // It has tried elsewhere since, or given up.
@@ -477,7 +481,9 @@ impl World {
                 me.knows(partition, position);
                 self.done(caller.client, "write that nobody can judge");
             }
-            Answer::Refused | Answer::Unknown => self.done(caller.client, "write given up"),
+            Answer::Refused | Answer::Unknown | Answer::IsCounter => {
+                self.done(caller.client, "write given up")
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use cairn_core::replication::{
 use rand::Rng;
 
 use super::clients::Clients;
+use super::tallies::FIRST_TALLY;
 use super::{Happening, World};
 use crate::edge::{Work, number};
 
@@ -60,6 +61,8 @@ pub(super) struct Read {
     floor: Index,
     /// What it must see at least where it is of the level `any`.
     local_floor: Option<(Generation, Index)>,
+    /// The try of a striped counter's client that it is.
+    tally: Option<u64>,
     step: Step,
 }
 
@@ -136,6 +139,7 @@ impl World {
             began: now,
             floor: about.invariants.history.floor(acknowledged),
             local_floor: about.invariants.monotone.floor(client, id, session),
+            tally: None,
             step: Step::Begun,
         };
         let proof_level = match level {
@@ -165,6 +169,38 @@ impl World {
         self.reads.insert(number, read);
         self.at(20, Happening::Look(id, number));
         Ok(())
+    }
+
+    /// A striped counter's client reads a key at a node.
+    pub(super) fn begin_tally_read(
+        &mut self,
+        tally: u64,
+        node: NodeId,
+        partition: PartitionId,
+        key: Bytes,
+        after: u64,
+    ) {
+        let invariants = &self.partitions[partition].invariants;
+        let acknowledged = invariants.acknowledged.newest();
+        let acknowledged = acknowledged.map_or(Index::ZERO, |mark| mark.index());
+        let read = Read {
+            node,
+            session: self.nodes[(node.0 - 1) as usize].session,
+            partition,
+            level: ReadLevel::Primary,
+            client: FIRST_TALLY as u32,
+            key,
+            number: 0,
+            began: self.now,
+            floor: invariants.history.floor(acknowledged),
+            local_floor: None,
+            tally: Some(tally),
+            step: Step::Begun,
+        };
+        self.reads_begun += 1;
+        let number = self.reads_begun;
+        self.reads.insert(number, read);
+        self.at(after, Happening::Look(node, number));
     }
 
     /// The place of a partition's primary, for a reader that looks at the map: every other
@@ -199,11 +235,17 @@ impl World {
             return Ok(());
         };
         if !self.alive(read.node, read.session) || self.now >= read.began.plus(PATIENCE) {
-            return Ok(());
+            return match read.tally {
+                Some(tally) => self.tally_read(tally, None),
+                None => Ok(()),
+            };
         }
         let looked = match self.advance(&mut read)? {
             Came::Read(looked) => looked,
             Came::Elsewhere => {
+                if let Some(tally) = read.tally {
+                    return self.tally_read(tally, None);
+                }
                 self.coverage.count("read redirected");
                 return Ok(());
             }
@@ -228,6 +270,7 @@ impl World {
             value,
             ..
         } = looked;
+        let found = read.tally.map(|_| value.clone());
         let value = value.map(|stored| (number(&stored), stored.version));
         let (id, level, partition) = (read.node, read.level, read.partition);
         let of = self.partitions.of(partition);
@@ -260,6 +303,9 @@ impl World {
         let what = || format!("a {} read on {id}", level.name());
         let saw = invariants.history.saw(what, seen, read.floor);
         saw.map_err(self.partitions.broken(partition))?;
+        if let Some(tally) = read.tally {
+            return self.tally_read(tally, found);
+        }
         let history = &mut self.partitions[partition].invariants.history;
         let times = (read.began.0, self.now.0);
         let integer = value.and_then(|(integer, _)| integer);

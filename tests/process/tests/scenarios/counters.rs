@@ -1,0 +1,307 @@
+//! Striped counters: whoever adds, wherever, while stripes' primaries are killed, the counter
+//! is spread over more stripes and fewer, and put together again, the sum is what was
+//! acknowledged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cairn_client::{Client, Consistency, Error, Options};
+use cairn_process_tests::cli;
+use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
+use cairn_process_tests::resp::{Connection, Reply};
+use cairn_process_tests::waiting;
+use tokio::runtime::Runtime;
+
+const KEY: &str = "views:home";
+/// How many threads add through each node, beside two native clients.
+const PER_NODE: usize = 2;
+
+/// What became of additions.
+#[derive(Debug, Default)]
+struct Added {
+    /// Acknowledged, each of one.
+    sure: AtomicI64,
+    /// Not answered, or with an unknown outcome.
+    unsure: AtomicI64,
+    refused: AtomicU64,
+}
+
+struct Adders {
+    stop: Arc<AtomicBool>,
+    added: Arc<Added>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}
+
+/// Adds ones through one node, whoever is primary of what.
+fn add_by_redis(address: &str, stop: &AtomicBool, added: &Added) -> Result<()> {
+    runtime()?.block_on(async {
+        let mut connection = None;
+        while !stop.load(Ordering::Relaxed) {
+            let open = match connection.as_mut() {
+                Some(open) => open,
+                None => match Connection::open(address, BOUND).await {
+                    Ok(open) => connection.insert(open),
+                    Err(_) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        continue;
+                    }
+                },
+            };
+            match open.call(&[b"INCRBY", KEY.as_bytes(), b"1"]).await {
+                Ok(Reply::Integer(_)) => added.sure.fetch_add(1, Ordering::Relaxed),
+                Ok(Reply::Error(error)) if error.starts_with("UNKNOWN") => {
+                    added.unsure.fetch_add(1, Ordering::Relaxed)
+                }
+                Ok(Reply::Error(error)) => {
+                    ensure!(
+                        !error.starts_with("MOVED") && !error.starts_with("WRONGTYPE"),
+                        "{address}: {error}"
+                    );
+                    added.refused.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    continue;
+                }
+                Ok(other) => anyhow::bail!("{address}: {other:?}"),
+                Err(_) => {
+                    connection = None;
+                    added.unsure.fetch_add(1, Ordering::Relaxed)
+                }
+            };
+        }
+        Ok(())
+    })
+}
+
+/// Adds ones by the native client.
+fn add_by_client(addresses: Vec<String>, stop: &AtomicBool, added: &Added) -> Result<()> {
+    runtime()?.block_on(async {
+        let client = Client::connect(addresses, Options::default()).await?;
+        while !stop.load(Ordering::Relaxed) {
+            match client.increment(KEY, 1).await {
+                Ok(_) => added.sure.fetch_add(1, Ordering::Relaxed),
+                Err(Error::OutcomeUnknown { .. }) => added.unsure.fetch_add(1, Ordering::Relaxed),
+                Err(Error::Unavailable { .. }) => {
+                    added.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
+        Ok(())
+    })
+}
+
+impl Adders {
+    fn start(cluster: &Cluster) -> Self {
+        let (stop, added) = (Arc::new(AtomicBool::new(false)), Arc::<Added>::default());
+        let mut threads = Vec::new();
+        for address in cluster.resp() {
+            for _ in 0..PER_NODE {
+                let (stop, added) = (Arc::clone(&stop), Arc::clone(&added));
+                let address = address.clone();
+                threads.push(thread::spawn(move || add_by_redis(&address, &stop, &added)));
+            }
+        }
+        for _ in 0..2 {
+            let (stop, added) = (Arc::clone(&stop), Arc::clone(&added));
+            let addresses = cluster.client_addresses();
+            threads.push(thread::spawn(move || {
+                add_by_client(addresses, &stop, &added)
+            }));
+        }
+        Self {
+            stop,
+            added,
+            threads,
+        }
+    }
+
+    /// Waits until so many more were acknowledged.
+    fn await_more(&self, more: i64) -> Result<()> {
+        let before = self.added.sure.load(Ordering::Relaxed);
+        waiting::until("more additions to be acknowledged", BOUND, || {
+            if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) {
+                anyhow::bail!("thread {ended} has ended");
+            }
+            let now = self.added.sure.load(Ordering::Relaxed);
+            Ok((now - before >= more).then_some(()))
+        })
+    }
+
+    fn stop(self) -> Result<Arc<Added>> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("no panic")?;
+        }
+        Ok(self.added)
+    }
+}
+
+fn set_counters(cluster: &Cluster, counters: &str) -> Result<()> {
+    let assigned = format!("counters={counters}");
+    cli::done(cluster.cairn(&["cluster", "set", &assigned])?, BOUND)?;
+    Ok(())
+}
+
+/// What a node says a key is.
+async fn ask(connection: &mut Connection, words: &[&[u8]]) -> Result<String> {
+    let reply = connection.call(words).await?;
+    reply
+        .text()
+        .with_context(|| format!("{words:?}: {reply:?}"))
+}
+
+/// What the counter is, as the cluster has counted it, and over how many stripes it is spread.
+async fn counted(client: &Client) -> Result<(String, Option<u16>)> {
+    let value = client.get_with(KEY, Consistency::Any).await?;
+    let value = value.context("there is no counter")?;
+    let stripes = value.counter.map(|control| control.stripes);
+    Ok((String::from_utf8_lossy(&value.data).into_owned(), stripes))
+}
+
+#[test]
+fn a_counter_adds_up_through_kills_and_other_numbers_of_stripes() -> Result<()> {
+    let spec = Spec {
+        coordinators: 1,
+        data_nodes: 3,
+        partitions: 16,
+        ..Spec::default()
+    };
+    let mut cluster = Cluster::start(spec.with("CAIRN_COUNTERS", "views:=8"))?;
+    cluster.await_ready()?;
+    let adders = Adders::start(&cluster);
+    adders.await_more(500)?;
+    for counters in ["views:=16", "views:=3"] {
+        set_counters(&cluster, counters)?;
+        adders.await_more(300)?;
+        let victim = cluster.data.len() - 1;
+        cluster.data[victim].kill()?;
+        adders.await_more(200)?;
+        cluster.data[victim].start()?;
+        cluster.await_ready()?;
+        adders.await_more(300)?;
+    }
+    set_counters(&cluster, "views:=0")?;
+    adders.await_more(300)?;
+    set_counters(&cluster, "views:=4")?;
+    adders.await_more(300)?;
+    let added = adders.stop()?;
+
+    let (sure, unsure) = (
+        added.sure.load(Ordering::Relaxed),
+        added.unsure.load(Ordering::Relaxed),
+    );
+    println!(
+        "{sure} additions acknowledged, {unsure} with an unknown outcome, {} refused",
+        added.refused.load(Ordering::Relaxed)
+    );
+    runtime()?.block_on(async {
+        let client = Client::connect(cluster.client_addresses(), Options::default()).await?;
+        let value = client.get(KEY).await?.context("there is no counter")?;
+        let sum: i64 = String::from_utf8_lossy(&value.data).parse()?;
+        ensure!(
+            (sure..=sure + unsure).contains(&sum),
+            "the counter is {sum}, and {sure} to {} were added",
+            sure + unsure
+        );
+        // Every node says the same, and that is what the key itself comes to be told.
+        for address in cluster.resp() {
+            let mut connection = Connection::open(&address, BOUND).await?;
+            let told = ask(&mut connection, &[b"GET", KEY.as_bytes()]).await?;
+            ensure!(told == sum.to_string(), "{address} says {told}, not {sum}");
+        }
+        let began = std::time::Instant::now();
+        while counted(&client).await? != (sum.to_string(), Some(4)) {
+            ensure!(
+                began.elapsed() < BOUND,
+                "it is never added up: {:?}",
+                counted(&client).await?
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        set_delete_and_expire(&cluster, &client, sum).await
+    })
+}
+
+/// The other commands, at the node that leads the key.
+async fn set_delete_and_expire(cluster: &Cluster, client: &Client, sum: i64) -> Result<()> {
+    let key = KEY.as_bytes();
+    let mut leader = None;
+    for address in cluster.resp() {
+        let mut connection = Connection::open(&address, BOUND).await?;
+        // A command that only the key's primary takes.
+        let reply = connection.call(&[b"TYPE", key]).await?;
+        if reply.text().as_deref() == Some("string") {
+            leader = Some(connection);
+        }
+    }
+    let mut at = leader.context("no node leads the key")?;
+    let appended = at.call(&[b"APPEND", key, b"1"]).await?;
+    ensure!(
+        matches!(&appended, Reply::Error(error) if error.starts_with("WRONGTYPE")),
+        "{appended:?}"
+    );
+    ensure!(ask(&mut at, &[b"SET", key, b"100", b"GET"]).await? == sum.to_string());
+    ensure!(ask(&mut at, &[b"GET", key]).await? == "100");
+    // A pipeline keeps its order.
+    for words in [
+        &[b"INCRBY".as_slice(), key, b"5"] as &[&[u8]],
+        &[b"INCRBY", key, b"6"],
+        &[b"GETDEL", key],
+        &[b"INCR", key],
+        &[b"SET", key, b"7", b"GET"],
+        &[b"GET", key],
+    ] {
+        at.send(words).await?;
+    }
+    let mut told = Vec::new();
+    for _ in 0..6 {
+        let reply = at.receive().await?;
+        told.push(match reply {
+            Reply::Integer(number) => number.to_string(),
+            other => other
+                .text()
+                .with_context(|| format!("{told:?}, {other:?}"))?,
+        });
+    }
+    ensure!(told[2..] == ["111", "1", "1", "7"], "{told:?}");
+    // The native client, whose writes have names.
+    client.increment(KEY, 3).await?;
+    let began = std::time::Instant::now();
+    while counted(client).await?.1.is_none() {
+        ensure!(began.elapsed() < BOUND, "it is never striped again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client.increment(KEY, 4).await?;
+    let value = client.get(KEY).await?.context("there is no counter")?;
+    ensure!(value.data == "14" && value.counter.is_some(), "{value:?}");
+    client.put(KEY, "20").await?;
+    ensure!(ask(&mut at, &[b"GET", key]).await? == "20");
+    ensure!(at.call(&[b"INCR", key]).await? == Reply::Integer(21));
+    ensure!(at.call(&[b"PEXPIRE", key, b"1500"]).await? == Reply::Integer(1));
+    at.call(&[b"INCR", key]).await?;
+    ensure!(ask(&mut at, &[b"GET", key]).await? == "22");
+    let began = std::time::Instant::now();
+    while client.get(KEY).await?.is_some() {
+        ensure!(began.elapsed() < BOUND, "it does not expire");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(at.call(&[b"INCR", key]).await? == Reply::Integer(1));
+    client.delete(KEY).await?;
+    ensure!(client.get(KEY).await?.is_none());
+    // Nobody sees stripes, and nobody touches them.
+    let keys = at.call(&[b"SCAN", b"0", b"COUNT", b"1000"]).await?;
+    ensure!(!format!("{keys:?}").contains("cairn"), "{keys:?}");
+    let own = at.call(&[b"GET", b"\xffcairn\xff{0000}12345678"]).await?;
+    ensure!(matches!(own, Reply::Error(_)), "{own:?}");
+    Ok(())
+}
