@@ -313,8 +313,8 @@ proptest! {
 #[test]
 fn the_steps_above_make_entries_of_several() {
     let mut gatherer = Gatherer::new();
-    for number in 0..3 {
-        gatherer.write(number, &plain(increment(NAMES[number], 1)));
+    for (number, name) in NAMES.into_iter().enumerate() {
+        gatherer.write(number, &plain(increment(name, 1)));
     }
     gatherer.let_go();
     assert_eq!(gatherer.several, 1);
