@@ -1,9 +1,13 @@
 //! What answers and refusals mean to a caller.
 
+use std::time::{Duration, Instant};
+
 use cairn_core::kv::request::WriteReply;
 use cairn_proto::Malformed;
 use cairn_proto::kv::{KvError, check_key};
 use cairn_proto::pb::kv::v1 as pb;
+
+use tokio::time::sleep;
 
 use crate::error::Error;
 
@@ -26,9 +30,17 @@ pub(crate) fn final_refusal(refusal: &KvError) -> Option<Error> {
         | KvError::Unknown
         | KvError::Unjudged { .. }
         | KvError::Overloaded
+        | KvError::Limited { .. }
         | KvError::Striped(_)
         | KvError::NoMap => None,
     }
+}
+
+/// Waits as long as a node wants a key left alone, which is no failure of the node: asked sooner
+/// it would refuse again.
+pub(crate) async fn wait_out(wait_ms: u32, until: Instant) {
+    let left = until.saturating_duration_since(Instant::now());
+    sleep(Duration::from_millis(u64::from(wait_ms)).min(left)).await;
 }
 
 pub(crate) fn checked(key: &[u8]) -> Result<(), Error> {

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::answer::{checked, final_refusal, invalid, write_reply};
+use crate::answer::{checked, final_refusal, invalid, wait_out, write_reply};
 use crate::batch::{Batch, BatchOutcome};
 use crate::connection::{Connection, Routed, Why};
 use crate::counter::{Editions, Written};
@@ -681,6 +681,10 @@ impl<'a> Trial<'a> {
             KvError::NotReady { .. } => {
                 self.moved = 0;
                 count(&counters.not_ready);
+            }
+            KvError::Limited { wait_ms } if !self.spread => {
+                self.moved = 0;
+                return wait_out(*wait_ms, self.until).await;
             }
             _ => self.moved = 0,
         }

@@ -81,6 +81,7 @@ mod known;
 mod load;
 mod options;
 mod scan;
+pub mod sharded;
 mod stats;
 mod topology;
 pub mod trace;

@@ -91,6 +91,8 @@ bugs! {
         "A retry that the table has dropped is taken for a new write.";
     PruneTableEarly "prune-table-early", rule 8:
         "The table drops more rows than it says that it forgot.";
+    RecordFirstOfCombined "record-first-of-combined", rule 8:
+        "Of several increments that are one entry the name of the first alone is recorded.";
     AckBeforeShrink "ack-before-shrink", rule 10:
         "A primary leaves silent members out before a configuration without them commits.";
     LeaveJointEarly "leave-joint-early", rule 11:

@@ -648,6 +648,7 @@ fn engine_config(
             receive: settings.snapshot_receive_rate,
         },
         hot_keys: settings.hot_keys,
+        key_rate: settings.key_rate,
         ..EngineConfig::new(node, session, timing)
     }
 }

@@ -582,6 +582,12 @@ pub enum KvError {
     /// Too much is waiting. Nothing was done.
     #[error("the node has too much waiting; try again more slowly")]
     Overloaded,
+    /// A key is asked for more often than the node allows. Nothing was done.
+    #[error("the key is asked for too often; try again in {wait_ms} ms")]
+    Limited {
+        /// How long to wait, at least.
+        wait_ms: u32,
+    },
     /// The keys of one request belong to several partitions.
     #[error(
         "the keys belong to different partitions, and what is done at once is done in one: keys \
@@ -647,6 +653,9 @@ impl KvError {
             RequestError::Unjudged { position } => Self::Unjudged { position },
             RequestError::DiskFull => Self::DiskFull,
             RequestError::Overloaded => Self::Overloaded,
+            RequestError::Limited { wait } => Self::Limited {
+                wait_ms: u32::try_from(wait.0.div_ceil(1_000)).unwrap_or(u32::MAX),
+            },
             RequestError::CrossPartition => Self::CrossPartition,
             RequestError::NoMap => Self::NoMap,
             RequestError::IsCounter => Self::IsCounter,
@@ -662,7 +671,7 @@ impl KvError {
             Self::NotReady { .. } | Self::NoMap => Code::Unavailable,
             Self::Unknown => Code::Unknown,
             Self::Unjudged { .. } => Code::Aborted,
-            Self::DiskFull | Self::Overloaded => Code::ResourceExhausted,
+            Self::DiskFull | Self::Overloaded | Self::Limited { .. } => Code::ResourceExhausted,
             Self::CrossPartition | Self::Invalid { .. } => Code::InvalidArgument,
             Self::Unsupported { .. } => Code::Unimplemented,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
@@ -717,6 +726,7 @@ impl From<KvError> for pb::Error {
             }),
             KvError::DiskFull => Kind::DiskFull(pb::DiskFull {}),
             KvError::Overloaded => Kind::Overloaded(pb::Overloaded {}),
+            KvError::Limited { wait_ms } => Kind::Limited(pb::Limited { wait_ms }),
             KvError::CrossPartition => Kind::CrossPartition(pb::CrossPartition {}),
             KvError::NoMap => Kind::NoMap(pb::NoMap {}),
             KvError::IsCounter => Kind::IsCounter(pb::IsCounter {}),
@@ -757,6 +767,7 @@ impl TryFrom<pb::Error> for KvError {
             },
             Kind::DiskFull(pb::DiskFull {}) => Self::DiskFull,
             Kind::Overloaded(pb::Overloaded {}) => Self::Overloaded,
+            Kind::Limited(pb::Limited { wait_ms }) => Self::Limited { wait_ms },
             Kind::CrossPartition(pb::CrossPartition {}) => Self::CrossPartition,
             Kind::NoMap(pb::NoMap {}) => Self::NoMap,
             Kind::IsCounter(pb::IsCounter {}) => Self::IsCounter,

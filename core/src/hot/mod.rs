@@ -5,9 +5,11 @@
 //! is *hot* from when it takes a noticeable part of what the node serves until it takes
 //! clearly less. Everything here is told what time it is.
 
+mod limit;
 mod sketch;
 mod watch;
 
+pub use limit::{Due, KeyRate};
 pub use sketch::{Heavy, Sketch};
 pub use watch::{HotKey, Touch, Watch, WatchOptions};
 

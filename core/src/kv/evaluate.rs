@@ -16,10 +16,16 @@
 //! - A sequenced write is judged by the table before anything else, and whatever
 //!   comes of it, a refusal too, is recorded in the entry that answers it (rule 8).
 
+#[path = "combine.rs"]
+mod combine;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+
+pub(super) use combine::before;
+pub use combine::{COMBINED_MAX, Combined, CombinedEntry, Joined};
 
 use super::body::{
     EntryBody, KIND_COUNTER, KIND_STRING, SequencedRecord, StoredValue, VersionedValue,
@@ -73,6 +79,8 @@ pub enum Evaluation {
         outcome: WriteOutcome,
         /// The original's entry.
         position: Position,
+        /// The version that the client is told.
+        version: Position,
     },
     /// A retry that the table cannot judge. Nothing is to be done.
     Unjudged,
@@ -209,6 +217,12 @@ impl Evaluator {
         self.unapplied.len()
     }
 
+    /// The last entry that wrote the key, where it is not applied.
+    #[must_use]
+    pub fn written(&self, key: &Bytes) -> Option<Position> {
+        self.overlay.get(key).map(|pending| pending.version)
+    }
+
     /// Whether the log holds an unapplied write of the key: no base is needed.
     #[must_use]
     pub fn covers(&self, key: &Bytes) -> bool {
@@ -223,8 +237,16 @@ impl Evaluator {
             None => None,
             Some(name) => match self.table.as_ref().map(|table| table.judge(name)) {
                 None => return Evaluation::NeedTable,
-                Some(Judgement::Applied { outcome, position }) => {
-                    return Evaluation::Duplicate { outcome, position };
+                Some(Judgement::Applied {
+                    outcome,
+                    position,
+                    version,
+                }) => {
+                    return Evaluation::Duplicate {
+                        outcome,
+                        position,
+                        version,
+                    };
                 }
                 Some(Judgement::Unjudged) => return Evaluation::Unjudged,
                 Some(Judgement::New) => Some(name),

@@ -210,7 +210,11 @@ fn a_batch_carries_one_record_under_one_name() {
     evaluator.proposed(position, entry);
     assert_eq!(
         evaluator.evaluate(NOW, &request, &bases),
-        Evaluation::Duplicate { outcome, position }
+        Evaluation::Duplicate {
+            outcome,
+            position,
+            version: position
+        }
     );
 }
 

@@ -417,6 +417,7 @@ fn a_retry_of_an_increment_is_applied_once() {
     let duplicate = Evaluation::Duplicate {
         outcome: WriteOutcome::Integer(5),
         position: at(1),
+        version: at(1),
     };
     // Judged against the whole log: before it is applied, and after.
     assert_eq!(partition.write(&first), duplicate);
@@ -441,7 +442,8 @@ fn a_retry_of_a_compare_and_set_gets_its_first_answer() {
             outcome: WriteOutcome::Set {
                 previous: Some(key("a"))
             },
-            position: at(2)
+            position: at(2),
+            version: at(2)
         }
     );
 }
@@ -461,7 +463,8 @@ fn a_refusal_that_carries_a_sequence_is_an_entry() {
         partition.write(&refused),
         Evaluation::Duplicate {
             outcome,
-            position: at(1)
+            position: at(1),
+            version: at(1)
         }
     );
 }
@@ -546,5 +549,7 @@ fn the_table_survives_a_promotion() {
     ));
 }
 
+#[path = "combine_tests.rs"]
+mod combined;
 #[path = "evaluate_model_tests.rs"]
 mod model;

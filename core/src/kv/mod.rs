@@ -23,7 +23,7 @@ mod wire;
 mod fuzz_tests;
 
 pub use body::{EntryBody, SequencedRecord, StoredValue, VersionedValue};
-pub use evaluate::{Bases, Evaluation, Evaluator};
+pub use evaluate::{Bases, COMBINED_MAX, Combined, CombinedEntry, Evaluation, Evaluator, Joined};
 pub use expiry::{DueKey, ExpiryRow};
 pub use table::{Judgement, Table};
 pub use wire::DecodeError;

@@ -11,7 +11,7 @@ use super::integer;
 use super::wire::DecodeError;
 use crate::counters::Control;
 use crate::counters::machine::Learned;
-use crate::ids::{Epoch, PartitionId, Position};
+use crate::ids::{Epoch, Micros, PartitionId, Position};
 use crate::record::Member;
 
 /// A native client's name for one of its writes (rule 8).
@@ -509,6 +509,13 @@ pub enum RequestError {
     /// Too much is waiting. Nothing was done.
     #[error("the node has too many writes waiting")]
     Overloaded,
+    /// A key is asked for more often than the node allows (`CAIRN_KEY_RATE_MAX`). Nothing was
+    /// done.
+    #[error("a key is asked for too often; it may be again in {} ms", .wait.0.div_ceil(1_000))]
+    Limited {
+        /// How long to wait at least.
+        wait: Micros,
+    },
     /// The keys of one request belong to several partitions.
     #[error("the keys belong to different partitions")]
     CrossPartition,

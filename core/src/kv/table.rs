@@ -20,6 +20,7 @@ use super::body::{
     EntryBody, FORGOTTEN_ROW, SequencedRecord, decode_forgotten, decode_row, encode_forgotten,
     encode_row,
 };
+use super::evaluate::before;
 use super::request::{Sequenced, WriteOutcome};
 use super::wire::DecodeError;
 use crate::ids::{Index, Position};
@@ -29,8 +30,8 @@ use crate::seeded::{Bug, is_seeded};
 /// answers that carry a previous value can be long.
 pub const TABLE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// How many rows leave with one entry at most for the window's sake. One is usual; more
-/// only after it was made smaller. For the sake of memory as many leave as it takes.
+/// How many rows leave with an entry of one record at most for the window's sake. One is usual;
+/// more only after it was made smaller. For the sake of memory as many leave as it takes.
 const FORGETS_MAX: usize = 16;
 
 /// What the table says of a sequenced write.
@@ -42,6 +43,10 @@ pub enum Judgement {
         outcome: WriteOutcome,
         /// The entry that recorded it.
         position: Position,
+        /// The version that it gave to its key, as far as the table can tell: of several
+        /// increments of one entry all but the last are told the position before it, see
+        /// [`super::evaluate::Combined`].
+        version: Position,
     },
     /// The table has dropped something newer than what the client knew, and lacks
     /// this write: whether it was applied cannot be told.
@@ -130,11 +135,16 @@ impl Table {
     #[must_use]
     pub fn judge(&self, write: &Sequenced) -> Judgement {
         if let Some((position, at)) = self.names.get(&(write.client, write.sequence))
-            && let Some(record) = self.record(*position, *at)
+            && let Some((record, is_last)) = self.record(*position, *at)
         {
             return Judgement::Applied {
                 outcome: record.outcome.clone(),
                 position: *position,
+                version: if is_last {
+                    *position
+                } else {
+                    before(*position)
+                },
             };
         }
         if self.forgotten > write.known && !is_seeded(Bug::JudgeForgottenAsNew) {
@@ -144,24 +154,29 @@ impl Table {
         }
     }
 
-    fn record(&self, position: Position, at: usize) -> Option<&SequencedRecord> {
+    /// A record, and whether it is the last one of its entry.
+    fn record(&self, position: Position, at: usize) -> Option<(&SequencedRecord, bool)> {
         let row = self
             .rows
             .binary_search_by_key(&position.index, |row| row.position.index)
             .ok()?;
-        self.rows[row].records.get(at)
+        let records = &self.rows[row].records;
+        Some((records.get(at)?, at + 1 == records.len()))
     }
 
-    /// Which rows are to leave with an entry that adds `adding`, for the table to
-    /// stay within `window` records.
+    /// Which rows are to leave with an entry that adds `adding`, for the table to hold
+    /// `window` records and no more than it must: a row leaves as a whole, once as many
+    /// records remain without it. With one record to a row that is the window exactly.
     #[must_use]
     pub fn forgets(&self, adding: &[SequencedRecord], window: u32) -> Vec<Position> {
         let window = usize::try_from(window).unwrap_or(usize::MAX);
         let mut records = self.records + adding.len();
         let mut weight = self.weight + adding.iter().map(SequencedRecord::weight).sum::<usize>();
         let mut leave = Vec::new();
+        // As many as come, whatever rows they were in, and some more.
+        let rows_max = FORGETS_MAX + adding.len().saturating_sub(1);
         for row in &self.rows {
-            let too_many = records > window && leave.len() < FORGETS_MAX;
+            let too_many = records - row.records.len() >= window && leave.len() < rows_max;
             if !too_many && weight <= TABLE_BYTES_MAX {
                 break;
             }
@@ -287,7 +302,8 @@ mod tests {
             table.judge(&name(1, 1, 0)),
             Judgement::Applied {
                 outcome: WriteOutcome::Integer(1),
-                position: at(7)
+                position: at(7),
+                version: at(7)
             }
         );
         assert_eq!(table.judge(&name(1, 2, 0)), Judgement::New);
@@ -375,6 +391,42 @@ mod tests {
             write(&mut table, index, heavy, 100_000);
             assert!(table.weight <= TABLE_BYTES_MAX, "{}", table.weight);
         }
+    }
+
+    /// Entries of several records take as many out as they bring, and leave the window full.
+    #[test]
+    fn entries_of_many_records_keep_the_window_and_no_more_than_they_must() {
+        let mut table = Table::new();
+        for index in 1..=100 {
+            write(&mut table, index, record(1, index), 100);
+        }
+        for index in 101..=120 {
+            let sequenced: Vec<_> = (0..40).map(|n| record(2, index * 40 + n)).collect();
+            let body = EntryBody {
+                forgets: table.forgets(&sequenced, 100),
+                sequenced,
+                ..EntryBody::default()
+            };
+            table.absorb(at(index), &body);
+            assert!((100..140).contains(&table.len()), "{}", table.len());
+        }
+        // A window smaller than an entry: the entry itself is remembered.
+        let sequenced: Vec<_> = (0..40).map(|n| record(3, n)).collect();
+        let body = EntryBody {
+            forgets: table.forgets(&sequenced, 5),
+            sequenced,
+            ..EntryBody::default()
+        };
+        table.absorb(at(121), &body);
+        assert_eq!(table.len(), 40);
+        assert!(matches!(
+            table.judge(&name(3, 0, 0)),
+            Judgement::Applied { version, .. } if version == at(120)
+        ));
+        assert!(matches!(
+            table.judge(&name(3, 39, 0)),
+            Judgement::Applied { version, .. } if version == at(121)
+        ));
     }
 
     #[test]

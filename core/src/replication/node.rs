@@ -1,6 +1,7 @@
 //! The door of replication: every replica of one node behind one `step`.
 
 mod copies;
+mod flushed;
 mod reads;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cairn_core::hot::KeyRate;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::replication::Timing;
 
@@ -36,6 +37,8 @@ pub struct EngineConfig {
     pub snapshot_rates: SnapshotRates,
     /// What is said of keys that are asked for far more than others.
     pub hot_keys: HotKeysShown,
+    /// How often a hot key is answered.
+    pub key_rate: Option<KeyRate>,
     /// What traces requests, if anything does.
     pub tracer: Tracer,
 }
@@ -56,6 +59,7 @@ impl EngineConfig {
             snapshots_at_once: 2,
             snapshot_rates: SnapshotRates::default(),
             hot_keys: HotKeysShown::default(),
+            key_rate: None,
             tracer: Tracer::default(),
         }
     }

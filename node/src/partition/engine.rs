@@ -425,6 +425,8 @@ impl Engine {
         let expired = std::mem::take(&mut self.turn.expired);
         self.figures.expired.increment(expired);
         self.shared.expired.fetch_add(expired, Ordering::Relaxed);
+        let combined = std::mem::take(&mut self.turn.combined);
+        self.figures.combined.increment(combined);
         self.tell_load(writes);
         let written = std::mem::take(&mut self.written_since);
         self.copies.second(writes, written);
@@ -489,6 +491,7 @@ impl Engine {
 
     /// Carries out everything of this turn.
     fn finish(&mut self) {
+        self.let_go();
         // Publishing a standing may let held writes go, which has effects again.
         while !self.turn.effects.is_empty() || !self.turn.touched.is_empty() {
             let mut touched = std::mem::take(&mut self.turn.touched);
@@ -511,8 +514,27 @@ impl Engine {
             for partition in touched {
                 self.answer_committed(partition, now);
             }
+            self.let_go();
         }
         self.hand_over();
+    }
+
+    /// Has the increments that were gathered become entries, except those that wait for a flush.
+    fn let_go(&mut self) {
+        let mut gathering = std::mem::take(&mut self.turn.gathering);
+        gathering.sort_unstable();
+        gathering.dedup();
+        gathering.retain(|partition| {
+            let Some(lane) = lane_of(&mut self.lanes, *partition) else {
+                return false;
+            };
+            let flushed = self.core.flushed_to(*partition);
+            let (core, turn) = (&mut self.core, &mut self.turn);
+            lane.let_go(core, turn, &self.reader, flushed);
+            lane.gathers()
+        });
+        gathering.append(&mut self.turn.gathering);
+        self.turn.gathering = gathering;
     }
 
     fn carry_out(&mut self, effect: Effect, touched: &mut Vec<PartitionId>) {

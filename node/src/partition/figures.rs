@@ -7,6 +7,8 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 #[derive(Debug)]
 pub(super) struct Figures {
     pub(super) writes: Counter,
+    /// Increments that share their entry with others.
+    pub(super) combined: Counter,
     pub(super) turns: Counter,
     pub(super) inputs_per_turn: Histogram,
     pub(super) flush_seconds: Histogram,
@@ -32,6 +34,7 @@ impl Figures {
     pub(super) fn new() -> Self {
         Self {
             writes: counter!("cairn_writes_total"),
+            combined: counter!("cairn_combined_writes_total"),
             turns: counter!("cairn_engine_turns_total"),
             inputs_per_turn: histogram!("cairn_engine_turn_inputs"),
             flush_seconds: histogram!("cairn_wal_flush_wait_seconds"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use cairn_core::cluster::report::PartitionStatus;
 use cairn_core::ids::{Micros, NodeId, PartitionId};
-use cairn_core::kv::request::{RequestError, WriteLevel, WriteRequest};
+use cairn_core::kv::request::{RequestError, WriteLevel, WriteOp, WriteRequest};
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::{Event, PartitionMeta};
 use cairn_core::slots;
@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::admission::Place;
 use super::board::Published;
+use super::clock;
 use super::heat::Heated;
 use super::inbox::{Input, Submission, Work};
 use super::reply::{ReplyQueue, ReplyTo, WriteResult};
@@ -285,6 +286,17 @@ impl Handle {
             level,
             bytes: request.op.weight(),
         };
+        // What keeps a counter together is no client's.
+        let is_ours = matches!(
+            request.op,
+            WriteOp::Establish { .. } | WriteOp::Seal { .. } | WriteOp::Conclude { .. }
+        );
+        let keys = request.op.keys().filter(|_| !is_ours);
+        if let Err(error) = self.shared.limit.write(keys, clock::boottime) {
+            // It is asked for all the same: what is refused keeps it hot.
+            self.shared.heat.write(partition, &request.op);
+            return Err((reply, error));
+        }
         let trace = reply.trace().or_else(|| self.shared.config.tracer.draw());
         match self.shared.admission.admit(place) {
             Ok(()) => Ok(Submission {

@@ -149,6 +149,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         due.tick().await;
         let hot = judge.judge(clock::boottime(), &shared.heat);
+        shared.limit.judged(&shared.heat.judged.load().keys);
         if hot > 0 {
             tracing::info!(keys = hot, "keys are asked for far more than others");
         }

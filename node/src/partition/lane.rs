@@ -11,6 +11,9 @@
 //!   every entry past the applied index.
 //! - Each submission is answered exactly once.
 
+#[path = "lane_combine.rs"]
+mod combine;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -19,7 +22,7 @@ use cairn_core::counters::Declared;
 use cairn_core::ids::{Epoch, Index, Micros, PartitionId, Position};
 use cairn_core::kv::expiry::due_second;
 use cairn_core::kv::request::{RequestError, WriteLevel, WriteOutcome, WriteReply};
-use cairn_core::kv::{Evaluation, Evaluator, VersionedValue};
+use cairn_core::kv::{EntryBody, Evaluation, Evaluator, VersionedValue};
 use cairn_core::replication::{Effect, Generation, NodeCore, ProposeError, Standing};
 use cairn_proto::trace::SpanContext;
 
@@ -30,6 +33,7 @@ use super::park::Park;
 use super::refusals::RefusedWrites;
 use super::reply::{ReplyTo, WriteResult};
 use crate::store::StateReader;
+use combine::{Gathering, Join};
 
 /// Values that are at hand without waiting.
 pub(super) trait Cache {
@@ -69,6 +73,10 @@ pub(super) struct Turn {
     pub(super) touched: Vec<PartitionId>,
     /// Entries that were proposed for requests that are traced.
     pub(super) traced: Vec<((PartitionId, Index), SpanContext)>,
+    /// Partitions where increments wait to become an entry.
+    pub(super) gathering: Vec<PartitionId>,
+    /// Increments that share their entry with others.
+    pub(super) combined: u64,
 }
 
 /// Values that are to be read.
@@ -109,6 +117,8 @@ impl Turn {
             expired: 0,
             touched: Vec::new(),
             traced: Vec::new(),
+            gathering: Vec::new(),
+            combined: 0,
         }
     }
 
@@ -192,6 +202,7 @@ pub(super) struct Lane {
     held: VecDeque<Submission>,
     tableless: VecDeque<Submission>,
     park: Park,
+    gathering: Gathering,
     waiting: VecDeque<Waiting>,
     /// Committed, and the lease is awaited.
     leaseless: VecDeque<Waiting>,
@@ -245,6 +256,7 @@ impl Lane {
             held: VecDeque::new(),
             tableless: VecDeque::new(),
             park: Park::default(),
+            gathering: Gathering::default(),
             waiting: VecDeque::new(),
             leaseless: VecDeque::new(),
             next_expiry: NEVER,
@@ -257,6 +269,7 @@ impl Lane {
         self.held.len()
             + self.tableless.len()
             + self.park.len()
+            + self.gathering.len()
             + self.waiting.len()
             + self.leaseless.len()
             + self.incomplete.len()
@@ -407,7 +420,9 @@ impl Lane {
             turn.answer(waiting.reply, waiting.place, Err(error));
         }
         let tableless = std::mem::take(&mut self.tableless);
-        for write in self.park.drain().into_iter().chain(tableless) {
+        let gathered = self.gathering.drain();
+        let undone = self.park.drain().into_iter().chain(tableless);
+        for write in undone.chain(gathered) {
             turn.refuse(write, moved.clone());
         }
         self.turn_away(turn, moved);
@@ -441,10 +456,32 @@ impl Lane {
             );
             return;
         }
+        let Some(write) = self.gather(turn, write) else {
+            return;
+        };
+        if self.gathering.concerns(&write) {
+            self.let_all_go(core, turn, cache);
+            if !self.held.is_empty() {
+                self.held.push_back(write);
+                return;
+            }
+        }
         if self.park.blocks(&write.work) {
             self.park.add(write);
             return;
         }
+        self.evaluate_or_park(core, turn, cache, write);
+        self.propose_combined(core, turn, cache);
+    }
+
+    /// Evaluates a write that no other stands before, or has it wait for values.
+    fn evaluate_or_park(
+        &mut self,
+        core: &mut NodeCore,
+        turn: &mut Turn,
+        cache: &dyn Cache,
+        write: Submission,
+    ) {
         if let Some(Wanting { write, keys }) = self.evaluate(core, turn, cache, write) {
             let wanted = Wanted::new(&write.work, keys);
             self.park.add(write);
@@ -529,6 +566,7 @@ impl Lane {
                 }
             }
         }
+        self.propose_combined(core, turn, cache);
     }
 
     /// The table came. `None`: the store cannot be read.
@@ -586,7 +624,8 @@ impl Lane {
     }
 
     /// Evaluates a write that nothing stands before, and carries out what comes of
-    /// it. Gives it back with the keys whose values are wanted first.
+    /// it, or joins it to what [`Self::propose_combined`] then proposes. Gives it back with
+    /// the keys whose values are wanted first.
     fn evaluate(
         &mut self,
         core: &mut NodeCore,
@@ -598,15 +637,18 @@ impl Lane {
             turn.refuse(write, RequestError::Overloaded);
             return None;
         }
+        let write = match self.join(core, turn, cache, write) {
+            Join::Joined => return None,
+            Join::Wanting(wanting) => return Some(wanting),
+            Join::Apart(write) => write,
+        };
+        self.propose_combined(core, turn, cache);
         let Some(evaluator) = &mut self.evaluator else {
             self.held.push_back(write);
             return None;
         };
         let (park, generation) = (&self.park, self.generation);
-        let bases = |key: &Bytes| {
-            park.base(key)
-                .or_else(|| decode_cached(cache.get_cached(generation, key)?))
-        };
+        let bases = |key: &Bytes| base(park, cache, generation, key);
         let evaluation = match &write.work {
             Work::Write(request) => evaluator.evaluate(turn.wall_ms, request, &bases),
             Work::Expire(due) => evaluator.expire(turn.wall_ms, due, &bases),
@@ -630,59 +672,64 @@ impl Lane {
                         if matches!(write.work, Work::Expire(_)) {
                             turn.expired += body.writes.len() as u64;
                         }
-                        let soonest = body
-                            .writes
-                            .iter()
-                            .filter_map(|(_, value)| value.as_ref()?.expires_at)
-                            .min();
-                        if let Some(at) = soonest {
-                            self.next_expiry = self.next_expiry.min(due_second(at));
-                        }
+                        self.next_expiry = self.next_expiry.min(soonest_expiry(&body));
                         if let Some(trace) = write.reply.trace() {
                             let entry = (self.partition, position.index);
                             turn.traced.push((entry, trace));
                         }
                         evaluator.proposed(position, body);
                         self.head = position;
-                        self.wait(core, turn, write, (position, outcome), WaitingKind::Entry);
+                        let answer = WriteReply { outcome, position };
+                        let awaited = (position.index, answer);
+                        self.wait(core, turn, write, awaited, WaitingKind::Entry);
                     }
-                    // The standing changed in this very turn; its end tells how.
-                    Err(ProposeError::NotPrimary) => self.held.push_back(write),
-                    Err(ProposeError::DiskFull) => turn.refuse(write, RequestError::DiskFull),
-                    Err(ProposeError::Overloaded) => {
-                        // What else waits for this turn is not evaluated in vain.
-                        turn.overloaded = true;
-                        turn.refuse(write, RequestError::Overloaded);
-                    }
-                    // Tried again at the next tick, and those behind it after it.
-                    Err(ProposeError::PushedBack) => {
-                        turn.pushed_back += 1;
-                        self.held.push_back(write);
-                    }
+                    Err(error) => self.not_proposed(turn, write, error),
                 }
             }
             Evaluation::Refuse { outcome } => {
                 turn.touched.push(self.partition);
-                self.wait(
-                    core,
-                    turn,
-                    write,
-                    (self.head, outcome),
-                    WaitingKind::Refusal,
-                );
+                let position = self.head;
+                let awaited = (position.index, WriteReply { outcome, position });
+                self.wait(core, turn, write, awaited, WaitingKind::Refusal);
             }
-            Evaluation::Duplicate { outcome, position }
-                if position.index <= self.commit && write.place.level == WriteLevel::Quorum =>
-            {
-                let answer = WriteReply { outcome, position };
-                turn.answer(write.reply, write.place, Ok(answer));
-            }
-            Evaluation::Duplicate { outcome, position } => {
-                turn.touched.push(self.partition);
-                self.wait(core, turn, write, (position, outcome), WaitingKind::Retry);
+            Evaluation::Duplicate {
+                outcome,
+                position,
+                version,
+            } => {
+                let answer = WriteReply {
+                    outcome,
+                    position: version,
+                };
+                if position.index <= self.commit && write.place.level == WriteLevel::Quorum {
+                    turn.answer(write.reply, write.place, Ok(answer));
+                } else {
+                    turn.touched.push(self.partition);
+                    let awaited = (position.index, answer);
+                    self.wait(core, turn, write, awaited, WaitingKind::Retry);
+                }
             }
         }
         None
+    }
+
+    /// The log did not take the entry of a write.
+    fn not_proposed(&mut self, turn: &mut Turn, write: Submission, error: ProposeError) {
+        match error {
+            // The standing changed in this very turn; its end tells how.
+            ProposeError::NotPrimary => self.held.push_back(write),
+            ProposeError::DiskFull => turn.refuse(write, RequestError::DiskFull),
+            ProposeError::Overloaded => {
+                // What else waits for this turn is not evaluated in vain.
+                turn.overloaded = true;
+                turn.refuse(write, RequestError::Overloaded);
+            }
+            // Tried again at the next tick, and those behind it after it.
+            ProposeError::PushedBack => {
+                turn.pushed_back += 1;
+                self.held.push_back(write);
+            }
+        }
     }
 
     fn committed_position(&self) -> Position {
@@ -694,22 +741,22 @@ impl Lane {
         }
     }
 
-    /// Queues an answer. A retry's original may lie before what waits already: it
-    /// waits for the head with the others, so that the queue stays in order.
+    /// Queues an answer until an index has committed. A retry's original may lie before what
+    /// waits already: it waits for the head with the others, so that the queue stays in order.
     fn wait(
         &mut self,
         core: &mut NodeCore,
         turn: &mut Turn,
         write: Submission,
-        (position, outcome): (Position, WriteOutcome),
+        (index, answer): (Index, WriteReply),
         kind: WaitingKind,
     ) {
         let waiting = Waiting {
-            index: self.head.index.max(position.index),
+            index: self.head.index.max(index),
             arrived: write.arrived,
             reply: write.reply,
             place: write.place,
-            answer: WriteReply { outcome, position },
+            answer,
             kind,
         };
         if waiting.is_for_all() {
@@ -796,12 +843,33 @@ impl Lane {
                 );
             }
         }
+        while let Some(write) = self.gathering.pop_overdue(since) {
+            turn.refuse(write, not_ready.clone());
+        }
         for id in self.park.overdue(since) {
             if let Some(write) = self.park.give_up(id) {
                 turn.refuse(write, not_ready.clone());
             }
         }
     }
+}
+
+/// The value of a key, where it is at hand.
+fn base(
+    park: &Park,
+    cache: &dyn Cache,
+    generation: Generation,
+    key: &Bytes,
+) -> Option<Option<VersionedValue>> {
+    park.base(key)
+        .or_else(|| decode_cached(cache.get_cached(generation, key)?))
+}
+
+/// The soonest second that an entry gives the expiry index; [`NEVER`] where it gives none.
+fn soonest_expiry(body: &EntryBody) -> u64 {
+    let expiries = body.writes.iter();
+    let expiries = expiries.filter_map(|(_, value)| value.as_ref()?.expires_at);
+    expiries.map(due_second).min().unwrap_or(NEVER)
 }
 
 /// A damaged value is left to the lookup, which reports it.

@@ -130,8 +130,15 @@ impl Rig {
         self.settle();
     }
 
+    fn let_go(&mut self) {
+        let flushed = self.core.flushed_to(PARTITION);
+        let (core, turn) = (&mut self.core, &mut self.turn);
+        self.lane.let_go(core, turn, &self.store, flushed);
+    }
+
     /// Does what the engine does at the end of a turn.
     fn settle(&mut self) {
+        self.let_go();
         while !self.turn.effects.is_empty() {
             for effect in std::mem::take(&mut self.turn.effects) {
                 match effect {
@@ -163,6 +170,7 @@ impl Rig {
                 self.lane
                     .release_held(&mut self.core, &mut self.turn, &self.store, WINDOW);
             }
+            self.let_go();
         }
         let now = self.turn.now;
         self.lane.answer_committed(&mut self.turn, now);
@@ -221,18 +229,30 @@ impl Rig {
 
     fn submit_at(&mut self, level: WriteLevel, op: WriteOp, sequenced: Option<Sequenced>) -> u64 {
         let token = self.next_token;
+        let reply = self.queue.reply_to(token);
+        self.arrive(reply, level, op, sequenced);
+        self.settle();
+        token
+    }
+
+    /// A write comes, in a turn that goes on.
+    fn arrive(
+        &mut self,
+        reply: ReplyTo,
+        level: WriteLevel,
+        op: WriteOp,
+        sequenced: Option<Sequenced>,
+    ) {
         self.next_token += 1;
         let write = Submission {
             partition: PARTITION,
             work: Work::Write(WriteRequest { op, sequenced }),
-            reply: self.queue.reply_to(token),
+            reply,
             place: Place { level, bytes: 1 },
             arrived: self.turn.now,
         };
         self.lane
             .submit(&mut self.core, &mut self.turn, &self.store, WINDOW, write);
-        self.settle();
-        token
     }
 
     /// Answers the lookups that were asked for from the store, one turn later.
@@ -739,3 +759,6 @@ fn a_write_that_is_pushed_back_is_held_and_none_overtakes_it() {
         Some(&Ok(WriteOutcome::Deleted { count: 1 }))
     );
 }
+
+#[path = "lane_combine_tests.rs"]
+mod combined;

@@ -146,6 +146,9 @@ impl Handle {
         if here.is_none() {
             return StartedReading::Done(Err(shared.moved(partition, None)));
         }
+        if let Err(error) = shared.admit_read(partition, key) {
+            return StartedReading::Done(Err(error));
+        }
         match proof {
             ProofLevel::Replica => shared.reads.replica.increment(1),
             ProofLevel::Quorum => shared.reads.quorum.increment(1),
@@ -172,6 +175,9 @@ impl Handle {
 
     fn start_local(&self, partition: PartitionId, key: &Bytes) -> StartedReading {
         let shared = &self.shared;
+        if let Err(error) = shared.admit_read(partition, key) {
+            return StartedReading::Done(Err(error));
+        }
         shared.reads.local.increment(1);
         if let Some(result) = shared.local_at_once(partition, key) {
             return StartedReading::Done(result);

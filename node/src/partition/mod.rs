@@ -9,13 +9,14 @@
 //!
 //! - [`Handle`]: writes, strong reads, events; for the protocols, the peers, the agent.
 //! - `start`: how it starts and stops. `links`: what it hands things to.
-//! - `engine`: the thread. `lane`, `park`: the writes of one partition. `admission`: how
+//! - `engine`: the thread. `lane`, `park`, `gather`: the writes of one partition. `admission`: how
 //!   many may wait.
 //! - `board`: what is published of each partition; `read`, `levels`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `snapshot`: copies for other nodes, and from them. `copies`: how fast they may go.
-//! - `load`: how much clients ask. `heat`: for which keys most. `traces`: entries that are traced.
+//! - `load`: how much clients ask. `heat`: for which keys most; `limit`:
+//!   how often those are answered. `traces`: entries that are traced.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
@@ -26,11 +27,13 @@ mod copies;
 mod engine;
 mod expiry;
 mod figures;
+mod gather;
 mod handle;
 mod heat;
 mod inbox;
 mod lane;
 mod levels;
+mod limit;
 mod links;
 mod load;
 mod park;

@@ -92,6 +92,9 @@ impl Handle {
     /// Starts a read of a key of `partition`. Never blocks.
     #[must_use]
     pub fn start_read(&self, partition: PartitionId, key: &Bytes) -> StartedRead {
+        if let Err(error) = self.shared.admit_read(partition, key) {
+            return StartedRead::Done(Err(error));
+        }
         if let Some(result) = self.shared.read_at_once(partition, key) {
             self.shared.reads.at_once.increment(1);
             return StartedRead::Done(result);
@@ -118,6 +121,23 @@ enum Look {
 }
 
 impl Shared {
+    /// Whether a key may be read now, where a limit is set.
+    ///
+    /// # Errors
+    /// [`RequestError::Limited`].
+    pub(super) fn admit_read(
+        &self,
+        partition: PartitionId,
+        key: &[u8],
+    ) -> Result<(), RequestError> {
+        let admitted = self.limit.read(key, clock::boottime);
+        if admitted.is_err() {
+            // It is asked for all the same: what is refused keeps it hot.
+            self.heat.read(partition, key, 0);
+        }
+        admitted
+    }
+
     pub(super) fn moved(
         &self,
         partition: PartitionId,

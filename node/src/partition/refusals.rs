@@ -28,6 +28,7 @@ impl RefusedWrites {
             | RequestError::NotReady { .. }
             | RequestError::Unknown
             | RequestError::Unjudged { .. }
+            | RequestError::Limited { .. }
             | RequestError::CrossPartition
             | RequestError::NoMap
             | RequestError::IsCounter

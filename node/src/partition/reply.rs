@@ -117,6 +117,13 @@ impl ReplyTo {
         self.trace
     }
 
+    /// Which queue the answer goes to, as long as it was not given: what one connection sends
+    /// has the same.
+    pub(super) fn queue(&self) -> usize {
+        let shared = self.shared.as_ref();
+        shared.map_or(0, |shared| Arc::as_ptr(shared).addr())
+    }
+
     /// Answers. A task that is to be woken for it is added to `wakers`, so that the
     /// caller wakes each once, after all that it has to say.
     pub(super) fn answer(mut self, result: WriteResult, wakers: &mut Vec<Waker>) {

@@ -19,6 +19,7 @@ use super::config::EngineConfig;
 use super::figures::ReadFigures;
 use super::heat::Heat;
 use super::inbox::{Inbox, Input};
+use super::limit::Limit;
 use super::load::Load;
 use crate::disk::{DirectoryDisk, DiskSpace};
 use crate::peer::Throttle;
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub(super) load: Load,
     /// For which keys they ask most.
     pub(super) heat: Heat,
+    /// How often those are answered.
+    pub(super) limit: Limit,
     /// The room of the disk, once it was looked at.
     pub(super) disk_space: Mutex<Option<DiskSpace>>,
     /// Whether this node refuses writes for want of disk space.
@@ -78,6 +81,7 @@ impl Shared {
         let serving_throttle = Throttle::new(config.snapshot_rates.at_start().snapshots);
         Self {
             heat: Heat::new(config.hot_keys),
+            limit: Limit::new(config.key_rate),
             config,
             inbox: Inbox::default(),
             board: Board::new(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use cairn_client::transport::{Channel, Dialer};
 use cairn_core::counters::Answer;
-use cairn_core::ids::{MapVersion, NodeId};
+use cairn_core::ids::{MapVersion, Micros, NodeId};
 use cairn_core::kv::request::RequestError;
 use cairn_core::record::{ClusterMap, NodeStanding};
 use cairn_core::replication::{PeerMessage, SnapshotWanted};
@@ -139,6 +139,9 @@ fn refused(error: KvError) -> RequestError {
         KvError::Unjudged { position } => RequestError::Unjudged { position },
         KvError::DiskFull => RequestError::DiskFull,
         KvError::Overloaded => RequestError::Overloaded,
+        KvError::Limited { wait_ms } => RequestError::Limited {
+            wait: Micros::from_millis(u64::from(wait_ms)),
+        },
         KvError::NoMap => RequestError::NoMap,
         KvError::IsCounter => RequestError::IsCounter,
         KvError::Unknown

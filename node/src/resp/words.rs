@@ -65,6 +65,10 @@ pub(crate) fn of_request(
         RequestError::Unknown | RequestError::Unjudged { .. } => UNKNOWN.to_vec(),
         RequestError::DiskFull => DISK_FULL.to_vec(),
         RequestError::Overloaded => OVERLOADED.to_vec(),
+        RequestError::Limited { wait } => {
+            let ms = wait.0.div_ceil(1_000);
+            format!("LIMITED this key is asked for too often here: try again in {ms} ms").into()
+        }
         RequestError::CrossPartition => CROSS_SLOT.to_vec(),
         RequestError::NoMap => NOT_SERVED.to_vec(),
         RequestError::IsCounter | RequestError::Striped(_) => {

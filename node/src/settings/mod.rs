@@ -9,6 +9,7 @@
 
 mod cluster;
 mod docs;
+mod limits;
 mod outside;
 mod process;
 mod reader;

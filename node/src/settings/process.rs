@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use cairn_core::hot::KeyRate;
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{Addresses, ClusterSettings};
 use cairn_proto::limits::CLIENT_MESSAGE_BYTES;
@@ -15,7 +16,7 @@ use cairn_proto::limits::CLIENT_MESSAGE_BYTES;
 use super::reader::{Reader, SettingsError, check_host_port};
 use super::table::flag_of;
 use super::values::Values;
-use super::{cluster, outside};
+use super::{cluster, limits, outside};
 use crate::agent::{PlaceSettings, PlacesFile, WEIGHTS, check_label};
 use crate::coordinator::CoordinatorAddress;
 use crate::partition::HotKeysShown;
@@ -214,6 +215,8 @@ pub struct DataSettings {
     pub snapshot_receive_rate: u64,
     /// What is told of keys that are asked for far more than others.
     pub hot_keys: HotKeysShown,
+    /// How often a hot key is answered in a second.
+    pub key_rate: Option<KeyRate>,
     /// How many snapshots are given at a time.
     pub snapshots_sent_at_once: usize,
     /// How many snapshots are fetched at a time.
@@ -422,7 +425,8 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         snapshots_sent_at_once: reader
             .number("CAIRN_SNAPSHOTS_SENT_AT_ONCE", SNAPSHOTS_AT_ONCE)
             .unwrap_or(4),
-        hot_keys: read_hot_keys(reader),
+        hot_keys: limits::hot_keys(reader),
+        key_rate: limits::key_rate(reader),
         snapshots_received_at_once: reader
             .number("CAIRN_SNAPSHOTS_RECEIVED_AT_ONCE", SNAPSHOTS_AT_ONCE)
             .unwrap_or(2),
@@ -511,19 +515,6 @@ fn read_rate(reader: &Reader<'_>, name: &'static str) -> u64 {
         );
     }
     rate
-}
-
-fn read_hot_keys(reader: &Reader<'_>) -> HotKeysShown {
-    const NAME: &str = "CAIRN_HOT_KEYS";
-    match reader.text(NAME) {
-        None | Some("hashes") => HotKeysShown::Hashes,
-        Some("names") => HotKeysShown::Names,
-        Some("off") => HotKeysShown::Off,
-        Some(_) => {
-            reader.problem(NAME, "there is no such choice", "Give hashes, names or off");
-            HotKeysShown::Off
-        }
-    }
 }
 
 fn read_endpoint_type(reader: &Reader<'_>, hostname: &str) -> EndpointType {

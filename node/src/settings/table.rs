@@ -681,6 +681,14 @@ pub const SETTINGS: &[Setting] = &[
         "What the node tells of keys that clients ask for far more than others: a hash of the key, or its name, which may be a secret; or nothing, and then it looks for none. `cairn hotkeys` shows them.",
     ),
     row(
+        "CAIRN_KEY_RATE_MAX",
+        Data,
+        Bounds,
+        "0",
+        "0 to 1000000",
+        "How often in a second the node answers for a key that it found hot, reads and writes together; further requests for it are refused with how long to wait, so that it starves no others. 0: as often as it can. See docs/hot-keys.md.",
+    ),
+    row(
         "CAIRN_SNAPSHOTS_SENT_AT_ONCE",
         Data,
         Bounds,

@@ -3,7 +3,7 @@
 
 use crate::memory::{Answering, cluster_map};
 use crate::support::Node;
-use cairn_core::ids::{Epoch, NodeId, PartitionId, ReplicaId};
+use cairn_core::ids::{Epoch, Micros, NodeId, PartitionId, ReplicaId};
 use cairn_core::kv::request::RequestError;
 use cairn_core::record::Member;
 use cairn_node::resp::{Limits, RespConfig};
@@ -592,6 +592,12 @@ async fn refusals_are_told_in_words_that_clients_act_on() {
         (
             RequestError::DiskFull,
             "-MISCONF Errors writing to the log: too few replicas have disk room. Reads are served\r\n",
+        ),
+        (
+            RequestError::Limited {
+                wait: Micros(119_001),
+            },
+            "-LIMITED this key is asked for too often here: try again in 120 ms\r\n",
         ),
         (RequestError::NoMap, "-CLUSTERDOWN Hash slot not served\r\n"),
     ] {

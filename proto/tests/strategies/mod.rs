@@ -848,6 +848,7 @@ pub(crate) fn kv_error() -> BoxedStrategy<KvError> {
         position().prop_map(|position| KvError::Unjudged { position }),
         Just(KvError::DiskFull),
         Just(KvError::Overloaded),
+        any::<u32>().prop_map(|wait_ms| KvError::Limited { wait_ms }),
         Just(KvError::CrossPartition),
         Just(KvError::NoMap),
         (label(), label()).prop_map(|(field, problem)| KvError::Invalid { field, problem }),

@@ -75,6 +75,8 @@ enum Happening {
     Client(usize),
     /// A client's try reaches a node.
     Request(NodeId, PartitionId, Work),
+    /// A node lets go the increments of a partition that it gathered.
+    LetGo(NodeId, u64, PartitionId),
     /// An answer reaches a client.
     Reply(Caller, Answer),
     /// A client has waited long enough for an answer to a try.
@@ -638,6 +640,7 @@ impl World {
             Happening::Copy(copy) => self.go_on_copying(*copy),
             Happening::Client(client) => self.client(client),
             Happening::Request(id, partition, work) => self.request(id, partition, work),
+            Happening::LetGo(id, _, partition) => self.let_go(id, partition),
             Happening::Reply(caller, answer) => self.reply(caller, answer),
             Happening::Patience(caller) => self.out_of_patience(caller),
             Happening::Retry(caller) => self.retry(caller),
@@ -714,6 +717,7 @@ impl Happening {
             | Self::Flushed(id, session)
             | Self::Probed(id, session)
             | Self::Applied(id, session, ..)
+            | Self::LetGo(id, session, _)
             | Self::Room(id, session, _)
             | Self::Stop(id, session)
             | Self::LeaseSaved(id, session, _) => Some((*id, *session)),
@@ -729,6 +733,7 @@ impl Happening {
             | Self::Record(id, _)
             | Self::Order(id, _)
             | Self::Applied(id, ..)
+            | Self::LetGo(id, ..)
             | Self::Request(id, ..)
             | Self::Room(id, ..)
             | Self::Lease(id, _)

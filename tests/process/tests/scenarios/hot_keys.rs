@@ -1,7 +1,8 @@
-//! Keys that everybody asks for are named, in the words that the setting allows.
+//! Keys that everybody asks for are named, in the words that the setting allows, and limited,
+//! while all others are served.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,11 +18,14 @@ const READ: &str = "hot:read";
 const WRITTEN: &str = "hot:written";
 /// Keys that are all alike.
 const OTHERS: usize = 500;
+/// How often in a second a hot key is answered. Far less than it is asked for here.
+const RATE: &str = "40";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// Asks for two keys far more than for the others, until told to stop.
-fn ask(target: &Target, stop: &AtomicBool) -> Result<()> {
+/// Asks for two keys far more than for the others, until told to stop. Counts what is refused
+/// of the two; nothing else may be.
+fn ask(target: &Target, stop: &AtomicBool, limited: &AtomicU64) -> Result<()> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -45,10 +49,16 @@ fn ask(target: &Target, stop: &AtomicBool) -> Result<()> {
             } else {
                 &[b"GET", key.as_bytes()]
             };
-            client
-                .call(key, words)
-                .await
-                .map_err(|error| anyhow::anyhow!("{key}: {error:?}"))?;
+            match client.call(key, words).await {
+                Ok(_) => {}
+                Err(error)
+                    if key.starts_with("hot:")
+                        && error.to_string().contains("LIMITED this key is asked for") =>
+                {
+                    limited.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => anyhow::bail!("{key}: {error:?}"),
+            }
         }
         Ok(())
     })
@@ -77,7 +87,8 @@ fn keys_that_everybody_asks_for_are_named_and_forgotten() -> Result<()> {
         partitions: 12,
         ..Spec::default()
     };
-    let mut cluster = Cluster::start(spec.with("CAIRN_HOT_KEYS", "names"))?;
+    let spec = spec.with("CAIRN_HOT_KEYS", "names");
+    let mut cluster = Cluster::start(spec.with("CAIRN_KEY_RATE_MAX", RATE))?;
     // Its keys are told by their hashes.
     cluster.data[0].terminate(BOUND)?;
     cluster.data[0].set("CAIRN_HOT_KEYS", "hashes");
@@ -85,8 +96,10 @@ fn keys_that_everybody_asks_for_are_named_and_forgotten() -> Result<()> {
     cluster.await_ready()?;
 
     let stop = Arc::new(AtomicBool::new(false));
+    let limited = Arc::new(AtomicU64::new(0));
     let (target, stopping) = (cluster.target(), Arc::clone(&stop));
-    let asking = thread::spawn(move || ask(&target, &stopping));
+    let refused = Arc::clone(&limited);
+    let asking = thread::spawn(move || ask(&target, &stopping, &refused));
     let found = waiting::until_every(LOOK, "both keys to be hot", BOUND, || {
         let nodes = told(&cluster)?;
         let keys = hot(&nodes);
@@ -96,10 +109,17 @@ fn keys_that_everybody_asks_for_are_named_and_forgotten() -> Result<()> {
             .iter()
             .any(|k| reads(k) > 10.0 * writes(k) && reads(k) > 20.0);
         let written = keys.iter().any(|k| writes(k) > 10.0 * reads(k));
-        Ok((read && written).then_some(nodes))
+        // What is refused is asked for all the same: the keys stay hot.
+        let refused = limited.load(Ordering::Relaxed) > 100;
+        Ok((read && written && refused).then_some(nodes))
     });
     stop.store(true, Ordering::Relaxed);
     asking.join().expect("no panic")?;
+    let counted = cluster.data.iter();
+    let counted = counted.map(|node| node.metric("cairn_requests_limited_total"));
+    let counted: f64 = counted.sum::<Result<f64>>()?;
+    let limited = limited.load(Ordering::Relaxed) as f64;
+    ensure!(counted >= limited, "{counted} of {limited} were counted");
     for node in found? {
         let name = node["node"].as_str().context("a name")?.to_owned();
         for key in hot(std::slice::from_ref(&node)) {

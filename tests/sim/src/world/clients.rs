@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 
 use super::tallies::FIRST_TALLY;
 use super::{Happening, World};
-use crate::edge::{Answer, Caller, Work};
+use crate::edge::{Answer, At, Caller, Work};
 use crate::invariants::history::Begun;
 use crate::plan::Noise;
 use crate::report::OPERATIONS;
@@ -26,6 +26,8 @@ const CLIENTS: usize = 4;
 const REGISTERS: usize = 4;
 const COUNTERS: usize = 2;
 const EXPIRING: usize = 2;
+/// For how long an increment is gathered, in microseconds; 0: not at all.
+const GATHERED_FOR: [u64; 4] = [0, 700, 4_000, 15_000];
 /// When a client gives a write up.
 const GIVE_UP: Micros = Micros::from_millis(2_500);
 
@@ -406,9 +408,41 @@ impl World {
             self.coverage.count("lease lapsed");
             self.want_lease(id, partition)?;
         }
+        // Not drawn: seeds are to mean what they meant.
+        let gathered_for = match &work {
+            Work::Write(Caller { attempt, .. }, _) => GATHERED_FOR[(attempt % 4) as usize],
+            Work::Expire(_) => 0,
+        };
+        let at = At {
+            partition,
+            now,
+            window,
+            gathers: gathered_for > 0,
+        };
         let edge = self.edges.entry((id, partition)).or_default();
         let node = &mut self.nodes[(id.0 - 1) as usize];
-        let outcome = edge.submit(node, partition, now, window, work)?;
+        let session = node.session;
+        let outcome = edge.submit(node, at, work)?;
+        if outcome.gathers {
+            let let_go = Happening::LetGo(id, session, partition);
+            self.at(gathered_for, let_go);
+        }
+        self.conclude(id, partition, outcome)
+    }
+
+    /// A node lets the increments go that it gathered.
+    pub(super) fn let_go(&mut self, id: NodeId, partition: PartitionId) -> Result<(), String> {
+        let at = At {
+            partition,
+            now: self.now,
+            window: self.clients.window,
+            gathers: false,
+        };
+        let Some(edge) = self.edges.get_mut(&(id, partition)) else {
+            return Ok(());
+        };
+        let node = &mut self.nodes[(id.0 - 1) as usize];
+        let outcome = edge.let_go(node, at)?;
         self.conclude(id, partition, outcome)
     }
 

@@ -91,6 +91,112 @@ mod expiry {
     }
 }
 
+mod sharded {
+    use cairn_client::sharded::{Rule, Sharded, Spread};
+    use cairn_client::{Client, Error};
+
+    pub(super) async fn watching(client: Client) -> Result<(), Error> {
+        let spread = Spread {
+            rule: Rule::ByMember,
+            shards: 16,
+            before: None,
+            after: None,
+        };
+        let watching = Sharded::new(client.clone(), "watching:final", spread)?;
+        watching.put("alice", "since 20:15").await?;
+        watching.put("bob", "since 20:45").await?;
+        // One shard is asked.
+        assert!(watching.get("alice").await?.is_some());
+        // All are, a few at a time.
+        let everybody = watching.all(100_000).await?;
+        let names: Vec<_> = everybody.iter().map(|(name, _)| name.as_ref()).collect();
+        assert_eq!(names, [b"alice".as_slice(), b"bob"]);
+
+        // Twice as many shards: items are looked for in both, and moved.
+        let wider = Spread {
+            shards: 32,
+            before: Some(16),
+            ..spread
+        };
+        let watching = Sharded::new(client, "watching:final", wider)?;
+        assert!(watching.get("bob").await?.is_some());
+        while watching.move_over(1_000).await? > 0 {}
+        assert_eq!(watching.all(100_000).await?.len(), 2);
+        assert!(watching.delete("bob").await?);
+        Ok(())
+    }
+}
+
+/// What the page does not show of keys that are spread over several.
+async fn spread_otherwise(client: &cairn_client::Client) -> Result<()> {
+    use cairn_client::sharded::{Rule, Sharded, Spread};
+    use cairn_client::{Error, Expiry};
+
+    let spread = |rule, shards, before, after| Spread {
+        rule,
+        shards,
+        before,
+        after,
+    };
+    // By turns: every shard is written, and all are read together.
+    let by_turns = spread(Rule::RoundRobin, 4, None, None);
+    let events = Sharded::new(client.clone(), "events", by_turns)?;
+    for number in 0..8 {
+        events.put(format!("event {number}"), "happened").await?;
+    }
+    for prefix in events.prefixes() {
+        let mut scan = client.scan(cairn_client::ScanOptions {
+            prefix,
+            ..cairn_client::ScanOptions::default()
+        });
+        let mut rows = 0;
+        while scan.next().await?.is_some() {
+            rows += 1;
+        }
+        ensure!(rows == 2, "{rows} of 8 events in one of four shards");
+    }
+    ensure!(events.get("event 5").await?.is_some());
+    ensure!(events.all(8).await?.len() == 8);
+    ensure!(matches!(events.all(7).await, Err(Error::Invalid { .. })));
+    ensure!(events.delete("event 5").await? && !events.delete("event 5").await?);
+    // By time.
+    let by_time = spread(Rule::ByTime { period_ms: 1_000 }, 4, None, None);
+    let visits = Sharded::new(client.clone(), "visits by time", by_time)?;
+    let never = Expiry::Never;
+    visits.put_at(61_500, "alice", "home", never).await?;
+    ensure!(visits.get_at(61_999, "alice").await?.is_some());
+    ensure!(visits.get_at(62_000, "alice").await?.is_none());
+    ensure!(visits.get("alice").await?.is_some(), "all are asked");
+    ensure!(visits.put("bob", "home").await.is_err(), "of when is it?");
+    // From four to six, step by step, by members.
+    let steps = [
+        spread(Rule::ByMember, 4, None, None),
+        spread(Rule::ByMember, 4, None, Some(6)),
+        spread(Rule::ByMember, 6, Some(4), None),
+        spread(Rule::ByMember, 6, None, None),
+    ];
+    let [old, reads_both, writes_new, new] =
+        steps.map(|spread| Sharded::new(client.clone(), "members", spread));
+    let (old, reads_both, writes_new, new) = (old?, reads_both?, writes_new?, new?);
+    for number in 0..20 {
+        old.put(format!("member {number:02}"), "first").await?;
+    }
+    writes_new.put("member 03", "second").await?;
+    writes_new.put("another", "second").await?;
+    for sharded in [&reads_both, &writes_new] {
+        ensure!(sharded.all(100).await?.len() == 21);
+        let third = sharded.get("member 03").await?.context("member 03")?;
+        ensure!(third.data == "second", "{third:?}");
+        ensure!(sharded.get("member 04").await?.is_some());
+    }
+    ensure!(writes_new.move_over(5).await? == 5);
+    ensure!(reads_both.all(100).await?.len() == 21);
+    while writes_new.move_over(7).await? > 0 {}
+    ensure!(new.all(100).await?.len() == 21);
+    ensure!(old.all(100).await?.is_empty());
+    Ok(())
+}
+
 mod errors {
     use cairn_client::{Client, Error};
 
@@ -121,7 +227,7 @@ fn the_examples_of_the_client_page_are_these_and_work() -> Result<()> {
         ensure!(source.contains(&flat(block)), "not in this file:\n{block}");
         blocks += 1;
     }
-    ensure!(blocks == 6, "{blocks} blocks");
+    ensure!(blocks == 7, "{blocks} blocks");
 
     let spec = Spec {
         coordinators: 1,
@@ -155,7 +261,8 @@ fn the_examples_of_the_client_page_are_these_and_work() -> Result<()> {
         traces::put(&client).await?;
         let greeting = client.get("greeting").await?.context("the greeting")?;
         ensure!(greeting.data == "hello", "{greeting:?}");
-
+        sharded::watching(client.clone()).await?;
+        spread_otherwise(&client).await?;
         Ok(())
     })
 }
