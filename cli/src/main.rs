@@ -30,7 +30,6 @@ mod output;
 mod rebalance;
 mod recover;
 mod recover_coordinators;
-mod resp;
 mod user;
 
 use std::ffi::{OsStr, OsString};
