@@ -135,6 +135,11 @@ impl Inserted {
         })
     }
 
+    /// Every key below is there, as far as this generator can tell.
+    pub fn known(&self) -> u64 {
+        self.known.load(Ordering::Relaxed)
+    }
+
     /// The number of a new key.
     fn take(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
