@@ -27,6 +27,7 @@ mod keyspace;
 mod membership;
 mod node;
 mod output;
+mod plan;
 mod rebalance;
 mod recover;
 mod recover_coordinators;

@@ -103,6 +103,9 @@ enum Reply {
     Error(String),
 }
 
+/// The place of a call, when it was answered, and how.
+type Ended = (usize, Instant, Reply);
+
 impl Connection {
     /// The socket to a node, made when it is first needed.
     async fn socket(&mut self, node: u16) -> Result<&mut Socket, String> {
@@ -198,7 +201,7 @@ impl Connection {
     }
 
     /// Sends to all of these nodes what was pushed for them, and reads what is due.
-    async fn replies(&mut self, asked: &[u16]) -> Vec<(usize, Instant, Reply)> {
+    async fn replies(&mut self, asked: &[u16]) -> Vec<Ended> {
         let wait = self.wait;
         if let [node] = asked {
             let at = usize::from(*node);
@@ -228,7 +231,7 @@ impl Connection {
     }
 
     /// A socket on which something went wrong is made anew.
-    fn forget_broken(&mut self, of_nodes: &[(u16, &Vec<(usize, Instant, Reply)>)]) {
+    fn forget_broken(&mut self, of_nodes: &[(u16, &Vec<Ended>)]) {
         for (node, replies) in of_nodes {
             let broken = |reply: &Reply| matches!(reply, Reply::Error(words) if words == LOST);
             if replies.iter().any(|(_, _, reply)| broken(reply)) {
@@ -277,7 +280,7 @@ impl Socket {
 
     /// Sends what was pushed and reads the replies. With `wait`, one `WAIT` follows all that
     /// was pushed, and the writes are answered when it is.
-    async fn exchange(&mut self, wait: u32) -> Vec<(usize, Instant, Reply)> {
+    async fn exchange(&mut self, wait: u32) -> Vec<Ended> {
         let waits = wait > 0 && self.due.iter().any(|due| due.write);
         if waits {
             let replicas = wait.to_string();
@@ -316,7 +319,7 @@ impl Socket {
         &mut self,
         due: &[Due],
         wait: Option<u32>,
-        replies: &mut Vec<(usize, Instant, Reply)>,
+        replies: &mut Vec<Ended>,
     ) -> std::io::Result<bool> {
         self.stream.write_all(&self.out).await?;
         let mut from = 0;

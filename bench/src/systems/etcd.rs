@@ -90,7 +90,9 @@ fn target(endpoints: &[String]) -> Target {
 
 fn build(root: &Path) -> Result<PathBuf> {
     let sources = root.join("bench/peers/etcd");
-    let program = root.join("target/bench-peers/etcd");
+    let folder = root.join("target/bench-peers");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let program = folder.join("etcd");
     let go = find_program(Path::new("go")).context(
         "go is missing, with which etcd is built from its module: install Go 1.24 or newer, or \
          name an etcd 3.6 by --etcd",
