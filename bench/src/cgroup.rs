@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::scratch::remove_of_the_dead;
+
 const UNIFIED: &str = "/sys/fs/cgroup";
 const FIRST: &str = "/sys/fs/cgroup/cpu";
 
@@ -57,6 +59,13 @@ impl Groups {
         } else {
             anyhow::bail!("{missing}");
         };
+        remove_of_the_dead(Path::new(parent), "cairn-bench-", |folder| {
+            let groups = fs::read_dir(folder).into_iter().flatten().flatten();
+            for group in groups.filter(|it| it.path().is_dir()) {
+                let _ = fs::remove_dir(group.path());
+            }
+            fs::remove_dir(folder).is_ok()
+        });
         let root = Path::new(parent).join(name);
         let made = fs::create_dir(&root).with_context(|| format!("make {}", root.display()));
         made.context(missing)?;

@@ -112,7 +112,7 @@ pub(crate) struct HotArgs {
     #[arg(long)]
     no_quota: bool,
     /// How many connections read
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
     /// How many increment the counter
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]

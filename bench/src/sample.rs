@@ -26,6 +26,8 @@ pub(crate) struct Sample {
     /// Between servers, and with the driver.
     loopback_bytes: f64,
     resident_mib: f64,
+    /// How many processors others kept busy meanwhile.
+    others_processors: f64,
     #[serde(flatten)]
     pulse: Pulse,
 }
@@ -42,6 +44,7 @@ impl Sample {
             disk_bytes: sum(|usage| usage.disk_written as f64) / operations,
             loopback_bytes: seen.loopback_bytes as f64 / operations,
             resident_mib: sum(|usage| usage.resident as f64) / f64::from(1 << 20),
+            others_processors: seen.others_cpu.as_secs_f64() / seen.seconds,
             pulse,
         }
     }
@@ -85,6 +88,7 @@ pub(crate) struct Summary {
     pub(crate) disk_bytes: Spread,
     pub(crate) loopback_bytes: Spread,
     pub(crate) resident_mib: Spread,
+    pub(crate) others_processors: Spread,
     pub(crate) fdatasyncs_per_second: Spread,
     pub(crate) loopback_us: Spread,
     /// Answers that were not good, by kind.
@@ -131,6 +135,7 @@ impl Collected {
             disk_bytes: spread(|sample| sample.disk_bytes),
             loopback_bytes: spread(|sample| sample.loopback_bytes),
             resident_mib: spread(|sample| sample.resident_mib),
+            others_processors: spread(|sample| sample.others_processors),
             fdatasyncs_per_second: spread(|sample| sample.pulse.fdatasyncs_per_second),
             loopback_us: spread(|sample| sample.pulse.loopback_us),
             errors: self.tally.errors.clone(),
@@ -168,6 +173,7 @@ mod tests {
                 driver_cpu: Duration::from_micros(operations * 3),
                 servers: vec![usage, usage],
                 loopback_bytes: operations * 11,
+                others_cpu: Duration::from_secs(1),
                 keys: 1,
                 driver_busy: 0.95,
             };
@@ -187,6 +193,7 @@ mod tests {
         close(summary.disk_bytes.median, 14.0);
         close(summary.loopback_bytes.median, 11.0);
         close(summary.resident_mib.median, 2.0);
+        close(summary.others_processors.median, 0.5);
         close(summary.fdatasyncs_per_second.median, 2000.0);
         assert!(summary.driver_bound);
         assert!((1.9..=2.1).contains(&summary.latency_ms.p99), "{summary:?}");

@@ -54,6 +54,9 @@ impl Scratch {
             .unwrap_or_else(|| root.join("target/bench"));
         let scratch = below(&root, data).join(format!("run-{}", std::process::id()));
         std::fs::create_dir_all(&scratch).with_context(|| format!("make {}", scratch.display()))?;
+        if let Some(folder) = scratch.parent() {
+            remove_of_the_dead(folder, "run-", |path| std::fs::remove_dir_all(path).is_ok());
+        }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             results: args.out.clone().unwrap_or_else(|| root.join(RESULTS)),
@@ -84,6 +87,23 @@ impl Drop for Scratch {
     }
 }
 
+/// Removes what runs that were killed have left: folders with the pid of a process that is gone.
+pub(crate) fn remove_of_the_dead(folder: &Path, prefix: &str, remove: impl Fn(&Path) -> bool) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok())
+            && !Path::new(&format!("/proc/{pid}")).exists()
+            && remove(&entry.path())
+        {
+            eprintln!(
+                "removed {}, of a run that was killed",
+                entry.path().display()
+            );
+        }
+    }
+}
+
 /// The call without the paths of this machine, which say nothing to others.
 fn command_line(arguments: impl Iterator<Item = String>) -> String {
     const PATHS: [&str; 5] = ["--cairn", "--etcd", "--redis-server", "--out", "--data-dir"];
@@ -107,6 +127,22 @@ fn command_line(arguments: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_killed_runs_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let own = format!("run-{}", std::process::id());
+        // No process has a number above the kernel's highest.
+        for name in [&own, "run-4194999", "run-x", "other-4194999"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        remove_of_the_dead(folder.path(), "run-", |path| {
+            std::fs::remove_dir(path).is_ok()
+        });
+        let left = |name: &str| folder.path().join(name).exists();
+        assert!(left(&own) && left("run-x") && left("other-4194999"));
+        assert!(!left("run-4194999"));
+    }
 
     #[test]
     fn a_report_names_no_paths() {

@@ -73,6 +73,28 @@ pub(crate) fn own_cpu() -> Duration {
     )
 }
 
+/// Processor time of the whole machine that was not idle, since it began.
+pub(crate) fn machine_cpu() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    busy_of(&text).context("/proc/stat has another form")
+}
+
+fn busy_of(stat: &str) -> Option<Duration> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    // User, nice, system, then idle and waiting for disks, then interrupts and what other
+    // machines on the same processors took. What guests took is in the first two.
+    let busy: u64 = [0, 1, 2, 5, 6, 7]
+        .iter()
+        .filter_map(|at| ticks.get(*at))
+        .sum();
+    Some(Duration::from_millis(busy * 1000 / TICKS_PER_SECOND))
+}
+
 /// Bytes that went over loopback since the machine began, of whoever.
 pub(crate) fn loopback_bytes() -> Result<u64> {
     let text = fs::read_to_string("/proc/net/dev").context("read /proc/net/dev")?;
@@ -97,6 +119,9 @@ mod tests {
         assert_eq!(field(io, "write_bytes:"), Some(4096));
         let dev = "Inter-|   Receive\n    lo: 123456  10 0 0\n  eth0: 9 1 0 0\n";
         assert_eq!(loopback_of(dev), Some(123_456));
+        let stat = "cpu  100 10 90 5000 600 5 5 40 7 0\ncpu0 1 2 3\n";
+        assert_eq!(busy_of(stat), Some(Duration::from_millis(2_500)));
+        assert_eq!(busy_of("intr 1"), None);
     }
 
     #[test]

@@ -180,13 +180,14 @@ impl Report {
             "# Cairn beside its peers\n\n\
              Written by `{}`; [docs/benchmarks.md](../../docs/benchmarks.md) says how to read it.\n\n\
              Machine: {}. All servers and the driver run on it, over loopback. {} keys of 16 \
-             bytes, values of {} bytes, {} rounds of {} s in turn: medians, with the lowest and \
+             bytes, values of {} bytes, {} round{} of {} s in turn: medians, with the lowest and \
              the highest round.\n\n",
             self.command,
             self.machine.sentence(),
             self.keys,
             self.value_bytes,
             self.rounds,
+            if self.rounds == 1 { "" } else { "s" },
             self.seconds
         );
         for system in &self.systems {
@@ -223,8 +224,8 @@ impl Measured {
             text,
             "\n## {}\n\n![{}](compare-{}.svg)\n\n\
              | system | operations/s | p50 ms | p99 ms | p99.9 ms | servers' CPU us | driver's CPU us \
-             | to disk B | loopback B | memory MiB | fdatasync/s | loopback us |\n\
-             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+             | to disk B | loopback B | memory MiB | fdatasync/s | loopback us | others' processors |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
             self.title(),
             self.name,
             self.name
@@ -234,7 +235,7 @@ impl Measured {
             let latency = summary.latency_ms;
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1}{} | {} | {} | {} | {} | {:.1} |",
+                "| {} | {} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1}{} | {} | {} | {} | {} | {:.1} | {:.2} |",
                 arm.name,
                 range(summary.operations_per_second),
                 latency.p50,
@@ -247,7 +248,8 @@ impl Measured {
                 number(summary.loopback_bytes.median),
                 number(summary.resident_mib.median),
                 number(summary.fdatasyncs_per_second.median),
-                summary.loopback_us.median
+                summary.loopback_us.median,
+                summary.others_processors.median
             );
         }
         if !self.against.is_empty() {

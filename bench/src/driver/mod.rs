@@ -98,6 +98,8 @@ pub(crate) struct Seen {
     pub(crate) servers: Vec<Usage>,
     /// Bytes over loopback within the window, of whoever.
     pub(crate) loopback_bytes: u64,
+    /// Processor time of whoever is neither a server of the system nor the driver.
+    pub(crate) others_cpu: Duration,
     /// How many keys there are now, with those that were inserted.
     pub(crate) keys: u64,
     /// How much of the driver's threads it kept busy, from 0 to 1.
@@ -400,13 +402,20 @@ pub(crate) fn measure(target: &Target, load: &Load, pids: &[u32]) -> Result<Seen
             plan,
         )
         .await?;
-        let (servers, driver_cpu, loopback_bytes) = usage.unwrap_or_default();
+        let Used {
+            servers,
+            driver_cpu,
+            loopback_bytes,
+            machine_cpu,
+        } = usage.unwrap_or_default();
+        let own: Duration = servers.iter().map(|usage| usage.cpu).sum();
         Ok(Seen {
             tally,
             seconds: load.duration.as_secs_f64(),
             driver_cpu,
             servers,
             loopback_bytes,
+            others_cpu: machine_cpu.saturating_sub(own + driver_cpu),
             keys: inserted.known(),
             driver_busy: driver_cpu.as_secs_f64()
                 / (load.duration.as_secs_f64() * load.threads as f64),
@@ -414,8 +423,16 @@ pub(crate) fn measure(target: &Target, load: &Load, pids: &[u32]) -> Result<Seen
     })
 }
 
-/// Of the servers, of this process, and over loopback.
-type Used = (Vec<Usage>, Duration, u64);
+/// What was used of the machine.
+#[derive(Default)]
+struct Used {
+    /// By each server.
+    servers: Vec<Usage>,
+    driver_cpu: Duration,
+    loopback_bytes: u64,
+    /// By all, these included.
+    machine_cpu: Duration,
+}
 
 async fn run_workers(
     target: &Target,
@@ -492,23 +509,27 @@ async fn run_workers(
 fn used_within(window: Window, pids: &[u32]) -> Result<Used> {
     let at = |when: Instant| {
         std::thread::sleep(when.saturating_duration_since(Instant::now()));
-        let servers: Vec<Usage> = pids
-            .iter()
-            .map(|pid| usage::of_process(*pid))
-            .collect::<Result<_>>()?;
-        Ok::<_, anyhow::Error>((servers, usage::own_cpu(), usage::loopback_bytes()?))
+        Ok::<_, anyhow::Error>(Used {
+            servers: pids
+                .iter()
+                .map(|pid| usage::of_process(*pid))
+                .collect::<Result<_>>()?,
+            driver_cpu: usage::own_cpu(),
+            loopback_bytes: usage::loopback_bytes()?,
+            machine_cpu: usage::machine_cpu()?,
+        })
     };
     let before = at(window.from)?;
     let after = at(window.until)?;
-    let servers = before
-        .0
-        .iter()
-        .zip(&after.0)
-        .map(|(before, after)| after.since(before))
-        .collect();
-    Ok((
-        servers,
-        after.1.saturating_sub(before.1),
-        after.2.saturating_sub(before.2),
-    ))
+    Ok(Used {
+        servers: before
+            .servers
+            .iter()
+            .zip(&after.servers)
+            .map(|(before, after)| after.since(before))
+            .collect(),
+        driver_cpu: after.driver_cpu.saturating_sub(before.driver_cpu),
+        loopback_bytes: after.loopback_bytes.saturating_sub(before.loopback_bytes),
+        machine_cpu: after.machine_cpu.saturating_sub(before.machine_cpu),
+    })
 }

@@ -161,8 +161,8 @@ fn table(text: &mut String, load: HotLoad, rows: &[&Row]) {
         text,
         "\n## {}\n\n![{}](hot-{}.svg)\n\n\
          | data nodes | arm | operations/s | p50 ms | p99 ms | busiest node over mean | of its share \
-         | held back s/s | driver's CPU us |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         | held back s/s | driver's CPU us | others' processors |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         load.title(),
         load.name(),
         load.name()
@@ -172,7 +172,7 @@ fn table(text: &mut String, load: HotLoad, rows: &[&Row]) {
         let rate = summary.operations_per_second;
         let _ = writeln!(
             text,
-            "| {} | {} | {} ({} to {}) | {:.2} | {:.2} | {:.2} | {:.0} % | {:.2} | {:.1}{} |",
+            "| {} | {} | {} ({} to {}) | {:.2} | {:.2} | {:.2} | {:.0} % | {:.2} | {:.1}{} | {:.2} |",
             row.nodes,
             row.arm,
             number(rate.median),
@@ -184,7 +184,8 @@ fn table(text: &mut String, load: HotLoad, rows: &[&Row]) {
             row.busiest_share.median * 100.0,
             row.throttled.median,
             summary.driver_cpu_us.median,
-            if summary.driver_bound { " (busy)" } else { "" }
+            if summary.driver_bound { " (busy)" } else { "" },
+            summary.others_processors.median
         );
     }
     for row in rows {

@@ -71,8 +71,9 @@ impl Etcd {
             servers,
             endpoints,
             description: format!(
-                "{version}: {MEMBERS} members, writes to the leader, linearizable reads over all \
-                 members in turn, no compaction meanwhile"
+                "{}: {MEMBERS} members, writes to the leader, linearizable reads over all \
+                 members in turn, no compaction meanwhile",
+                version.replace("Version: ", "")
             ),
         })
     }

@@ -63,10 +63,11 @@ impl Redis {
             servers,
             primary,
             description: format!(
-                "{version}: a primary and {REPLICAS} replicas, appendonly yes, appendfsync always, \
+                "{}: a primary and {REPLICAS} replicas, appendonly yes, appendfsync always, \
                  WAIT {WAIT} after each write, no snapshots and no rewrites of the log meanwhile; \
                  WAIT does not wait for the replica's flush, and reads of the primary are not \
-                 protected by a lease"
+                 protected by a lease",
+                short(&version)
             ),
         })
     }
@@ -78,6 +79,12 @@ impl Redis {
             wait: WAIT,
         }
     }
+}
+
+/// `Redis 7.0.15` of a line with the build's checksum.
+fn short(version: &str) -> String {
+    let number = version.split(' ').find_map(|word| word.strip_prefix("v="));
+    number.map_or_else(|| version.to_owned(), |number| format!("Redis {number}"))
 }
 
 /// Beside durability: nothing in the background that would cost it something while it is

@@ -4,6 +4,7 @@
 //! them with the commands, and a test keeps both the same. They are rounded to the careful side:
 //! who has figures of their own hardware gives them by the flag beside each.
 
+#[cfg(test)]
 use super::model::Costs;
 
 /// Processor time of the primary for one write, in microseconds.
@@ -59,6 +60,7 @@ pub(super) const BASE_DISK_BYTES: f64 = 1.5e9;
 pub(super) const COPY_BYTES_PER_SECOND: f64 = 40e6;
 
 /// All of them.
+#[cfg(test)]
 pub(super) const COSTS: Costs = Costs {
     lead_cpu_us: LEAD_CPU_US,
     follow_cpu_us: FOLLOW_CPU_US,
