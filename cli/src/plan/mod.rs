@@ -415,6 +415,17 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_example_is_what_is_printed() {
+        let page = include_str!("../../../docs/capacity.md");
+        let printed = text(&parse(&[]).expect("the defaults are valid").plan());
+        let example = format!("$ cairn plan\n{printed}```");
+        assert!(
+            page.contains(&example),
+            "docs/capacity.md should hold this example:\n{example}"
+        );
+    }
+
+    #[test]
     fn the_documented_figures_are_those_of_the_code() {
         let page = include_str!("../../../docs/capacity.md");
         let table = measured::markdown();

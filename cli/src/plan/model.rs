@@ -127,7 +127,8 @@ pub(super) struct Plan {
     /// How long the others take to make a lost node's replicas anew.
     pub(super) copy_seconds: f64,
     pub(super) exceeded: Vec<Exceeded>,
-    /// The fewest data nodes of this kind that would do; none where no number does.
+    /// The fewest data nodes of this kind that would do, and make anew what was lost; none where
+    /// no number does.
     pub(super) data_nodes_needed: Option<u32>,
     pub(super) notes: Vec<String>,
     pub(super) fits: bool,
@@ -279,12 +280,15 @@ pub(super) fn plan(wanted: Wanted, costs: Costs, limits: Limits) -> Plan {
 }
 
 fn needed(wanted: &Wanted, costs: &Costs, limits: &Limits) -> Option<u32> {
-    (1..=NODES_MAX).find(|&data_nodes| {
+    // With those lost there are as many left as there are to be replicas, so that what they held
+    // can be made anew.
+    let least = u32::from(wanted.replication_factor) + wanted.nodes_lost;
+    (least..=NODES_MAX).find(|&data_nodes| {
         let tried = Wanted {
             data_nodes,
             ..*wanted
         };
-        enough_nodes(&tried) && exceeded(&tried, costs, limits).is_empty()
+        exceeded(&tried, costs, limits).is_empty()
     })
 }
 
