@@ -1,7 +1,7 @@
 # What people and CI call. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs operator-mutations model fuzz images kube-lab kube-lab-down e2e bench clean
+.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs operator-mutations model fuzz images kube-lab kube-lab-down e2e bench bench-hot bench-micro load clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,8 +73,19 @@ kube-lab-down: ## end it
 e2e: ## the tests on Kubernetes: on the cluster of KUBECONFIG where that is set, else on a lab of their own
 	cargo test --workspace --locked --test kubernetes -- --test-threads=1 --nocapture
 
-bench: ## measure a cluster that `make run` started
-	cargo run --release --locked -- bench
+bench: ## measure Cairn, etcd and Redis in turn, into bench/results; ARGS=--quick takes three minutes
+	cargo build --release --locked -p cairn -p cairn-bench
+	target/release/cairn-bench compare $(ARGS)
+
+bench-hot: ## measure Cairn under hot keys, each data node held to a share of a processor; needs root
+	cargo build --release --locked -p cairn -p cairn-bench
+	target/release/cairn-bench hot $(ARGS)
+
+bench-micro: ## measure stages of the hot path alone
+	cargo bench --locked -p cairn-bench $(if $(ARGS),-- $(ARGS))
+
+load: ## measure a cluster that `make run` started
+	cargo run --release --locked -- bench $(ARGS)
 
 clean: ## remove what was built
 	cargo clean

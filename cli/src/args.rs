@@ -24,13 +24,14 @@ use crate::inspect::PartitionsArgs;
 use crate::keyspace::{ScanArgs, WatchArgs};
 use crate::membership::NodesArgs;
 use crate::output::Format;
+use crate::plan::PlanArgs;
 use crate::rebalance::RebalanceArgs;
 use crate::recover::RecoverArgs;
 use crate::recover_coordinators::RecoverCoordinatorsArgs;
 use crate::user::UserCommand;
 use crate::{
     bench, check, cluster, coordinators, data, debug, dev, hotkeys, inspect, keyspace, membership,
-    node, rebalance, recover, recover_coordinators, user,
+    node, plan, rebalance, recover, recover_coordinators, user,
 };
 
 /// A durable, replicated key-value store
@@ -163,6 +164,11 @@ enum Command {
     RecoverCoordinators(RecoverCoordinatorsArgs),
     /// Measure the cluster under load
     Bench(BenchArgs),
+    /// What nodes a cluster needs for a load: storage, operations, flushes, network, memory
+    ///
+    /// It asks no cluster. What a node does comes from measurements, see docs/capacity.md, or from
+    /// flags. Exit code 0: such nodes would do; 1: they would not.
+    Plan(PlanArgs),
     /// Look for damage in the directory of a data node that is stopped
     ///
     /// Reads the log and the store as a start does, with all checksums, and changes nothing.
@@ -229,6 +235,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completion { .. }
         | Command::Settings { .. }
         | Command::User { .. }
+        | Command::Plan(_)
         | Command::Check(_) => (false, false),
         _ => (true, true),
     };
@@ -301,6 +308,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Bench(args) => bench::run(&args, &endpoints, output),
         Command::Check(args) => check::run(&args, output),
+        Command::Plan(args) => plan::run(&args, output),
         Command::Debug { command } => debug::run(&command, &endpoints, output),
         Command::Completion { shell } => completion(shell),
         Command::User { command } => user::run(&command, output),
@@ -448,6 +456,8 @@ mod tests {
             "cairn bench --mode read --requests 1000",
             "cairn bench --workload A --rate 1000 --distribution latest",
             "cairn bench -w d --native",
+            "cairn plan",
+            "cairn plan --data 3TiB --ops 50000 --reads 90 --value-size 4KiB --data-nodes 9 -o json",
             "cairn completion zsh",
             "cairn get key --config /c.toml",
             "cairn get key --user app --password-file /p",

@@ -12,7 +12,7 @@ use cairn_node::users::SECRET_BYTES_MAX;
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::resp::Auth;
+use cairn_workload::resp::Auth;
 
 /// The flags.
 #[derive(Clone, Debug, clap::Args)]

@@ -11,7 +11,7 @@ use cairn_core::record::NodeStanding;
 
 use crate::dev::layout::{self, Recorded, Role};
 use crate::failure::{Failure, Kind};
-use crate::resp::Auth;
+use cairn_workload::resp::Auth;
 
 /// Addresses of nodes, and how long a command may take.
 #[derive(Clone, Debug)]

@@ -27,10 +27,10 @@ mod keyspace;
 mod membership;
 mod node;
 mod output;
+mod plan;
 mod rebalance;
 mod recover;
 mod recover_coordinators;
-mod resp;
 mod user;
 
 use std::ffi::{OsStr, OsString};

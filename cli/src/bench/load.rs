@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::directory::{Directory, Table};
-use super::tally::Tally;
-use super::workload::{KEY_BYTES, Operation, Pace, Plan, Random, Values, Window, key};
-use crate::resp::{self, ReplyKind};
+use cairn_workload::directory::{Directory, Table};
+use cairn_workload::operation::{KEY_BYTES, Operation, Pace, Plan, Random, Values, Window, key};
+use cairn_workload::resp::{self, ReplyKind};
+use cairn_workload::tally::Tally;
 
 /// How long an operation may take before it is given up as timed out.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -516,9 +516,9 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
 
-    use super::super::distribution::{Chooser, Distribution, Inserted};
-    use super::super::workload::Mix;
     use super::*;
+    use cairn_workload::distribution::{Chooser, Distribution, Inserted};
+    use cairn_workload::operation::Mix;
 
     const STALL: Duration = Duration::from_millis(500);
 

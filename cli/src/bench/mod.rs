@@ -8,13 +8,9 @@
 //! own share is part of the report, so that a figure that measures the generator
 //! rather than the servers is seen as such. `--native` goes through the Rust client.
 
-mod directory;
-mod distribution;
 mod load;
 mod native;
 mod report;
-mod tally;
-mod workload;
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,15 +19,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use self::directory::Directory;
-use self::distribution::{Chooser, Distribution, Inserted};
 use self::load::Task;
 use self::report::Report;
-use self::tally::Tally;
-use self::workload::{Mix, Pace, Plan, Window};
 use crate::endpoints;
 use crate::failure::Failure;
 use crate::output::Format;
+use cairn_workload::directory::Directory;
+use cairn_workload::distribution::{Chooser, Distribution, Inserted};
+use cairn_workload::operation::{Mix, Pace, Plan, Window};
+use cairn_workload::tally::Tally;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]

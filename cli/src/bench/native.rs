@@ -10,11 +10,11 @@ use bytes::Bytes;
 use cairn_client::{Client, Error};
 
 use super::report::Report;
-use super::tally::Tally;
-use super::workload::{Operation, Pace, Plan, Random, Values, Window, key};
 use super::{BenchArgs, Phase, Shared, cpu_time, show_progress};
 use crate::endpoints::Endpoints;
 use crate::failure::{Failure, Kind};
+use cairn_workload::operation::{Operation, Pace, Plan, Random, Values, Window, key};
+use cairn_workload::tally::Tally;
 
 pub(super) fn run(args: &BenchArgs, endpoints: &Endpoints) -> Result<Report, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()

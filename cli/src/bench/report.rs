@@ -7,11 +7,11 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::BenchArgs;
-use super::distribution::Distribution;
-use super::tally::Tally;
-use super::workload::Operation;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use cairn_workload::distribution::Distribution;
+use cairn_workload::operation::Operation;
+use cairn_workload::tally::Tally;
 
 /// The figures of one measurement.
 #[derive(Clone, Debug, Serialize)]

@@ -38,7 +38,7 @@ use self::lock::DirectoryLock;
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::output::Format;
-use crate::resp::Auth;
+use cairn_workload::resp::Auth;
 
 /// A cluster on this machine
 #[derive(Clone, Debug, clap::Args)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cairn_core::slots;
 
 use super::layout::Node;
-use crate::resp::{self, Auth};
+use cairn_workload::resp::{self, Auth};
 
 /// How refusals begin to someone who has not logged in, and to someone who may not.
 const NO_AUTH: &str = "NOAUTH";

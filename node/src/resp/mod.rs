@@ -30,3 +30,19 @@ pub use backend::{
 };
 pub use config::{EndpointType, Limits, RespConfig};
 pub use server::{Server, serve};
+
+/// Finds the commands that stand whole at the start of what a client sent: how many there are,
+/// and how many bytes they take. What the parser costs is measured by it.
+#[must_use]
+pub fn find_commands(mut sent: &[u8]) -> (usize, usize) {
+    let mut parser = parser::Parser::new(Limits::default());
+    let (mut commands, mut taken) = (0, 0);
+    while let Ok(parser::Found::Command { bytes }) = parser.find(sent) {
+        let arguments = parser.take_arguments();
+        parser.recycle(arguments);
+        commands += 1;
+        taken += bytes;
+        sent = &sent[bytes..];
+    }
+    (commands, taken)
+}

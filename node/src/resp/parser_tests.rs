@@ -268,3 +268,11 @@ fn fuzz_commands() {
         assert_eq!(commands(&pieces, limits), whole);
     });
 }
+
+#[test]
+fn whole_commands_are_counted_and_the_rest_is_left() {
+    let whole = b"*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+    let sent = [&whole[..], b"*2\r\n$3\r\nGE"].concat();
+    assert_eq!(crate::resp::find_commands(&sent), (2, whole.len()));
+    assert_eq!(crate::resp::find_commands(b"*x\r\n"), (0, 0));
+}

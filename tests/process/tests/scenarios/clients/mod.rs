@@ -2,6 +2,7 @@
 //! Redis clients of five languages, the Rust client as its page shows it, a browser,
 //! and clients that speak TLS.
 
+mod benchmark;
 mod client_docs;
 mod commands;
 mod comparison;

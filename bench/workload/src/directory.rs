@@ -1,4 +1,4 @@
-//! Which node owns which slot, shared by the threads of the generator.
+//! Which node owns which slot, shared by the threads or tasks of a generator.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,16 +17,18 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(50);
 /// The owner of each slot, by number, and the addresses of these numbers. Numbers
 /// keep their meaning over refreshes.
 #[derive(Clone, Debug)]
-pub(super) struct Table {
+pub struct Table {
     /// By slot.
-    pub(super) owner: Vec<u16>,
+    pub owner: Vec<u16>,
     /// By number.
-    pub(super) addresses: Vec<String>,
+    pub addresses: Vec<String>,
+    /// The numbers of the nodes with its replicas, by slot.
+    pub replicas: Vec<Arc<[u16]>>,
 }
 
 /// The table, and the wish for a newer one.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub struct Directory {
     seeds: Vec<String>,
     auth: Option<Auth>,
     current: Mutex<Arc<Table>>,
@@ -36,10 +38,14 @@ pub(super) struct Directory {
 
 impl Directory {
     /// Fetches the first table from whichever seed answers first.
-    pub(super) fn open(seeds: Vec<String>, auth: Option<Auth>) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Where none does.
+    pub fn open(seeds: Vec<String>, auth: Option<Auth>) -> io::Result<Self> {
         let empty = Table {
             owner: vec![0; 16_384],
             addresses: Vec::new(),
+            replicas: vec![Arc::default(); 16_384],
         };
         let table = fetch(&seeds, auth.as_ref(), &empty)?;
         Ok(Self {
@@ -52,27 +58,30 @@ impl Directory {
     }
 
     /// Opens a connection, logged in.
-    pub(super) fn connect(&self, address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    ///
+    /// # Errors
+    /// As [`resp::connect`].
+    pub fn connect(&self, address: &str, timeout: Duration) -> io::Result<TcpStream> {
         resp::connect(address, timeout, self.auth.as_ref())
     }
 
     /// Grows with each new table.
-    pub(super) fn version(&self) -> u64 {
+    pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
     /// The newest table.
-    pub(super) fn table(&self) -> Arc<Table> {
+    pub fn table(&self) -> Arc<Table> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks for a newer one, without waiting for it.
-    pub(super) fn want_refresh(&self) {
+    pub fn want_refresh(&self) {
         self.wanted.store(true, Ordering::Release);
     }
 
     /// Fetches when asked to, until `stop`.
-    pub(super) fn keep_fresh(&self, stop: &AtomicBool) {
+    pub fn keep_fresh(&self, stop: &AtomicBool) {
         let mut last = Instant::now();
         while !stop.load(Ordering::Acquire) {
             std::thread::sleep(REFRESH_INTERVAL.saturating_sub(last.elapsed()).max(
@@ -116,18 +125,27 @@ fn fetch(asked: &[String], auth: Option<&Auth>, old: &Table) -> io::Result<Table
             .zip(0u16..)
             .map(|(address, number)| (address.clone(), number))
             .collect();
-        for range in owners {
-            let number = match numbers.get(&range.primary) {
-                Some(number) => *number,
+        let mut number_of =
+            |address: String, addresses: &mut Vec<String>| match numbers.get(&address) {
+                Some(number) => Ok(*number),
                 None => {
-                    let number = u16::try_from(table.addresses.len())
+                    let number = u16::try_from(addresses.len())
                         .map_err(|_| io::Error::other("more than 65536 servers"))?;
-                    table.addresses.push(range.primary.clone());
-                    numbers.insert(range.primary, number);
-                    number
+                    addresses.push(address.clone());
+                    numbers.insert(address, number);
+                    Ok::<u16, io::Error>(number)
                 }
             };
-            table.owner[usize::from(range.first)..=usize::from(range.last)].fill(number);
+        for range in owners {
+            let number = number_of(range.primary, &mut table.addresses)?;
+            let replicas = range
+                .replicas
+                .into_iter()
+                .map(|address| number_of(address, &mut table.addresses))
+                .collect::<io::Result<Arc<[u16]>>>()?;
+            let slots = usize::from(range.first)..=usize::from(range.last);
+            table.owner[slots.clone()].fill(number);
+            table.replicas[slots].fill(replicas);
         }
         return Ok(table);
     }

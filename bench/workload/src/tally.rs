@@ -5,24 +5,24 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::workload::Operation;
+use crate::operation::Operation;
 
 /// What one thread, or all of them, saw.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
+pub struct Tally {
     /// Microseconds of every good answer within the window, by operation, made when first
     /// needed.
     latency: [Option<Box<Histogram<u64>>>; Operation::ALL.len()],
     /// By kind.
-    pub(super) errors: BTreeMap<String, u64>,
+    pub errors: BTreeMap<String, u64>,
     /// Redirections that were followed.
-    pub(super) redirections: u64,
+    pub redirections: u64,
     /// Reads of keys that were not there.
-    pub(super) missing: u64,
+    pub missing: u64,
     /// Operations that were due within the window and not answered in it.
-    pub(super) unanswered: u64,
+    pub unanswered: u64,
     /// How long the oldest of them had waited at its end.
-    pub(super) unanswered_for: Duration,
+    pub unanswered_for: Duration,
 }
 
 fn histogram() -> Histogram<u64> {
@@ -30,8 +30,15 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 120_000_000, 3).expect("the histogram's bounds are valid")
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Tally {
-    pub(super) fn new() -> Self {
+    /// Nothing seen yet.
+    pub fn new() -> Self {
         Self {
             latency: [const { None }; Operation::ALL.len()],
             errors: BTreeMap::new(),
@@ -43,7 +50,7 @@ impl Tally {
     }
 
     /// Adds another one.
-    pub(super) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {
             if let Some(theirs) = theirs {
                 let mine = mine.get_or_insert_with(|| Box::new(histogram()));
@@ -59,14 +66,16 @@ impl Tally {
         self.unanswered(other.unanswered, other.unanswered_for);
     }
 
-    pub(super) fn good(&mut self, operation: Operation, latency: Duration) {
+    /// A good answer.
+    pub fn good(&mut self, operation: Operation, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency[operation as usize]
             .get_or_insert_with(|| Box::new(histogram()))
             .saturating_record(micros.max(1));
     }
 
-    pub(super) fn error(&mut self, kind: &str) {
+    /// An answer of this kind that was not good, or none.
+    pub fn error(&mut self, kind: &str) {
         match self.errors.get_mut(kind) {
             Some(count) => *count += 1,
             None => {
@@ -75,18 +84,19 @@ impl Tally {
         }
     }
 
-    pub(super) fn unanswered(&mut self, count: u64, oldest: Duration) {
+    /// Operations that were due and not answered.
+    pub fn unanswered(&mut self, count: u64, oldest: Duration) {
         self.unanswered += count;
         self.unanswered_for = self.unanswered_for.max(oldest);
     }
 
     /// The latencies of an operation, if there were any.
-    pub(super) fn of(&self, operation: Operation) -> Option<&Histogram<u64>> {
+    pub fn of(&self, operation: Operation) -> Option<&Histogram<u64>> {
         self.latency[operation as usize].as_deref()
     }
 
     /// The latencies of all operations.
-    pub(super) fn all(&self) -> Histogram<u64> {
+    pub fn all(&self) -> Histogram<u64> {
         let mut all = histogram();
         for part in self.latency.iter().flatten() {
             let _ = all.add(part.as_ref());

@@ -17,7 +17,7 @@ const REPLY_BYTES_MAX: usize = 64 << 20;
 const DEPTH_MAX: usize = 8;
 
 /// Appends a command of RESP to `out`.
-pub(crate) fn encode(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+pub fn encode(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     out.push(b'*');
     push_number(out, arguments.len());
     for argument in arguments {
@@ -47,7 +47,7 @@ fn push_number(out: &mut Vec<u8>, number: usize) {
 
 /// What a reply is, as far as the generator cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ReplyKind {
+pub enum ReplyKind {
     /// A value, a status or a number.
     Good,
     /// No such key.
@@ -59,11 +59,14 @@ pub(crate) enum ReplyKind {
 /// The bytes are not RESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server sent something that is not RESP")]
-pub(crate) struct NotResp;
+pub struct NotResp;
 
 /// The length and the kind of the reply at the front of `bytes`, if it is whole.
 /// Only the flat replies of `GET`, `SET` and `INCR` are understood.
-pub(crate) fn scan(bytes: &[u8]) -> Result<Option<(usize, ReplyKind)>, NotResp> {
+///
+/// # Errors
+/// Where they are none.
+pub fn scan(bytes: &[u8]) -> Result<Option<(usize, ReplyKind)>, NotResp> {
     let Some(&kind) = bytes.first() else {
         return Ok(None);
     };
@@ -175,17 +178,22 @@ fn tree(bytes: &[u8], depth: usize) -> Result<Option<(usize, Tree)>, NotResp> {
 
 /// A range of slots and the address of its primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SlotOwner {
+pub struct SlotOwner {
     /// First slot.
-    pub(crate) first: u16,
+    pub first: u16,
     /// Last slot.
-    pub(crate) last: u16,
+    pub last: u16,
     /// `host:port`.
-    pub(crate) primary: String,
+    pub primary: String,
+    /// Those of its replicas.
+    pub replicas: Vec<String>,
 }
 
 /// Asks one server for `CLUSTER SLOTS`. A server that is no cluster owns all.
-pub(crate) fn fetch_slots(
+///
+/// # Errors
+/// Where it cannot be reached, or knows none.
+pub fn fetch_slots(
     address: &str,
     timeout: Duration,
     auth: Option<&Auth>,
@@ -222,6 +230,7 @@ fn owners(reply: &Tree, asked: &str) -> Result<Vec<SlotOwner>, String> {
                 first: 0,
                 last: 16_383,
                 primary: asked.to_owned(),
+                replicas: Vec::new(),
             }]);
         }
         Tree::Error(words) => return Err(words.clone()),
@@ -241,13 +250,24 @@ fn owner(range: &Tree, asked_host: &str) -> Option<SlotOwner> {
     let Tree::Array(parts) = range else {
         return None;
     };
-    let [
-        Tree::Integer(first),
-        Tree::Integer(last),
-        Tree::Array(node),
-        ..,
-    ] = parts.as_slice()
-    else {
+    let [Tree::Integer(first), Tree::Integer(last), nodes @ ..] = parts.as_slice() else {
+        return None;
+    };
+    let (primary, replicas) = nodes.split_first()?;
+    let slot = |slot: i64| u16::try_from(slot).ok().filter(|slot| *slot < 16_384);
+    Some(SlotOwner {
+        first: slot(*first)?,
+        last: slot(*last)?,
+        primary: node_address(primary, asked_host)?,
+        replicas: replicas
+            .iter()
+            .map(|node| node_address(node, asked_host))
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn node_address(node: &Tree, asked_host: &str) -> Option<String> {
+    let Tree::Array(node) = node else {
         return None;
     };
     let [host, Tree::Integer(port), ..] = node.as_slice() else {
@@ -258,17 +278,12 @@ fn owner(range: &Tree, asked_host: &str) -> Option<SlotOwner> {
         Tree::Text(host) if !host.is_empty() => String::from_utf8_lossy(host).into_owned(),
         _ => asked_host.to_owned(),
     };
-    let slot = |slot: i64| u16::try_from(slot).ok().filter(|slot| *slot < 16_384);
-    Some(SlotOwner {
-        first: slot(*first)?,
-        last: slot(*last)?,
-        primary: format!("{host}:{}", u16::try_from(*port).ok()?),
-    })
+    Some(format!("{host}:{}", u16::try_from(*port).ok()?))
 }
 
 /// What logs a connection in.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Auth {
+pub struct Auth {
     command: Vec<u8>,
 }
 
@@ -280,7 +295,7 @@ impl fmt::Debug for Auth {
 
 impl Auth {
     /// With the arguments of `AUTH`.
-    pub(crate) fn new(arguments: &[&[u8]]) -> Self {
+    pub fn new(arguments: &[&[u8]]) -> Self {
         let words: Vec<&[u8]> = std::iter::once(&b"AUTH"[..])
             .chain(arguments.iter().copied())
             .collect();
@@ -312,11 +327,10 @@ impl Auth {
 }
 
 /// Connects within a bound, to the first address that answers, and logs in.
-pub(crate) fn connect(
-    address: &str,
-    timeout: Duration,
-    auth: Option<&Auth>,
-) -> io::Result<TcpStream> {
+///
+/// # Errors
+/// Where none answers, or does not let it in.
+pub fn connect(address: &str, timeout: Duration, auth: Option<&Auth>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, timeout) {
@@ -334,7 +348,7 @@ pub(crate) fn connect(
 }
 
 /// The slot and address of a `MOVED` error's words, or none if it is another one.
-pub(crate) fn moved(words: &[u8]) -> Option<(u16, &str)> {
+pub fn moved(words: &[u8]) -> Option<(u16, &str)> {
     let text = std::str::from_utf8(words).ok()?;
     let (slot, address) = text.strip_prefix("MOVED ")?.split_once(' ')?;
     Some((slot.parse().ok().filter(|slot| *slot < 16_384)?, address))
@@ -374,7 +388,7 @@ mod tests {
     #[test]
     fn slots_are_read() {
         let reply = b"*2\r\n*3\r\n:0\r\n:99\r\n*3\r\n$9\r\n127.0.0.1\r\n:6379\r\n$2\r\nid\r\n\
-                      *3\r\n:100\r\n:16383\r\n*2\r\n$0\r\n\r\n:6380\r\n";
+                      *4\r\n:100\r\n:16383\r\n*2\r\n$0\r\n\r\n:6380\r\n*2\r\n$1\r\na\r\n:6381\r\n";
         let (length, parsed) = tree(reply, 0).expect("RESP").expect("whole");
         assert_eq!(length, reply.len());
         assert_eq!(
@@ -383,12 +397,14 @@ mod tests {
                 SlotOwner {
                     first: 0,
                     last: 99,
-                    primary: "127.0.0.1:6379".to_owned()
+                    primary: "127.0.0.1:6379".to_owned(),
+                    replicas: Vec::new(),
                 },
                 SlotOwner {
                     first: 100,
                     last: 16_383,
-                    primary: "host:6380".to_owned()
+                    primary: "host:6380".to_owned(),
+                    replicas: vec!["a:6381".to_owned()],
                 },
             ]
         );

@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::distribution::Chooser;
+use crate::distribution::Chooser;
 
 /// Counts down the phases of a measurement.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub struct Window {
     /// Operations that began before are warm-up and not counted.
-    pub(super) from: Instant,
+    pub from: Instant,
     /// Nothing is begun after.
-    pub(super) until: Instant,
+    pub until: Instant,
 }
 
 /// An operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Operation {
+pub enum Operation {
     /// `GET`.
     Read,
     /// `SET` of a key that is there.
@@ -30,7 +30,7 @@ pub(super) enum Operation {
 
 impl Operation {
     /// Each of them.
-    pub(super) const ALL: [Self; 5] = [
+    pub const ALL: [Self; 5] = [
         Self::Read,
         Self::Update,
         Self::Insert,
@@ -39,7 +39,7 @@ impl Operation {
     ];
 
     /// As the report names it.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Update => "update",
@@ -50,19 +50,24 @@ impl Operation {
     }
 
     /// Whether it begins with a `GET`.
-    pub(super) fn reads(self) -> bool {
+    pub fn reads(self) -> bool {
         matches!(self, Self::Read | Self::ReadModifyWrite)
     }
 }
 
 /// How often each operation comes, in parts of the sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Mix {
-    pub(super) get: u32,
-    pub(super) set: u32,
-    pub(super) insert: u32,
-    pub(super) rmw: u32,
-    pub(super) incr: u32,
+pub struct Mix {
+    /// `GET`s.
+    pub get: u32,
+    /// `SET`s of keys that are there.
+    pub set: u32,
+    /// `SET`s of new keys.
+    pub insert: u32,
+    /// `GET`s with a `SET` of the same key after each.
+    pub rmw: u32,
+    /// `INCR`s.
+    pub incr: u32,
 }
 
 impl std::str::FromStr for Mix {
@@ -106,7 +111,7 @@ impl Mix {
     }
 
     /// Whether anything is read.
-    pub(super) fn reads(self) -> bool {
+    pub fn reads(self) -> bool {
         self.get + self.rmw > 0
     }
 
@@ -124,7 +129,7 @@ impl Mix {
 
 /// What one thread asks for.
 #[derive(Clone, Debug)]
-pub(super) enum Plan {
+pub enum Plan {
     /// Every key from the first number to before the second, once, set.
     Preload {
         /// The next one.
@@ -145,7 +150,7 @@ pub(super) enum Plan {
 
 impl Plan {
     /// The next operation and its key's number.
-    pub(super) fn next(&mut self, random: &mut Random) -> Option<(Operation, u64)> {
+    pub fn next(&mut self, random: &mut Random) -> Option<(Operation, u64)> {
         match self {
             Self::Preload { next, end } => {
                 let number = *next;
@@ -156,7 +161,7 @@ impl Plan {
                 if let Some(left) = left {
                     *left = left.checked_sub(1)?;
                 }
-                let operation = mix.choose(random.next() >> 16);
+                let operation = mix.choose(random.bits() >> 16);
                 let number = match operation {
                     Operation::Insert => keys.new_key(),
                     _ => keys.existing(random),
@@ -167,7 +172,7 @@ impl Plan {
     }
 
     /// An operation of this plan has ended, well or not.
-    pub(super) fn ended(&self, operation: Operation, number: u64) {
+    pub fn ended(&self, operation: Operation, number: u64) {
         if let (Self::Random { keys, .. }, Operation::Insert) = (self, operation) {
             keys.insert_ended(number);
         }
@@ -178,7 +183,7 @@ impl Plan {
 /// or not. What waits for a free connection has begun to wait when it was due, so that a
 /// server that stands still is seen to delay all that came meanwhile.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub struct Pace {
     start: Instant,
     interval: f64,
     begun: u64,
@@ -186,7 +191,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Part `at` of `parts` of so many operations a second.
-    pub(super) fn new(start: Instant, rate: f64, at: u64, parts: u64) -> Self {
+    pub fn new(start: Instant, rate: f64, at: u64, parts: u64) -> Self {
         let interval = parts as f64 / rate;
         Self {
             start: start + Duration::from_secs_f64(interval * at as f64 / parts as f64),
@@ -196,19 +201,19 @@ impl Pace {
     }
 
     /// When the next one is due.
-    pub(super) fn due(&self) -> Instant {
+    pub fn due(&self) -> Instant {
         self.start + Duration::from_secs_f64(self.interval * self.begun as f64)
     }
 
     /// Begins the next one; returns when it was due.
-    pub(super) fn take(&mut self) -> Instant {
+    pub fn take(&mut self) -> Instant {
         let due = self.due();
         self.begun += 1;
         due
     }
 
     /// How many were due before `until` and have not begun.
-    pub(super) fn behind(&self, until: Instant) -> u64 {
+    pub fn behind(&self, until: Instant) -> u64 {
         let since = until.saturating_duration_since(self.start).as_secs_f64();
         ((since / self.interval).ceil() as u64).saturating_sub(self.begun)
     }
@@ -217,36 +222,39 @@ impl Pace {
 /// A small generator (xorshift64*), seeded: runs with the same seed ask for the
 /// same keys.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    /// Of this seed.
+    pub fn new(seed: u64) -> Self {
         // A state of zero would stay zero.
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    /// From 0 to below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
 
     /// From 0 to below 1.
-    pub(super) fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    pub fn fraction(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
 /// How long every key is.
-pub(super) const KEY_BYTES: usize = 16;
+pub const KEY_BYTES: usize = 16;
 
 /// Writes the key of a number. Counters have keys of their own: a value is no number.
-pub(super) fn key(operation: Operation, number: u64) -> [u8; KEY_BYTES] {
+pub fn key(operation: Operation, number: u64) -> [u8; KEY_BYTES] {
     let mut key = *match operation {
         Operation::Increment => b"ctr:000000000000",
         _ => b"key:000000000000",
@@ -261,20 +269,22 @@ pub(super) fn key(operation: Operation, number: u64) -> [u8; KEY_BYTES] {
 
 /// Bytes that do not compress, from which values are cut.
 #[derive(Clone, Debug)]
-pub(super) struct Values {
+pub struct Values {
     pool: Vec<u8>,
     size: usize,
 }
 
 impl Values {
-    pub(super) fn new(size: usize, random: &mut Random) -> Self {
+    /// Values of so many bytes.
+    pub fn new(size: usize, random: &mut Random) -> Self {
         let pool = (0..size + (64 << 10))
-            .map(|_| random.next() as u8)
+            .map(|_| random.bits() as u8)
             .collect();
         Self { pool, size }
     }
 
-    pub(super) fn cut(&self, random: &mut Random) -> &[u8] {
+    /// One of them.
+    pub fn cut(&self, random: &mut Random) -> &[u8] {
         let at = random.below((self.pool.len() - self.size) as u64) as usize;
         &self.pool[at..at + self.size]
     }
@@ -282,8 +292,8 @@ impl Values {
 
 #[cfg(test)]
 mod tests {
-    use super::super::distribution::{Distribution, Inserted};
     use super::*;
+    use crate::distribution::{Distribution, Inserted};
 
     #[test]
     fn an_open_loop_is_due_evenly_over_its_parts_however_late_they_are() {
@@ -308,7 +318,7 @@ mod tests {
         let mut random = Random::new(7);
         let mut counts = [0u32; 5];
         for _ in 0..40_000 {
-            counts[mix.choose(random.next() >> 16) as usize] += 1;
+            counts[mix.choose(random.bits() >> 16) as usize] += 1;
         }
         for (count, expected) in counts.iter().zip([20_000u32, 10_000, 0, 6_000, 4_000]) {
             assert!(count.abs_diff(expected) < 600, "{counts:?}");
