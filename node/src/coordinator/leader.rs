@@ -19,6 +19,7 @@ use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::status::{ClusterStatus, Plan, RebalanceStatus, Summary};
 use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Input, Output, Response, Supervisor};
+use cairn_core::features::CoordinatorFeatures;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterSettings;
 use openraft::ServerState;
@@ -102,6 +103,8 @@ pub(super) enum Message {
     },
     /// From a person.
     Admin(AdminRequest),
+    /// What the voters of the group understand.
+    Coordinators(Vec<CoordinatorFeatures>),
     /// Whether the identity that holds the name is down.
     MayReplace {
         /// Whose.
@@ -374,6 +377,7 @@ impl Leader {
                 }
             }
             Message::Admin(request) => self.inputs.push(Input::Admin(request)),
+            Message::Coordinators(voters) => self.inputs.push(Input::Coordinators(voters)),
             Message::MayReplace { name, answer } => {
                 self.step(wanted);
                 let may = self.is_leading() && self.supervisor.may_replace(&name);

@@ -8,6 +8,7 @@ use crate::cluster::command::{Command, Direction, Refusal, Response};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::report::{Heartbeat, Order, ReplicaReport};
 use crate::cluster::state::ClusterState;
+use crate::features::CoordinatorFeatures;
 use crate::ids::{Epoch, Micros, NodeId, PartitionId, Position};
 use crate::record::Member;
 
@@ -74,6 +75,9 @@ pub enum Input {
     },
     /// A person or the operator asks.
     Admin(AdminRequest),
+    /// Every voter of the coordinators' group, and what it understands (rule 18). Told every
+    /// few seconds while leading.
+    Coordinators(Vec<CoordinatorFeatures>),
 }
 
 /// What became of a proposal.

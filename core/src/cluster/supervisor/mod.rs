@@ -45,6 +45,7 @@ use crate::cluster::rebalance;
 use crate::cluster::report::Order;
 use crate::cluster::settings::{LEASE_MS_DEFAULT, NODE_TIMEOUT_MS_DEFAULT};
 use crate::cluster::state::ClusterState;
+use crate::features::{CoordinatorFeatures, Feature, Lacking};
 use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
 use crate::record::{Configuration, PartitionRecord, ReplicaSet};
 
@@ -110,6 +111,9 @@ pub struct Supervisor {
     unsettled: bool,
     /// What they are to be made for, and since when it has been that.
     basis_seen: Option<(PlacementBasis, Micros)>,
+    /// The voters of the coordinators' group and what they understand, once they were asked in
+    /// this term of office.
+    coordinators: Option<Vec<CoordinatorFeatures>>,
     outputs: Vec<Output>,
 }
 
@@ -152,6 +156,7 @@ impl Supervisor {
             replacement_held_back: false,
             unsettled: false,
             basis_seen: None,
+            coordinators: None,
             outputs: Vec::new(),
         }
     }
@@ -197,6 +202,7 @@ impl Supervisor {
                 // Answers to another leader's questions are no answers to this one's.
                 self.last_round = self.last_round.max(term.saturating_mul(ROUNDS_PER_TERM));
                 self.leading = true;
+                self.coordinators = None;
                 self.down_since.clear();
                 self.basis_seen = None;
                 self.quiet_since = now;
@@ -231,6 +237,7 @@ impl Supervisor {
             }
             Input::Report { from, report } => self.on_report(now, from, report),
             Input::Admin(request) => self.on_admin(now, request),
+            Input::Coordinators(voters) => self.coordinators = Some(voters),
         }
     }
 
@@ -249,6 +256,15 @@ impl Supervisor {
     #[must_use]
     pub fn state(&self) -> &Arc<ClusterState> {
         &self.state
+    }
+
+    /// Whether every data node and every coordinator understands the feature.
+    ///
+    /// # Errors
+    /// Who does not, or was not asked yet.
+    pub fn check_feature(&self, feature: Feature) -> Result<(), Lacking> {
+        self.state
+            .check_feature(feature, self.coordinators.as_deref())
     }
 
     fn clear_work(&mut self) {

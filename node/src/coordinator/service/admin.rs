@@ -8,6 +8,7 @@ use cairn_core::cluster::settings::{self, SettingsChange};
 use cairn_core::cluster::status::{ClusterStatus, Plan};
 use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Refusal, Response as Answer};
+use cairn_core::features;
 use cairn_core::ids::{Epoch, NodeId, PartitionId};
 use cairn_core::record::{ClusterMap, ClusterSettings};
 use cairn_proto::pb::coordinator::v1 as pb;
@@ -403,6 +404,8 @@ impl Office {
                 let agreed =
                     agreed.ok_or_else(|| Status::unavailable("the cluster is not made yet"))?;
                 let settings = settings_change(change)?.of(&agreed);
+                self.check_features(features::of_settings(&settings))
+                    .await?;
                 let needs_room = settings.replication_factor > agreed.replication_factor;
                 Asked::Command {
                     warnings: settings::warnings(&settings)
