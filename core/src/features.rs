@@ -213,7 +213,14 @@ impl ClusterState {
     /// without them cannot take part.
     #[must_use]
     pub fn features_in_use(&self) -> u64 {
-        self.node_features_in_use()
+        let mut records = self.partitions().iter();
+        let readers = records.any(|record| !record.config.readers.is_empty());
+        let readers = if readers {
+            Feature::ReadCopies.bit()
+        } else {
+            0
+        };
+        self.node_features_in_use() | readers
     }
 
     /// Of those, what a data node has to understand to be admitted: what it would find in its

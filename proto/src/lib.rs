@@ -12,6 +12,7 @@ pub mod batch;
 mod coordinator;
 pub mod counters;
 mod detach;
+mod heat;
 pub mod keyspace;
 pub mod kv;
 pub mod levels;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::readers::ReadCopies;
 use crate::cluster::command::{Command, Direction, Refusal, Response};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::report::{Heartbeat, Order, ReplicaReport};
@@ -296,6 +297,20 @@ pub enum SupervisorEvent {
         /// Where.
         node: NodeId,
     },
+    /// A copy for reads alone is being made.
+    ReaderAdded {
+        /// Which partition.
+        partition: PartitionId,
+        /// Where.
+        node: NodeId,
+    },
+    /// A copy for reads alone goes.
+    ReaderRemoved {
+        /// Which partition.
+        partition: PartitionId,
+        /// Where.
+        node: NodeId,
+    },
     /// A joint configuration was entered.
     JointEntered {
         /// Which partition.
@@ -388,6 +403,8 @@ pub struct SupervisorOptions {
     pub balance_at_once: usize,
     /// Within which time promotions of one partition count as flapping.
     pub flap_window: Micros,
+    /// When copies for reads alone are made, and how many.
+    pub read_copies: ReadCopies,
 }
 
 impl Default for SupervisorOptions {
@@ -412,6 +429,7 @@ impl Default for SupervisorOptions {
             balance_after: Micros::from_millis(30_000),
             balance_at_once: 4,
             flap_window: Micros::from_millis(20_000),
+            read_copies: ReadCopies::default(),
         }
     }
 }

@@ -20,6 +20,7 @@ mod io;
 mod membership;
 mod preview;
 mod promotion;
+mod readers;
 mod reconfigure;
 mod returns;
 mod show;
@@ -29,6 +30,7 @@ mod view;
 mod work;
 
 pub use preview::PreviewError;
+pub use readers::{HeatFigures, ReadCopies};
 
 pub use io::{
     AdminRequest, Input, Output, PromotionReason, ProposalId, ProposalOutcome, SupervisorEvent,
@@ -50,6 +52,7 @@ use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
 use crate::record::{Configuration, PartitionRecord, ReplicaSet};
 
 use handover::Leads;
+use readers::ReadHeat;
 use reconfigure::Wanted;
 use returns::Announced;
 use view::Views;
@@ -114,6 +117,8 @@ pub struct Supervisor {
     /// The voters of the coordinators' group and what they understand, once they were asked in
     /// this term of office.
     coordinators: Option<Vec<CoordinatorFeatures>>,
+    /// Whether the reads of partitions are hot, and since when.
+    read_heat: BTreeMap<PartitionId, ReadHeat>,
     outputs: Vec<Output>,
 }
 
@@ -157,6 +162,7 @@ impl Supervisor {
             unsettled: false,
             basis_seen: None,
             coordinators: None,
+            read_heat: BTreeMap::new(),
             outputs: Vec::new(),
         }
     }
@@ -269,6 +275,7 @@ impl Supervisor {
 
     fn clear_work(&mut self) {
         self.cordoned.clear();
+        self.read_heat.clear();
         self.works.clear();
         self.dirty.clear();
         self.active.clear();
@@ -293,6 +300,7 @@ impl Supervisor {
             self.mark_all();
             self.make_table();
             self.judge_membership(now);
+            self.tend_readers(now);
         }
         self.dirty.extend(&self.active);
         if std::mem::take(&mut self.wake_waiting) {
@@ -575,6 +583,22 @@ fn tell_change(old: &PartitionRecord, new: &PartitionRecord, outputs: &mut Vec<O
             tell(SupervisorEvent::LearnerRemoved {
                 partition,
                 node: learner.node,
+            });
+        }
+    }
+    for reader in &new.config.readers {
+        if !old.config.readers.contains(reader) {
+            tell(SupervisorEvent::ReaderAdded {
+                partition,
+                node: reader.node,
+            });
+        }
+    }
+    for reader in &old.config.readers {
+        if !new.config.replicas().contains(reader) {
+            tell(SupervisorEvent::ReaderRemoved {
+                partition,
+                node: reader.node,
             });
         }
     }

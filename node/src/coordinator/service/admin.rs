@@ -141,6 +141,9 @@ impl StatusDocument {
             node.health_for_ms = 0;
             node.heard_ms_ago = None;
         }
+        for key in &mut self.status.heat.keys {
+            key.hot_for_ms = 0;
+        }
     }
 }
 
