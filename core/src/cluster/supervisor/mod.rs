@@ -16,6 +16,7 @@
 //! meanwhile in the next one, so that a failed node's partitions move together.
 
 mod handover;
+mod hot_primaries;
 mod io;
 mod membership;
 mod preview;
@@ -52,6 +53,7 @@ use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
 use crate::record::{Configuration, PartitionRecord, ReplicaSet};
 
 use handover::Leads;
+use hot_primaries::Crowded;
 use readers::ReadHeat;
 use reconfigure::Wanted;
 use returns::Announced;
@@ -119,6 +121,8 @@ pub struct Supervisor {
     coordinators: Option<Vec<CoordinatorFeatures>>,
     /// Whether the reads of partitions are hot, and since when.
     read_heat: BTreeMap<PartitionId, ReadHeat>,
+    /// Who leads several hot partitions.
+    crowded: Crowded,
     outputs: Vec<Output>,
 }
 
@@ -163,6 +167,7 @@ impl Supervisor {
             basis_seen: None,
             coordinators: None,
             read_heat: BTreeMap::new(),
+            crowded: Crowded::default(),
             outputs: Vec::new(),
         }
     }
@@ -276,6 +281,7 @@ impl Supervisor {
     fn clear_work(&mut self) {
         self.cordoned.clear();
         self.read_heat.clear();
+        self.crowded = Crowded::default();
         self.works.clear();
         self.dirty.clear();
         self.active.clear();
@@ -300,7 +306,9 @@ impl Supervisor {
             self.mark_all();
             self.make_table();
             self.judge_membership(now);
-            self.tend_readers(now);
+            let heat = self.heat(now);
+            self.tend_readers(now, &heat);
+            self.spread_hot_primaries(now, &heat);
         }
         self.dirty.extend(&self.active);
         if std::mem::take(&mut self.wake_waiting) {

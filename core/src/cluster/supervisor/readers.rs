@@ -83,9 +83,22 @@ pub(super) struct Heat {
     pub(super) keys: BTreeMap<(PartitionId, u64), KeyHeat>,
     /// Requests in a second by node, of what it told.
     nodes: BTreeMap<NodeId, u64>,
+    /// The same of each partition.
+    on_nodes: BTreeMap<(PartitionId, NodeId), u64>,
 }
 
 impl Heat {
+    /// What is asked of a partition in a second.
+    pub(super) fn asked(&self, partition: PartitionId) -> u64 {
+        let load = self.partitions.get(&partition);
+        load.map_or(0, PartitionLoad::requests_per_second)
+    }
+
+    /// Of that, what is asked of one node.
+    pub(super) fn asked_on(&self, partition: PartitionId, node: NodeId) -> u64 {
+        self.on_nodes.get(&(partition, node)).copied().unwrap_or(0)
+    }
+
     pub(super) fn requests(&self, node: NodeId) -> u64 {
         self.nodes.get(&node).copied().unwrap_or(0)
     }
@@ -126,6 +139,8 @@ impl Supervisor {
                     *sum = sum.plus(load);
                     let asked = heat.nodes.entry(node).or_default();
                     *asked = asked.saturating_add(load.requests_per_second());
+                    let here = heat.on_nodes.entry((*partition, node)).or_default();
+                    *here = here.saturating_add(load.requests_per_second());
                 }
             }
             for key in &report.keys {
@@ -169,16 +184,20 @@ impl Supervisor {
         }
     }
 
+    /// What a partition must be asked in a second to count as hot.
+    pub(super) fn hot_bound(&self, heat: &Heat) -> u64 {
+        let asked = heat.partitions.values();
+        let all = asked
+            .map(PartitionLoad::requests_per_second)
+            .fold(0, u64::saturating_add);
+        let mean = all / (self.state.partitions().len() as u64).max(1);
+        HOT_LEAST.max(mean.saturating_mul(HOT_TIMES))
+    }
+
     /// The hottest of it, for people.
     pub(super) fn heat_status(&self, heat: &Heat) -> HeatStatus {
-        let records = self.state.partitions();
         let asked = |load: &PartitionLoad| load.requests_per_second();
-        let all: u64 = heat
-            .partitions
-            .values()
-            .map(asked)
-            .fold(0, u64::saturating_add);
-        let mean = all / (records.len() as u64).max(1);
+        let bound = self.hot_bound(heat);
         let readers = |partition: PartitionId| {
             let record = self.state.partition(partition);
             record.map_or(0, |record| record.config.readers.len())
@@ -186,7 +205,7 @@ impl Supervisor {
         let mut partitions: Vec<HotPartition> = heat
             .partitions
             .iter()
-            .filter(|(_, load)| asked(load) >= HOT_LEAST.max(mean.saturating_mul(HOT_TIMES)))
+            .filter(|(_, load)| asked(load) >= bound)
             .map(|(partition, load)| HotPartition {
                 partition: *partition,
                 load: *load,
@@ -209,10 +228,9 @@ impl Supervisor {
     }
 
     /// Looks after the copies for reads. Called at every sweep.
-    pub(super) fn tend_readers(&mut self, now: Micros) {
+    pub(super) fn tend_readers(&mut self, now: Micros, heat: &Heat) {
         let copies = self.options.read_copies;
         let may_make = copies.per_partition > 0 && self.check_feature(Feature::ReadCopies).is_ok();
-        let heat = self.heat(now);
         let mut looked_at: BTreeSet<PartitionId> = heat.partitions.keys().copied().collect();
         let (mut in_all, mut filling) = (0, 0);
         for record in self.state.partitions() {
@@ -240,7 +258,7 @@ impl Supervisor {
             if !self.is_idle(now, &record) {
                 continue;
             }
-            if let Some((reader, failed)) = self.reader_to_drop(now, &record, may_make, &heat) {
+            if let Some((reader, failed)) = self.reader_to_drop(now, &record, may_make, heat) {
                 if failed {
                     self.read_heat.entry(partition).or_default().rest_until = now.plus(copies.rest);
                 }
@@ -272,7 +290,7 @@ impl Supervisor {
                 continue;
             };
             let load = heat.partitions.get(&partition).copied().unwrap_or_default();
-            let Some(node) = self.node_for_reader(now, &record, &load, &heat) else {
+            let Some(node) = self.node_for_reader(now, &record, &load, heat) else {
                 continue;
             };
             in_all += 1;
@@ -327,7 +345,7 @@ impl Supervisor {
     }
 
     /// Whether the partition is served and nothing else is being done about it.
-    fn is_idle(&self, now: Micros, record: &PartitionRecord) -> bool {
+    pub(super) fn is_idle(&self, now: Micros, record: &PartitionRecord) -> bool {
         let free = self.works.get(&record.id).is_none_or(|work| {
             work.promotion.is_idle() && work.pending.is_none() && now >= work.rest_until
         });

@@ -332,3 +332,69 @@ fn whatever_happens_copies_for_reads_change_nothing() {
         world.check_nothing_lost(P);
     }
 }
+
+/// Who leads each partition.
+fn leaders(world: &World) -> Vec<NodeId> {
+    let records = world.state.partitions().iter();
+    records.map(|r| r.primary.expect("served").node).collect()
+}
+
+/// Lets time pass in which each of those partitions is asked so much of its primary.
+fn asked(world: &mut World, seconds: u64, hot: &[(usize, u64)]) {
+    for _ in 0..seconds {
+        let leaders = leaders(world);
+        let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+        for node in nodes {
+            let mine = hot
+                .iter()
+                .filter(|(partition, _)| leaders[*partition] == node);
+            let loads = mine.map(|(partition, writes)| {
+                let load = PartitionLoad {
+                    writes_per_second: *writes,
+                    ..PartitionLoad::default()
+                };
+                let id = u32::try_from(*partition).expect("few");
+                (PartitionId(id), load)
+            });
+            world.sim(node).heat = Some(HeatReport {
+                partitions: loads.collect(),
+                keys: Vec::new(),
+            });
+        }
+        world.run(1_000);
+    }
+}
+
+#[test]
+fn of_two_hot_partitions_of_one_primary_one_is_handed_over_until_it_cools() {
+    let request = SettingsRequest {
+        replication_factor: Some(3),
+        partitions: Some(20),
+        ..SettingsRequest::default()
+    };
+    let mut world = World::with_cluster(SupervisorOptions::default(), 5, &request);
+    world.run(40_000);
+    let before = leaders(&world);
+    let node = before[0];
+    let two: Vec<usize> = (0..20).filter(|p| before[*p] == node).take(2).collect();
+    // One alone is no reason.
+    asked(&mut world, 30, &[(two[0], 9_000)]);
+    assert_eq!(leaders(&world), before);
+    let hot = [(two[0], 9_000), (two[1], 9_000)];
+    asked(&mut world, 9, &hot);
+    assert_eq!(leaders(&world), before, "not for long enough");
+    asked(&mut world, 5, &hot);
+    let after = leaders(&world);
+    let moved: Vec<usize> = (0..20).filter(|p| after[*p] != before[*p]).collect();
+    assert_eq!(moved.len(), 1, "{moved:?}");
+    assert!(two.contains(&moved[0]));
+    // It stays, however calm it is, and nothing else moves.
+    asked(&mut world, 100, &hot);
+    assert_eq!(leaders(&world), after);
+    // Where nobody has less to do there is nowhere to go.
+    let everywhere: Vec<(usize, u64)> = (0..20).map(|p| (p, 9_000)).collect();
+    asked(&mut world, 40, &everywhere);
+    assert_eq!(leaders(&world), after);
+    asked(&mut world, 100, &[]);
+    assert_eq!(leaders(&world), before, "back where the ring puts it");
+}
