@@ -107,13 +107,19 @@ impl World {
             let answers = config.answering_reads().iter().any(|m| m.node == id);
             answers && !self.healing && (turn + u64::from(record.id.0)) % 3 != 2
         };
-        let load = PartitionLoad {
-            reads_per_second: 1_000,
-            replica_reads_per_second: 1_000,
-            ..PartitionLoad::default()
+        let load = |record: Arc<PartitionRecord>| {
+            // Its primary is the busiest, so that others have time to spare.
+            let leads = record.primary.is_some_and(|primary| primary.node == id);
+            let reads = if leads { 4_000 } else { 1_000 };
+            let load = PartitionLoad {
+                reads_per_second: reads,
+                replica_reads_per_second: reads,
+                ..PartitionLoad::default()
+            };
+            (record.id, load)
         };
         HeatReport {
-            partitions: self.records().filter(hot).map(|r| (r.id, load)).collect(),
+            partitions: self.records().filter(hot).map(load).collect(),
             keys: Vec::new(),
         }
     }
