@@ -55,7 +55,7 @@ impl Feature {
 }
 
 /// What this build understands.
-pub const UNDERSTOOD: u64 = Feature::ReadCopies.bit();
+pub const UNDERSTOOD: u64 = Feature::ReadCopies.bit() | Feature::Counters.bit();
 
 /// What a coordinator understands, as it said when it was asked last.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -158,8 +158,12 @@ pub fn names(features: u64) -> String {
 /// The bits of what these settings ask for and earlier builds do not understand: they are taken
 /// once everybody does, and from then on nobody is admitted who does not.
 #[must_use]
-pub fn of_settings(_settings: &ClusterSettings) -> u64 {
-    0
+pub fn of_settings(settings: &ClusterSettings) -> u64 {
+    if settings.counters.is_empty() {
+        0
+    } else {
+        Feature::Counters.bit()
+    }
 }
 
 /// Whether a feature may be used now: every data node that is a member understands it, and every
