@@ -116,7 +116,9 @@ impl Lacking {
         )
     }
 
-    fn older(&self) -> usize {
+    /// How many are known to be of an earlier build.
+    #[must_use]
+    pub fn older(&self) -> usize {
         self.data_nodes.len() + self.coordinators.len()
     }
 }

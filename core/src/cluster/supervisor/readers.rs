@@ -230,7 +230,10 @@ impl Supervisor {
     /// Looks after the copies for reads. Called at every sweep.
     pub(super) fn tend_readers(&mut self, now: Micros, heat: &Heat) {
         let copies = self.options.read_copies;
-        let may_make = copies.per_partition > 0 && self.check_feature(Feature::ReadCopies).is_ok();
+        let understood = self.check_feature(Feature::ReadCopies);
+        let may_make = copies.per_partition > 0 && understood.is_ok();
+        // Whoever is silent, or was not asked yet, is no reason to give up what there is.
+        let may_stay = understood.map_or_else(|lacking| lacking.older() == 0, |()| true);
         let mut looked_at: BTreeSet<PartitionId> = heat.partitions.keys().copied().collect();
         let (mut in_all, mut filling) = (0, 0);
         for record in self.state.partitions() {
@@ -258,7 +261,7 @@ impl Supervisor {
             if !self.is_idle(now, &record) {
                 continue;
             }
-            if let Some((reader, failed)) = self.reader_to_drop(now, &record, may_make, heat) {
+            if let Some((reader, failed)) = self.reader_to_drop(now, &record, may_stay, heat) {
                 if failed {
                     self.read_heat.entry(partition).or_default().rest_until = now.plus(copies.rest);
                 }
@@ -363,7 +366,7 @@ impl Supervisor {
         &self,
         now: Micros,
         record: &PartitionRecord,
-        may_make: bool,
+        may_stay: bool,
         heat: &Heat,
     ) -> Option<(Member, bool)> {
         let copies = self.options.read_copies;
@@ -390,7 +393,7 @@ impl Supervisor {
             return Some((*reader, true));
         }
         let surplus = readers.len() > copies.per_partition
-            || !may_make
+            || !may_stay
             || (!readers.is_empty() && self.read_copies() > copies.in_all);
         if !surplus && !self.stays_cool(now, record.id) {
             return None;

@@ -195,6 +195,19 @@ fn while_anybody_is_of_an_earlier_build_there_are_none() {
     understood(&mut world, UNDERSTOOD);
     seconds(&mut world, 30, 90_000);
     assert_eq!(readers(&world).len(), 2);
+    // A new leader has not asked the coordinators yet, and then one of them is silent.
+    world.feed(Input::LostLeadership);
+    world.take_office();
+    seconds(&mut world, 5, 90_000);
+    assert_eq!(readers(&world).len(), 2, "they stay");
+    let silent = CoordinatorFeatures {
+        name: "c3".to_owned(),
+        features: None,
+    };
+    world.feed(Input::Coordinators(vec![silent]));
+    seconds(&mut world, 5, 90_000);
+    assert_eq!(readers(&world).len(), 2, "they stay");
+    understood(&mut world, UNDERSTOOD);
     // A data node goes back to an earlier build.
     let info = world.state.node(NodeId(6)).expect("a node").clone();
     let answer = world.commit(Command::RegisterNode(NodeRegistration {
