@@ -8,6 +8,7 @@ use cairn_core::cluster::state::Leaving;
 use cairn_core::cluster::status::{
     ClusterStatus, NodeStatus, PartitionHealth, PartitionState, ReplicaHealth,
 };
+use cairn_core::hot::PartitionLoad;
 use cairn_core::ids::NodeId;
 use cairn_core::record::{ClusterSettings, Member, NodeStanding};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub(crate) struct PartitionsArgs {
     /// Only those with a replica on this data node
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    /// What clients ask of them, the busiest first
+    #[arg(long)]
+    load: bool,
 }
 
 /// The status document, as far as the tables need it.
@@ -381,7 +385,7 @@ pub(crate) fn partitions(
                 .ok_or_else(|| Failure::usage(format!("there is no data node named {name}")))?,
         ),
     };
-    let chosen: Vec<&PartitionHealth> = document
+    let mut chosen: Vec<&PartitionHealth> = document
         .status
         .partitions
         .iter()
@@ -390,8 +394,27 @@ pub(crate) fn partitions(
             node.is_none_or(|node| partition.replicas.iter().any(|r| r.member.node == node))
         })
         .collect();
+    if args.load {
+        chosen.sort_by_key(|p| std::cmp::Reverse(p.load.unwrap_or_default().requests_per_second()));
+    }
     if format == Format::Json {
         return output::json(&chosen);
+    }
+    if args.load {
+        return output::table(
+            &[
+                "PARTITION",
+                "READS/S",
+                "BY ANY REPLICA",
+                "WRITES/S",
+                "BYTES/S",
+                "PRIMARY",
+                "REPLICAS",
+            ],
+            chosen
+                .into_iter()
+                .map(|partition| load_row(&document, partition)),
+        );
     }
     output::table(
         &[
@@ -409,6 +432,39 @@ pub(crate) fn partitions(
             .into_iter()
             .map(|partition| partition_row(&document, partition)),
     )
+}
+
+/// What a partition is asked; dashes where no node has told.
+fn load_row(document: &Document, partition: &PartitionHealth) -> Vec<String> {
+    let told = |what: fn(PartitionLoad) -> String| partition.load.map_or("-".to_owned(), what);
+    vec![
+        partition.partition.0.to_string(),
+        told(|load| load.reads_per_second.to_string()),
+        told(|load| load.replica_reads_per_second.to_string()),
+        told(|load| load.writes_per_second.to_string()),
+        told(|load| bytes_text(load.bytes_per_second)),
+        partition
+            .primary
+            .map_or("-".to_owned(), |member| document.name_of(member.node)),
+        others_text(document, partition),
+    ]
+}
+
+/// The replicas besides the primary; what serves reads alone is told so.
+fn others_text(document: &Document, partition: &PartitionHealth) -> String {
+    let others = partition
+        .replicas
+        .iter()
+        .filter(|replica| Some(replica.member) != partition.primary)
+        .map(|replica| {
+            let name = document.name_of(replica.member.node);
+            if replica.reader {
+                format!("{name} (reads)")
+            } else {
+                name
+            }
+        });
+    others.collect::<Vec<_>>().join(",")
 }
 
 fn partition_row(document: &Document, partition: &PartitionHealth) -> Vec<String> {
@@ -451,11 +507,7 @@ fn partition_row(document: &Document, partition: &PartitionHealth) -> Vec<String
             .max()
             .map_or("-".to_owned(), bytes_text),
         primary.map_or("-".to_owned(), name),
-        others
-            .iter()
-            .map(|replica| name(replica.member))
-            .collect::<Vec<_>>()
-            .join(","),
+        others_text(document, partition),
         lag.join(","),
     ]
 }

@@ -222,6 +222,7 @@ pub(crate) mod tests {
                 replica: ReplicaId(node),
             },
             standing: Standing::Member,
+            reader: false,
             up,
             role: None,
             head: Some(Position {
@@ -284,6 +285,7 @@ pub(crate) mod tests {
                 lossy_promotions: 0,
                 lost: Loss::default(),
                 seats: Vec::new(),
+                load: None,
                 replicas,
             }],
             ..ClusterStatus::default()

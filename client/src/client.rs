@@ -453,8 +453,8 @@ pub(crate) struct Trial<'a> {
     version: MapVersion,
     /// Since when the partition was seen without a primary.
     orphaned: Option<Instant>,
-    /// Whether any replica may answer, and which were left for another.
-    spread: bool,
+    /// The level, where others than the primary may answer, and which were left for another.
+    spread: Option<ReadLevel>,
     left: Vec<String>,
 }
 
@@ -496,14 +496,14 @@ impl<'a> Trial<'a> {
             reason: "there was no time for an attempt".to_owned(),
             version: MapVersion::ZERO,
             orphaned: None,
-            spread: false,
+            spread: None,
             left: Vec::new(),
         }
     }
 
-    /// Any replica may answer.
-    fn spread(mut self, spread: bool) -> Self {
-        self.spread = spread;
+    /// Whoever may answer a read of that level.
+    fn spread(mut self, level: ReadLevel) -> Self {
+        self.spread = (level != ReadLevel::Primary).then_some(level);
         self
     }
 
@@ -537,12 +537,12 @@ impl<'a> Trial<'a> {
         // A refusal may know more than the map, and is then followed once.
         if let Some((epoch, address)) = self.hint.take()
             && epoch >= record.epoch
-            && !(self.spread && self.left.contains(&address))
+            && !(self.spread.is_some() && self.left.contains(&address))
         {
             return Ok((id, address));
         }
-        if self.spread {
-            return self.pick(map, record);
+        if let Some(level) = self.spread {
+            return self.pick(map, record, level);
         }
         let Some(primary) = record.primary else {
             // A voter may know more than the map that came so far, or serve already.
@@ -568,12 +568,13 @@ impl<'a> Trial<'a> {
         &mut self,
         map: &ClusterMap,
         record: &PartitionRecord,
+        level: ReadLevel,
     ) -> Result<(PartitionId, String), String> {
         let (inner, left) = (self.inner, &self.left);
-        let mut voters = inner.topology.voters(map, record);
-        voters.retain(|address| !left.contains(address));
+        let mut replicas = inner.topology.replicas(map, record, level);
+        replicas.retain(|address| !left.contains(address));
         let cost = |address: &String| inner.connections.get(address).cost();
-        match load::pick(voters, cost, &mut rand::rng()) {
+        match load::pick(replicas, cost, &mut rand::rng()) {
             Some(address) => Ok((record.id, address)),
             None => {
                 // After a pause each may be asked again.
@@ -615,7 +616,8 @@ impl<'a> Trial<'a> {
             count(&counters.retries);
         }
         // A replica that says nothing is left for another in good time.
-        let patience = self.inner.options.attempt_timeout / if self.spread { 2 } else { 1 };
+        let patience =
+            self.inner.options.attempt_timeout / if self.spread.is_some() { 2 } else { 1 };
         self.until.min(Instant::now() + patience)
     }
 
@@ -626,7 +628,7 @@ impl<'a> Trial<'a> {
         let routed = Routed {
             partition: route.partition,
             version: self.version,
-            to_primary: !self.spread,
+            to_primary: self.spread.is_none(),
         };
         match route.connection.call(routed, request, until).await {
             Ok(pb::answer::Reply::Error(error)) => match KvError::try_from(error) {
@@ -671,7 +673,7 @@ impl<'a> Trial<'a> {
                 if !address.is_empty() {
                     self.hint = Some((*epoch, address.clone()));
                     if self.moved == 1 {
-                        if self.spread {
+                        if self.spread.is_some() {
                             self.leave(&route.address);
                         }
                         return;
@@ -688,7 +690,7 @@ impl<'a> Trial<'a> {
             }
             _ => self.moved = 0,
         }
-        if self.spread {
+        if self.spread.is_some() {
             self.leave(&route.address);
         } else {
             self.rest().await;
@@ -699,7 +701,7 @@ impl<'a> Trial<'a> {
     async fn lost(&mut self, route: &Route) {
         self.moved = 0;
         self.inner.topology.poke();
-        if self.spread {
+        if self.spread.is_some() {
             self.leave(&route.address);
         } else {
             self.rest().await;
@@ -728,7 +730,7 @@ impl Inner {
         let settings = self.topology.map().settings.clone();
         let default = settings.map_or(ReadLevel::Primary, |s| s.read_level);
         let level = consistency.level(default);
-        let mut trial = Trial::new(self, &key).spread(level != ReadLevel::Primary);
+        let mut trial = Trial::new(self, &key).spread(level);
         while let Some(route) = trial.route().await {
             let request = ReadRequest {
                 key: key.clone(),

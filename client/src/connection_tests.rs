@@ -52,6 +52,7 @@ fn map_naming(version: u64, address: &str) -> ClusterMap {
                 },
                 joint: None,
                 learners: Vec::new(),
+                readers: Vec::new(),
             },
             primary: Some(member),
             degraded: false,

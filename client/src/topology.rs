@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use cairn_core::ids::{MapVersion, NodeId, PartitionId};
+use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{ClusterMap, NodeStanding, PartitionRecord};
 use cairn_proto::limits;
 use cairn_proto::map::{ApplyError, MapUpdate};
@@ -212,12 +213,22 @@ impl Topology {
         self.suspects.lock().insert(address.to_owned(), now);
     }
 
-    /// Where the voters of a partition are: those that gave no answer of late aside,
-    /// unless there are none besides.
-    pub(crate) fn voters(&self, map: &ClusterMap, record: &PartitionRecord) -> Vec<String> {
-        let addresses: Vec<String> = record
-            .config
-            .voters()
+    /// Where the replicas of a partition are that may answer a read of the level, which is not
+    /// the primary's: those that gave no answer of late aside, unless there are none besides.
+    pub(crate) fn replicas(
+        &self,
+        map: &ClusterMap,
+        record: &PartitionRecord,
+        level: ReadLevel,
+    ) -> Vec<String> {
+        let members = match level {
+            // A copy for reads is in no quorum.
+            ReadLevel::Quorum => record.config.voters(),
+            ReadLevel::Replica | ReadLevel::Any | ReadLevel::Primary => {
+                record.config.answering_reads()
+            }
+        };
+        let addresses: Vec<String> = members
             .iter()
             .filter_map(|member| map.nodes.get(&member.node))
             .map(|node| node.addresses.client.clone())

@@ -54,6 +54,7 @@ fn map_of(version: u64, count: u64, primary: Option<u64>) -> ClusterMap {
                 },
                 joint: None,
                 learners: Vec::new(),
+                readers: Vec::new(),
             },
             primary: primary
                 .and_then(|n| members.iter().find(|m| m.node == NodeId(n)))

@@ -6,6 +6,7 @@
 //! - [`cluster`]: what the coordinators decide: ring, placement, the state machine
 //!   behind their Raft log, failure detection, promotion.
 //! - [`counters`]: keys whose additions are spread over partitions.
+//! - [`features`]: what builds of different ages may use among them.
 //! - [`slots`], [`ids`], [`record`]: the words that all of them share.
 //! - [`seeded`]: mistakes for the simulator to find, which no shipped build can have.
 //!
@@ -15,6 +16,7 @@
 
 pub mod cluster;
 pub mod counters;
+pub mod features;
 pub mod hot;
 pub mod ids;
 pub mod kv;

@@ -89,6 +89,10 @@ pub struct Configuration {
     /// Replicas that receive the log and count nowhere. Members of `joint` are
     /// voters and not listed here.
     pub learners: Vec<Member>,
+    /// Copies for reads alone: they receive the log, count nowhere either, and are not on
+    /// their way to becoming members. They answer reads of the levels `replica` and `any`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<Member>,
 }
 
 impl Configuration {
@@ -109,11 +113,11 @@ impl Configuration {
         all
     }
 
-    /// Every replica once, learners included.
+    /// Every replica once, learners and copies for reads included.
     #[must_use]
     pub fn replicas(&self) -> Vec<Member> {
         let mut all = self.voters();
-        all.extend(self.learners.iter().copied());
+        all.extend(self.learners.iter().chain(&self.readers).copied());
         all.sort_unstable();
         all.dedup();
         all
@@ -136,9 +140,24 @@ impl Configuration {
         self.sets()
             .flat_map(|s| s.members.iter())
             .chain(self.learners.iter())
+            .chain(self.readers.iter())
             .filter(|m| m.node == node)
             .max_by_key(|m| m.replica)
             .copied()
+    }
+
+    /// Who may answer reads that any replica may: the voters, and the copies for reads.
+    #[must_use]
+    pub fn answering_reads(&self) -> Vec<Member> {
+        let mut all = self.voters();
+        all.extend(self.readers.iter().copied());
+        all
+    }
+
+    /// Whether the replica is a copy for reads alone.
+    #[must_use]
+    pub fn is_reader(&self, replica: ReplicaId) -> bool {
+        self.readers.iter().any(|m| m.replica == replica)
     }
 
     /// Whether the replica counts for quorums.

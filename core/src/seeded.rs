@@ -111,6 +111,8 @@ bugs! {
         "A joint configuration that is left backwards leaves its new members in the set.";
     ChangeWriteQuorumInPlace "change-write-quorum-in-place", rule 11:
         "Another W is in force as soon as it is configured, without a joint configuration.";
+    ReaderCountsInW "reader-counts-in-w", rule 7:
+        "A copy for reads alone is counted in W.";
     EmptyDiskKeepsIdentity "empty-disk-keeps-identity", rule 12:
         "A node with an empty disk is admitted under the identity that it had before.";
     CorruptReplicaCounts "corrupt-replica-counts", rule 12:

@@ -134,6 +134,7 @@ impl Rig {
                 },
                 joint: None,
                 learners: learners.iter().copied().map(member).collect(),
+                readers: Vec::new(),
             },
             primary: Some(member(1)),
             degraded: false,

@@ -45,6 +45,9 @@ pub struct KvClusterStatus {
     /// What is being moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<RebalanceStatus>,
+    /// What clients ask for far more than other things; absent where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hot: Option<HotStatus>,
     /// Each node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
@@ -101,6 +104,23 @@ pub struct PartitionsStatus {
     pub degraded: u32,
     /// Promotions, ever, from too few reports: acknowledged writes may have been lost.
     pub lossy_promotions: u64,
+}
+
+/// What clients ask for far more than other things.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HotStatus {
+    /// Partitions, by number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub partitions: Vec<u32>,
+    /// Keys that have been hot for a minute or longer: hashes of them, or their names where
+    /// the data nodes tell names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub keys: Vec<String>,
+    /// Copies for reads alone that there are.
+    pub read_copies: u32,
 }
 
 /// What is being moved.

@@ -83,6 +83,7 @@ fn config(settings: &CoordinatorSettings, tls: &Tls, users: Users) -> Coordinato
         },
         tick: TICK,
         snapshot_every: SNAPSHOT_EVERY,
+        read_copies: settings.read_copies,
         drain_timeout: process.drain_timeout,
         managed_by: settings.managed_by.clone(),
     }

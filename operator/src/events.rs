@@ -56,11 +56,13 @@ pub enum Reason {
     Recovered,
     /// Certificates were made or renewed.
     Certificates,
+    /// Keys are asked for far more than others, and have been for a while.
+    HotKeys,
 }
 
 impl Reason {
     /// All.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Invalid,
         Self::Warning,
         Self::Created,
@@ -75,6 +77,7 @@ impl Reason {
         Self::Degraded,
         Self::Recovered,
         Self::Certificates,
+        Self::HotKeys,
     ];
 
     /// Whether somebody should have a look.
@@ -93,7 +96,8 @@ impl Reason {
             | Self::ClaimDeleted
             | Self::NodeRetired
             | Self::Recovered
-            | Self::Certificates => false,
+            | Self::Certificates
+            | Self::HotKeys => false,
         }
     }
 
@@ -101,7 +105,9 @@ impl Reason {
     fn action(self) -> &'static str {
         match self {
             Self::Invalid | Self::Warning => "Validate",
-            Self::Created | Self::Degraded | Self::Recovered | Self::Stuck => "Observe",
+            Self::Created | Self::Degraded | Self::Recovered | Self::Stuck | Self::HotKeys => {
+                "Observe"
+            }
             Self::Changed | Self::Refused | Self::NodeRetired | Self::NodeGivenUp => {
                 "AskCoordinators"
             }

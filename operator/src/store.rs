@@ -19,6 +19,9 @@ pub struct Store {
     /// What is being moved.
     #[serde(default)]
     pub rebalance: Rebalance,
+    /// What clients ask for most.
+    #[serde(default)]
+    pub heat: Heat,
     /// The coordinators' group.
     #[serde(default)]
     pub coordinators: Vec<Coordinator>,
@@ -28,6 +31,35 @@ pub struct Store {
     /// What was agreed on; absent before the cluster was made.
     #[serde(default)]
     pub settings: Option<Settings>,
+}
+
+/// What clients ask for most.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Heat {
+    /// Partitions.
+    pub partitions: Vec<HotPartition>,
+    /// Keys.
+    pub keys: Vec<HotKey>,
+    /// Copies for reads alone.
+    pub read_copies: u32,
+}
+
+/// A partition that is asked far more than others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub struct HotPartition {
+    /// Which.
+    pub partition: u32,
+}
+
+/// A key that is asked for far more than others.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HotKey {
+    /// Its hash, or its name.
+    pub key: String,
+    /// For how long it has been hot.
+    pub hot_for_ms: u64,
 }
 
 /// How many partitions are how.

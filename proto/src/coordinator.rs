@@ -1,8 +1,8 @@
 //! Orders, reports and heartbeats.
 
 use cairn_core::cluster::report::{
-    CopyProgress, FollowerStatus, Heartbeat, NodeFigures, Order, PartitionStatus, ReplicaReport,
-    Role, Wish,
+    CopyProgress, FollowerStatus, Heartbeat, HeatReport, NodeFigures, Order, PartitionStatus,
+    ReplicaReport, Role, Wish,
 };
 use cairn_core::ids::{Epoch, Index, MapVersion, Micros, NodeId, ReplicaId};
 
@@ -185,6 +185,7 @@ impl From<Heartbeat> for pb::Heartbeat {
             disk_full,
             draining,
             figures,
+            heat,
             full,
             partitions,
         }: Heartbeat,
@@ -199,6 +200,7 @@ impl From<Heartbeat> for pb::Heartbeat {
             disk_full,
             draining,
             figures: figures.map(Into::into),
+            heat: heat.map(|heat| (*heat).into()),
             full,
             partitions: partitions.into_iter().map(Into::into).collect(),
         }
@@ -219,6 +221,7 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
             disk_full,
             draining,
             figures,
+            heat,
             full,
             partitions,
         }: pb::Heartbeat,
@@ -242,6 +245,7 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
             disk_full,
             draining,
             figures: figures.map(Into::into),
+            heat: heat.map(HeatReport::try_from).transpose()?.map(Box::new),
             full,
             partitions: list(partitions, limits::PARTITIONS, "partitions")?,
         })

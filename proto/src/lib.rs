@@ -12,6 +12,7 @@ pub mod batch;
 mod coordinator;
 pub mod counters;
 mod detach;
+mod heat;
 pub mod keyspace;
 pub mod kv;
 pub mod levels;
@@ -30,8 +31,8 @@ pub use malformed::Malformed;
 /// newer one sends; a peer with a newer number is refused (rule 18).
 pub const FORMAT: u32 = 1;
 
-/// What this build understands beyond [`FORMAT`], a bit each. None yet.
-pub const FEATURES: u64 = 0;
+/// What this build understands beyond [`FORMAT`], a bit each: `cairn_core::features`.
+pub const FEATURES: u64 = cairn_core::features::UNDERSTOOD;
 
 /// Every file of `proto/` as a `google.protobuf.FileDescriptorSet`, encoded: what server
 /// reflection gives away.

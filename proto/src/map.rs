@@ -153,12 +153,14 @@ impl From<&Configuration> for pb::Configuration {
             current,
             joint,
             learners,
+            readers,
         }: &Configuration,
     ) -> Self {
         Self {
             current: Some(current.into()),
             joint: joint.as_ref().map(Into::into),
             learners: learners.iter().copied().map(Into::into).collect(),
+            readers: readers.iter().copied().map(Into::into).collect(),
         }
     }
 }
@@ -171,12 +173,14 @@ impl TryFrom<pb::Configuration> for Configuration {
             current,
             joint,
             learners,
+            readers,
         }: pb::Configuration,
     ) -> Result<Self, Malformed> {
         Ok(Self {
             current: required(current, "current")?,
             joint: optional(joint, "joint")?,
             learners: list(learners, limits::LEARNERS, "learners")?,
+            readers: list(readers, limits::LEARNERS, "readers")?,
         })
     }
 }

@@ -217,10 +217,12 @@ mod tests {
             current,
             joint,
             learners: Vec::new(),
+            readers: Vec::new(),
         };
         let replica = |member: Member| ReplicaHealth {
             member,
             standing: Seat::Member,
+            reader: false,
             up: !unwell.contains(&member.node.0),
             role: None,
             head: None,
@@ -244,6 +246,7 @@ mod tests {
             lossy_promotions: 0,
             lost: Loss::default(),
             seats: Vec::new(),
+            load: None,
             replicas: config.replicas().into_iter().map(replica).collect(),
         };
         let record = PartitionRecord {

@@ -98,6 +98,29 @@ pub enum Command {
         /// Which replica.
         replica: ReplicaId,
     },
+    /// Creates a copy for reads: it receives the log, counts nowhere, and answers reads that
+    /// any replica may. Builds without [`crate::features::Feature::ReadCopies`] cannot read it.
+    AddReader {
+        /// Which partition.
+        partition: PartitionId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its revision.
+        revision: u64,
+        /// Where. No replica of the partition is there, nor is to be.
+        node: NodeId,
+    },
+    /// Gives a copy for reads up.
+    RemoveReader {
+        /// Which partition.
+        partition: PartitionId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its revision.
+        revision: u64,
+        /// Which replica.
+        replica: ReplicaId,
+    },
     /// A new epoch in which quorums count in the current set and in `set`, with the
     /// same primary (rule 11).
     EnterJoint {
@@ -238,6 +261,8 @@ impl Command {
             | Self::NamePrimary { partition, .. }
             | Self::AddLearner { partition, .. }
             | Self::RemoveLearner { partition, .. }
+            | Self::AddReader { partition, .. }
+            | Self::RemoveReader { partition, .. }
             | Self::EnterJoint { partition, .. }
             | Self::LeaveJoint { partition, .. }
             | Self::Shrink { partition, .. }

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::hot::PartitionLoad;
 use crate::ids::{Epoch, Index, MapVersion, Micros, NodeId, PartitionId, Position, ReplicaId};
 use crate::record::Member;
 
@@ -89,6 +90,42 @@ pub struct NodeFigures {
     pub bytes_per_second: u64,
 }
 
+/// The most partitions that one report tells of, the busiest.
+pub const HEAT_PARTITIONS_MAX: usize = 64;
+/// The most keys that one report tells of, the hottest.
+pub const HEAT_KEYS_MAX: usize = 16;
+/// The longest name of a key that is told.
+pub const HEAT_KEY_BYTES: usize = 256;
+
+/// What clients ask of one node's partitions and keys, made once a second.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HeatReport {
+    /// The busiest partitions, whatever the node's role in them.
+    pub partitions: Vec<(PartitionId, PartitionLoad)>,
+    /// The hottest keys.
+    pub keys: Vec<KeyHeat>,
+}
+
+/// A key that is hot on one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyHeat {
+    /// Where it belongs.
+    pub partition: PartitionId,
+    /// XXH3 of its name.
+    pub hash: u64,
+    /// Its name, where names are told.
+    pub name: Option<Vec<u8>>,
+    /// Reads of it in a second.
+    pub reads_per_second: u64,
+    /// Writes of it in a second.
+    pub writes_per_second: u64,
+    /// Bytes that those found and brought.
+    pub bytes_per_second: u64,
+    /// For how long it has been hot there.
+    pub hot_for_ms: u64,
+}
+
 /// A data node's heartbeat. The first one of a stream lists every partition that
 /// has a replica on the node, later ones only those whose status changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -112,6 +149,9 @@ pub struct Heartbeat {
     /// Its disk and its load; `None` from a build that does not tell.
     #[serde(default)]
     pub figures: Option<NodeFigures>,
+    /// What is hot on it, where that was judged anew since the last heartbeat.
+    #[serde(default)]
+    pub heat: Option<Box<HeatReport>>,
     /// Whether `partitions` lists everything.
     pub full: bool,
     /// Statuses, see above.

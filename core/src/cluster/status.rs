@@ -11,6 +11,7 @@ use super::rebalance::CopyMove;
 use super::report::{CopyProgress, NodeFigures, Role};
 use super::state::Leaving;
 use super::supervisor::PromotionReason;
+use crate::hot::PartitionLoad;
 use crate::ids::{Epoch, Index, MapVersion, NodeId, PartitionId, Position};
 use crate::record::{Member, NodeStanding, SlotRange};
 
@@ -31,6 +32,69 @@ pub struct ClusterStatus {
     /// What is being moved.
     #[serde(default)]
     pub rebalance: RebalanceStatus,
+    /// What clients ask for most.
+    #[serde(default)]
+    pub heat: HeatStatus,
+    /// Which features may be used now, and who holds the others back (rule 18).
+    #[serde(default)]
+    pub features: Vec<FeatureStatus>,
+}
+
+/// Whether a feature may be used now.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FeatureStatus {
+    /// Which.
+    pub name: String,
+    /// Who holds it back, in a sentence; absent where everybody understands it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<String>,
+}
+
+/// The most partitions, and the most keys, that are shown as hot.
+pub const HOT_SHOWN: usize = 16;
+
+/// What clients ask for most, by what the data nodes told last.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeatStatus {
+    /// Partitions that are asked far more than others, the hottest first.
+    pub partitions: Vec<HotPartition>,
+    /// The hottest keys of all nodes, the hottest first.
+    pub keys: Vec<HotKeyStatus>,
+    /// Copies for reads alone that there are.
+    pub read_copies: usize,
+}
+
+/// A partition that is asked far more than others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HotPartition {
+    /// Which.
+    pub partition: PartitionId,
+    /// What it is asked.
+    #[serde(flatten)]
+    pub load: PartitionLoad,
+    /// How many copies for reads alone it has.
+    pub read_copies: usize,
+}
+
+/// A key that is hot, on all nodes together.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HotKeyStatus {
+    /// Where it belongs.
+    pub partition: PartitionId,
+    /// Its hash, or its name where nodes tell names; what of a name is no text is replaced.
+    pub key: String,
+    /// Reads of it in a second.
+    pub reads_per_second: u64,
+    /// Writes of it in a second.
+    pub writes_per_second: u64,
+    /// Bytes that those found and brought.
+    pub bytes_per_second: u64,
+    /// For how long it has been hot.
+    pub hot_for_ms: u64,
 }
 
 /// What is being moved, and what is to be.
@@ -240,6 +304,9 @@ pub struct PartitionHealth {
     /// The nodes that it belongs on, preferred primary first.
     #[serde(default)]
     pub seats: Vec<NodeId>,
+    /// What clients ask of it, where it is among the busiest of a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<PartitionLoad>,
     /// Its replicas.
     pub replicas: Vec<ReplicaHealth>,
 }
@@ -266,6 +333,9 @@ pub struct ReplicaHealth {
     pub member: Member,
     /// What it counts for.
     pub standing: Standing,
+    /// Whether it is a copy for reads alone; it counts nowhere and is told as a learner.
+    #[serde(default)]
+    pub reader: bool,
     /// Whether its node is up.
     pub up: bool,
     /// What it says of itself, if its node is up.

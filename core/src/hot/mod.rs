@@ -3,13 +3,16 @@
 //! What clients ask of a node is sampled; the samples go into a [`sketch::Sketch`] that keeps
 //! the few keys with the largest weights, and whose past fades; [`Watch`] judges them: a key
 //! is *hot* from when it takes a noticeable part of what the node serves until it takes
-//! clearly less. Everything here is told what time it is.
+//! clearly less. [`Loads`] says of the same samples how much each partition is asked.
+//! Everything here is told what time it is.
 
 mod limit;
+mod loads;
 mod sketch;
 mod watch;
 
 pub use limit::{Due, KeyRate};
+pub use loads::{Loads, PartitionLoad};
 pub use sketch::{Heavy, Sketch};
 pub use watch::{HotKey, Touch, Watch, WatchOptions};
 

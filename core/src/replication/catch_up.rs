@@ -198,7 +198,12 @@ impl Replica {
                 progress.catch_up.slowed = progress.catch_up.slowed.plus(passed);
             }
             let left = timing.push_back.minus(progress.catch_up.slowed);
-            if left.0 == 0 || progress.catch_up.begun > SNAPSHOTS_MAX {
+            // Nobody waits for the sake of a copy that only serves reads.
+            let reader = self.record.config.is_reader(progress.member.replica);
+            if (reader && used > threshold)
+                || left.0 == 0
+                || progress.catch_up.begun > SNAPSHOTS_MAX
+            {
                 progress.catch_up.given_up = Some(now);
                 changed = true;
             } else if used > threshold && worst.is_none_or(|(most, _)| used > most) {

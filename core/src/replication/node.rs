@@ -753,6 +753,7 @@ impl NodeCore {
         };
         if let Some(replica) = &mut seat.replica {
             if record.order() <= replica.record.order() {
+                replica.relearn_readers(record);
                 return;
             }
             if mine.is_some_and(|m| m.replica < replica.me.replica) {

@@ -14,7 +14,7 @@
 //!   W of them. It proves the state once it is known to be committed.
 //!
 //! Invariants: an answer counts only in the round that asked for it, and a round only in
-//! the epoch in which it began; a learner, a damaged or a suspended replica neither
+//! the epoch in which it began; a learner that is no copy for reads, a damaged or a suspended replica neither
 //! asks nor answers.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -319,7 +319,11 @@ impl Replica {
         let current = self.record.epoch == self.promised;
         let primary = self.record.primary.filter(|_| current);
         let elsewhere = Proof::Elsewhere(primary);
-        if self.corrupt || !self.record.config.is_voter(self.me.replica) {
+        let config = &self.record.config;
+        // A copy for reads knows what the primary says of itself as well as a member does. It
+        // is in no read quorum.
+        let reads = level == ProofLevel::Replica && config.is_reader(self.me.replica);
+        if self.corrupt || !(config.is_voter(self.me.replica) || reads) {
             return Err(elsewhere);
         }
         match (level, &self.part) {

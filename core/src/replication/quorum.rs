@@ -40,7 +40,14 @@ pub(super) fn written<T: Copy + Ord + Default>(
     value: impl Fn(&Member) -> T,
 ) -> T {
     sets_but_for(config, Bug::CommitInOneSet)
-        .map(|set| reached(set, set.write_quorum(), &value))
+        .map(|set| {
+            if is_seeded(Bug::ReaderCountsInW) {
+                let mut counted = set.clone();
+                counted.members.extend(&config.readers);
+                return reached(&counted, set.write_quorum(), &value);
+            }
+            reached(set, set.write_quorum(), &value)
+        })
         .min()
         .unwrap_or_default()
 }
@@ -142,6 +149,7 @@ mod tests {
             current: set(&[1, 2, 3], 2),
             joint: Some(set(&[3, 4, 5], 2)),
             learners: Vec::new(),
+            readers: Vec::new(),
         };
         let matched = |m: &Member| [0u64, 9, 8, 7, 3, 1][m.replica.0 as usize];
         assert_eq!(written(&config, matched), 3);
@@ -153,6 +161,7 @@ mod tests {
             current: set(&[1, 2], 1),
             joint: None,
             learners: Vec::new(),
+            readers: Vec::new(),
         };
         let until = |m: &Member| [0u64, 50, 20][m.replica.0 as usize];
         assert_eq!(leased(&config, until), 20);
@@ -172,6 +181,7 @@ mod tests {
             current: set(ids, w),
             joint: None,
             learners: Vec::new(),
+            readers: Vec::new(),
         };
         let heads = [None, Some(at(2, 9)), Some(at(2, 7)), Some(at(1, 8))];
         let head = |m: &Member| heads.get(m.replica.0 as usize).copied().flatten();

@@ -767,6 +767,14 @@ impl Replica {
         }
     }
 
+    /// The log on disk keeps copies for reads as learners, so that after a restart the record
+    /// has to be heard once more.
+    pub(super) fn relearn_readers(&mut self, record: Arc<PartitionRecord>) {
+        if record.order() == self.record.order() && !record.config.readers.is_empty() {
+            self.record = record;
+        }
+    }
+
     /// What was read from the disk is damaged: the replica counts as absent from
     /// here on (rule 12).
     pub(super) fn found_corrupt(&mut self, ctx: &mut Context<'_>) {

@@ -67,6 +67,7 @@ fn record(epoch: u64, revision: u64, n: u64, w: u8, primary: Option<u64>) -> Par
             },
             joint: None,
             learners: Vec::new(),
+            readers: Vec::new(),
         },
         primary: primary.map(member),
         degraded: false,

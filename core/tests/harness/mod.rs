@@ -275,6 +275,7 @@ impl Cluster {
                 },
                 joint: None,
                 learners: Vec::new(),
+                readers: Vec::new(),
             },
             |r| r.config.clone(),
         );
@@ -291,6 +292,9 @@ impl Cluster {
                 members,
                 write_quorum,
             });
+        }
+        if let Some(list) = named.get("readers") {
+            config.readers = members(list);
         }
         if let Some(list) = named.get("learners") {
             config.learners = members(list);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cairn_core::cluster::report::{NodeFigures, ReplicaReport};
+use cairn_core::cluster::report::{HeatReport, NodeFigures, ReplicaReport};
 use cairn_core::ids::{MapVersion, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
@@ -37,6 +37,7 @@ pub(super) struct Shared {
     silent_client_ports: Mutex<Vec<NodeId>>,
     disk_full: AtomicBool,
     figures: Mutex<Option<NodeFigures>>,
+    heat: Mutex<Option<HeatReport>>,
     urgent: Notify,
 }
 
@@ -65,6 +66,11 @@ impl Shared {
 
     pub(super) fn figures(&self) -> Option<NodeFigures> {
         *self.figures.lock()
+    }
+
+    /// What was judged since it was told last.
+    pub(super) fn take_heat(&self) -> Option<HeatReport> {
+        self.heat.lock().take()
     }
 
     /// Waits until something is to be told before the next heartbeat is due.
@@ -132,6 +138,11 @@ impl AgentInbox {
     /// The node's disk and load: told with the next heartbeat.
     pub fn set_figures(&self, figures: NodeFigures) {
         *self.shared.figures.lock() = Some(figures);
+    }
+
+    /// What clients ask for most: told with the next heartbeat.
+    pub fn set_heat(&self, report: HeatReport) {
+        *self.shared.heat.lock() = Some(report);
     }
 
     /// Another node said which map it has.

@@ -323,6 +323,7 @@ impl Keeper {
             disk_full: self.shared.disk_full(),
             draining: *self.draining.borrow(),
             figures: self.shared.figures(),
+            heat: self.shared.take_heat().map(Box::new),
             full,
             partitions,
         };

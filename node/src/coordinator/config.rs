@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
+use cairn_core::cluster::supervisor::ReadCopies;
 use cairn_core::record::ClusterSettings;
 
 use crate::listener::TlsSource;
@@ -150,6 +151,8 @@ pub struct CoordinatorConfig {
     pub tick: Duration,
     /// After how many Raft entries a snapshot is taken.
     pub snapshot_every: u64,
+    /// When partitions get copies for reads alone.
+    pub read_copies: ReadCopies,
     /// How long stopping may take in all.
     pub drain_timeout: Duration,
     /// The manifest that governs the cluster, if one does: for the leader to name where it

@@ -27,7 +27,7 @@ use tonic::Status;
 use super::addresses::Addresses;
 use super::election::Elections;
 use super::join::JoinReply;
-use super::raft::{Raft, RaftId, RaftMetrics, RaftNode};
+use super::raft::{ClusterState, Raft, RaftId, RaftMetrics, RaftNode};
 use super::storage::{Identity, LogStore, View, WriteError, Writer};
 
 /// The longest cluster id.
@@ -102,6 +102,9 @@ pub(super) struct Card {
     /// The ids of the groups that a person gave up for its own.
     #[serde(default)]
     pub(super) former_groups: Vec<String>,
+    /// What it understands (rule 18). An older build does not say: nothing.
+    #[serde(default)]
+    pub(super) features: u64,
 }
 
 /// This coordinator among the others.
@@ -244,6 +247,7 @@ impl Group {
             client,
             membership: self.newest_membership(),
             former_groups: self.view.borrow().state.former_groups().to_vec(),
+            features: cairn_proto::FEATURES,
         })
     }
 
@@ -332,6 +336,11 @@ impl Group {
             "this coordinator's disk now belongs to the cluster"
         );
         Ok(())
+    }
+
+    /// The cluster's state, as it is applied here.
+    pub(super) fn state(&self) -> Arc<ClusterState> {
+        Arc::clone(&self.view.borrow().state)
     }
 
     /// Raft's log, as it stands in memory.

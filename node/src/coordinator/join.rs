@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_core::features;
 use cairn_proto::pb::coordinator::v1::raft_request::Kind;
 use futures::future::join_all;
 use openraft::ChangeMembers;
@@ -384,6 +385,9 @@ impl Group {
         if known.is_none() && named.is_empty() {
             return JoinReply::Unlisted;
         }
+        if let Err(why) = self.check_build(card) {
+            return JoinReply::Refused(why);
+        }
         if card.raft_id != self.id()
             && let Err(reply) = self.check_living(card, known.is_some(), &named).await
         {
@@ -410,6 +414,19 @@ impl Group {
             Ok(()) => JoinReply::Joined,
             Err(why) => JoinReply::Busy(why),
         }
+    }
+
+    /// Refuses a build that could not read what the group's log and state hold.
+    pub(super) fn check_build(&self, card: &Card) -> Result<(), String> {
+        let unknown = self.state().features_in_use() & !card.features;
+        if unknown == 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "the build of `{}` does not understand {}, which the cluster uses: upgrade it first",
+            card.name,
+            features::names(unknown)
+        ))
     }
 
     /// Whether the disk is the living identity of its name: whoever answers at the
@@ -535,6 +552,7 @@ mod tests {
             client: String::new(),
             membership: None,
             former_groups: Vec::new(),
+            features: 0,
         }
     }
 
@@ -556,6 +574,7 @@ mod tests {
         fields.remove("hears_leader");
         fields.remove("membership");
         fields.remove("former_groups");
+        fields.remove("features");
         let card: Card = serde_json::from_value(json).unwrap();
         assert!(!card.committed && !card.hears_leader);
     }

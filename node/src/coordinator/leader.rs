@@ -17,8 +17,11 @@ use std::time::Duration;
 
 use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport};
 use cairn_core::cluster::status::{ClusterStatus, Plan, RebalanceStatus, Summary};
-use cairn_core::cluster::supervisor::PreviewError;
-use cairn_core::cluster::{AdminRequest, Command, Input, Output, Response, Supervisor};
+use cairn_core::cluster::supervisor::{HeatFigures, PreviewError, ReadCopies};
+use cairn_core::cluster::{
+    AdminRequest, Command, Input, Output, Response, Supervisor, SupervisorOptions,
+};
+use cairn_core::features::CoordinatorFeatures;
 use cairn_core::ids::{Micros, NodeId};
 use cairn_core::record::ClusterSettings;
 use openraft::ServerState;
@@ -102,6 +105,8 @@ pub(super) enum Message {
     },
     /// From a person.
     Admin(AdminRequest),
+    /// What the voters of the group understand.
+    Coordinators(Vec<CoordinatorFeatures>),
     /// Whether the identity that holds the name is down.
     MayReplace {
         /// Whose.
@@ -215,6 +220,7 @@ impl Leader {
         group: Arc<Group>,
         view: watch::Receiver<View>,
         settings: ClusterSettings,
+        read_copies: ReadCopies,
         quorum_patience: Duration,
         tick: Duration,
         clock: fn() -> Micros,
@@ -233,7 +239,10 @@ impl Leader {
             view,
             reign,
             confirming: None,
-            supervisor: Supervisor::new(cairn_core::cluster::SupervisorOptions::default()),
+            supervisor: Supervisor::new(SupervisorOptions {
+                read_copies,
+                ..SupervisorOptions::default()
+            }),
             inputs: Vec::new(),
             raft_heard: Instant::now(),
             sessions: HashMap::new(),
@@ -251,7 +260,11 @@ impl Leader {
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         events::register();
         metrics::gauge!("cairn_coordinator_leading").set(0.0);
-        gauges::set(Summary::default(), RebalanceStatus::default());
+        gauges::set(
+            Summary::default(),
+            RebalanceStatus::default(),
+            HeatFigures::default(),
+        );
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut taken = Vec::with_capacity(TURN_MAX);
@@ -317,6 +330,7 @@ impl Leader {
             gauges::set(
                 self.supervisor.summary(),
                 self.supervisor.rebalance_status(),
+                self.supervisor.heat_figures((self.clock)()),
             );
         }
     }
@@ -374,6 +388,7 @@ impl Leader {
                 }
             }
             Message::Admin(request) => self.inputs.push(Input::Admin(request)),
+            Message::Coordinators(voters) => self.inputs.push(Input::Coordinators(voters)),
             Message::MayReplace { name, answer } => {
                 self.step(wanted);
                 let may = self.is_leading() && self.supervisor.may_replace(&name);
@@ -496,7 +511,11 @@ impl Leader {
             reign.over.cancel();
         }
         metrics::gauge!("cairn_coordinator_leading").set(0.0);
-        gauges::set(Summary::default(), RebalanceStatus::default());
+        gauges::set(
+            Summary::default(),
+            RebalanceStatus::default(),
+            HeatFigures::default(),
+        );
         self.sessions.drain().map(|(node, _)| node).collect()
     }
 

@@ -328,6 +328,7 @@ impl Office {
                 card.cluster_id
             )));
         }
+        self.group.check_build(&card).map_err(refuse)?;
         // What the membership is to say of it has to lead there.
         if card.peer != *peer {
             let there = self.group.who(&card.peer).await;

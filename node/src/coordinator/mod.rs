@@ -328,6 +328,7 @@ pub async fn start_with<L: Accept>(
         Arc::clone(&group),
         view.clone(),
         config.cluster.clone(),
+        config.read_copies,
         patience,
         config.tick,
         machinery.clock,

@@ -162,6 +162,7 @@ impl Fleet {
             raft: RaftTimings::default(),
             tick: Duration::from_millis(25),
             snapshot_every: 16,
+            read_copies: Default::default(),
             drain_timeout: Duration::from_secs(10),
             managed_by: self.managed_by.clone(),
         }

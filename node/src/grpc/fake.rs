@@ -479,6 +479,7 @@ pub(crate) fn map_of(version: u64, primary: Option<u64>, addresses: Vec<Addresse
                 },
                 joint: None,
                 learners: Vec::new(),
+                readers: Vec::new(),
             },
             primary: primary
                 .and_then(|n| members.iter().find(|m| m.node == NodeId(n)))

@@ -5,13 +5,15 @@
 //! what is asked: all where little is, some thousands in a second where much is.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use cairn_core::hot::{HotKey, KeyHash, Touch, Watch, WatchOptions};
+use cairn_core::cluster::report::{HEAT_KEYS_MAX, HEAT_PARTITIONS_MAX, HeatReport, KeyHeat};
+use cairn_core::hot::{HotKey, KeyHash, Loads, PartitionLoad, Touch, Watch, WatchOptions};
 use cairn_core::ids::{Micros, PartitionId};
 use cairn_core::kv::request::WriteOp;
 use metrics::{Counter, Gauge, counter, gauge};
@@ -19,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::clock;
+use super::links::AgentLink;
 use super::shared::Shared;
 
 /// How often what was sampled is judged.
@@ -60,6 +63,8 @@ pub(super) struct Heat {
     /// One request in so many is sampled: a power of two.
     every: AtomicU32,
     waiting: Mutex<Vec<Touch>>,
+    /// Reads that any replica might have answered, by partition.
+    replica_reads: Mutex<BTreeMap<PartitionId, u64>>,
     judged: ArcSwap<Heated>,
 }
 
@@ -69,6 +74,7 @@ impl Heat {
             shown,
             every: AtomicU32::new(1),
             waiting: Mutex::default(),
+            replica_reads: Mutex::default(),
             judged: ArcSwap::default(),
         }
     }
@@ -82,6 +88,16 @@ impl Heat {
     pub(super) fn read(&self, partition: PartitionId, key: &[u8], bytes: usize) {
         if let Some(weight) = self.draw() {
             self.keep(partition, key, bytes, false, weight);
+        }
+    }
+
+    /// A read was asked for that any replica may answer. It is counted by
+    /// [`Self::read`] besides.
+    pub(super) fn replica_read(&self, partition: PartitionId) {
+        if let Some(weight) = self.draw()
+            && let Some(mut reads) = self.replica_reads.try_lock()
+        {
+            *reads.entry(partition).or_default() += u64::from(weight);
         }
     }
 
@@ -99,9 +115,6 @@ impl Heat {
 
     /// How many requests this one stands for, if it is a sample.
     fn draw(&self) -> Option<u32> {
-        if self.is_off() {
-            return None;
-        }
         let every = self.every.load(Ordering::Relaxed);
         (random() & (every - 1) == 0).then_some(every)
     }
@@ -110,7 +123,12 @@ impl Heat {
         let named = self.shown == HotKeysShown::Names && key.len() <= NAME_BYTES_MAX;
         let touch = Touch {
             partition,
-            hash: KeyHash::of(key),
+            // Which partitions are asked much is no secret.
+            hash: if self.is_off() {
+                KeyHash(0)
+            } else {
+                KeyHash::of(key)
+            },
             key: named.then(|| Bytes::copy_from_slice(key)),
             is_write,
             bytes: bytes as u64,
@@ -138,10 +156,7 @@ impl Heat {
 }
 
 /// Judges what was sampled, for as long as the node runs.
-pub(super) async fn run(shared: Arc<Shared>) {
-    if shared.heat.is_off() {
-        return;
-    }
+pub(super) async fn run(shared: Arc<Shared>, agent: Arc<dyn AgentLink>) {
     let mut judge = HeatJudge::new(clock::boottime());
     let mut due = interval(JUDGED_EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,6 +165,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         due.tick().await;
         let hot = judge.judge(clock::boottime(), &shared.heat);
         shared.limit.judged(&shared.heat.judged.load().keys);
+        agent.heat(judge.report(clock::boottime(), &shared.heat));
         if hot > 0 {
             tracing::info!(keys = hot, "keys are asked for far more than others");
         }
@@ -160,6 +176,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
 #[derive(Debug)]
 struct HeatJudge {
     watch: Watch,
+    loads: Loads,
+    /// What each of the busiest partitions is asked, as judged last.
+    busiest: Vec<(PartitionId, PartitionLoad)>,
     /// When it judged last.
     last: Micros,
     taken: Vec<Touch>,
@@ -173,6 +192,8 @@ impl HeatJudge {
     fn new(now: Micros) -> Self {
         Self {
             watch: Watch::new(WatchOptions::default()),
+            loads: Loads::default(),
+            busiest: Vec::new(),
             last: now,
             taken: Vec::new(),
             hot: gauge!("cairn_hot_keys"),
@@ -184,9 +205,6 @@ impl HeatJudge {
 
     /// Judges what was asked since the last time. Returns how many keys have become hot.
     fn judge(&mut self, now: Micros, heat: &Heat) -> usize {
-        if heat.is_off() {
-            return 0;
-        }
         self.taken.clear();
         std::mem::swap(&mut self.taken, &mut *heat.waiting.lock());
         // They came one after another, and when is not noted with each.
@@ -195,8 +213,20 @@ impl HeatJudge {
         for (number, touch) in self.taken.iter().enumerate() {
             asked += u64::from(touch.weight);
             let since = ((number as f64 + 0.5) * apart) as u64;
-            self.watch.touch(self.last.plus(Micros(since)), touch);
+            if !heat.is_off() {
+                self.watch.touch(self.last.plus(Micros(since)), touch);
+            }
+            if touch.is_write {
+                self.loads.write(touch.partition, touch.bytes, touch.weight);
+            } else {
+                self.loads.read(touch.partition, touch.bytes, touch.weight);
+            }
         }
+        for (partition, reads) in std::mem::take(&mut *heat.replica_reads.lock()) {
+            self.loads.replica_reads(partition, reads);
+        }
+        let passed = now.minus(self.last);
+        self.busiest = self.loads.judge(passed, HEAT_PARTITIONS_MAX);
         self.last = now;
         let every = (asked / SAMPLES as u64).max(1).next_power_of_two();
         let every = u32::try_from(every).unwrap_or(EVERY_MAX).min(EVERY_MAX);
@@ -212,6 +242,28 @@ impl HeatJudge {
             keys,
         }));
         new
+    }
+}
+
+impl HeatJudge {
+    /// What the coordinators are told.
+    fn report(&self, now: Micros, heat: &Heat) -> HeatReport {
+        let judged = heat.judged();
+        let keys = judged.keys.iter().take(HEAT_KEYS_MAX);
+        HeatReport {
+            partitions: self.busiest.clone(),
+            keys: keys
+                .map(|key| KeyHeat {
+                    partition: key.partition,
+                    hash: key.hash.0,
+                    name: key.key.as_ref().map(|name| name.to_vec()),
+                    reads_per_second: key.reads_per_second.round() as u64,
+                    writes_per_second: key.writes_per_second.round() as u64,
+                    bytes_per_second: key.bytes_per_second.round() as u64,
+                    hot_for_ms: now.minus(key.since).0 / 1_000,
+                })
+                .collect(),
+        }
     }
 }
 
@@ -329,12 +381,24 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_looks_nothing_is_kept() {
+    fn where_nobody_looks_for_keys_no_key_is_kept() {
         let heat = Heat::new(HotKeysShown::Off);
         let mut judge = HeatJudge::new(seconds(0));
         ask(&heat, b"hot", 1_000);
-        assert!(heat.waiting.lock().is_empty());
+        for _ in 0..500 {
+            heat.replica_read(P);
+        }
+        let nameless = |touch: &Touch| touch.hash == KeyHash(0) && touch.key.is_none();
+        assert!(heat.waiting.lock().iter().all(nameless));
         assert_eq!(judge.judge(seconds(1), &heat), 0);
         assert_eq!(*heat.judged(), Heated::default());
+        // How much the partition is asked is told all the same.
+        let report = judge.report(seconds(1), &heat);
+        assert_eq!(report.keys, []);
+        let [(partition, load)] = report.partitions[..] else {
+            panic!("{report:?}");
+        };
+        assert_eq!((partition, load.reads_per_second), (P, 1_000));
+        assert_eq!(load.replica_reads_per_second, 500);
     }
 }

@@ -71,6 +71,7 @@ fn record(epoch: u64, revision: u64, primary: Option<Member>) -> Arc<PartitionRe
             },
             joint: None,
             learners: vec![],
+            readers: Vec::new(),
         },
         primary,
         degraded: false,

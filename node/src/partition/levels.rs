@@ -124,6 +124,9 @@ impl Handle {
         level: ReadLevel,
     ) -> StartedReading {
         let shared = &self.shared;
+        if matches!(level, ReadLevel::Replica | ReadLevel::Any) {
+            shared.heat.replica_read(partition);
+        }
         let here = shared.board.load(partition);
         let primary = here.filter(|here| here.is_primary(shared.config.node));
         let proof = match (level, primary) {
@@ -208,10 +211,8 @@ impl Shared {
         let removed = record.is_some_and(|r| {
             let config = &r.config;
             let learns = || {
-                config
-                    .learners
-                    .iter()
-                    .any(|m| m.replica == published.replica)
+                let mut others = config.learners.iter().chain(&config.readers);
+                others.any(|m| m.replica == published.replica)
             };
             r.epoch >= published.epoch && !config.is_voter(published.replica) && !learns()
         });

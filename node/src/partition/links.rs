@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cairn_core::cluster::report::{NodeFigures, ReplicaReport};
+use cairn_core::cluster::report::{HeatReport, NodeFigures, ReplicaReport};
 use cairn_core::ids::{MapVersion, NodeId};
 use cairn_core::replication::{PeerMessage, SnapshotWanted};
 use cairn_proto::trace::TracedEntry;
@@ -48,6 +48,9 @@ pub trait AgentLink: Send + Sync + 'static {
     /// The node's disk and load, as of now.
     fn figures(&self, figures: NodeFigures);
 
+    /// What clients ask for most, as judged just now.
+    fn heat(&self, _report: HeatReport) {}
+
     /// Another node said which map it has.
     fn peer_map(&self, peer: NodeId, version: MapVersion);
 }
@@ -67,6 +70,10 @@ impl AgentLink for AgentInbox {
 
     fn figures(&self, figures: NodeFigures) {
         self.set_figures(figures);
+    }
+
+    fn heat(&self, report: HeatReport) {
+        self.set_heat(report);
     }
 
     fn peer_map(&self, peer: NodeId, version: MapVersion) {

@@ -166,7 +166,7 @@ impl Prepared {
             throttle: Throttle::new(config.snapshot_rates.at_start().receive),
         };
         let expirer = runtime.spawn(expiry::run(Arc::clone(&shared)));
-        let heat = runtime.spawn(heat::run(Arc::clone(&shared)));
+        let heat = runtime.spawn(heat::run(Arc::clone(&shared), Arc::clone(&links.agent)));
         let engine = Engine::new(Parts {
             shared: Arc::clone(&shared),
             core,

@@ -124,7 +124,7 @@ impl Topology {
             let replicas = if announce_replicas {
                 record
                     .config
-                    .voters()
+                    .answering_reads()
                     .iter()
                     .filter_map(|member| place(member.node, &nodes))
                     .filter(|&at| at != owner)

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::table::{Group, SETTINGS};
+use super::kinds::Group;
+use super::table::SETTINGS;
 
 /// The page as it stands in `docs/settings.md`.
 #[must_use]

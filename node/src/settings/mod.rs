@@ -9,9 +9,11 @@
 
 mod cluster;
 mod docs;
+mod kinds;
 mod limits;
 mod outside;
 mod process;
+mod read_copies;
 mod reader;
 mod table;
 #[cfg(test)]
@@ -19,11 +21,12 @@ mod tests;
 mod values;
 
 pub use docs::markdown;
+pub use kinds::{Group, Roles, Setting, flag_of};
 pub use process::{
     CoordinatorSettings, DataSettings, LogFormat, NodeSettings, OutsideListen, ProcessSettings,
     TlsFiles, TlsPorts, UnknownPorts, allowed_cpus, read,
 };
 pub(crate) use reader::check_host_port;
 pub use reader::{Problem, SettingsError};
-pub use table::{Group, Roles, SETTINGS, Setting, flag_of, setting};
+pub use table::{SETTINGS, setting};
 pub use values::{Values, with_flags};

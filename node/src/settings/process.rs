@@ -8,15 +8,16 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use cairn_core::cluster::supervisor::ReadCopies;
 use cairn_core::hot::KeyRate;
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::record::{Addresses, ClusterSettings};
 use cairn_proto::limits::CLIENT_MESSAGE_BYTES;
 
+use super::kinds::flag_of;
 use super::reader::{Reader, SettingsError, check_host_port};
-use super::table::flag_of;
 use super::values::Values;
-use super::{cluster, limits, outside};
+use super::{cluster, limits, outside, read_copies};
 use crate::agent::{PlaceSettings, PlacesFile, WEIGHTS, check_label};
 use crate::coordinator::CoordinatorAddress;
 use crate::partition::HotKeysShown;
@@ -150,6 +151,8 @@ pub struct CoordinatorSettings {
     pub raft_heartbeat: Duration,
     /// The base of this coordinator's election time-out.
     pub raft_election: Duration,
+    /// When partitions get copies for reads alone.
+    pub read_copies: ReadCopies,
     /// The manifest that governs the cluster, if one does.
     pub managed_by: Option<String>,
 }
@@ -306,6 +309,7 @@ pub(super) fn read_coordinator(reader: &Reader<'_>) -> Option<CoordinatorSetting
         cluster,
         raft_heartbeat,
         raft_election,
+        read_copies: read_copies::read(reader),
         managed_by,
     })
 }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::table::flag_of;
+use super::kinds::flag_of;
 use super::values::Values;
 
 /// The longest name that DNS has.

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgMatches, Command};
 
-use super::table::{SETTINGS, flag_of};
+use super::kinds::flag_of;
+use super::table::SETTINGS;
 
 /// Given values by the name of their setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -54,6 +54,7 @@ pub(crate) fn cluster_map(nodes: u64, port: u16, primaries: &[Option<u64>]) -> C
                 },
                 joint: None,
                 learners: Vec::new(),
+                readers: Vec::new(),
             },
             primary: primary.map(|node| member(node, id)),
             degraded: false,

@@ -266,6 +266,17 @@ impl Told {
             self.news
                 .push(News::new(Reason::Recovered, "the cluster is whole again"));
         }
+        let known = old.and_then(|old| old.hot.as_ref());
+        let is_new = |key: &&String| known.is_none_or(|known| !known.keys.contains(*key));
+        let hot = new.hot.iter().flat_map(|hot| &hot.keys);
+        let keys: Vec<&str> = hot.filter(is_new).map(String::as_str).collect();
+        if !keys.is_empty() {
+            let text = format!(
+                "asked for far more than other keys, for a minute by now: {}",
+                keys.join(", ")
+            );
+            self.news.push(News::new(Reason::HotKeys, text));
+        }
         let stuck = self.notes.iter().filter(|note| note.topic == Topic::Stuck);
         let stuck: Vec<News> = stuck
             .map(|note| News::new(Reason::Stuck, note.text.clone()))

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use cairn_crds::status::{
-    KvClusterStatus, NODES_MAX, NodeStatus, OutsideStatus, PartitionsStatus, Phase,
+    HotStatus, KvClusterStatus, NODES_MAX, NodeStatus, OutsideStatus, PartitionsStatus, Phase,
     RebalanceStatus, RoleStatus,
 };
 use cairn_crds::{KvCluster, KvClusterSpec};
@@ -143,9 +143,44 @@ pub fn status(found: &Found<'_>, now: Timestamp) -> KvClusterStatus {
                 bytes_left: store.rebalance.bytes_left,
             })
         }),
+        hot: store.map_or(old.hot, hot),
         nodes,
         conditions,
     }
+}
+
+/// For how long a key must have been hot to be told of.
+const STAYS_HOT_MS: u64 = 60_000;
+/// The most partitions and keys that the status names.
+const HOT_MAX: usize = 16;
+/// The longest name of a key that it tells, in bytes.
+const KEY_BYTES_MAX: usize = 128;
+
+/// In an order of its own, and without rates: the status is to change when what is hot does.
+fn hot(store: &Store) -> Option<HotStatus> {
+    let heat = &store.heat;
+    let mut partitions: Vec<u32> = heat.partitions.iter().map(|one| one.partition).collect();
+    partitions.truncate(HOT_MAX);
+    partitions.sort_unstable();
+    let stay = heat
+        .keys
+        .iter()
+        .filter(|key| key.hot_for_ms >= STAYS_HOT_MS);
+    let mut keys: Vec<String> = stay.map(|key| printable(&key.key)).take(HOT_MAX).collect();
+    keys.sort_unstable();
+    let hot = HotStatus {
+        partitions,
+        keys,
+        read_copies: heat.read_copies,
+    };
+    (hot != HotStatus::default()).then_some(hot)
+}
+
+/// A key as a status and an event may hold it.
+fn printable(key: &str) -> String {
+    let end = key.floor_char_boundary(KEY_BYTES_MAX);
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    key[..end].chars().map(plain).collect()
 }
 
 fn partitions(store: &Store) -> PartitionsStatus {

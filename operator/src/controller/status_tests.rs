@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::observed::{HostSeen, PodSeen};
-use crate::store::{Coordinator, NodeStanding, Rebalance, Summary};
+use crate::store::{Coordinator, Heat, HotKey, HotPartition, NodeStanding, Rebalance, Summary};
 use crate::testing;
 
 const NOW: i64 = 1_800_000_000;
@@ -501,4 +501,27 @@ fn where_a_node_is_reached_from_outside_stands_beside_it() {
         told,
         [("orders-data-1".to_owned(), "192.0.2.1:30001".to_owned())]
     );
+}
+
+#[test]
+fn what_stays_hot_is_told_without_rates() {
+    let mut observed = whole();
+    assert_eq!(judge(None, &observed, &[]).hot, None);
+    let key = |key: &str, hot_for_ms| HotKey {
+        key: key.to_owned(),
+        hot_for_ms,
+    };
+    store(&mut observed).heat = Heat {
+        partitions: vec![HotPartition { partition: 9 }, HotPartition { partition: 3 }],
+        keys: vec![key("#b", 60_000), key("#new", 59_999), key("a\n", 90_000)],
+        read_copies: 2,
+    };
+    let status = judge(None, &observed, &[]);
+    let hot = status.hot.clone().unwrap();
+    assert_eq!(hot.partitions, [3, 9]);
+    assert_eq!(hot.keys, ["#b", "a\u{fffd}"]);
+    assert_eq!(hot.read_copies, 2);
+    // What is known stays known while the coordinators say nothing.
+    observed.store = Err(Silence::NoAnswer("away".to_owned()));
+    assert_eq!(judge(Some(status), &observed, &[]).hot, Some(hot));
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_core::cluster::report::{
-    CopyProgress, FollowerStatus, Heartbeat, NodeFigures, Order, PartitionStatus, ReplicaReport,
-    Role, Wish,
+    CopyProgress, FollowerStatus, Heartbeat, HeatReport, KeyHeat, NodeFigures, Order,
+    PartitionStatus, ReplicaReport, Role, Wish,
 };
 use cairn_core::counters::Control;
+use cairn_core::hot::PartitionLoad;
 use cairn_core::ids::{
     Epoch, Index, MapVersion, Mark, Micros, NodeId, PartitionId, Position, ReplicaId,
 };
@@ -98,11 +99,13 @@ pub(crate) fn replica_set() -> BoxedStrategy<ReplicaSet> {
 
 pub(crate) fn configuration() -> BoxedStrategy<Configuration> {
     let joint = option::of(replica_set());
-    (replica_set(), joint, vec(member(), 0..3))
-        .prop_map(|(current, joint, learners)| Configuration {
+    let others = (vec(member(), 0..3), vec(member(), 0..3));
+    (replica_set(), joint, others)
+        .prop_map(|(current, joint, (learners, readers))| Configuration {
             current,
             joint,
             learners,
+            readers,
         })
         .boxed()
 }
@@ -635,6 +638,34 @@ fn partition_status() -> BoxedStrategy<PartitionStatus> {
         .boxed()
 }
 
+fn heat() -> BoxedStrategy<HeatReport> {
+    let rates = || (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    let load = (partition(), rates()).prop_map(|(partition, (a, b, c, d))| {
+        let load = PartitionLoad {
+            reads_per_second: a,
+            replica_reads_per_second: b,
+            writes_per_second: c,
+            bytes_per_second: d,
+        };
+        (partition, load)
+    });
+    let name = option::of(vec(any::<u8>(), 0..20));
+    let key = (partition(), any::<u64>(), name, rates()).prop_map(
+        |(partition, hash, name, (a, b, c, d))| KeyHeat {
+            partition,
+            hash,
+            name,
+            reads_per_second: a,
+            writes_per_second: b,
+            bytes_per_second: c,
+            hot_for_ms: d,
+        },
+    );
+    (vec(load, 0..4), vec(key, 0..4))
+        .prop_map(|(partitions, keys)| HeatReport { partitions, keys })
+        .boxed()
+}
+
 pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
@@ -651,7 +682,7 @@ pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
             bytes_per_second: bytes,
         },
     );
-    let told = (option::of(figures), partitions);
+    let told = (option::of(figures), option::of(heat()), partitions);
     (node(), numbers, flags, unreachable, told)
         .prop_map(
             |(
@@ -659,7 +690,7 @@ pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
                 (session, sequence, map_version),
                 (disk_full, draining, full),
                 (unreachable, silent_client_ports),
-                (figures, partitions),
+                (figures, heat, partitions),
             )| {
                 Heartbeat {
                     node,
@@ -671,6 +702,7 @@ pub(crate) fn heartbeat() -> BoxedStrategy<Heartbeat> {
                     disk_full,
                     draining,
                     figures,
+                    heat: heat.map(Box::new),
                     full,
                     partitions,
                 }

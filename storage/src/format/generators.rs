@@ -86,6 +86,7 @@ pub(super) fn partition_record() -> impl Strategy<Value = PartitionRecord> {
                         current,
                         joint,
                         learners,
+                        readers: Vec::new(),
                     },
                     primary,
                     degraded,

@@ -63,6 +63,7 @@ pub(super) fn put_partition_record(out: &mut Vec<u8>, record: &PartitionRecord) 
                 current,
                 joint,
                 learners,
+                readers,
             },
         primary,
         degraded,
@@ -79,7 +80,12 @@ pub(super) fn put_partition_record(out: &mut Vec<u8>, record: &PartitionRecord) 
     if let Some(joint) = joint {
         put_set(out, joint);
     }
-    put_members(out, learners);
+    // What a copy for reads is beyond a learner, the next record that comes tells: so builds
+    // that know of no such copies can read what is written here.
+    put_number(out, (learners.len() + readers.len()) as u64);
+    for member in learners.iter().chain(readers) {
+        put_member(out, member);
+    }
     out.push(u8::from(primary.is_some()));
     if let Some(primary) = primary {
         put_member(out, primary);
@@ -111,6 +117,7 @@ pub(super) fn read_partition_record(
                 false => None,
             },
             learners: read_members(reader)?,
+            readers: Vec::new(),
         },
         primary: match reader.flag("a primary's presence")? {
             true => Some(read_member(reader)?),
@@ -152,6 +159,18 @@ mod tests {
         fn a_record_comes_back(record in generators::partition_record()) {
             let bytes = encode_partition_record(&record);
             prop_assert_eq!(decode_partition_record(&bytes), Ok(record));
+        }
+
+        #[test]
+        fn a_copy_for_reads_comes_back_as_a_learner(
+            mut record in generators::partition_record(),
+        ) {
+            let whole = record.clone();
+            let config = &mut record.config;
+            let at = config.learners.len() / 2;
+            config.readers = config.learners.split_off(at);
+            let bytes = encode_partition_record(&record);
+            prop_assert_eq!(decode_partition_record(&bytes), Ok(whole));
         }
 
         #[test]

@@ -90,7 +90,7 @@ pub fn size_hint(record: &DurableRecord) -> usize {
         DurableRecord::Configure { record } => {
             let config = &record.config;
             let members = config.sets().map(|set| set.members.len()).sum::<usize>();
-            160 + 20 * (members + config.learners.len())
+            160 + 20 * (members + config.learners.len() + config.readers.len())
         }
     };
     FRAME_BYTES + payload

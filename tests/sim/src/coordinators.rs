@@ -85,6 +85,7 @@ impl Coordinators {
                 },
                 joint: None,
                 learners: Vec::new(),
+                readers: Vec::new(),
             },
             degraded: false,
             changed_at: MapVersion(1),
@@ -211,6 +212,14 @@ impl Coordinators {
             return "";
         }
         let followers = status.followers.clone();
+        if self.record.config.joint.is_none() && rng.random_bool(0.3) {
+            let done = self.change_readers(nodes, rng);
+            if !done.is_empty() {
+                self.record.revision += 1;
+                acts.push(Act::Publish);
+                return done;
+            }
+        }
         let config = &mut self.record.config;
         let done = if let Some(joint) = config.joint.clone() {
             // The barrier of the joint epoch has committed in both sets.
@@ -271,6 +280,32 @@ impl Coordinators {
         self.record.revision += 1;
         acts.push(Act::Publish);
         done
+    }
+
+    /// Gives the partition a copy for reads, makes one a learner, or takes one away.
+    fn change_readers(&mut self, nodes: u64, rng: &mut StdRng) -> &'static str {
+        let config = &mut self.record.config;
+        let used: Vec<NodeId> = config.replicas().iter().map(|m| m.node).collect();
+        let mut free: Vec<u64> = (1..=nodes).collect();
+        free.retain(|n| !used.contains(&NodeId(*n)));
+        let count = config.readers.len();
+        if count > 0 && rng.random_bool(0.3) {
+            config.readers.remove(rng.random_range(0..count));
+            "gave up a copy for reads"
+        } else if count > 0 && config.learners.is_empty() && rng.random_bool(0.3) {
+            let reader = config.readers.remove(rng.random_range(0..count));
+            config.learners.push(reader);
+            "made a learner of a copy for reads"
+        } else if count < 2 && !free.is_empty() {
+            config.readers.push(Member {
+                node: NodeId(free[rng.random_range(0..free.len())]),
+                replica: ReplicaId(self.next_replica),
+            });
+            self.next_replica += 1;
+            "added a copy for reads"
+        } else {
+            ""
+        }
     }
 
     /// The committed record, to be told to nodes.

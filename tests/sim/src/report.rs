@@ -113,15 +113,19 @@ impl fmt::Display for Tally {
 
 /// What a set of runs must have tried.
 pub const MUST_HAPPEN: &[&str] = &[
+    "added a copy for reads",
     "added a learner",
     "ambush",
     "another weight or zone",
     "any read",
+    "any read of a copy for reads",
     "away for longer than the grace",
     "back after it was replaced",
     "batch",
     "conditional write refused",
     "coordinators away",
+    "copy for reads by the supervisor",
+    "copy for reads taken away",
     "copies wanted elsewhere",
     "crash",
     "cut in two",
@@ -171,6 +175,7 @@ pub const MUST_HAPPEN: &[&str] = &[
     "read of an expired value",
     "read redirected",
     "replica read",
+    "replica read of a copy for reads",
     "retry answered by the table",
     "retry that cannot be judged",
     "RF changed",

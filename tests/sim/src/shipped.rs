@@ -9,8 +9,9 @@ use cairn_core::cluster::command::{Command, NodeRegistration, Refusal, Response}
 use cairn_core::cluster::settings::{SettingsChange, SettingsRequest};
 use cairn_core::cluster::state::ClusterState;
 use cairn_core::cluster::supervisor::{
-    Input, Output, ProposalId, ProposalOutcome, Supervisor, SupervisorOptions,
+    Input, Output, ProposalId, ProposalOutcome, ReadCopies, Supervisor, SupervisorOptions,
 };
+use cairn_core::features::{CoordinatorFeatures, UNDERSTOOD};
 use cairn_core::ids::{Micros, NodeId, PartitionId};
 use cairn_core::record::{Addresses, PartitionRecord};
 use rand::Rng;
@@ -53,6 +54,14 @@ pub fn restless(rng: &mut StdRng) -> SupervisorOptions {
         plan_after: Micros::from_millis(rng.random_range(0..500)),
         back_after: Micros::from_millis(rng.random_range(0..1_000)),
         balance_after: Micros::from_millis(rng.random_range(1_000..30_000)),
+        read_copies: ReadCopies {
+            hot_at: 100,
+            hot_for: Micros::from_millis(rng.random_range(0..1_500)),
+            cool_for: Micros::from_millis(rng.random_range(0..3_000)),
+            silent_for: Micros::from_millis(rng.random_range(300..3_000)),
+            rest: Micros::from_millis(rng.random_range(100..1_000)),
+            ..usual.read_copies
+        },
         ..usual
     }
 }
@@ -72,7 +81,7 @@ fn registration(seat: u64, identity: u64, (zone, weight): (String, u32)) -> Node
         },
         zone,
         weight,
-        features: 0,
+        features: UNDERSTOOD,
         replace_dead: true,
     }
 }
@@ -197,6 +206,11 @@ impl Shipped {
         self.term += 1;
         let term = self.term;
         let mut outputs = self.step(now, Input::BecameLeader { term, state });
+        let voters = ["c1", "c2", "c3"].map(|name| CoordinatorFeatures {
+            name: name.to_owned(),
+            features: Some(UNDERSTOOD),
+        });
+        outputs.extend(self.step(now, Input::Coordinators(voters.to_vec())));
         outputs.extend(self.tick(now));
         outputs
     }

@@ -133,6 +133,7 @@ pub fn config(place: usize, data_dir: &Path, data_nodes: u32) -> CoordinatorConf
         raft: RaftTimings::default(),
         tick: Duration::from_millis(25),
         snapshot_every: SNAPSHOT_EVERY,
+        read_copies: Default::default(),
         drain_timeout: Duration::from_secs(10),
         managed_by: None,
     }

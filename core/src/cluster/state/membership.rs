@@ -81,14 +81,18 @@ impl ClusterState {
     }
 
     /// One of the partitions that keep a node from being empty: it holds a replica, or
-    /// has a seat.
+    /// has a seat. A copy for reads keeps nobody: it may go with its node.
     #[must_use]
     pub fn held_by(&self, node: NodeId) -> Option<PartitionId> {
         let seat = || {
             let at = self.seats.iter().position(|seats| seats.contains(&node))?;
             u32::try_from(at).ok().map(PartitionId)
         };
-        self.partitions_on(node).next().or_else(seat)
+        let mut held = self.partitions.iter().filter(|record| {
+            let here = record.config.on_node(node);
+            here.is_some_and(|m| !record.config.is_reader(m.replica))
+        });
+        held.next().map(|record| record.id).or_else(seat)
     }
 
     /// Refuses where too few nodes would be left for every replica of a partition.

@@ -15,6 +15,7 @@ mod coordinators;
 mod membership;
 mod nodes;
 mod partitions;
+mod readers;
 mod recovery;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ mod tests;
 pub use membership::Leaving;
 pub(in crate::cluster) use nodes::promotion_needs;
 pub(in crate::cluster) use partitions::{may_shrink, write_quorum_for};
+pub use readers::READERS_MAX;
 pub use recovery::{NUMBERS_SKIPPED, RecoveryError, Survivor};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,6 +148,18 @@ impl ClusterState {
                 revision,
                 replica,
             } => self.remove_learner(at, partition, (epoch, revision), replica),
+            Command::AddReader {
+                partition,
+                epoch,
+                revision,
+                node,
+            } => self.add_reader(at, partition, (epoch, revision), node),
+            Command::RemoveReader {
+                partition,
+                epoch,
+                revision,
+                replica,
+            } => self.remove_reader(at, partition, (epoch, revision), replica),
             Command::EnterJoint {
                 partition,
                 epoch,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{ClusterState, Leaving};
 use crate::cluster::command::{NodeRegistration, Refusal, Response};
 use crate::cluster::settings::WEIGHT_MAX;
+use crate::features::names;
 use crate::ids::{MapVersion, NodeId, PartitionId};
 use crate::record::{Addresses, NodeInfo, NodeStanding, ReplicaSet};
 use crate::seeded::{Bug, is_seeded};
@@ -95,6 +96,16 @@ impl ClusterState {
         if weight == 0 || weight > WEIGHT_MAX {
             return Err(Refusal::Invalid {
                 reason: format!("weight {weight} is not between 1 and {WEIGHT_MAX}"),
+            });
+        }
+        let unknown = self.node_features_in_use() & !features;
+        if unknown != 0 {
+            return Err(Refusal::Invalid {
+                reason: format!(
+                    "the build of {name} does not understand {}, which the cluster uses: upgrade \
+                     it first",
+                    names(unknown)
+                ),
             });
         }
         let known = self.node_by_uuid(&uuid).cloned();

@@ -17,7 +17,7 @@ use crate::record::{ClusterSettings, Configuration, Member, PartitionRecord, Rep
 use crate::seeded::{Bug, is_seeded};
 use crate::slots;
 
-fn invalid(reason: impl Into<String>) -> Refusal {
+pub(super) fn invalid(reason: impl Into<String>) -> Refusal {
     Refusal::Invalid {
         reason: reason.into(),
     }
@@ -54,7 +54,7 @@ fn largest_set(settings: &ClusterSettings, current: &ReplicaSet) -> usize {
 }
 
 impl ClusterState {
-    fn settings_or_refuse(&self) -> Result<Arc<ClusterSettings>, Refusal> {
+    pub(super) fn settings_or_refuse(&self) -> Result<Arc<ClusterSettings>, Refusal> {
         self.settings.clone().ok_or(Refusal::NoCluster)
     }
 
@@ -74,7 +74,7 @@ impl ClusterState {
     }
 
     /// The record, if it still is at that epoch and revision.
-    fn at_order(
+    pub(super) fn at_order(
         &self,
         partition: PartitionId,
         (epoch, revision): (Epoch, u64),
@@ -91,7 +91,11 @@ impl ClusterState {
     }
 
     /// Puts a changed record in place.
-    fn store(&mut self, at: MapVersion, mut record: PartitionRecord) -> Result<Response, Refusal> {
+    pub(super) fn store(
+        &mut self,
+        at: MapVersion,
+        mut record: PartitionRecord,
+    ) -> Result<Response, Refusal> {
         let settings = self.settings_or_refuse()?;
         record.degraded = is_degraded(&record.config, &settings);
         if record.config.sets().all(|set| set.write_quorum > 1) {
@@ -158,6 +162,7 @@ impl ClusterState {
                     },
                     joint: None,
                     learners: Vec::new(),
+                    readers: Vec::new(),
                 },
                 degraded: false,
                 changed_at: at,
@@ -214,7 +219,7 @@ impl ClusterState {
         Ok(Response::Done)
     }
 
-    fn allot_replica(&mut self) -> ReplicaId {
+    pub(super) fn allot_replica(&mut self) -> ReplicaId {
         self.last_replica = self.last_replica.next();
         self.last_replica
     }
@@ -295,8 +300,16 @@ impl ClusterState {
                 "node {node} holds the primary of partition {partition}"
             )));
         }
-        let replica = self.allot_replica();
-        record.config.learners.push(Member { node, replica });
+        // A copy for reads that is there becomes it: it has what a learner would have to fetch.
+        let readers = &mut record.config.readers;
+        let learner = match readers.iter().position(|m| m.node == node) {
+            Some(at) => readers.remove(at),
+            None => Member {
+                node,
+                replica: self.allot_replica(),
+            },
+        };
+        record.config.learners.push(learner);
         record.revision += 1;
         self.store(at, record)
     }
@@ -495,6 +508,7 @@ impl ClusterState {
             },
             joint: None,
             learners: Vec::new(),
+            readers: Vec::new(),
         };
         record.primary = None;
         record.epoch = record.epoch.next();
@@ -523,6 +537,16 @@ impl ClusterState {
                 if member.replica > self.last_replica || member.node > self.last_node {
                     return Some(format!("{member:?} was never allotted"));
                 }
+            }
+            let readers = &record.config.readers;
+            let mut others = record.config.voters();
+            others.extend(&record.config.learners);
+            let beside = |m: &&Member| {
+                let on_node = |o: &&Member| o.node == m.node;
+                readers.iter().filter(on_node).count() > 1 || others.iter().any(|o| on_node(&o))
+            };
+            if let Some(reader) = readers.iter().find(beside) {
+                return Some(format!("{}: {reader:?} beside another", record.id));
             }
             for set in record.config.sets() {
                 let nodes: BTreeSet<_> = set.members.iter().map(|m| m.node).collect();

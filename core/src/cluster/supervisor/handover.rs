@@ -57,8 +57,10 @@ impl Supervisor {
         }
         let asked = work.hand_over_asked;
         let draining = self.views.is_draining(primary.node);
-        let preferred = self.state.seats(record.id).first() == Some(&primary.node);
-        if preferred && !draining && asked.is_none() {
+        let seats = self.state.seats(record.id);
+        let preferred = seats.first() == Some(&primary.node);
+        let kept = work.kept_for_heat.is_some() && seats.contains(&primary.node);
+        if (preferred || kept) && !draining && asked.is_none() {
             work.hand_over_waits = None;
             return;
         }
@@ -135,7 +137,7 @@ impl Supervisor {
     }
 
     /// Members that could take over at once.
-    fn successors(
+    pub(super) fn successors(
         &self,
         record: &PartitionRecord,
         primary: Member,
@@ -202,7 +204,7 @@ impl Supervisor {
     }
 
     /// Whether the node is not to lead for long.
-    fn is_to_go(&self, node: NodeId) -> bool {
+    pub(super) fn is_to_go(&self, node: NodeId) -> bool {
         self.state.leaving(node).is_some() || self.cordoned_until(node).is_some()
     }
 

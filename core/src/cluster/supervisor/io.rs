@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::readers::ReadCopies;
 use crate::cluster::command::{Command, Direction, Refusal, Response};
 use crate::cluster::failure_detector::Health;
 use crate::cluster::report::{Heartbeat, Order, ReplicaReport};
 use crate::cluster::state::ClusterState;
+use crate::features::CoordinatorFeatures;
 use crate::ids::{Epoch, Micros, NodeId, PartitionId, Position};
 use crate::record::Member;
 
@@ -74,6 +76,9 @@ pub enum Input {
     },
     /// A person or the operator asks.
     Admin(AdminRequest),
+    /// Every voter of the coordinators' group, and what it understands (rule 18). Told every
+    /// few seconds while leading.
+    Coordinators(Vec<CoordinatorFeatures>),
 }
 
 /// What became of a proposal.
@@ -292,6 +297,20 @@ pub enum SupervisorEvent {
         /// Where.
         node: NodeId,
     },
+    /// A copy for reads alone is being made.
+    ReaderAdded {
+        /// Which partition.
+        partition: PartitionId,
+        /// Where.
+        node: NodeId,
+    },
+    /// A copy for reads alone goes.
+    ReaderRemoved {
+        /// Which partition.
+        partition: PartitionId,
+        /// Where.
+        node: NodeId,
+    },
     /// A joint configuration was entered.
     JointEntered {
         /// Which partition.
@@ -384,6 +403,8 @@ pub struct SupervisorOptions {
     pub balance_at_once: usize,
     /// Within which time promotions of one partition count as flapping.
     pub flap_window: Micros,
+    /// When copies for reads alone are made, and how many.
+    pub read_copies: ReadCopies,
 }
 
 impl Default for SupervisorOptions {
@@ -408,6 +429,7 @@ impl Default for SupervisorOptions {
             balance_after: Micros::from_millis(30_000),
             balance_at_once: 4,
             flap_window: Micros::from_millis(20_000),
+            read_copies: ReadCopies::default(),
         }
     }
 }

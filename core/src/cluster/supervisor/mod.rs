@@ -16,10 +16,12 @@
 //! meanwhile in the next one, so that a failed node's partitions move together.
 
 mod handover;
+mod hot_primaries;
 mod io;
 mod membership;
 mod preview;
 mod promotion;
+mod readers;
 mod reconfigure;
 mod returns;
 mod show;
@@ -29,6 +31,7 @@ mod view;
 mod work;
 
 pub use preview::PreviewError;
+pub use readers::{HeatFigures, ReadCopies};
 
 pub use io::{
     AdminRequest, Input, Output, PromotionReason, ProposalId, ProposalOutcome, SupervisorEvent,
@@ -45,10 +48,13 @@ use crate::cluster::rebalance;
 use crate::cluster::report::Order;
 use crate::cluster::settings::{LEASE_MS_DEFAULT, NODE_TIMEOUT_MS_DEFAULT};
 use crate::cluster::state::ClusterState;
+use crate::features::{CoordinatorFeatures, Feature, Lacking};
 use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
 use crate::record::{Configuration, PartitionRecord, ReplicaSet};
 
 use handover::Leads;
+use hot_primaries::Crowded;
+use readers::ReadHeat;
 use reconfigure::Wanted;
 use returns::Announced;
 use view::Views;
@@ -110,6 +116,13 @@ pub struct Supervisor {
     unsettled: bool,
     /// What they are to be made for, and since when it has been that.
     basis_seen: Option<(PlacementBasis, Micros)>,
+    /// The voters of the coordinators' group and what they understand, once they were asked in
+    /// this term of office.
+    coordinators: Option<Vec<CoordinatorFeatures>>,
+    /// Whether the reads of partitions are hot, and since when.
+    read_heat: BTreeMap<PartitionId, ReadHeat>,
+    /// Who leads several hot partitions.
+    crowded: Crowded,
     outputs: Vec<Output>,
 }
 
@@ -152,6 +165,9 @@ impl Supervisor {
             replacement_held_back: false,
             unsettled: false,
             basis_seen: None,
+            coordinators: None,
+            read_heat: BTreeMap::new(),
+            crowded: Crowded::default(),
             outputs: Vec::new(),
         }
     }
@@ -197,6 +213,7 @@ impl Supervisor {
                 // Answers to another leader's questions are no answers to this one's.
                 self.last_round = self.last_round.max(term.saturating_mul(ROUNDS_PER_TERM));
                 self.leading = true;
+                self.coordinators = None;
                 self.down_since.clear();
                 self.basis_seen = None;
                 self.quiet_since = now;
@@ -231,6 +248,7 @@ impl Supervisor {
             }
             Input::Report { from, report } => self.on_report(now, from, report),
             Input::Admin(request) => self.on_admin(now, request),
+            Input::Coordinators(voters) => self.coordinators = Some(voters),
         }
     }
 
@@ -251,8 +269,19 @@ impl Supervisor {
         &self.state
     }
 
+    /// Whether every data node and every coordinator understands the feature.
+    ///
+    /// # Errors
+    /// Who does not, or was not asked yet.
+    pub fn check_feature(&self, feature: Feature) -> Result<(), Lacking> {
+        self.state
+            .check_feature(feature, self.coordinators.as_deref())
+    }
+
     fn clear_work(&mut self) {
         self.cordoned.clear();
+        self.read_heat.clear();
+        self.crowded = Crowded::default();
         self.works.clear();
         self.dirty.clear();
         self.active.clear();
@@ -277,6 +306,9 @@ impl Supervisor {
             self.mark_all();
             self.make_table();
             self.judge_membership(now);
+            let heat = self.heat(now);
+            self.tend_readers(now, &heat);
+            self.spread_hot_primaries(now, &heat);
         }
         self.dirty.extend(&self.active);
         if std::mem::take(&mut self.wake_waiting) {
@@ -559,6 +591,22 @@ fn tell_change(old: &PartitionRecord, new: &PartitionRecord, outputs: &mut Vec<O
             tell(SupervisorEvent::LearnerRemoved {
                 partition,
                 node: learner.node,
+            });
+        }
+    }
+    for reader in &new.config.readers {
+        if !old.config.readers.contains(reader) {
+            tell(SupervisorEvent::ReaderAdded {
+                partition,
+                node: reader.node,
+            });
+        }
+    }
+    for reader in &old.config.readers {
+        if !new.config.replicas().contains(reader) {
+            tell(SupervisorEvent::ReaderRemoved {
+                partition,
+                node: reader.node,
             });
         }
     }

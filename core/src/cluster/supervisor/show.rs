@@ -8,9 +8,10 @@ use crate::cluster::command::Loss;
 use crate::cluster::rebalance::copies_to;
 use crate::cluster::report::{Role, Wish};
 use crate::cluster::status::{
-    ClusterStatus, NodeStatus, PartitionHealth, PartitionState, PromotionStep, RebalanceStatus,
-    ReplicaHealth, Standing, Summary,
+    ClusterStatus, FeatureStatus, NodeStatus, PartitionHealth, PartitionState, PromotionStep,
+    RebalanceStatus, ReplicaHealth, Standing, Summary,
 };
+use crate::features::{Feature, UNDERSTOOD};
 use crate::ids::{Micros, NodeId};
 use crate::record::{Configuration, Member, NodeStanding, PartitionRecord, ReplicaSet};
 
@@ -30,10 +31,14 @@ impl Supervisor {
     #[must_use]
     pub fn status(&self, now: Micros) -> ClusterStatus {
         let state = &self.state;
+        let heat = self.heat(now);
         let partitions: Vec<PartitionHealth> = state
             .partitions()
             .iter()
-            .map(|record| self.partition_health(record))
+            .map(|record| PartitionHealth {
+                load: heat.partitions.get(&record.id).copied(),
+                ..self.partition_health(record)
+            })
             .collect();
         ClusterStatus {
             cluster_id: state.cluster_id().to_owned(),
@@ -42,7 +47,18 @@ impl Supervisor {
             rebalance: self.rebalance_status(),
             nodes: self.node_statuses(now),
             partitions,
+            heat: self.heat_status(&heat),
+            features: self.feature_statuses(),
         }
+    }
+
+    fn feature_statuses(&self) -> Vec<FeatureStatus> {
+        let of = |feature: Feature| FeatureStatus {
+            name: feature.name().to_owned(),
+            held_back: self.check_feature(feature).err().map(|e| e.to_string()),
+        };
+        let own = |feature: &Feature| feature.is_in(UNDERSTOOD);
+        Feature::ALL.into_iter().filter(own).map(of).collect()
     }
 
     /// How many partitions and nodes are how: what [`Supervisor::status`] has of it, without
@@ -131,7 +147,8 @@ impl Supervisor {
         for record in state.partitions() {
             let copies = copies_to(state, record, state.seats(record.id));
             for copy in &copies {
-                let begun = record.config.on_node(copy.to).is_some();
+                let there = record.config.on_node(copy.to);
+                let begun = there.is_some_and(|m| !record.config.is_reader(m.replica));
                 *(if begun {
                     &mut status.under_way
                 } else {
@@ -222,7 +239,7 @@ impl Supervisor {
                 PartitionState::Degraded
             } else if record.config.joint.is_some() || !record.config.learners.is_empty() {
                 PartitionState::Moving
-            } else if replicas.iter().any(|r| !r.up || r.corrupt) {
+            } else if replicas.iter().any(|r| !r.reader && (!r.up || r.corrupt)) {
                 PartitionState::MemberSilent
             } else {
                 PartitionState::Healthy
@@ -242,6 +259,7 @@ impl Supervisor {
                 entries_known: loss.entries_known,
             },
             seats: self.state.seats(record.id).to_vec(),
+            load: None,
             replicas,
         }
     }
@@ -262,6 +280,7 @@ impl Supervisor {
         ReplicaHealth {
             member,
             standing: standing(&record.config, member),
+            reader: record.config.is_reader(member.replica),
             up: self.views.is_up(member.node),
             role: now_known.map(|s| s.role),
             head: last.map(|s| s.head),

@@ -6,9 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::failure_detector::{FailureDetector, Health};
-use crate::cluster::report::{FollowerStatus, Heartbeat, NodeFigures, PartitionStatus, Role, Wish};
+use crate::cluster::report::{
+    FollowerStatus, Heartbeat, HeatReport, NodeFigures, PartitionStatus, Role, Wish,
+};
 use crate::ids::{MapVersion, Micros, NodeId, PartitionId};
 use crate::record::{Member, PartitionRecord};
+
+/// For how long what a node told of its heat is believed: it is told anew each second.
+const HEAT_FOR: Micros = Micros::from_millis(5_000);
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct NodeView {
@@ -21,6 +26,8 @@ pub(super) struct NodeView {
     pub(super) draining: bool,
     pub(super) disk_full: bool,
     figures: Option<NodeFigures>,
+    /// What was hot on it, and when that was told.
+    heat: Option<(Micros, HeatReport)>,
 }
 
 /// Every node's view, and which of them are up.
@@ -78,6 +85,7 @@ impl Views {
             disk_full,
             draining,
             figures,
+            heat,
             full,
             partitions: statuses,
         } = heartbeat;
@@ -110,6 +118,9 @@ impl Views {
         view.draining = draining;
         view.disk_full = disk_full;
         view.figures = figures;
+        if let Some(heat) = heat {
+            view.heat = Some((now, *heat));
+        }
         if full {
             heard.changed.extend(view.statuses.keys());
             view.statuses.clear();
@@ -157,6 +168,14 @@ impl Views {
     /// The disk and the load of a node, as it told last.
     pub(super) fn figures(&self, node: NodeId) -> Option<NodeFigures> {
         self.nodes.get(&node)?.figures
+    }
+
+    /// What is hot, as each node told not long ago.
+    pub(super) fn heat(&self, now: Micros) -> impl Iterator<Item = (NodeId, &HeatReport)> {
+        self.nodes.iter().filter_map(move |(node, view)| {
+            let (at, heat) = view.heat.as_ref()?;
+            (now.minus(*at) <= HEAT_FOR).then_some((*node, heat))
+        })
     }
 
     /// The status of a replica, from a node that is up and has told everything.

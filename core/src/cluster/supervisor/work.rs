@@ -197,6 +197,8 @@ pub(super) struct Work {
     pub(super) hand_over_asked: Option<Option<NodeId>>,
     /// Since when a handover waits for nodes that have just started.
     pub(super) hand_over_waits: Option<Micros>,
+    /// It is led where its heat wants it, whatever the ring says: when it was last hot.
+    pub(super) kept_for_heat: Option<Micros>,
     /// When a change of the configuration may be tried again, after one was given up.
     pub(super) change_after: Micros,
     /// How many learners in a row were too slow.
@@ -222,6 +224,7 @@ impl Work {
             told: None,
             hand_over_asked: None,
             hand_over_waits: None,
+            kept_for_heat: None,
             change_after: Micros::default(),
             slow_learners: 0,
         }

@@ -155,6 +155,8 @@ impl Chronicle {
             | SupervisorEvent::Shrunk { .. }
             | SupervisorEvent::LearnerAdded { .. }
             | SupervisorEvent::LearnerRemoved { .. }
+            | SupervisorEvent::ReaderAdded { .. }
+            | SupervisorEvent::ReaderRemoved { .. }
             | SupervisorEvent::JointEntered { .. }
             | SupervisorEvent::JointLeft { .. } => {
                 tracing::info!(?event, "a partition is changed");

@@ -1,9 +1,19 @@
 //! How the cluster stands, as figures: on the leader, for nobody else knows.
 
 use cairn_core::cluster::status::{RebalanceStatus, Summary};
+use cairn_core::cluster::supervisor::HeatFigures;
 
 /// Sets them; all to zero on a coordinator that leads no longer.
-pub(super) fn set(summary: Summary, rebalance: RebalanceStatus) {
+pub(super) fn set(summary: Summary, rebalance: RebalanceStatus, heat: HeatFigures) {
+    let HeatFigures {
+        partitions: hot_partitions,
+        hottest_requests_per_second,
+        read_copies,
+    } = heat;
+    metrics::gauge!("cairn_coordinator_read_copies").set(read_copies as f64);
+    metrics::gauge!("cairn_coordinator_hot_partitions").set(hot_partitions as f64);
+    metrics::gauge!("cairn_coordinator_hottest_partition_requests_per_second")
+        .set(hottest_requests_per_second as f64);
     let Summary {
         partitions,
         serving,

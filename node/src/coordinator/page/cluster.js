@@ -100,6 +100,7 @@ export function markOf(partition, replica) {
     if (partition.state === "unserved" || partition.state === "promoting") return "unserved";
     if (!replica.up || replica.corrupt) return "silent";
   }
+  if (replica.reader) return "member";
   if (replica.standing === "learner" || replica.standing === "joining") return "making";
   return isPrimary(partition, replica) ? "primary" : "member";
 }
@@ -108,6 +109,7 @@ export function markOf(partition, replica) {
 export function replicaNote(partition, replica) {
   const words = [];
   if (isPrimary(partition, replica)) words.push("(primary)");
+  else if (replica.reader) words.push("(reads)");
   else if (replica.standing !== "member") words.push(`(${replica.standing})`);
   if (leading() && replica.corrupt) words.push("damaged");
   else if (leading() && !replica.up) words.push("silent");
@@ -129,7 +131,7 @@ export function underWay(status) {
       if (of) of.partitions.push(partition);
       else promotions.set(`${what} ${why}`, { partitions: [partition], what, tone: "bad", where: "", why });
     }
-    const away = partition.replicas.filter((replica) => replica.standing !== "member");
+    const away = partition.replicas.filter((replica) => replica.standing !== "member" && !replica.reader);
     for (const replica of away) {
       const what = { learner: "being made", joining: "joins", leaving: "leaves" }[replica.standing] ?? replica.standing;
       const tone = replica.standing === "leaving" ? "quiet" : "making";

@@ -478,6 +478,14 @@ const table = new Table(
       order: rateOf,
       text: (p) => rateText(rateOf(p)),
     },
+    {
+      label: "Reads/s",
+      title: "What clients read, as the data nodes tell it of their busiest partitions",
+      number: true,
+      when: (items) => items.some((p) => p.load),
+      order: (p) => p.load?.readsPerSecond ?? 0,
+      text: (p) => (p.load ? count(p.load.readsPerSecond) : ""),
+    },
   ],
   { named: true, sort: sortBy },
 );

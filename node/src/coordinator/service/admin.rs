@@ -8,6 +8,7 @@ use cairn_core::cluster::settings::{self, SettingsChange};
 use cairn_core::cluster::status::{ClusterStatus, Plan};
 use cairn_core::cluster::supervisor::PreviewError;
 use cairn_core::cluster::{AdminRequest, Command, Refusal, Response as Answer};
+use cairn_core::features;
 use cairn_core::ids::{Epoch, NodeId, PartitionId};
 use cairn_core::record::{ClusterMap, ClusterSettings};
 use cairn_proto::pb::coordinator::v1 as pb;
@@ -139,6 +140,9 @@ impl StatusDocument {
         for node in &mut self.status.nodes {
             node.health_for_ms = 0;
             node.heard_ms_ago = None;
+        }
+        for key in &mut self.status.heat.keys {
+            key.hot_for_ms = 0;
         }
     }
 }
@@ -403,6 +407,8 @@ impl Office {
                 let agreed =
                     agreed.ok_or_else(|| Status::unavailable("the cluster is not made yet"))?;
                 let settings = settings_change(change)?.of(&agreed);
+                self.check_features(features::of_settings(&settings))
+                    .await?;
                 let needs_room = settings.replication_factor > agreed.replication_factor;
                 Asked::Command {
                     warnings: settings::warnings(&settings)

@@ -228,6 +228,7 @@ impl TestCluster {
                         },
                         joint: None,
                         learners: vec![],
+                        readers: Vec::new(),
                     },
                     primary: Some(member(u64::from(id) % 3 + 1, id)),
                     degraded: false,

@@ -324,6 +324,7 @@ pub(super) fn record(partition: PartitionId, epoch: Epoch, revision: u64) -> Par
             },
             joint: None,
             learners: Vec::new(),
+            readers: Vec::new(),
         },
         primary: None,
         degraded: false,

@@ -7,10 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cairn_client::{Client, Consistency, Options};
+use cairn_core::slots;
 use cairn_process_tests::cli;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec, Target};
-use cairn_process_tests::resp::{ClusterClient, Patience, Routes};
-use cairn_process_tests::waiting;
+use cairn_process_tests::resp::{ClusterClient, Connection, Patience, Reply, Routes};
+use cairn_process_tests::{status, waiting};
 use serde_json::Value;
 use tokio::runtime;
 
@@ -149,4 +151,108 @@ fn keys_that_everybody_asks_for_are_named_and_forgotten() -> Result<()> {
     let unknown = cluster.cairn(&["hotkeys", "--node", "data-9"])?.output()?;
     ensure!(unknown.status.code() == Some(1), "{unknown:?}");
     Ok(())
+}
+
+/// Reads one key as any replica may answer it, from several places, until told to stop.
+async fn read_much(cluster: &[String], stop: Arc<AtomicBool>) -> Result<()> {
+    let client = Client::connect(cluster.to_vec(), Options::default()).await?;
+    let each = (0..4).map(|_| {
+        let (client, stop) = (client.clone(), Arc::clone(&stop));
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                client.get_with(READ, Consistency::Replica).await?;
+            }
+            Ok::<(), anyhow::Error>(())
+        }
+    });
+    futures::future::try_join_all(each).await?;
+    Ok(())
+}
+
+/// The copies for reads of the key's partition, by the node's place.
+fn copies(cluster: &Cluster, client: &Client) -> Vec<usize> {
+    let map = client.map();
+    let record = map.partition_of_slot(slots::slot(READ.as_bytes()));
+    let nodes = record.iter().flat_map(|r| &r.config.readers);
+    let addresses = nodes.filter_map(|m| Some(&map.nodes.get(&m.node)?.addresses.client));
+    addresses
+        .filter_map(|at| cluster.data.iter().position(|n| n.client() == *at))
+        .collect()
+}
+
+/// What a connection that reads from replicas is told of the key.
+async fn readonly(address: &str) -> Result<Reply> {
+    let mut connection = Connection::open(address, BOUND).await?;
+    connection.call(&[b"READONLY"]).await?;
+    connection.call(&[b"GET", READ.as_bytes()]).await
+}
+
+/// The bounds are low, so that a test reads enough.
+#[test]
+fn reads_that_stay_hot_are_answered_by_a_copy_that_goes_when_they_cool() -> Result<()> {
+    let spec = Spec {
+        coordinators: 1,
+        data_nodes: 4,
+        partitions: 4,
+        ..Spec::default()
+    };
+    let spec = spec
+        .with("CAIRN_READ_COPIES_AT", 40)
+        .with("CAIRN_READ_COPIES_AFTER_MS", 1_000)
+        .with("CAIRN_READ_COPIES_KEEP_MS", 2_000);
+    let cluster = Cluster::start(spec)?;
+    status::await_healthy(&cluster)?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let addresses = cluster.client_addresses();
+    let client = runtime.block_on(Client::connect(addresses.clone(), Options::default()))?;
+    runtime.block_on(client.put(READ, "first"))?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = Arc::clone(&stop);
+    let reading = runtime.spawn(async move { read_much(&addresses, stopping).await });
+    let at = waiting::until_every(LOOK, "a copy for reads", BOUND, || {
+        Ok(copies(&cluster, &client).first().copied())
+    })?;
+    let node = &cluster.data[at];
+    waiting::until_every(LOOK, "the copy to answer", BOUND, || {
+        let reply = runtime.block_on(readonly(&node.resp()))?;
+        Ok((reply.text().as_deref() == Some("first")).then_some(()))
+    })?;
+    // It answers for what was acknowledged before it was asked.
+    for round in 0..20 {
+        let value = format!("v{round}");
+        runtime.block_on(client.put(READ, value.clone()))?;
+        let reply = runtime.block_on(readonly(&node.resp()))?;
+        ensure!(reply.text() == Some(value), "round {round}: {reply:?}");
+    }
+    let slots = runtime.block_on(async {
+        let mut connection = Connection::open(&cluster.data[at].resp(), BOUND).await?;
+        anyhow::Ok(connection.call(&[b"CLUSTER", b"SLOTS"]).await?)
+    })?;
+    let port = node
+        .resp()
+        .rsplit(':')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    ensure!(
+        format!("{slots:?}").matches(&port).count() >= 3,
+        "it leads, follows or serves three partitions or more of four: {slots:?}"
+    );
+    let shown = cli::done(cluster.cairn(&["partitions", "--load"])?, BOUND)?;
+    ensure!(shown.contains(&format!("{} (reads)", node.name)), "{shown}");
+    status::await_healthy(&cluster)?;
+
+    stop.store(true, Ordering::Relaxed);
+    runtime.block_on(reading)??;
+    waiting::until_every(LOOK, "the copy to go", BOUND, || {
+        Ok(copies(&cluster, &client).is_empty().then_some(()))
+    })?;
+    waiting::until_every(LOOK, "the node to point elsewhere", BOUND, || {
+        let reply = runtime.block_on(readonly(&node.resp()))?;
+        Ok(matches!(&reply, Reply::Error(error) if error.starts_with("MOVED")).then_some(()))
+    })
 }

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use cairn_core::cluster::command::Command;
-use cairn_core::cluster::report::{Heartbeat, Order, ReplicaReport, Role};
+use cairn_core::cluster::report::{Heartbeat, HeatReport, Order, ReplicaReport, Role};
 use cairn_core::cluster::state::ClusterState;
 use cairn_core::cluster::supervisor::{
     AdminRequest, Input, Output, ProposalId, ProposalOutcome, SupervisorEvent,
 };
+use cairn_core::hot::PartitionLoad;
 use cairn_core::ids::{Epoch, MapVersion, NodeId, PartitionId};
 use cairn_core::record::PartitionRecord;
 use cairn_core::replication::Event;
@@ -71,6 +72,7 @@ impl World {
             .map(NodeId)
             .collect();
         let map_version = self.map_version(id);
+        let heat = Some(Box::new(self.heat(id)));
         let node = self.node(id);
         let (clock, disk_full) = (node.clock(now), node.full_until > now);
         let draining = node.draining_until > now;
@@ -90,10 +92,36 @@ impl World {
             disk_full,
             draining,
             figures: None,
+            heat,
             full: true,
             partitions,
         };
         self.at(1_000, Happening::Heartbeat(beat));
+    }
+
+    /// What clients read of a node: each partition is hot by turns, on whoever answers for it.
+    fn heat(&self, id: NodeId) -> HeatReport {
+        let turn = self.now.0 / 4_000_000;
+        let hot = |record: &Arc<PartitionRecord>| {
+            let config = &record.config;
+            let answers = config.answering_reads().iter().any(|m| m.node == id);
+            answers && !self.healing && (turn + u64::from(record.id.0)) % 3 != 2
+        };
+        let load = |record: Arc<PartitionRecord>| {
+            // Its primary is the busiest, so that others have time to spare.
+            let leads = record.primary.is_some_and(|primary| primary.node == id);
+            let reads = if leads { 4_000 } else { 1_000 };
+            let load = PartitionLoad {
+                reads_per_second: reads,
+                replica_reads_per_second: reads,
+                ..PartitionLoad::default()
+            };
+            (record.id, load)
+        };
+        HeatReport {
+            partitions: self.records().filter(hot).map(load).collect(),
+            keys: Vec::new(),
+        }
     }
 
     /// The version of the map that a node has seen: that of the state, once it was told
@@ -262,6 +290,8 @@ impl World {
                         SupervisorEvent::Promoted { .. } => "promoted by the supervisor",
                         SupervisorEvent::Shrunk { .. } => "shrunk",
                         SupervisorEvent::LearnerAdded { .. } => "learner by the supervisor",
+                        SupervisorEvent::ReaderAdded { .. } => "copy for reads by the supervisor",
+                        SupervisorEvent::ReaderRemoved { .. } => "copy for reads taken away",
                         SupervisorEvent::JointEntered { .. } => "joint by the supervisor",
                         SupervisorEvent::JointLeft { .. } => "joint left by the supervisor",
                         SupervisorEvent::HandOverOrdered { .. } => "hand-over",

@@ -287,6 +287,17 @@ impl World {
             ReadLevel::Replica => "replica read",
             ReadLevel::Any => "any read",
         });
+        let reader = self.record(partition).is_some_and(|record| {
+            let mut readers = record.config.readers.iter();
+            readers.any(|m| m.node == id)
+        });
+        if reader {
+            self.coverage.count(match level {
+                ReadLevel::Replica => "replica read of a copy for reads",
+                ReadLevel::Any => "any read of a copy for reads",
+                ReadLevel::Primary | ReadLevel::Quorum => "",
+            });
+        }
         let invariants = &mut self.partitions[partition].invariants;
         if level == ReadLevel::Any {
             let monotone = invariants.monotone.saw(

@@ -7,6 +7,7 @@ mod cordons;
 mod handovers;
 mod membership;
 mod proposals;
+mod readers;
 mod script;
 mod transcripts;
 mod world;

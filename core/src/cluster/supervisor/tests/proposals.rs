@@ -139,6 +139,7 @@ fn a_heartbeat_that_was_overtaken_changes_nothing() {
             disk_full: false,
             draining: false,
             figures: None,
+            heat: None,
             full: true,
             partitions: Vec::new(),
         })

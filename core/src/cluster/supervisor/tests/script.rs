@@ -393,6 +393,8 @@ fn tell_event(event: &SupervisorEvent) -> Option<String> {
         SupervisorEvent::Shrunk { left, .. } => format!("* shrunk to {left}"),
         SupervisorEvent::LearnerAdded { node, .. } => format!("* learner on {node}"),
         SupervisorEvent::LearnerRemoved { node, .. } => format!("* learner on {node} given up"),
+        SupervisorEvent::ReaderAdded { node, .. } => format!("* a copy for reads on {node}"),
+        SupervisorEvent::ReaderRemoved { node, .. } => format!("* no copy for reads on {node}"),
         SupervisorEvent::JointEntered { .. } => "* joint".to_owned(),
         SupervisorEvent::JointLeft { direction, .. } => format!("* joint left, {direction:?}"),
         SupervisorEvent::Planned { partitions, copies } => {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use crate::cluster::command::{Command, NodeRegistration, Refusal, Response};
 use crate::cluster::report::{
-    FollowerStatus, Heartbeat, NodeFigures, Order, PartitionStatus, ReplicaReport, Role, Wish,
+    FollowerStatus, Heartbeat, HeatReport, NodeFigures, Order, PartitionStatus, ReplicaReport,
+    Role, Wish,
 };
 use crate::cluster::settings::SettingsRequest;
 use crate::cluster::state::ClusterState;
@@ -105,6 +106,7 @@ pub(super) struct SimNode {
     pub(super) deaf: bool,
     /// What it tells of its disk.
     pub(super) figures: Option<NodeFigures>,
+    pub(super) heat: Option<HeatReport>,
     stream_open: bool,
     session: u64,
     sequence: u64,
@@ -231,7 +233,7 @@ impl World {
             addresses: Addresses::default(),
             zone: String::new(),
             weight: 100,
-            features: 0,
+            features: crate::features::UNDERSTOOD,
             replace_dead,
         }));
         if let Response::Registered { node } = response {
@@ -248,6 +250,7 @@ impl World {
                     hung: false,
                     deaf: false,
                     figures: None,
+                    heat: None,
                     stream_open: false,
                     session: 1,
                     sequence: 0,
@@ -827,6 +830,7 @@ impl World {
             disk_full: false,
             draining: sim.draining,
             figures: sim.figures,
+            heat: sim.heat.clone().map(Box::new),
             full: std::mem::take(&mut sim.full),
             partitions: statuses,
         }
