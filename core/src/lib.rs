@@ -6,6 +6,7 @@
 //! - [`cluster`]: what the coordinators decide: ring, placement, the state machine
 //!   behind their Raft log, failure detection, promotion.
 //! - [`counters`]: keys whose additions are spread over partitions.
+//! - [`tracking`]: who keeps which key in a cache, and is told when it changes.
 //! - [`slots`], [`ids`], [`record`]: the words that all of them share.
 //! - [`seeded`]: mistakes for the simulator to find, which no shipped build can have.
 //!
@@ -22,3 +23,4 @@ pub mod record;
 pub mod replication;
 pub mod seeded;
 pub mod slots;
+pub mod tracking;

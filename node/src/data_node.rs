@@ -648,6 +648,7 @@ fn engine_config(
             receive: settings.snapshot_receive_rate,
         },
         hot_keys: settings.hot_keys,
+        tracking_bytes: usize::try_from(settings.tracking_bytes).unwrap_or(usize::MAX),
         ..EngineConfig::new(node, session, timing)
     }
 }

@@ -36,6 +36,8 @@ pub struct EngineConfig {
     pub snapshot_rates: SnapshotRates,
     /// What is said of keys that are asked for far more than others.
     pub hot_keys: HotKeysShown,
+    /// About how many bytes are taken to remember who keeps which key.
+    pub tracking_bytes: usize,
     /// What traces requests, if anything does.
     pub tracer: Tracer,
 }
@@ -56,6 +58,7 @@ impl EngineConfig {
             snapshots_at_once: 2,
             snapshot_rates: SnapshotRates::default(),
             hot_keys: HotKeysShown::default(),
+            tracking_bytes: 128 << 20,
             tracer: Tracer::default(),
         }
     }

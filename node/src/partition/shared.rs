@@ -23,6 +23,7 @@ use super::load::Load;
 use crate::disk::{DirectoryDisk, DiskSpace};
 use crate::peer::Throttle;
 use crate::store::StateReader;
+use crate::tracking::Tracker;
 
 /// How many scans read the store at a time: each keeps a thread busy for a page.
 const SCANS_AT_ONCE: usize = 2;
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub(super) load: Load,
     /// For which keys they ask most.
     pub(super) heat: Heat,
+    /// Who keeps which key.
+    pub(super) tracker: Arc<Tracker>,
     /// The room of the disk, once it was looked at.
     pub(super) disk_space: Mutex<Option<DiskSpace>>,
     /// Whether this node refuses writes for want of disk space.
@@ -78,6 +81,7 @@ impl Shared {
         let serving_throttle = Throttle::new(config.snapshot_rates.at_start().snapshots);
         Self {
             heat: Heat::new(config.hot_keys),
+            tracker: Arc::new(Tracker::new(config.tracking_bytes)),
             config,
             inbox: Inbox::default(),
             board: Board::new(),

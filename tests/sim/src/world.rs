@@ -6,6 +6,7 @@ mod effects;
 mod faults;
 mod govern;
 mod membership;
+mod near;
 mod partitions;
 mod reads;
 mod rotation;
@@ -89,6 +90,8 @@ enum Happening {
     TallyAgain(u64),
     Read,
     Look(NodeId, u64),
+    /// Of clients that keep what they read.
+    Near(near::Happens),
     Coordinators,
     Fault(Fault),
     /// An ambush strikes.
@@ -209,6 +212,7 @@ struct World {
     reads: BTreeMap<u64, reads::Read>,
     reads_begun: u64,
     proofs: BTreeMap<(u64, u64, PartitionId), reads::Proofs>,
+    near: near::Keepers,
 }
 
 /// Runs one seed.
@@ -412,6 +416,7 @@ impl World {
             reads: BTreeMap::new(),
             reads_begun: 0,
             proofs: BTreeMap::new(),
+            near: near::Keepers::new(seed),
         }
     }
 
@@ -476,6 +481,7 @@ impl World {
             self.at(1_200, Happening::TallyBegins(client));
         }
         self.at(1_500, Happening::Read);
+        self.begin_to_keep();
         self.at(1_000, Happening::Coordinators);
         Ok(())
     }
@@ -646,6 +652,7 @@ impl World {
             Happening::TallyAgain(number) => self.tally_again(number),
             Happening::Read => self.begin_read(),
             Happening::Look(_, number) => self.look(number),
+            Happening::Near(happens) => self.near(happens),
             Happening::Coordinators => self.coordinate(),
             Happening::Fault(fault) => self.fault(fault),
             Happening::Strike(id, kind, seed) => {
@@ -735,6 +742,7 @@ impl Happening {
             | Self::LeaseSaved(id, ..)
             | Self::Look(id, _)
             | Self::Deliver { to: id, .. } => Some(*id),
+            Self::Near(happens) => happens.node(),
             _ => None,
         }
     }
