@@ -265,7 +265,11 @@ where
         if !self.has_mail() && !self.session.tracking.as_ref().is_some_and(holds) {
             return false;
         }
-        if self.output.len() + self.queue.reply_bytes() >= self.shared.config.limits.output_bytes {
+        let waiting = self.output.len() + self.queue.reply_bytes();
+        let has_room = waiting < self.shared.config.limits.output_bytes;
+        // What another connection is told takes no room here.
+        let redirects = |tracking: &Tracking| tracking.redirect.is_some();
+        if !has_room && !self.session.tracking.as_ref().is_some_and(redirects) {
             return false;
         }
         let mut told = tracking::Messages::new(&self.session, &self.client);
@@ -276,7 +280,7 @@ where
             // Left from before it ceased to keep anything.
             drop(self.client.mail.take());
         }
-        if !self.client.redirected.is_empty() {
+        if has_room && !self.client.redirected.is_empty() {
             let post = self.client.redirected.take();
             told.redirected(post, self.session.subscribed);
         }

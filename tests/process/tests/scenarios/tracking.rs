@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
+use cairn_client::{Client, NearCacheOptions, Options};
 use cairn_process_tests::cli;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::resp::{ClusterClient, Patience, Routes, slots_of};
@@ -14,6 +17,8 @@ use tokio::runtime::{self, Runtime};
 use crate::freeze::write;
 
 const PARTITIONS: u32 = 6;
+/// How old a value may be that is to be from after a write.
+const YOUNG: Duration = Duration::from_millis(300);
 
 struct Stage {
     cluster: Cluster,
@@ -72,6 +77,22 @@ impl Stage {
         })
     }
 
+    /// Reads every key with the Rust client until it answers all of them from its cache, with
+    /// `value`.
+    fn await_near(&self, client: &Client, max_age: Duration, value: &str) -> Result<()> {
+        waiting::until("a near cache that has all", BOUND, || {
+            for key in &self.keys {
+                let hits = client.stats().near_hits;
+                let reading = client.get_within(key.clone(), max_age);
+                let found = self.runtime.block_on(reading)?.value.context("a value")?;
+                if found.data != value || client.stats().near_hits == hits {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
     fn kept(&self) -> usize {
         let kept = self.keys.iter().filter(|k| self.keeper.kept(k).is_some());
         kept.count()
@@ -88,7 +109,8 @@ fn what_a_client_keeps_is_never_old_for_good() -> Result<()> {
     };
     let cluster = Cluster::start(spec)?;
     let mut stage = Stage {
-        runtime: runtime::Builder::new_current_thread()
+        runtime: runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()?,
         writer: ClusterClient::new(Routes::new(cluster.resp()), Patience::default()),
@@ -105,6 +127,21 @@ fn what_a_client_keeps_is_never_old_for_good() -> Result<()> {
     stage.await_told("the writes of another client", None, "two")?;
     stage.keep_all(0, "two")?;
 
+    // The Rust client's own cache, of a read that may be older than any of this takes.
+    let options = Options {
+        near_cache: Some(NearCacheOptions::default()),
+        ..Options::default()
+    };
+    let addresses = stage.cluster.client_addresses();
+    let near = stage
+        .runtime
+        .block_on(Client::connect(addresses, options))?;
+    let old = Duration::from_secs(600);
+    stage.await_near(&near, old, "two")?;
+    stage.write_all("two and a half")?;
+    stage.await_near(&near, old, "two and a half")?;
+    stage.keep_all(0, "two and a half")?;
+
     // A node that sleeps past its lease tells once it wakes: others have written meanwhile.
     let primaries = stage.primaries(1)?;
     let asleep = stage.cluster.data[0].resp();
@@ -112,7 +149,25 @@ fn what_a_client_keeps_is_never_old_for_good() -> Result<()> {
     ensure!(count > 0, "{asleep} is primary of nothing");
     stage.cluster.data[0].freeze()?;
     stage.write_all("three")?;
+    // What may be this old was the newest after the writes were acknowledged.
+    let written = Instant::now();
+    while written.elapsed() < YOUNG {
+        std::thread::park_timeout(YOUNG / 10);
+    }
+    for key in &stage.keys {
+        let read = stage
+            .runtime
+            .block_on(near.get_within(key.clone(), YOUNG))?;
+        let value = read.value.context("a value")?;
+        ensure!(
+            value.data == "three",
+            "{key}: {value:?}, {:?} old",
+            read.age
+        );
+        ensure!(read.age <= YOUNG);
+    }
     stage.cluster.data[0].thaw()?;
+    stage.await_near(&near, old, "three")?;
     stage.await_told("a node that slept", None, "three")?;
     stage.keep_all(1, "three")?;
     ensure!(stage.kept() == stage.keys.len(), "all are kept again");
