@@ -212,6 +212,12 @@ impl NearCache {
         Some(Served { value, age })
     }
 
+    /// The stream that a key was read with, if it is kept.
+    #[must_use]
+    pub fn source(&self, key: &[u8]) -> Option<Source> {
+        self.entries.get(key).map(|entry| entry.source)
+    }
+
     /// How many keys are kept.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -209,6 +209,8 @@ struct World {
     coverage: Coverage,
     trace: Vec<String>,
     healing: bool,
+    /// Clients write nothing any more.
+    quiet: bool,
     reads: BTreeMap<u64, reads::Read>,
     reads_begun: u64,
     proofs: BTreeMap<(u64, u64, PartitionId), reads::Proofs>,
@@ -413,6 +415,7 @@ impl World {
             coverage: Coverage::default(),
             trace: Vec::new(),
             healing: false,
+            quiet: false,
             reads: BTreeMap::new(),
             reads_begun: 0,
             proofs: BTreeMap::new(),
@@ -531,7 +534,10 @@ impl World {
             self.coverage
                 .add("history that the search cannot decide", undecided);
         }
-        self.judge_tallies()
+        self.judge_tallies()?;
+        self.quiet = true;
+        self.run_until(self.now.plus(SECOND))?;
+        self.check_kept()
     }
 
     fn start(&mut self, id: NodeId) -> Result<(), String> {
@@ -682,7 +688,7 @@ impl World {
         if self.rng.random_bool(0.2) && !away {
             self.beat(id, session);
         }
-        if self.rng.random_bool(0.03) {
+        if self.rng.random_bool(0.03) && !self.quiet {
             self.expire_due(id)?;
         }
         Ok(())

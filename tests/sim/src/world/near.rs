@@ -22,7 +22,10 @@ use super::clients::Clients;
 use super::{Happening, World};
 
 /// How many clients keep what they read.
-const KEEPERS: usize = 2;
+const KEEPERS: usize = 3;
+/// This one reads of any replica, asks nobody to vouch, and reads again what it is told to have
+/// changed, at once: as a Redis client that reads at the level `any`.
+const CARELESS: usize = 2;
 /// How long a node tries to answer.
 const PATIENCE: Micros = Micros::from_millis(400);
 /// How long a client waits for a node to vouch before it gives the stream up.
@@ -48,8 +51,8 @@ struct Keeper {
     cache: NearCache,
     max_age: Micros,
     links: BTreeMap<NodeId, Source>,
-    /// The state that a kept value is of.
-    of: BTreeMap<Bytes, Index>,
+    /// What is kept of which state.
+    of: BTreeMap<Bytes, (PartitionId, Index, Option<VersionedValue>)>,
     /// Questions that are not answered, and when they were put.
     asked: BTreeMap<Source, (u64, Micros)>,
 }
@@ -81,6 +84,7 @@ pub(super) struct Asking {
     ticket: Ticket,
     partition: PartitionId,
     key: Bytes,
+    careless: bool,
     arrived: Option<Micros>,
     covers: Option<(Epoch, Index)>,
 }
@@ -125,12 +129,15 @@ impl Happens {
 impl Keepers {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x006e_6561_7200);
-        let keepers = (0..KEEPERS).map(|_| Keeper {
+        let keepers = (0..KEEPERS).map(|number| Keeper {
             cache: NearCache::new(NearBounds {
                 entries: rng.random_range(4..20),
                 bytes: 1 << 20,
             }),
-            max_age: Micros::from_millis(rng.random_range(20..400)),
+            max_age: match number {
+                CARELESS => Micros(u64::MAX),
+                _ => Micros::from_millis(rng.random_range(20..400)),
+            },
             links: BTreeMap::new(),
             of: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -199,7 +206,7 @@ impl World {
             let hears = self.near.rng.random_bool(0.3);
             if silent || (!lives && hears) || self.near.rng.random_bool(0.002) {
                 self.close(keeper, node);
-            } else if asked.is_none() {
+            } else if asked.is_none() && keeper != CARELESS {
                 let number = self.near_number();
                 self.near.keepers[keeper]
                     .asked
@@ -215,31 +222,85 @@ impl World {
                 self.at(after, Happening::Near(Happens::Vouch(question)));
             }
         }
+        if self.quiet {
+            return Ok(());
+        }
+        if keeper != CARELESS && !self.may_lose_writes() {
+            self.serve_all(keeper)?;
+        }
         let partition = self.partitions.draw(&mut self.near.rng);
         let key = Clients::any_key(&self.partitions[partition].prefix, &mut self.near.rng);
         let this = &mut self.near.keepers[keeper];
-        if let Some(served) = this.cache.serve(now, &key, this.max_age) {
-            let seen = this.of.get(&key).copied().unwrap_or_default();
-            self.coverage.count("kept value served");
-            let since = now.minus(served.age);
-            self.say(|| {
-                format!(
-                    "keeper {keeper} serves {key:?} as of {seen}, {:?} old",
-                    served.age
-                )
-            });
-            if self.may_lose_writes() {
-                return Ok(());
-            }
-            let serves = self.partitions[partition]
-                .invariants
-                .near
-                .serves(keeper, &key, seen, since);
-            return serves.map_err(self.partitions.broken(partition));
+        if this.cache.serve(now, &key, this.max_age).is_some() {
+            return Ok(());
+        }
+        if keeper == CARELESS {
+            let node = self.near.rng.random_range(0..self.nodes.len());
+            self.ask_to_keep(keeper, self.nodes[node].id, partition, key);
+            return Ok(());
         }
         let primary = self.record(partition).and_then(|record| record.primary);
         if let Some(primary) = primary {
             self.ask_to_keep(keeper, primary.node, partition, key);
+        }
+        Ok(())
+    }
+
+    /// Whatever a client would answer from its cache is as new as it says.
+    fn serve_all(&mut self, keeper: usize) -> Result<(), String> {
+        let now = self.now;
+        let of = std::mem::take(&mut self.near.keepers[keeper].of);
+        for (key, (partition, seen, _)) in &of {
+            let this = &mut self.near.keepers[keeper];
+            let Some(served) = this.cache.serve(now, key, this.max_age) else {
+                continue;
+            };
+            self.coverage.count("kept value served");
+            let (age, since) = (served.age, now.minus(served.age));
+            self.say(|| format!("keeper {keeper} serves {key:?} as of {seen}, {age:?} old"));
+            let near = &self.partitions[*partition].invariants.near;
+            let serves = near.serves(keeper, key, *seen, since);
+            serves.map_err(self.partitions.broken(*partition))?;
+        }
+        self.near.keepers[keeper].of = of;
+        Ok(())
+    }
+
+    /// Nothing is on its way any more: what the careless one keeps of a node is what the node
+    /// has.
+    pub(super) fn check_kept(&mut self) -> Result<(), String> {
+        let now = self.now;
+        for (id, source) in self.near.keepers[CARELESS].links.clone() {
+            if !self.lives(source) {
+                self.close(CARELESS, id);
+            }
+        }
+        let of = self.near.keepers[CARELESS].of.clone();
+        for (key, (partition, seen, value)) in of {
+            let this = &mut self.near.keepers[CARELESS];
+            let Some(source) = this.cache.source(&key) else {
+                continue;
+            };
+            let kept = this.cache.serve(now, &key, Micros(u64::MAX)).is_some();
+            let node = this.links.iter().find(|(_, own)| **own == source);
+            let Some((id, _)) = node.filter(|_| kept) else {
+                continue;
+            };
+            let id = *id;
+            let standing = self.standing(id, partition);
+            let has = match standing {
+                Some(standing) => {
+                    self.shown(id, partition, standing.generation, Some(&key))?
+                        .1
+                }
+                None => None,
+            };
+            if has != value {
+                return Err(format!(
+                    "who keeps a key is told of its change (rule 6): {key:?} of {partition} was \
+                     read on {id} as of {seen}, is still kept as {value:?}, and is {has:?}"
+                ));
+            }
         }
         Ok(())
     }
@@ -276,6 +337,7 @@ impl World {
                 ticket,
                 partition,
                 key,
+                careless: keeper == CARELESS,
                 arrived: None,
                 covers: None,
             };
@@ -336,6 +398,17 @@ impl World {
         }
         let clock = self.node(id).clock(now);
         let standing = self.standing(id, partition);
+        if asking.careless {
+            let mut found = None;
+            if let Some(standing) = standing {
+                let found_here =
+                    self.shown(id, partition, standing.generation, Some(&asking.key))?;
+                let readable = !self.node(id).corrupt.contains(&partition);
+                found = Some(found_here).filter(|(shown, _)| readable && *shown > Index::ZERO);
+            }
+            self.tell_keeper(source, Happens::Found(source, asking, found));
+            return Ok(());
+        }
         let Some(standing) = standing.filter(|s| s.serving && clock < s.lease_until) else {
             self.tell_keeper(source, Happens::Found(source, asking, None));
             return Ok(());
@@ -419,6 +492,9 @@ impl World {
                 covers: covers.map_or(standing.commit, |(_, index)| index),
                 applied,
             };
+            if !leads && look.vouches() == Vouch::Yes {
+                self.coverage.count("DEBUG vouched past the lease");
+            }
             match look.vouches() {
                 Vouch::Yes => {}
                 Vouch::Wait if !late => {
@@ -461,13 +537,14 @@ impl World {
             this.cache.give_up(asking.ticket);
             return;
         };
-        let value = value.map(|stored| Value {
+        let found = value.clone().map(|stored| Value {
             data: stored.value.data,
             version: stored.version,
             expires_at: stored.value.expires_at,
         });
-        if this.cache.answer(asking.ticket, value) {
-            this.of.insert(asking.key, seen);
+        if this.cache.answer(asking.ticket, found) {
+            let of = (asking.partition, seen, value);
+            this.of.insert(asking.key, of);
             self.coverage.count("value kept");
         }
     }
@@ -476,13 +553,24 @@ impl World {
         let Some(stream) = self.near.streams.get(&source) else {
             return;
         };
-        let this = &mut self.near.keepers[stream.keeper];
+        let (keeper, node) = (stream.keeper, stream.node);
+        let this = &mut self.near.keepers[keeper];
         if taken.all {
             this.cache.all(source);
         }
         for (key, _) in &taken.keys {
             this.cache.changed(key);
         }
+        if keeper == CARELESS && !self.quiet {
+            for (key, _) in taken.keys {
+                let of = self.near.keepers[keeper].of.get(&key);
+                if let Some((partition, ..)) = of.cloned() {
+                    self.ask_to_keep(keeper, node, partition, key);
+                }
+            }
+            return;
+        }
+        let this = &mut self.near.keepers[keeper];
         let asked = this.asked.get(&source).copied();
         if let Some((number, at)) = asked
             && taken.vouched == Some(number)
