@@ -33,8 +33,8 @@ use crate::stats::{Counters, count};
 
 /// How many requests wait for a stream; further reads go the usual way.
 const REQUESTS_MAX: usize = 256;
-/// How many keys are remembered that are too long to be kept.
-const TOO_LONG_MAX: usize = 1024;
+/// How many keys are remembered that nodes say are not to be kept.
+const NOT_KEPT_MAX: usize = 1024;
 /// After a stream broke, or could not be opened, the next is tried no sooner.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
@@ -130,7 +130,7 @@ impl Near {
                 })),
                 clock: Mutex::new(Clock::new()),
                 links: Mutex::default(),
-                too_long: Mutex::default(),
+                not_kept: Mutex::default(),
                 next: AtomicU64::new(1),
                 vouch_every: near.vouch_every.max(Duration::from_millis(1)),
                 patience: options.attempt_timeout,
@@ -183,7 +183,7 @@ struct Keeping {
     clock: Mutex<Clock>,
     /// By address.
     links: Mutex<HashMap<String, Link>>,
-    too_long: Mutex<BTreeSet<Bytes>>,
+    not_kept: Mutex<BTreeSet<Bytes>>,
     /// The next number of a stream, a read or a question.
     next: AtomicU64,
     vouch_every: Duration,
@@ -246,7 +246,7 @@ impl Keeping {
     /// Reads a key over the stream to a node. `None`: it is to be read in the usual way.
     async fn read(self: &Arc<Self>, address: &str, key: &Bytes) -> Option<Option<Value>> {
         let stream = self.stream(address)?;
-        if self.too_long.lock().contains(key) {
+        if self.not_kept.lock().contains(key) {
             return None;
         }
         // A slice would keep in memory whatever it is a slice of.
@@ -396,12 +396,12 @@ impl Keeping {
                 if let Some(ticket) = ticket {
                     self.cache.lock().give_up(ticket);
                 }
-                if refusal == Refusal::TooLong {
-                    let mut too_long = self.too_long.lock();
-                    if too_long.len() >= TOO_LONG_MAX {
-                        too_long.clear();
+                if refusal == Refusal::NotKept {
+                    let mut not_kept = self.not_kept.lock();
+                    if not_kept.len() >= NOT_KEPT_MAX {
+                        not_kept.clear();
                     }
-                    too_long.insert(key);
+                    not_kept.insert(key);
                 }
             }
         }

@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::counters::Counters;
 use crate::grpc::caller_of;
 use crate::partition::{Handle, ReadingResult, StartedReading};
 use crate::tracking::{Mail, Reader, Scope};
@@ -45,15 +46,15 @@ const KEYS_PER_MESSAGE: usize = 256;
 /// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct NearService {
-    handle: Handle,
+    counters: Counters,
     places: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
 /// The service; its streams end with `shutdown`.
-pub(crate) fn service(handle: Handle, shutdown: CancellationToken) -> NearServer<NearService> {
+pub(crate) fn service(counters: Counters, shutdown: CancellationToken) -> NearServer<NearService> {
     NearServer::new(NearService {
-        handle,
+        counters,
         places: Arc::new(Semaphore::new(STREAMS_MAX)),
         shutdown,
     })
@@ -78,11 +79,13 @@ impl Near for NearService {
             ))
         })?;
         let mail = Arc::new(Mail::default());
-        let tracker = self.handle.tracker();
+        let handle = self.counters.handle();
+        let tracker = handle.tracker();
         let reader = tracker.open(Scope::Read, false, Arc::clone(&mail));
         let (told, tell) = mpsc::channel(WAITING_MAX);
         let keeping = Keeping {
-            handle: self.handle.clone(),
+            handle: handle.clone(),
+            counters: self.counters.clone(),
             caller,
             mail,
             reader,
@@ -113,6 +116,7 @@ type PendingVouch = Pin<Box<dyn Future<Output = (u64, Vec<PartitionId>)> + Send>
 /// A client that keeps what it reads.
 struct Keeping {
     handle: Handle,
+    counters: Counters,
     caller: Caller,
     mail: Arc<Mail>,
     reader: Reader,
@@ -229,6 +233,10 @@ impl Keeping {
         let Ok(partition) = self.handle.partition_of(&key) else {
             return self.refuse(id, Refusal::Elsewhere).await;
         };
+        // A striped counter is added to elsewhere, and nobody here hears of that.
+        if self.counters.stripes(&key).is_some() {
+            return self.refuse(id, Refusal::NotKept).await;
+        }
         self.reader.remember(partition, &key);
         let level = ReadLevel::Primary;
         match self.handle.start_read_at(partition, &key, level) {
@@ -258,7 +266,7 @@ impl Keeping {
             .as_ref()
             .is_some_and(|v| v.data.len() > VALUE_BYTES_MAX)
         {
-            return self.refuse(id, Refusal::TooLong).await;
+            return self.refuse(id, Refusal::NotKept).await;
         }
         let found = Found {
             id,

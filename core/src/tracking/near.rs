@@ -298,14 +298,11 @@ mod tests {
     }
 
     fn value(data: &'static str) -> Option<Value> {
-        Some(Value {
-            data: Bytes::from(data),
-            version: Position {
-                epoch: Epoch(1),
-                index: Index(1),
-            },
-            expires_at: None,
-        })
+        let version = Position {
+            epoch: Epoch(1),
+            index: Index(1),
+        };
+        Some(Value::string(Bytes::from(data), version, None))
     }
 
     fn cache() -> NearCache {

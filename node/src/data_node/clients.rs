@@ -87,7 +87,7 @@ fn routes(
         .add_service(topology.into_server())
         .add_service(diagnosis::service("client"))
         .add_service(hot_keys::service(handle.clone(), "client"))
-        .add_service(near::service(handle.clone(), clients.token()));
+        .add_service(near::service(counters.clone(), clients.token()));
     grpc::add_about(&mut routes, &CLIENT_SERVICES);
     routes.routes()
 }

@@ -144,7 +144,13 @@ impl Backend for Redis {
             Err(error) => return Started::Done(Err(error)),
         };
         if let Some(reader) = terms.reader {
-            self.handle.tracker().remember(partition, key, reader);
+            let tracker = self.handle.tracker();
+            if self.counters.stripes(key).is_some() {
+                // It is added to elsewhere, and nobody here hears of that.
+                tracker.tell_one(key, reader);
+            } else {
+                tracker.remember(partition, key, reader);
+            }
         }
         let level = match terms.level {
             ReadLevel::Primary => KvReadLevel::Primary,

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use bytes::Bytes;
+use cairn_core::counters::name::is_reserved;
 use cairn_core::hot::KeyHash;
 use cairn_core::ids::PartitionId;
 use cairn_core::tracking::{Change, Prefixes, ReaderId, Told, Tracked};
@@ -229,6 +230,13 @@ impl Tracker {
         }
     }
 
+    /// What a reader is about to read of a key is not to be kept.
+    pub fn tell_one(&self, key: &[u8], reader: ReaderId) {
+        let key = Bytes::copy_from_slice(key);
+        let told = self.tell(&[(key, vec![reader])]);
+        self.figures.flushed.increment(told);
+    }
+
     fn tell(&self, all: &[Told]) -> u64 {
         let readers = self.readers.read();
         let mut told = 0;
@@ -299,7 +307,9 @@ impl Tracker {
                 about.mail.changed(&key, *version);
                 told += 1;
             }
-            for about in broad.values() {
+            // Stripes of counters have names that nobody else may use.
+            let broad = broad.values().filter(|_| !is_reserved(&key));
+            for about in broad {
                 if let Scope::Prefixes(prefixes) = &about.scope
                     && prefixes.match_key(&key)
                     && Self::concerns(about, leads(*partition))

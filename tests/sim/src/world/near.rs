@@ -492,9 +492,6 @@ impl World {
                 covers: covers.map_or(standing.commit, |(_, index)| index),
                 applied,
             };
-            if !leads && look.vouches() == Vouch::Yes {
-                self.coverage.count("DEBUG vouched past the lease");
-            }
             match look.vouches() {
                 Vouch::Yes => {}
                 Vouch::Wait if !late => {
@@ -537,11 +534,8 @@ impl World {
             this.cache.give_up(asking.ticket);
             return;
         };
-        let found = value.clone().map(|stored| Value {
-            data: stored.value.data,
-            version: stored.version,
-            expires_at: stored.value.expires_at,
-        });
+        let found = value.clone();
+        let found = found.map(|stored| Value::string(stored.value.data, stored.version, None));
         if this.cache.answer(asking.ticket, found) {
             let of = (asking.partition, seen, value);
             this.of.insert(asking.key, of);
