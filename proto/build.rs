@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "cairn/coordinator/v1/coordinator.proto",
         "cairn/diagnosis/v1/diagnosis.proto",
         "cairn/hot/v1/hot.proto",
+        "cairn/near/v1/near.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");

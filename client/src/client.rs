@@ -34,6 +34,7 @@ use crate::counter::{Editions, Written};
 use crate::error::Error;
 use crate::known::Known;
 use crate::load;
+use crate::near::Near;
 use crate::options::Options;
 use crate::stats::{Counters, Stats, count};
 use crate::topology::{SharedMap, Topology};
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) topology: Arc<Topology>,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) near: Near,
     known: Known,
     pub(crate) editions: Editions,
     next_sequence: AtomicU64,
@@ -166,6 +168,7 @@ impl Client {
         Ok(Self {
             inner: Arc::new(Inner {
                 id: Uuid::new_v4(),
+                near: Near::new(&options, &connections, &counters, shutdown.clone()),
                 options,
                 topology,
                 connections,
@@ -812,6 +815,7 @@ impl Inner {
                 Attempt::Answered(reply) => match write_reply(reply) {
                     Ok(reply) => {
                         self.known.learn(route.partition, reply.position);
+                        self.near.wrote(&op);
                         return Ok(Written::Reply(reply));
                     }
                     Err(reason) => {

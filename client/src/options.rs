@@ -5,6 +5,7 @@ use std::time::Duration;
 use cairn_core::kv::request::WriteLevel;
 use cairn_proto::kv::Consistency;
 
+use crate::near::NearCacheOptions;
 use crate::transport::Dialer;
 
 /// How a client behaves. The defaults suit most uses.
@@ -26,6 +27,8 @@ pub struct Options {
     pub consistency: Consistency,
     /// When writes are acknowledged that name no level.
     pub write_level: WriteLevel,
+    /// Whether what [`crate::Client::get_within`] reads is kept, and how much. `None`: nothing.
+    pub near_cache: Option<NearCacheOptions>,
 }
 
 impl Default for Options {
@@ -39,6 +42,7 @@ impl Default for Options {
             dialer: Dialer::default(),
             consistency: Consistency::Default,
             write_level: WriteLevel::Quorum,
+            near_cache: None,
         }
     }
 }

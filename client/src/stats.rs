@@ -50,6 +50,12 @@ counters! {
     connects,
     /// Connections lost, or not made.
     connections_lost,
+    /// Reads that the near cache answered.
+    near_hits,
+    /// Reads that it could not answer.
+    near_misses,
+    /// Keys that it was told to have changed; everything at once counts as one.
+    near_invalidations,
     /// Newer maps taken.
     map_updates,
 }

@@ -7,6 +7,7 @@
 //!   behind their Raft log, failure detection, promotion.
 //! - [`counters`]: keys whose additions are spread over partitions.
 //! - [`features`]: what builds of different ages may use among them.
+//! - [`tracking`]: who keeps which key in a cache, and is told when it changes.
 //! - [`slots`], [`ids`], [`record`]: the words that all of them share.
 //! - [`seeded`]: mistakes for the simulator to find, which no shipped build can have.
 //!
@@ -24,3 +25,4 @@ pub mod record;
 pub mod replication;
 pub mod seeded;
 pub mod slots;
+pub mod tracking;

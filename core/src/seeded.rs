@@ -81,6 +81,10 @@ bugs! {
         "Replicas of different epochs are counted together in a quorum read.";
     ExpireWithoutEntry "expire-without-entry", rule 6:
         "A key is gone by the clock of whoever looks, without an entry that deletes it.";
+    TellBeforeApplied "tell-before-applied", rule 6:
+        "Who keeps a key is told of its change before those who read here see it.";
+    VouchPastLease "vouch-past-lease", rule 6:
+        "A primary says that what its readers keep is current although its lease has lapsed.";
     AckBeforeFlush "ack-before-flush", rule 7:
         "A replica acknowledges an entry before it is flushed.";
     AckWithoutLease "ack-without-lease", rule 7:

@@ -649,6 +649,7 @@ fn engine_config(
         },
         hot_keys: settings.hot_keys,
         key_rate: settings.key_rate,
+        tracking_bytes: usize::try_from(settings.tracking_bytes).unwrap_or(usize::MAX),
         ..EngineConfig::new(node, session, timing)
     }
 }

@@ -82,6 +82,13 @@ pub mod pb {
             tonic::include_proto!("cairn.hot.v1");
         }
     }
+    /// Package `cairn.near`.
+    pub mod near {
+        /// Package `cairn.near.v1`.
+        pub mod v1 {
+            tonic::include_proto!("cairn.near.v1");
+        }
+    }
     /// Package `opentelemetry.proto.collector.trace.v1`: what an OpenTelemetry collector takes.
     pub mod otlp {
         tonic::include_proto!("opentelemetry.proto.collector.trace.v1");

@@ -588,7 +588,8 @@ impl Applier {
 }
 
 /// The generation of a client's key; `None` for everything else.
-fn generation_of_data(key: &[u8]) -> Option<Generation> {
+#[must_use]
+pub fn generation_of_data(key: &[u8]) -> Option<Generation> {
     let (prefix, rest) = key.split_first_chunk::<8>()?;
     (rest.first() == Some(&(Kind::Data as u8))).then(|| Generation(u64::from_be_bytes(*prefix)))
 }

@@ -14,18 +14,20 @@ use crate::grpc::{
 };
 use crate::hot_keys;
 use crate::listener::Accept;
+use crate::near;
 use crate::resp::{self, RespConfig};
 use crate::settings::DataSettings;
 use crate::side::Side;
 use crate::tasks::Servers;
 
 /// The services on the port for clients.
-const CLIENT_SERVICES: [&str; 5] = [
+const CLIENT_SERVICES: [&str; 6] = [
     kv_server::SERVICE_NAME,
     keyspace_server::SERVICE_NAME,
     topology_server::SERVICE_NAME,
     diagnosis::SERVICE,
     hot_keys::SERVICE,
+    near::SERVICE,
 ];
 
 /// Serves gRPC clients, those from outside on the second port.
@@ -84,7 +86,8 @@ fn routes(
         .add_service(keyspace.into_server())
         .add_service(topology.into_server())
         .add_service(diagnosis::service("client"))
-        .add_service(hot_keys::service(handle.clone(), "client"));
+        .add_service(hot_keys::service(handle.clone(), "client"))
+        .add_service(near::service(counters.clone(), clients.token()));
     grpc::add_about(&mut routes, &CLIENT_SERVICES);
     routes.routes()
 }

@@ -15,7 +15,8 @@ use crate::counters::{Counters, Engine, Flows, Plain, StartedCount};
 use crate::grpc::MapFeed;
 use crate::partition::{self, Handle, PendingReading, ReplyQueue, WriteBatch};
 use crate::resp::backend::{AskResult, Question, ReadResult, WriteResult};
-use crate::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
+use crate::resp::{Backend, Facts, Figures, ReadLevel, ReadTerms, Session, Started};
+use crate::tracking::Tracker;
 
 /// A read on its way.
 pub(super) enum Reading {
@@ -96,6 +97,10 @@ impl Facts for Redis {
         Some(self.handle.node())
     }
 
+    fn tracker(&self) -> Option<&Arc<Tracker>> {
+        Some(self.handle.tracker())
+    }
+
     fn figures(&self) -> Figures {
         Figures {
             keys: self.handle.keys(),
@@ -133,12 +138,21 @@ impl Backend for Redis {
         }))
     }
 
-    fn read(&self, slot: u16, key: &Bytes, level: ReadLevel) -> Started<Reading> {
+    fn read(&self, slot: u16, key: &Bytes, terms: ReadTerms) -> Started<Reading> {
         let partition = match self.handle.partition_of_slot(slot) {
             Ok(partition) => partition,
             Err(error) => return Started::Done(Err(error)),
         };
-        let level = match level {
+        if let Some(reader) = terms.reader {
+            let tracker = self.handle.tracker();
+            if self.counters.stripes(key).is_some() {
+                // It is added to elsewhere, and nobody here hears of that.
+                tracker.tell_one(key, reader);
+            } else {
+                tracker.remember(partition, key, reader);
+            }
+        }
+        let level = match terms.level {
             ReadLevel::Primary => KvReadLevel::Primary,
             ReadLevel::Replica => self.readonly_level,
         };

@@ -45,7 +45,7 @@ mod users_tests;
 mod watch_tests;
 
 pub use about::add_about;
-pub(crate) use authenticate::{PROBE, admins_only, check_credential};
+pub(crate) use authenticate::{PROBE, admins_only, caller_of, check_credential};
 pub use backend::{KvBackend, ReadResult, StartedRead, WriteQueue, WriteResult};
 pub use engine::EngineWrites;
 pub use keyspace::KeyspaceServer;

@@ -16,6 +16,7 @@ use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId, ReplicaId};
 use cairn_core::record::Member;
 use cairn_core::replication::{Generation, Proof, ProofLevel, Standing};
 use cairn_core::slots::SLOTS;
+use cairn_core::tracking::Seen;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -54,6 +55,15 @@ impl Published {
                 node,
                 replica: self.replica,
             })
+    }
+
+    /// What decides whether changes of what was read here show.
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            replica: self.replica,
+            generation: self.generation,
+            serving: self.serving,
+        }
     }
 
     /// Whether it may answer at `now` (rule 5).

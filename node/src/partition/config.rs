@@ -39,6 +39,8 @@ pub struct EngineConfig {
     pub hot_keys: HotKeysShown,
     /// How often a hot key is answered.
     pub key_rate: Option<KeyRate>,
+    /// About how many bytes are taken to remember who keeps which key.
+    pub tracking_bytes: usize,
     /// What traces requests, if anything does.
     pub tracer: Tracer,
 }
@@ -60,6 +62,7 @@ impl EngineConfig {
             snapshot_rates: SnapshotRates::default(),
             hot_keys: HotKeysShown::default(),
             key_rate: None,
+            tracking_bytes: 128 << 20,
             tracer: Tracer::default(),
         }
     }

@@ -339,6 +339,7 @@ impl Engine {
                         && self.shared.set_damaged(*partition, standing.replica)
                     {
                         metrics::counter!("cairn_corrupt_replicas_total").increment(1);
+                        self.shared.tracker.flush(*partition);
                     }
                 }
                 self.links.agent.urge();
@@ -632,6 +633,7 @@ impl Engine {
             if let Some(cell) = self.shared.board.cell(partition) {
                 cell.clear();
             }
+            self.shared.tracker.flush(partition);
             self.depose(partition);
             return;
         };
@@ -642,7 +644,11 @@ impl Engine {
         };
         lane.set_generation(standing.generation, begins.unwrap_or(Index::ZERO));
         if let Some(cell) = self.shared.board.cell_or_new(partition) {
+            let before = cell.load();
             cell.publish(&standing, lane.applied());
+            if before.is_some_and(|before| before.seen().ends(Some((&standing).into()))) {
+                self.shared.tracker.flush(partition);
+            }
             // Only now, see the expirer. Of what it inherits a new primary knows nothing.
             let begins = standing.serving && !lane.serves();
             cell.expires(if begins { 0 } else { lane.take_next_expiry() });

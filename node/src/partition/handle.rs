@@ -28,6 +28,7 @@ use super::shared::Shared;
 use crate::agent::EngineLink;
 use crate::peer::Throttle;
 use crate::trace::Tracer;
+use crate::tracking::Tracker;
 
 /// The door to the partitions of this node.
 #[derive(Clone, Debug)]
@@ -361,6 +362,12 @@ impl Handle {
     pub fn hot_keys(&self) -> Option<Arc<Heated>> {
         let heat = &self.shared.heat;
         (!heat.is_off()).then(|| heat.judged())
+    }
+
+    /// Who keeps which key, and is told when it changes.
+    #[must_use]
+    pub fn tracker(&self) -> &Arc<Tracker> {
+        &self.shared.tracker
     }
 
     /// How many keys this node deleted as primary because their time was past.

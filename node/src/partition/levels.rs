@@ -28,7 +28,7 @@ use super::shared::Shared;
 /// How often a local read is tried whose state is given up under it.
 const LOCAL_TRIES: usize = 8;
 /// How long a read waits before it asks again for a proof that could not be given.
-const ASK_AGAIN: Duration = Duration::from_millis(5);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How current a state is that was read as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -333,7 +333,7 @@ impl Shared {
     }
 
     /// Waits for a proof that was asked for from now on.
-    async fn proof(
+    pub(super) async fn proof(
         &self,
         partition: PartitionId,
         cell: &Cell,

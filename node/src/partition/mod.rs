@@ -14,6 +14,7 @@
 //! - `board`: what is published of each partition; `read`, `levels`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
+//! - `vouch`: whether changes of keys that clients keep are still seen here.
 //! - `snapshot`: copies for other nodes, and from them. `copies`: how fast they may go.
 //! - `load`: how much clients ask. `heat`: for which keys most; `limit`:
 //!   how often those are answered. `traces`: entries that are traced.
@@ -45,6 +46,7 @@ mod shared;
 mod snapshot;
 mod start;
 mod traces;
+mod vouch;
 mod watch;
 
 pub use board::Published;

@@ -24,6 +24,7 @@ use super::load::Load;
 use crate::disk::{DirectoryDisk, DiskSpace};
 use crate::peer::Throttle;
 use crate::store::StateReader;
+use crate::tracking::Tracker;
 
 /// How many scans read the store at a time: each keeps a thread busy for a page.
 const SCANS_AT_ONCE: usize = 2;
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) heat: Heat,
     /// How often those are answered.
     pub(super) limit: Limit,
+    /// Who keeps which key.
+    pub(super) tracker: Arc<Tracker>,
     /// The room of the disk, once it was looked at.
     pub(super) disk_space: Mutex<Option<DiskSpace>>,
     /// Whether this node refuses writes for want of disk space.
@@ -82,6 +85,7 @@ impl Shared {
         Self {
             heat: Heat::new(config.hot_keys),
             limit: Limit::new(config.key_rate),
+            tracker: Arc::new(Tracker::new(config.tracking_bytes)),
             config,
             inbox: Inbox::default(),
             board: Board::new(),

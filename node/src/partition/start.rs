@@ -26,9 +26,11 @@ use super::inbox::Input;
 use super::links::Links;
 use super::shared::Shared;
 use super::snapshot::Fetcher;
+use super::vouch;
 use crate::disk::{DirectoryDisk, WalHandle};
 use crate::peer::Throttle;
 use crate::store::{Applied, ApplyHandle, StateReader, StorageCallbacks};
+use crate::tracking::Watching;
 
 /// An engine that does not run yet.
 #[derive(Debug)]
@@ -73,7 +75,8 @@ impl Prepared {
     /// What the storage is to call.
     #[must_use]
     pub fn callbacks(&self) -> StorageCallbacks {
-        let (flushed, applied, corrupt, disk, space, sizes) = (
+        let (flushed, applied, keys, corrupt, disk, space, sizes) = (
+            Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
@@ -94,6 +97,13 @@ impl Prepared {
                     }
                 }
                 applied.inbox.push_quietly(Input::Applied(all.to_vec()));
+            }),
+            keys: Arc::new(Watching {
+                tracker: Arc::clone(&keys.tracker),
+                leads: move |partition| {
+                    let here = keys.board.load(partition);
+                    here.is_some_and(|here| here.is_primary(keys.config.node))
+                },
             }),
             corrupt: Arc::new(move |partition| {
                 let event = Event::Corrupt {
@@ -167,6 +177,7 @@ impl Prepared {
         };
         let expirer = runtime.spawn(expiry::run(Arc::clone(&shared)));
         let heat = runtime.spawn(heat::run(Arc::clone(&shared), Arc::clone(&links.agent)));
+        let vouching = runtime.spawn(vouch::run(Arc::clone(&shared)));
         let engine = Engine::new(Parts {
             shared: Arc::clone(&shared),
             core,
@@ -194,7 +205,7 @@ impl Prepared {
         Ok(RunningEngine {
             handle: Handle { shared },
             thread: Some(thread),
-            tasks: [expirer, heat],
+            tasks: [expirer, heat, vouching],
         })
     }
 }
@@ -204,7 +215,7 @@ impl Prepared {
 pub struct RunningEngine {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
-    tasks: [tokio::task::JoinHandle<()>; 2],
+    tasks: [tokio::task::JoinHandle<()>; 3],
 }
 
 impl RunningEngine {

@@ -1,12 +1,16 @@
 //! What the Redis listener needs of the rest of the node.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cairn_core::ids::NodeId;
 use cairn_core::kv::request::{RequestError, Value, WriteReply, WriteRequest};
+use cairn_core::tracking::ReaderId;
 use futures::future::BoxFuture;
+
+use crate::tracking::Tracker;
 
 /// The result of a write.
 pub type WriteResult = Result<WriteReply, RequestError>;
@@ -69,6 +73,15 @@ pub enum ReadLevel {
     Replica,
 }
 
+/// How a connection reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReadTerms {
+    /// From which replicas it may be answered.
+    pub level: ReadLevel,
+    /// Who is told when the key changes: it is remembered before the key is read.
+    pub reader: Option<ReaderId>,
+}
+
 /// Serves keys by slot.
 pub trait Backend: Facts {
     /// What one connection writes through.
@@ -84,7 +97,7 @@ pub trait Backend: Facts {
     ///
     /// The key shares the connection's read buffer: whoever keeps it for longer
     /// than the request lasts copies it, else it holds a whole buffer in memory.
-    fn read(&self, slot: u16, key: &Bytes, level: ReadLevel) -> Started<Self::Read>;
+    fn read(&self, slot: u16, key: &Bytes, terms: ReadTerms) -> Started<Self::Read>;
 
     /// Starts a question. It sees every write of the connection that was answered before.
     fn ask(&self, question: Question) -> BoxFuture<'static, AskResult>;
@@ -120,6 +133,11 @@ pub trait Session: Send + Unpin + 'static {
 pub trait Facts: Send + Sync + 'static {
     /// The number of this node, once the coordinators gave it one.
     fn node(&self) -> Option<NodeId>;
+
+    /// Who keeps which key, and is told when it changes. `None`: nobody tells.
+    fn tracker(&self) -> Option<&Arc<Tracker>> {
+        None
+    }
 
     /// Figures for `INFO`.
     fn figures(&self) -> Figures {

@@ -10,6 +10,7 @@ use super::backend::{Question, ReadLevel};
 use super::encode::{Encoder, Protocol, parse_integer};
 use super::parser::Range;
 use super::shared::{Client, Shared};
+use super::tracking::Tracking;
 use super::words;
 use crate::users::{Caller, Checking};
 
@@ -114,6 +115,10 @@ pub(crate) struct Session {
     pub(crate) level: ReadLevel,
     pub(crate) replies: Replies,
     pub(crate) no_evict: bool,
+    /// It keeps what it reads, and is told when that changes.
+    pub(crate) tracking: Option<Tracking>,
+    /// It said `SUBSCRIBE`, so that RESP2 too can tell it what others redirect here.
+    pub(crate) subscribed: bool,
 }
 
 impl Session {
@@ -125,6 +130,8 @@ impl Session {
             level: ReadLevel::default(),
             replies: Replies::default(),
             no_evict: false,
+            tracking: None,
+            subscribed: false,
         }
     }
 }

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use cairn_core::kv::request::WriteRequest;
+use cairn_core::tracking::ReaderId;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, warn};
 
-use super::backend::{Backend, Session as _};
+use super::backend::{Backend, ReadTerms, Session as _};
 use super::call::{Action, Args, Call, Hello, LogIn, Refusal, Replies, Session};
 use super::commands;
 use super::encode::{Encoder, Protocol};
@@ -27,6 +28,7 @@ use super::parser::{Found, Parser, Range};
 use super::queue::{Cost, Queue, Runner, Terms};
 use super::render;
 use super::shared::{Client, Count, Fate, Shared};
+use super::tracking::{self, Tracking};
 use crate::budget::Room;
 use crate::users::{Caller, Checking, Denied};
 
@@ -76,6 +78,8 @@ pub(crate) struct Connection<B: Backend, S> {
     /// A credential that is being checked. Until then nothing is run.
     login: Option<PendingLogIn>,
     last_command: &'static str,
+    /// Who is told when a key changes that the command under way reads.
+    reader: Option<ReaderId>,
     /// Bytes read and written since the stall clock was set.
     progress: usize,
     stalled: bool,
@@ -126,6 +130,7 @@ pub(crate) async fn run<B: Backend, S>(
         ending: Ending::No,
         login: None,
         last_command: "",
+        reader: None,
         progress: 0,
         stalled: false,
         leaving: None,
@@ -149,7 +154,8 @@ where
             Fate::Killed => return Poll::Ready(Ok(())),
         }
         for _ in 0..TURNS {
-            let mut progress = self.collect(context);
+            let mut progress = self.deliver();
+            progress |= self.collect(context);
             progress |= self.poll_login(context);
             progress |= self.run_commands();
             self.render();
@@ -160,7 +166,8 @@ where
             self.shared.counts.add(Count::OutputBytes, written as u64);
             self.progress += written;
             // Room for more replies, and so for more commands.
-            progress |= written > 0 && (self.wanted == 0 || self.queue.front().is_some());
+            progress |= written > 0
+                && (self.wanted == 0 || self.queue.front().is_some() || self.has_mail());
             match flushed {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) if self.is_over() => return self.poll_shutdown(context),
@@ -238,8 +245,51 @@ where
                 return;
             };
             render::due(&due, &mut self.output, &self.shared);
+            if let Some(tracking) = &mut self.session.tracking {
+                tracking.answered(&due);
+            }
             self.queue.pop();
         }
+    }
+
+    /// Whether something waits to be told that no command asked for.
+    fn has_mail(&self) -> bool {
+        let client = &self.client;
+        !client.mail.is_empty() || !client.redirected.is_empty()
+    }
+
+    /// Tells of keys that changed, behind the answers to all commands that came before: the
+    /// value that one of them read may be the old one.
+    fn deliver(&mut self) -> bool {
+        let holds = |tracking: &Tracking| tracking.holds_mail();
+        if !self.has_mail() && !self.session.tracking.as_ref().is_some_and(holds) {
+            return false;
+        }
+        let waiting = self.output.len() + self.queue.reply_bytes();
+        let has_room = waiting < self.shared.config.limits.output_bytes;
+        // What another connection is told takes no room here.
+        let redirects = |tracking: &Tracking| tracking.redirect.is_some();
+        if !has_room && !self.session.tracking.as_ref().is_some_and(redirects) {
+            return false;
+        }
+        let mut told = tracking::Messages::new(&self.session, &self.client);
+        if let Some(tracking) = &mut self.session.tracking {
+            let progress = (self.queue.taken(), self.queue.popped());
+            tracking.deliver(&self.client, &self.shared.clients, progress, &mut told);
+        } else {
+            // Left from before it ceased to keep anything.
+            drop(self.client.mail.take());
+        }
+        if has_room && !self.client.redirected.is_empty() {
+            let post = self.client.redirected.take();
+            told.redirected(post, self.session.subscribed);
+        }
+        let messages = told.into_bytes();
+        let is_any = !messages.is_empty();
+        if is_any {
+            self.local(false, |to, _| to.extend_from_slice(&messages));
+        }
+        is_any
     }
 
     /// Whether another command may be run.
@@ -369,6 +419,11 @@ where
                 true
             }
         };
+        self.reader = self
+            .session
+            .tracking
+            .as_mut()
+            .and_then(Tracking::begin_command);
         let key_bytes_max = self.shared.config.limits.key_bytes;
         let admitted = commands::admit(args, key_bytes_max, &self.session.caller);
         let (command, slot) = match admitted {
@@ -387,6 +442,13 @@ where
                 return self.refuse(mute, &refusal.0);
             }
         };
+        if self.session.subscribed
+            && self.session.protocol == Protocol::Two
+            && !tracking::SUBSCRIBED.contains(&command.name)
+        {
+            let refusal = tracking::not_while_subscribed(command.name);
+            return self.refuse(mute, &refusal.0);
+        }
         if self.last_command != command.name {
             self.last_command = command.name;
             self.client.about.lock().command = command.name;
@@ -493,7 +555,10 @@ where
             hold: self.shared.config.failover_hold,
             reply_bytes_max: self.shared.config.limits.reply_bytes,
         };
-        let level = self.session.level;
+        let how = ReadTerms {
+            level: self.session.level,
+            reader: self.reader,
+        };
         match action {
             Action::Replied | Action::Silent | Action::Quit | Action::LogIn(_) => {}
             Action::Write { op, shape } => {
@@ -504,7 +569,7 @@ where
                 self.queue.write(&mut runner, terms, shape, request);
             }
             Action::Read { key, shape } => {
-                let result = self.queue.read(&mut runner, terms, shape, key, level);
+                let result = self.queue.read(&mut runner, terms, shape, key, how);
                 if let Some(result) = result
                     && !terms.mute
                 {
@@ -513,7 +578,7 @@ where
             }
             Action::Ask(question) => self.queue.ask(terms, question),
             Action::ReadMany { keys, shape } => {
-                self.queue.read_many(terms, shape, keys, level);
+                self.queue.read_many(terms, shape, keys, how);
             }
         }
     }

@@ -135,6 +135,14 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    /// The head of a message of so many elements that answers no command.
+    pub fn push(&mut self, elements: usize) {
+        match self.protocol {
+            Protocol::Two => self.header(b'*', elements as i64),
+            Protocol::Three => self.header(b'>', elements as i64),
+        }
+    }
+
     /// Text for people: verbatim where there is such a thing.
     pub fn text(&mut self, text: &str) {
         match self.protocol {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use cairn_core::kv::request::RequestError;
 
-use super::backend::{Backend, ReadLevel, ReadResult, Started};
+use super::backend::{Backend, ReadResult, ReadTerms, Started};
 
 /// How many reads of one command may be under way at a time.
 const AT_ONCE: usize = 16;
@@ -49,7 +49,7 @@ impl<B: Backend> Many<B> {
         backend: &B,
         slot: u16,
         keys: &[Bytes],
-        level: ReadLevel,
+        how: ReadTerms,
         context: &mut Context<'_>,
     ) -> bool {
         let mut running = std::mem::take(&mut self.running);
@@ -68,7 +68,7 @@ impl<B: Backend> Many<B> {
             let Some(key) = keys.get(self.next) else {
                 return false;
             };
-            match backend.read(slot, key, level) {
+            match backend.read(slot, key, how) {
                 Started::Done(result) => self.take(self.next, result),
                 Started::Waiting(mut future) => match Pin::new(&mut future).poll(context) {
                     Poll::Ready(result) => self.take(self.next, result),

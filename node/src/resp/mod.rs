@@ -3,6 +3,7 @@
 //! - `parser`, `encode`: the wire. `connection`: the task of one client. `queue`: its
 //!   commands that wait, and their order. `output`: its replies that wait.
 //! - `commands`: the table and the handlers. `words`: the errors. `render`: replies.
+//! - `tracking`: what a client is told of keys that it keeps.
 //! - `topology`: the cluster map as Redis clients read it.
 //! - `shared`: what all connections share: clients, counts, limits.
 //!
@@ -23,10 +24,12 @@ mod render;
 mod server;
 mod shared;
 mod topology;
+mod tracking;
 mod words;
 
 pub use backend::{
-    AskResult, Backend, Facts, Figures, Found, Question, ReadLevel, ScanQuestion, Session, Started,
+    AskResult, Backend, Facts, Figures, Found, Question, ReadLevel, ReadTerms, ScanQuestion,
+    Session, Started,
 };
 pub use config::{EndpointType, Limits, RespConfig};
 pub use server::{Server, serve};

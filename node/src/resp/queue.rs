@@ -19,12 +19,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cairn_core::kv::request::{RequestError, WriteRequest};
+use cairn_core::kv::request::{RequestError, WriteOp, WriteRequest};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::backend::{
-    AskResult, Backend, Found, Question, ReadLevel, ReadResult, Session as _, Started, WriteResult,
+    AskResult, Backend, Found, Question, ReadResult, ReadTerms, Session as _, Started, WriteResult,
 };
 use super::call::{ManyShape, ReadShape, WriteShape};
 use super::encode::Protocol;
@@ -65,13 +65,13 @@ enum Work<B: Backend> {
     Read {
         shape: ReadShape,
         key: Bytes,
-        level: ReadLevel,
+        how: ReadTerms,
         phase: Phase<B::Read, ReadResult>,
     },
     Many {
         shape: ManyShape,
         keys: Vec<Bytes>,
-        level: ReadLevel,
+        how: ReadTerms,
         phase: Phase<Box<Many<B>>, ManyResult<B>>,
     },
     Ask {
@@ -112,7 +112,7 @@ pub(crate) enum Reply<'a, B: Backend> {
     /// Encoded already.
     Encoded(&'a [u8]),
     /// Of a write.
-    Write(WriteShape, &'a WriteResult),
+    Write(WriteShape, &'a WriteResult, &'a WriteOp),
     /// Of a read.
     Read(ReadShape, &'a ReadResult),
     /// Of a question about all keys.
@@ -293,7 +293,7 @@ impl<B: Backend> Queue<B> {
         terms: Terms,
         shape: ReadShape,
         key: Bytes,
-        level: ReadLevel,
+        how: ReadTerms,
     ) -> Option<ReadResult> {
         let slot = terms.slot;
         let mut refused = None;
@@ -301,7 +301,7 @@ impl<B: Backend> Queue<B> {
             self.deferred += 1;
             Phase::Deferred
         } else {
-            match runner.backend.read(slot, &key, level) {
+            match runner.backend.read(slot, &key, how) {
                 Started::Done(result) => {
                     if is_without_primary(result.as_ref().err()) && !runner.hold.is_zero() {
                         self.held += 1;
@@ -328,7 +328,7 @@ impl<B: Backend> Queue<B> {
             work: Work::Read {
                 shape,
                 key,
-                level,
+                how,
                 phase,
             },
         });
@@ -341,7 +341,7 @@ impl<B: Backend> Queue<B> {
         terms: Terms,
         shape: ManyShape,
         keys: Vec<Bytes>,
-        level: ReadLevel,
+        how: ReadTerms,
     ) {
         self.deferred += 1;
         self.entries.push_back(Entry {
@@ -351,7 +351,7 @@ impl<B: Backend> Queue<B> {
             work: Work::Many {
                 shape,
                 keys,
-                level,
+                how,
                 phase: Phase::Deferred,
             },
         });
@@ -480,15 +480,14 @@ impl<B: Backend> Queue<B> {
                     }
                 }
                 Work::Many {
-                    keys, level, phase, ..
+                    keys, how, phase, ..
                 } => {
                     let Phase::Running(many) = phase else {
                         continue;
                     };
                     let may_grow = std::mem::take(&mut first) || gathered < runner.reply_bytes_max;
                     if may_grow {
-                        changed |=
-                            many.poll(runner.backend, entry.terms.slot, keys, *level, context);
+                        changed |= many.poll(runner.backend, entry.terms.slot, keys, *how, context);
                     }
                     gathered += many.bytes();
                     if !many.is_done() {
@@ -587,13 +586,13 @@ impl<B: Backend> Queue<B> {
                     }
                 }
                 Work::Read {
-                    key, level, phase, ..
+                    key, how, phase, ..
                 } => {
                     if matches!(phase, Phase::Deferred)
                         && self.reading < READING_MAX
                         && !writes.contains(slot)
                     {
-                        *phase = match runner.backend.read(slot, key, *level) {
+                        *phase = match runner.backend.read(slot, key, *how) {
                             Started::Done(result) => {
                                 refusals |= is_without_primary(result.as_ref().err());
                                 self.reply_bytes += value_bytes(&result);
@@ -654,6 +653,11 @@ impl<B: Backend> Queue<B> {
         changed
     }
 
+    /// How many commands were answered and handed over so far.
+    pub(crate) fn popped(&self) -> u64 {
+        self.first
+    }
+
     /// Hands over the first reply, if it is there.
     pub(crate) fn front(&self) -> Option<Due<'_, B>> {
         let entry = self.entries.front()?;
@@ -661,9 +665,9 @@ impl<B: Backend> Queue<B> {
             Work::Local(bytes) => Reply::Encoded(bytes),
             Work::Write {
                 shape,
+                request,
                 phase: Phase::Finished(result),
-                ..
-            } => Reply::Write(*shape, result),
+            } => Reply::Write(*shape, result, &request.op),
             Work::Read {
                 shape,
                 phase: Phase::Finished(result),

@@ -21,7 +21,7 @@ pub(crate) fn due<B: Backend>(due: &Due<'_, B>, output: &mut Output, shared: &Sh
     }
     match reply {
         Reply::Encoded(bytes) => output.raw(bytes),
-        Reply::Write(shape, result) => write(*shape, result, terms, output, shared),
+        Reply::Write(shape, result, _) => write(*shape, result, terms, output, shared),
         Reply::Read(shape, result) => read(*shape, result, terms, output, shared),
         Reply::Found(Ok(found)) => self::found(found, terms.protocol, output),
         Reply::Found(Err(error)) => refuse(error, terms, output, shared),

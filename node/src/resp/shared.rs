@@ -16,6 +16,7 @@ use super::config::{EndpointType, RespConfig};
 use super::topology::Topology;
 use crate::listener::Ends;
 use crate::side::Side;
+use crate::tracking::Mail;
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -207,7 +208,11 @@ pub(crate) struct Client {
     pub(crate) id: u64,
     pub(crate) ends: Ends,
     pub(crate) since: Instant,
-    pub(crate) waker: AtomicWaker,
+    pub(crate) waker: Arc<AtomicWaker>,
+    /// What it is told of keys that it keeps.
+    pub(crate) mail: Arc<Mail>,
+    /// What others were told who have it redirected here.
+    pub(crate) redirected: Arc<Mail>,
     fate: AtomicU8,
     /// The tick of its last command.
     active: AtomicU32,
@@ -227,7 +232,19 @@ pub(crate) struct About {
     pub(crate) library_version: String,
     pub(crate) resp: i64,
     pub(crate) read_only: bool,
+    /// What it is told of keys that it keeps, if anything.
+    pub(crate) tracking: Option<AboutTracking>,
     pub(crate) command: &'static str,
+}
+
+/// How a client is told of keys that it keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct AboutTracking {
+    pub(crate) broadcast: bool,
+    /// The client that is told in its place.
+    pub(crate) redirect: Option<u64>,
+    /// That one is gone.
+    pub(crate) is_broken: bool,
 }
 
 const NOT_STALLED: u32 = u32::MAX;
@@ -236,11 +253,14 @@ impl Clients {
     /// Lists a new connection.
     pub(crate) fn open(&self, ends: Ends, user: &str) -> Arc<Client> {
         let tick = self.tick.load(Ordering::Relaxed);
+        let waker = Arc::new(AtomicWaker::new());
         let client = Arc::new(Client {
+            mail: Arc::new(Mail::new(Arc::clone(&waker))),
+            redirected: Arc::new(Mail::new(Arc::clone(&waker))),
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             ends,
             since: Instant::now(),
-            waker: AtomicWaker::new(),
+            waker,
             fate: AtomicU8::new(Fate::Lives as u8),
             active: AtomicU32::new(tick),
             stalled: AtomicU32::new(NOT_STALLED),
@@ -261,6 +281,11 @@ impl Clients {
     /// Strikes a connection from the list.
     pub(crate) fn close(&self, id: u64) {
         self.open.lock().remove(&id);
+    }
+
+    /// The open connection of that number.
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Client>> {
+        self.open.lock().get(&id).cloned()
     }
 
     /// How many there are.

@@ -198,6 +198,8 @@ pub struct DataSettings {
     pub window_bytes: usize,
     /// The value cache.
     pub value_cache_bytes: u64,
+    /// What remembering who keeps which key may take.
+    pub tracking_bytes: u64,
     /// The store's block cache.
     pub store_cache_bytes: u64,
     /// The store's memtable.
@@ -411,6 +413,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         log_memory_bytes: bounded("CAIRN_LOG_MEMORY_BYTES", 128 * MIB, MIB..=256 * GIB),
         window_bytes: bounded("CAIRN_WINDOW_BYTES", 4 * MIB, 64 * KIB..=GIB),
         value_cache_bytes: reader.bytes("CAIRN_VALUE_CACHE_BYTES", 64 * MIB, 0..=1024 * GIB),
+        tracking_bytes: reader.bytes("CAIRN_TRACKING_BYTES", 128 * MIB, MIB..=1024 * GIB),
         store_cache_bytes: reader.bytes("CAIRN_STORE_CACHE_BYTES", 64 * MIB, MIB..=1024 * GIB),
         store_memtable_bytes: reader.bytes("CAIRN_STORE_MEMTABLE_BYTES", 64 * MIB, MIB..=4 * GIB),
         store_journal_bytes: reader.bytes(

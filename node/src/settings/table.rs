@@ -481,6 +481,14 @@ pub const SETTINGS: &[Setting] = &[
         "The cache of values in front of the store.",
     ),
     row(
+        "CAIRN_TRACKING_BYTES",
+        Data,
+        Bounds,
+        "128MiB",
+        "bytes",
+        "The most memory for remembering which client keeps which key in a cache, about 110 bytes and the key for each; where it is full, clients are told to drop some of them. See hot-keys.md.",
+    ),
+    row(
         "CAIRN_STORE_CACHE_BYTES",
         Data,
         Bounds,

@@ -7,8 +7,10 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use cairn_core::ids::{Index, Mark, PartitionId};
+use cairn_core::kv::VersionedValue;
 use cairn_core::replication::{Generation, LogEntry};
-use cairn_storage::state::{Applier, ApplyObserver};
+use cairn_core::tracking::{BatchStage, Change};
+use cairn_storage::state::{Applier, ApplyObserver, KEY_PREFIX_BYTES, generation_of_data};
 use cairn_storage::store::{StoreChange, StoreError};
 use parking_lot::{Condvar, Mutex};
 
@@ -16,7 +18,7 @@ use super::FjallStore;
 use super::cache::ValueCache;
 use super::counts::KeyCounts;
 use super::maintenance::MaintenanceHandle;
-use super::open::CorruptCallback;
+use super::open::{CorruptCallback, KeyWatch};
 use crate::disk::fatal;
 
 /// Where a batch is closed and written.
@@ -35,6 +37,12 @@ pub struct Applied {
 
 /// What the apply thread calls with the partitions that moved on.
 pub type AppliedCallback = Box<dyn FnMut(&[Applied]) + Send>;
+
+/// Whom the apply thread tells of what it did.
+pub(super) struct WhoIsTold {
+    pub(super) applied: AppliedCallback,
+    pub(super) keys: Arc<dyn KeyWatch>,
+}
 
 #[derive(Debug)]
 enum Job {
@@ -80,7 +88,7 @@ impl ApplyHandle {
         cache: Arc<ValueCache>,
         counts: Arc<KeyCounts>,
         maintenance: MaintenanceHandle,
-        applied: AppliedCallback,
+        WhoIsTold { applied, keys }: WhoIsTold,
         corrupt: CorruptCallback,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
@@ -90,6 +98,7 @@ impl ApplyHandle {
             counts,
             maintenance,
             applied,
+            keys,
             corrupt,
             damaged: BTreeSet::new(),
             applier: Applier::default(),
@@ -180,6 +189,7 @@ struct Worker {
     counts: Arc<KeyCounts>,
     maintenance: MaintenanceHandle,
     applied: AppliedCallback,
+    keys: Arc<dyn KeyWatch>,
     corrupt: CorruptCallback,
     /// Generations to which an entry could not be applied: nothing is built upon them.
     damaged: BTreeSet<Generation>,
@@ -269,6 +279,7 @@ impl Worker {
         let mut watcher = Watcher {
             cache: &self.cache,
             counts: &self.counts,
+            keys: &*self.keys,
             touched: &self.touched,
             moved: Vec::with_capacity(self.touched.len()),
             unreadable: Vec::new(),
@@ -296,6 +307,7 @@ impl Worker {
 struct Watcher<'a> {
     cache: &'a ValueCache,
     counts: &'a KeyCounts,
+    keys: &'a dyn KeyWatch,
     /// Sorted by generation.
     touched: &'a [(Generation, PartitionId)],
     moved: Vec<Applied>,
@@ -307,6 +319,24 @@ impl Watcher<'_> {
         let at = self.touched.partition_point(|(g, _)| *g < generation);
         let (_, partition) = self.touched.get(at).filter(|(g, _)| *g == generation)?;
         Some(*partition)
+    }
+
+    /// Tells of the keys that change, when it is time for that.
+    fn tell(&self, stage: BatchStage, changes: &[StoreChange]) {
+        if !stage.tells() || !self.keys.wants() {
+            return;
+        }
+        let changes = changes.iter().filter_map(|(key, value)| {
+            let generation = generation_of_data(key)?;
+            // One whose version cannot be read is damaged, which its reader finds.
+            let version = value.clone().and_then(|v| VersionedValue::decode(v).ok());
+            Some(Change {
+                partition: self.partition_of(generation)?,
+                key: key.slice(KEY_PREFIX_BYTES..),
+                version: version.map(|stored| stored.version),
+            })
+        });
+        self.keys.changed(&changes.collect::<Vec<_>>());
     }
 }
 
@@ -323,10 +353,12 @@ impl ApplyObserver for Watcher<'_> {
 
     fn before(&mut self, changes: &[StoreChange]) {
         self.cache.begin(changes);
+        self.tell(BatchStage::Begun, changes);
     }
 
     fn after(&mut self, changes: &[StoreChange]) {
         self.cache.finish(changes);
+        self.tell(BatchStage::Seen, changes);
     }
 
     fn moved(&mut self, generation: Generation, applied: Mark, keys: u64) {

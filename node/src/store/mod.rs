@@ -24,8 +24,8 @@ mod snapshot;
 pub use apply::{Applied, AppliedCallback, ApplyHandle};
 pub use fjall_store::FjallStore;
 pub use open::{
-    CorruptCallback, NodeStorage, SizesCallback, StorageCallbacks, StorageCloser, StorageConfig,
-    StorageError,
+    CorruptCallback, KeyWatch, NodeStorage, SizesCallback, StorageCallbacks, StorageCloser,
+    StorageConfig, StorageError,
 };
 pub(crate) use opening::remove_unfinished;
 pub use read::{Due, DueBounds, KeyRange, StateReader, TableRows};

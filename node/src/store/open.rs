@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use cairn_core::ids::PartitionId;
 use cairn_core::replication::{DiskRoom, Generation, RecoveredPartition};
+use cairn_core::tracking::Change;
 use cairn_storage::disk::Disk;
 use cairn_storage::format::segment_header::LogIdentity;
 use cairn_storage::state;
 use cairn_storage::store::StoreError;
 use cairn_storage::wal::{LogReader, Wal, WalError};
 
-use super::apply::AppliedCallback;
+use super::apply::{AppliedCallback, WhoIsTold};
 use super::cache::ValueCache;
 use super::counts::KeyCounts;
 use super::maintenance::{MaintenanceHandle, PersistAfter, Place, Told};
@@ -69,12 +70,33 @@ pub type CorruptCallback = Arc<dyn Fn(PartitionId) + Send + Sync>;
 /// What is called with generations and about how many bytes each takes, ascending.
 pub type SizesCallback = Box<dyn FnMut(Vec<(Generation, u64)>) + Send>;
 
+/// Who wants to know which keys of clients change.
+pub trait KeyWatch: Send + Sync {
+    /// Whether anybody does, asked after a change can be seen: whoever has begun to want it
+    /// before it read is not passed over.
+    fn wants(&self) -> bool;
+
+    /// These keys have changed, and every read here sees it.
+    fn changed(&self, changes: &[Change]);
+}
+
+/// Nobody does.
+impl KeyWatch for () {
+    fn wants(&self) -> bool {
+        false
+    }
+
+    fn changed(&self, _: &[Change]) {}
+}
+
 /// What the storage's threads call. None of them may block for long.
 pub struct StorageCallbacks {
     /// From the log's thread: everything up to the record of this number is durable.
     pub flushed: Box<dyn FnMut(u64) + Send>,
     /// From the apply thread: these partitions' states have moved on.
     pub applied: AppliedCallback,
+    /// From the apply thread, before that: which keys have changed.
+    pub keys: Arc<dyn KeyWatch>,
     /// From the log's thread and the apply thread: the partition's replica is damaged.
     /// Comes before whatever else would vouch for it.
     pub corrupt: CorruptCallback,
@@ -209,6 +231,7 @@ impl NodeStorage {
         let StorageCallbacks {
             flushed,
             applied,
+            keys,
             corrupt,
             disk_room,
             disk_space,
@@ -288,7 +311,7 @@ impl NodeStorage {
             Arc::clone(&cache),
             Arc::clone(&counts),
             maintenance.clone(),
-            applied,
+            WhoIsTold { applied, keys },
             corrupt,
         )
         .map_err(StorageError::io("start the apply thread"))?;

@@ -220,7 +220,7 @@ async fn connection() {
 async fn hello() {
     let map = |proto: &str, head: &str| {
         format!(
-            "{head}\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:{proto}\r\n\
+            "{head}\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.4.0\r\n$5\r\nproto\r\n:{proto}\r\n\
              $2\r\nid\r\n:1\r\n$4\r\nmode\r\n$7\r\ncluster\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"
         )
     };
@@ -358,7 +358,7 @@ async fn info_has_the_sections_that_tools_read() {
     let info = client.bulk().await;
     for line in [
         "# Server",
-        "redis_version:7.0.15",
+        "redis_version:7.4.0",
         "redis_mode:cluster",
         "# Clients",
         "connected_clients:1",

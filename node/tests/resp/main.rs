@@ -7,5 +7,6 @@ mod hostile;
 mod http;
 mod memory;
 mod support;
+mod tracking;
 mod users;
 mod writes;

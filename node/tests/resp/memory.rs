@@ -19,11 +19,14 @@ use cairn_core::record::{
     PartitionRecord, ReplicaSet,
 };
 use cairn_core::slots::range_of_partition;
+use cairn_core::tracking::Change;
 use cairn_node::resp::backend::{AskResult, Found, Question, ReadResult, WriteResult};
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
-use cairn_node::resp::{Backend, Facts, Figures, ReadLevel, Session, Started};
+use cairn_node::resp::{Backend, Facts, Figures, ReadTerms, Session, Started};
+use cairn_node::store::KeyWatch;
+use cairn_node::tracking::{Tracker, Watching};
 
 /// The node behind the listener.
 pub(crate) const HERE: NodeId = NodeId(1);
@@ -138,6 +141,7 @@ pub(crate) struct Memory {
     state: Mutex<State>,
     answering: Answering,
     map_changed: Arc<Notify>,
+    pub(crate) tracker: Arc<Tracker>,
 }
 
 impl Memory {
@@ -146,6 +150,7 @@ impl Memory {
             state: Mutex::default(),
             answering,
             map_changed: Arc::default(),
+            tracker: Arc::new(Tracker::new(1 << 20)),
         }
     }
 
@@ -164,13 +169,26 @@ impl Memory {
         self.state.lock().expect("no test panics with it").started
     }
 
+    /// Carries out the last of the writes that wait; returns how many there were.
+    pub(crate) fn answer_last(&self) -> usize {
+        let tracker = Arc::clone(&self.tracker);
+        let mut state = self.state.lock().expect("no test panics with it");
+        let Some((inbox, token, request)) = state.waiting.pop() else {
+            return 0;
+        };
+        let result = state.write(&tracker, request);
+        give(&inbox, token, result);
+        1
+    }
+
     /// Carries out so many of the writes that wait; returns how many there were.
     pub(crate) fn answer(&self, most: usize) -> usize {
+        let tracker = Arc::clone(&self.tracker);
         let mut state = self.state.lock().expect("no test panics with it");
         let count = state.waiting.len().min(most);
         let due: Vec<_> = state.waiting.drain(..count).collect();
         for (inbox, token, request) in due {
-            let result = state.write(request);
+            let result = state.write(&tracker, request);
             give(&inbox, token, result);
         }
         count
@@ -191,7 +209,7 @@ fn give(inbox: &Answers, token: u64, result: WriteResult) {
 }
 
 impl State {
-    fn write(&mut self, request: WriteRequest) -> WriteResult {
+    fn write(&mut self, tracker: &Arc<Tracker>, request: WriteRequest) -> WriteResult {
         if let Some(error) = &self.refusal {
             return Err(error.clone());
         }
@@ -209,7 +227,13 @@ impl State {
             epoch: Epoch(3),
             index: Index(self.index),
         };
+        let mut changes = Vec::new();
         for (key, value) in body.writes {
+            changes.push(Change {
+                partition: PartitionId(0),
+                key: key.clone(),
+                version: value.as_ref().map(|_| position),
+            });
             match value {
                 None => {
                     self.keys.remove(&key);
@@ -227,6 +251,12 @@ impl State {
                 }
             }
         }
+        let tracker = Arc::clone(tracker);
+        let watching = Watching {
+            tracker,
+            leads: |_| true,
+        };
+        watching.changed(&changes);
         Ok(WriteReply { outcome, position })
     }
 }
@@ -258,6 +288,10 @@ pub(crate) struct Shared(pub(crate) Arc<Memory>);
 impl Facts for Shared {
     fn node(&self) -> Option<NodeId> {
         self.0.node()
+    }
+
+    fn tracker(&self) -> Option<&Arc<Tracker>> {
+        Some(&self.0.tracker)
     }
 
     fn figures(&self) -> Figures {
@@ -304,7 +338,10 @@ impl Backend for Shared {
         Box::pin(std::future::ready(found))
     }
 
-    fn read(&self, _: u16, key: &Bytes, _: ReadLevel) -> Started<Ready<ReadResult>> {
+    fn read(&self, _: u16, key: &Bytes, terms: ReadTerms) -> Started<Ready<ReadResult>> {
+        if let Some(reader) = terms.reader {
+            self.0.tracker.remember(PartitionId(0), key, reader);
+        }
         let state = self.0.state.lock().expect("no test panics with it");
         Started::Done(match &state.refusal {
             Some(error) => Err(error.clone()),
@@ -336,7 +373,7 @@ impl Session for Writes {
                 .push((Arc::clone(&self.inbox), token, request));
             return;
         }
-        let result = state.write(request);
+        let result = state.write(&self.memory.tracker, request);
         give(&self.inbox, token, result);
     }
 

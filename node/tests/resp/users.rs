@@ -208,7 +208,7 @@ async fn what_follows_a_login_in_a_pipeline_waits_for_it() {
     client.expect(NO_AUTH).await;
     client.expect("%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n").await;
     client
-        .expect("$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1\r\n")
+        .expect("$7\r\nversion\r\n$5\r\n7.4.0\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1\r\n")
         .await;
     client
         .expect(

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 
+from redis.cache import CacheConfig, CacheFactory
 from redis.cluster import LoadBalancingStrategy, RedisCluster
 from redis.exceptions import RedisError, ResponseError
 
@@ -123,6 +124,23 @@ def all_primaries(client):
     check("DBSIZE", client.dbsize(target_nodes=RedisCluster.PRIMARIES) >= len(mine), True)
 
 
+def kept_values(client, host, port):
+    """What a client keeps is dropped once another one changed it."""
+    keys = [f"py:kept:{number}" for number in range(100)]
+    for one in keys:
+        client.set(one, "old")
+    cache = CacheFactory(CacheConfig()).get_cache()
+    with RedisCluster(host=host, port=port, protocol=3, cache=cache) as keeper:
+        for one in keys:
+            check(f"GET of {one}", keeper.get(one), b"old")
+        check("values that are kept", cache.size, len(keys))
+        for one in keys:
+            client.set(one, "new")
+        for one in keys:
+            until(f"the new {one}", lambda: keeper.get(one) == b"new")
+        check("values that are kept again", cache.size, len(keys))
+
+
 def failover(client):
     """Writes go on while a node is killed."""
     killed = threading.Event()
@@ -164,6 +182,7 @@ def main():
     with RedisCluster(host=host, port=port, socket_timeout=5) as client:
         replica_reads(client, host, port)
         all_primaries(client)
+        kept_values(client, host, port)
         failover(client)
     print("passed")
 

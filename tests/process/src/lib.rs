@@ -49,6 +49,7 @@ pub mod power;
 pub mod prometheus;
 pub mod proxy;
 pub mod resp;
+pub mod resp3;
 pub mod runbook;
 pub mod seed;
 pub mod skip;

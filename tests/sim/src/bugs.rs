@@ -25,6 +25,7 @@ pub const RARE: &[Bug] = &[
     Bug::ForgetGrantsOnRestart,
     Bug::QuorumReadOfTwoEpochs,
     Bug::ExpireWithoutEntry,
+    Bug::VouchPastLease,
     Bug::AckWithoutLease,
     Bug::PruneTableEarly,
     Bug::AckBeforeShrink,

@@ -6,6 +6,7 @@ mod effects;
 mod faults;
 mod govern;
 mod membership;
+mod near;
 mod partitions;
 mod reads;
 mod rotation;
@@ -91,6 +92,8 @@ enum Happening {
     TallyAgain(u64),
     Read,
     Look(NodeId, u64),
+    /// Of clients that keep what they read.
+    Near(near::Happens),
     Coordinators,
     Fault(Fault),
     /// An ambush strikes.
@@ -208,9 +211,12 @@ struct World {
     coverage: Coverage,
     trace: Vec<String>,
     healing: bool,
+    /// Clients write nothing any more.
+    quiet: bool,
     reads: BTreeMap<u64, reads::Read>,
     reads_begun: u64,
     proofs: BTreeMap<(u64, u64, PartitionId), reads::Proofs>,
+    near: near::Keepers,
 }
 
 /// Runs one seed.
@@ -411,9 +417,11 @@ impl World {
             coverage: Coverage::default(),
             trace: Vec::new(),
             healing: false,
+            quiet: false,
             reads: BTreeMap::new(),
             reads_begun: 0,
             proofs: BTreeMap::new(),
+            near: near::Keepers::new(seed),
         }
     }
 
@@ -478,6 +486,7 @@ impl World {
             self.at(1_200, Happening::TallyBegins(client));
         }
         self.at(1_500, Happening::Read);
+        self.begin_to_keep();
         self.at(1_000, Happening::Coordinators);
         Ok(())
     }
@@ -527,7 +536,10 @@ impl World {
             self.coverage
                 .add("history that the search cannot decide", undecided);
         }
-        self.judge_tallies()
+        self.judge_tallies()?;
+        self.quiet = true;
+        self.run_until(self.now.plus(SECOND))?;
+        self.check_kept()
     }
 
     fn start(&mut self, id: NodeId) -> Result<(), String> {
@@ -649,6 +661,7 @@ impl World {
             Happening::TallyAgain(number) => self.tally_again(number),
             Happening::Read => self.begin_read(),
             Happening::Look(_, number) => self.look(number),
+            Happening::Near(happens) => self.near(happens),
             Happening::Coordinators => self.coordinate(),
             Happening::Fault(fault) => self.fault(fault),
             Happening::Strike(id, kind, seed) => {
@@ -678,7 +691,7 @@ impl World {
         if self.rng.random_bool(0.2) && !away {
             self.beat(id, session);
         }
-        if self.rng.random_bool(0.03) {
+        if self.rng.random_bool(0.03) && !self.quiet {
             self.expire_due(id)?;
         }
         Ok(())
@@ -740,6 +753,7 @@ impl Happening {
             | Self::LeaseSaved(id, ..)
             | Self::Look(id, _)
             | Self::Deliver { to: id, .. } => Some(*id),
+            Self::Near(happens) => happens.node(),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ mod expiry;
 mod harness;
 mod keyspace;
 mod levels;
+mod tracking;
 mod watches;
 
 use std::sync::Arc;

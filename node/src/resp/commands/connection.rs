@@ -10,7 +10,7 @@ use super::introspect::help_lines;
 use crate::users::{Caller, Checking, Denied, Origin};
 
 /// The Redis whose behaviour clients may expect; they choose features by it.
-pub(super) const REDIS_VERSION: &str = "7.0.15";
+pub(super) const REDIS_VERSION: &str = "7.4.0";
 
 /// The most bytes that a client may say of itself in one field.
 const ABOUT_BYTES: usize = 1024;
@@ -21,6 +21,9 @@ the default user. Are you sure your configuration is correct?";
 const DEFAULT_USER: &[u8] = b"default";
 
 pub(super) fn ping(call: &mut Call<'_>) -> Result<Action, Refusal> {
+    if let Some(replied) = super::tracking::ping_while_subscribed(call) {
+        return replied;
+    }
     match call.args.len() {
         1 => call.reply().simple("PONG"),
         2 => {
@@ -185,6 +188,11 @@ pub(super) fn readwrite(call: &mut Call<'_>) -> Result<Action, Refusal> {
 
 fn read_level(call: &mut Call<'_>, level: ReadLevel) -> Result<Action, Refusal> {
     call.session.level = level;
+    if level == ReadLevel::Replica
+        && let Some(tracking) = &call.session.tracking
+    {
+        tracking.reads_replicas();
+    }
     call.client.about.lock().read_only = level == ReadLevel::Replica;
     call.ok()
 }
@@ -202,6 +210,7 @@ pub(super) fn reset(call: &mut Call<'_>) -> Result<Action, Refusal> {
         about.name.clear();
         about.resp = 2;
         about.read_only = false;
+        about.tracking = None;
     }
     call.reply().simple("RESET");
     Ok(Action::Replied)
@@ -320,11 +329,28 @@ pub(super) fn client_list(call: &mut Call<'_>) -> Result<Action, Refusal> {
 /// One line of `CLIENT LIST`.
 fn describe(client: &Client, tick: u32, text: &mut String) {
     let about = client.about.lock().clone();
-    let flags = if about.read_only { "r" } else { "N" };
+    let tracking = about.tracking.unwrap_or_default();
+    let mut flags = String::new();
+    for (is_so, flag) in [
+        (about.read_only, 'r'),
+        (about.tracking.is_some(), 't'),
+        (tracking.is_broken, 'R'),
+        (tracking.broadcast, 'B'),
+    ] {
+        flags.extend(is_so.then_some(flag));
+    }
+    if flags.is_empty() {
+        flags.push('N');
+    }
+    let redirect = match (about.tracking, tracking.redirect) {
+        (None, _) => -1,
+        (Some(_), None) => 0,
+        (Some(_), Some(id)) => i64::try_from(id).unwrap_or(i64::MAX),
+    };
     text.push_str(&format!(
         "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 \
 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r \
-cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
+cmd={} user={} redir={redirect} resp={} lib-name={} lib-ver={}\n",
         client.id,
         client.ends.remote,
         client.ends.local,
@@ -422,16 +448,19 @@ pub(super) fn client_no_evict(call: &mut Call<'_>) -> Result<Action, Refusal> {
     }
 }
 
-pub(super) fn client_getredir(call: &mut Call<'_>) -> Result<Action, Refusal> {
-    call.integer(-1)
-}
-
 pub(super) fn client_help(call: &mut Call<'_>) -> Result<Action, Refusal> {
     help_lines(
         call,
         "CLIENT",
         &[
-            ("GETREDIR", "Return -1: there is no tracking."),
+            (
+                "CACHING (YES|NO)",
+                "Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes.",
+            ),
+            (
+                "GETREDIR",
+                "Return the client ID we are redirecting to when tracking is enabled.",
+            ),
             ("GETNAME", "Return the name of the current connection."),
             ("ID", "Return the ID of the current connection."),
             (
@@ -459,6 +488,14 @@ pub(super) fn client_help(call: &mut Call<'_>) -> Result<Action, Refusal> {
             (
                 "SETNAME <name>",
                 "Assign the name <name> to the current connection.",
+            ),
+            (
+                "TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [...]] [OPTIN] [OPTOUT] [NOLOOP]",
+                "Control server assisted client side caching.",
+            ),
+            (
+                "TRACKINGINFO",
+                "Report tracking status for the current connection.",
             ),
         ],
     )

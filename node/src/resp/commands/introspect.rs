@@ -15,6 +15,7 @@ pub(crate) enum Group {
     Connection,
     Server,
     Cluster,
+    Pubsub,
 }
 
 impl Group {
@@ -25,6 +26,7 @@ impl Group {
             Self::Connection => "connection",
             Self::Server => "server",
             Self::Cluster => "cluster",
+            Self::Pubsub => "pubsub",
         }
     }
 
@@ -33,6 +35,7 @@ impl Group {
             Self::String => Some("@string"),
             Self::Generic => Some("@keyspace"),
             Self::Connection => Some("@connection"),
+            Self::Pubsub => Some("@pubsub"),
             Self::Server | Self::Cluster => None,
         }
     }

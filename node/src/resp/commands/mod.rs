@@ -9,6 +9,7 @@ mod keys;
 mod server;
 mod strings;
 mod table;
+mod tracking;
 
 use super::call::{Action, Args, Call, Refusal};
 use super::words;

@@ -4,6 +4,7 @@
 use super::introspect::Group;
 use super::{
     Command, Handler, Keys, acl, cluster, connection, expiry, introspect, keys, server, strings,
+    tracking,
 };
 
 const NO_KEYS: Keys = Keys {
@@ -43,6 +44,7 @@ const SESSION: &[&str] = &[
 ];
 const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 const PLAIN: &[&str] = &["noscript", "loading", "stale"];
+const PUBSUB: &[&str] = &["pubsub", "noscript", "loading", "stale"];
 const STALE: &[&str] = &["stale"];
 const LOADING_STALE: &[&str] = &["loading", "stale"];
 const NONE: &[&str] = &[];
@@ -243,6 +245,10 @@ pub(crate) static COMMANDS: &[Command] = &[
         server::time, "Return the current server time"),
     command("role", 1, &["noscript", "loading", "stale", "fast"], NO_KEYS, Group::Server, "2.8.12", server::role,
         "Return the role of the instance in the context of replication"),
+    command("subscribe", -2, PUBSUB, NO_KEYS, Group::Pubsub, "2.0.0", tracking::subscribe,
+        "Listen for messages published to the given channels"),
+    command("unsubscribe", -1, PUBSUB, NO_KEYS, Group::Pubsub, "2.0.0", tracking::unsubscribe,
+        "Stop listening for messages posted to the given channels"),
     command("wait", 3, &["noscript"], NO_KEYS, Group::Generic, "3.0.0", server::wait,
         "Wait for the synchronous replication of all the write commands sent in the context of the current connection"),
 ];
@@ -265,7 +271,10 @@ static CLIENT: &[Command] = &[
     sub("client|reply", 3, PLAIN, "3.2.0", connection::client_reply, "Instruct the server whether to reply to commands"),
     sub("client|no-evict", 3, ADMIN, "7.0.0", connection::client_no_evict, "Set client eviction mode for the current connection"),
     sub("client|no-touch", 3, PLAIN, "7.2.0", connection::client_no_evict, "Controls whether commands sent by the client will alter the LRU/LFU of the keys they access."),
-    sub("client|getredir", 2, PLAIN, "6.0.0", connection::client_getredir, "Get tracking notifications redirection client ID if any"),
+    sub("client|getredir", 2, PLAIN, "6.0.0", tracking::client_getredir, "Get tracking notifications redirection client ID if any"),
+    sub("client|tracking", -3, PLAIN, "6.0.0", tracking::client_tracking, "Enable or disable server assisted client side caching support"),
+    sub("client|caching", 3, PLAIN, "6.0.0", tracking::client_caching, "Instruct the server about tracking or not keys in the next request"),
+    sub("client|trackinginfo", 2, PLAIN, "6.2.0", tracking::client_trackinginfo, "Return information about server assisted client side caching for the current connection"),
     sub("client|help", 2, LOADING_STALE, "5.0.0", connection::client_help, "Show helpful text about the different subcommands"),
 ];
 

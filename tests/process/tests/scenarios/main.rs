@@ -32,6 +32,7 @@ mod proxies;
 mod recover;
 mod refusals;
 mod traces;
+mod tracking;
 mod trial;
 mod tutorial;
 mod upgrade;

@@ -14,6 +14,7 @@ pub mod liveness;
 pub mod logs;
 pub mod loss;
 pub mod monotone;
+pub mod near;
 pub mod one_change;
 pub mod primary;
 pub mod retired;
@@ -63,6 +64,8 @@ pub struct Invariants {
     pub history: history::History,
     /// Rule 6.
     pub monotone: monotone::Monotone,
+    /// Rule 6.
+    pub near: near::Near,
     /// Rule 9.
     pub losses: loss::Losses,
     /// Rules 14, 15.

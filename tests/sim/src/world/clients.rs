@@ -293,6 +293,9 @@ fn output(op: Op, outcome: &WriteOutcome) -> Option<Output> {
 impl World {
     /// A client begins a write.
     pub(super) fn client(&mut self, client: usize) -> Result<(), String> {
+        if self.quiet {
+            return Ok(());
+        }
         let wall_ms = self.now.0 / 1_000;
         let partition = match self.healing {
             // None waits for what is still wrong with another partition.
@@ -570,6 +573,9 @@ impl World {
 
     /// A client tries again, unless it has had enough.
     pub(super) fn retry(&mut self, caller: Caller) -> Result<(), String> {
+        if self.quiet {
+            return Ok(());
+        }
         let now = self.now;
         if self.rng.random_bool(0.5)
             && let Some(me) = self.clients.clients.get_mut(caller.client)

@@ -118,6 +118,7 @@ impl World {
         let stepped = invariants.stepped(&self.nodes, id, partition, self.now);
         let cut = invariants.losses.cut.take();
         stepped.map_err(self.partitions.broken(partition))?;
+        self.near_stepped(id, partition);
         if let Some(cut) = cut {
             let of = self.partitions.of(partition);
             self.say(|| format!("-- writes past {cut}{of} are lost"));
@@ -161,6 +162,7 @@ impl World {
             let applies = invariants.applies(id, partition, &standing, entries);
             applies.map_err(self.partitions.broken(partition))?;
         }
+        self.near_begins(id, partition, generation, entries)?;
         let mark = self.node(id).apply(partition, generation, entries)?;
         self.holds(id, partition, generation)?;
         let after = self.rng.random_range(50..3_000);
@@ -179,6 +181,7 @@ impl World {
         if self.rng.random_bool(0.1) {
             self.node(id).persist()?;
         }
+        self.near_shows(id, partition, generation, index);
         let standing = self.standing(id, partition);
         if standing.is_some_and(|s| s.generation == generation)
             && let Some(edge) = self.edges.get_mut(&(id, partition))
@@ -310,6 +313,10 @@ impl World {
                 invariants.liveness.written = now;
                 let acknowledged = invariants.acknowledge((id, clock), &standing, mark);
                 acknowledged.map_err(self.partitions.broken(partition))?;
+                self.partitions[partition]
+                    .invariants
+                    .near
+                    .acknowledged(now, mark);
                 self.coverage.count("write acknowledged");
             }
         }

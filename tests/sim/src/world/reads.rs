@@ -108,6 +108,9 @@ impl Read {
 impl World {
     /// A read of some level begins on some node.
     pub(super) fn begin_read(&mut self) -> Result<(), String> {
+        if self.quiet {
+            return Ok(());
+        }
         // Each partition is read as often as a single one would be, once all is healed.
         let leisure = (self.leisure() / u64::from(self.partitions.count())).max(1);
         let after = self.rng.random_range(300..4_000) * leisure;

@@ -39,6 +39,27 @@ mod values {
     }
 }
 
+mod near {
+    use cairn_client::{Client, NearCacheOptions, Options};
+    use std::time::Duration;
+
+    pub(super) async fn connect(endpoints: Vec<String>) -> Result<Client, cairn_client::Error> {
+        let options = Options {
+            near_cache: Some(NearCacheOptions::default()),
+            ..Options::default()
+        };
+        Client::connect(endpoints, options).await
+    }
+
+    pub(super) async fn read(client: &Client) -> Result<(), cairn_client::Error> {
+        let max_age = Duration::from_secs(1);
+        let banner = client.get_within("banner", max_age).await?;
+        assert!(banner.age <= max_age);
+        assert!(banner.value.is_none());
+        Ok(())
+    }
+}
+
 mod traces {
     use cairn_client::Client;
 
@@ -243,6 +264,8 @@ fn the_examples_of_the_client_page_are_these_and_work() -> Result<()> {
     runtime.block_on(async {
         let client = connect::connect(cluster.client_addresses()).await?;
         values::values(&client).await?;
+        let keeping = near::connect(cluster.client_addresses()).await?;
+        near::read(&keeping).await?;
         let (one, other) = tokio::join!(
             conditions::append(&client, "log", "a"),
             conditions::append(&client, "log", "b")
