@@ -164,6 +164,7 @@ impl Cores {
                     },
                     joint: None,
                     learners: Vec::new(),
+                    readers: Vec::new(),
                 },
                 primary,
                 degraded: false,

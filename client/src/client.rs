@@ -687,7 +687,7 @@ impl<'a> Trial<'a> {
                 self.moved = 0;
                 count(&counters.not_ready);
             }
-            KvError::Limited { wait_ms } if !self.spread => {
+            KvError::Limited { wait_ms } if self.spread.is_none() => {
                 self.moved = 0;
                 return wait_out(*wait_ms, self.until).await;
             }
