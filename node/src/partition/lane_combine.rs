@@ -83,7 +83,6 @@ impl Lane {
         cache: &dyn Cache,
         flushed: Index,
     ) {
-        let head = self.head.index;
         let mut candidates = Vec::new();
         if self.gathering.flushed != flushed {
             self.gathering.flushed = flushed;
@@ -94,8 +93,7 @@ impl Lane {
         for write in candidates {
             let under_way = |write: &Submission| {
                 let evaluator = self.evaluator.as_ref()?;
-                let written = evaluator.written(combinable(write)?)?.index;
-                Some(written > flushed && written <= head)
+                Some(evaluator.written(combinable(write)?)?.index > flushed)
             };
             if self.gathering.waiting.concerns(&write) || under_way(&write) == Some(true) {
                 self.gathering.waiting.push(write);

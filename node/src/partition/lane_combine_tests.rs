@@ -132,6 +132,7 @@ fn what_the_same_connection_sends_later_takes_effect_later() {
     assert!(rig.lane.gathers());
     first.send(&mut rig, delete("n"));
     assert_eq!(head(&rig), one + 5);
+    rig.settle();
     rig.flush();
     let order: Vec<_> = second.told().into_iter().map(|(token, _)| token).collect();
     assert_eq!(order, [0, 1, 2, 3]);

@@ -432,10 +432,15 @@ fn a_refusal_waits_for_what_it_was_judged_against() {
 fn a_refusal_needs_the_lease() {
     let mut rig = Rig::serving();
     *rig.store.cached.borrow_mut() = true;
-    let refused = {
-        rig.submit(set("k", "word"), None);
-        rig.submit(increment("k"), None)
+    rig.submit(set("k", "word"), None);
+    let only_new = WriteOp::Set {
+        key: key("k"),
+        value: key("v"),
+        condition: Condition::Absent,
+        expiry: Expiry::Never,
+        return_previous: true,
     };
+    let refused = rig.submit(only_new, None);
     rig.lane.lease_until = Micros(0);
     rig.lane.committed(Index(u64::MAX));
     let now = rig.turn.now;
@@ -444,10 +449,11 @@ fn a_refusal_needs_the_lease() {
     assert_eq!(rig.lane.leaseless.len(), 1);
     rig.lane.lease_until = Micros(u64::MAX);
     rig.settle();
-    assert_eq!(
-        rig.answers().get(&refused),
-        Some(&Ok(WriteOutcome::NotAnInteger))
-    );
+    let answers = rig.answers();
+    let Some(Ok(WriteOutcome::ConditionFailed { previous, .. })) = answers.get(&refused) else {
+        panic!("no refusal: {answers:?}");
+    };
+    assert_eq!(*previous, Some(key("word")));
 }
 
 /// A replica that is new here, primary of two of which one copy is enough.

@@ -52,13 +52,13 @@ fn ask(target: &Target, stop: &AtomicBool, limited: &AtomicU64) -> Result<()> {
                 &[b"GET", key.as_bytes()]
             };
             match client.call(key, words).await {
-                Ok(_) => {}
-                Err(error)
-                    if key.starts_with("hot:")
-                        && error.to_string().contains("LIMITED this key is asked for") =>
+                Ok(Reply::Error(text))
+                    if key.starts_with("hot:") && text.starts_with("LIMITED this key") =>
                 {
                     limited.fetch_add(1, Ordering::Relaxed);
                 }
+                Ok(Reply::Error(text)) => anyhow::bail!("{key}: {text}"),
+                Ok(_) => {}
                 Err(error) => anyhow::bail!("{key}: {error:?}"),
             }
         }
