@@ -25,6 +25,12 @@ use crate::stats::{Spread, max_over_mean};
 use crate::stop;
 use crate::systems::{Cairn, CairnSpec};
 
+/// What is compared where nobody says otherwise.
+const USUAL_ARMS: [&str; 3] = [
+    "primary=read=primary",
+    "replica=read=replica",
+    "striped=loads=counter,increments=any,set:counters=ctr:=16",
+];
 const PRELOAD: Duration = Duration::from_secs(120);
 /// Between two measurements, so that the budget of the one before is used up.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -97,9 +103,11 @@ pub(crate) struct HotArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     loads: Vec<HotLoad>,
     /// A way to deal with hot keys: NAME=KEY=VALUE,... with the keys `read` (primary or
-    /// replica), `protocol` (resp, grpc or client), `set:SETTING` (told to `cairn cluster set`),
-    /// or a CAIRN_* variable of every node; to be given several times [default: primary=read=primary
-    /// and replica=read=replica]
+    /// replica), `increments` (owner, or any: each connection's to one node), `protocol` (resp,
+    /// grpc or client), `loads` (those that it is tried under, with + between them),
+    /// `set:SETTING` (told to `cairn cluster set`), or a CAIRN_* variable of every node; to be
+    /// given several times [default: primary=read=primary, replica=read=replica and
+    /// striped=loads=counter,increments=any,set:counters=ctr:=16]
     #[arg(long = "arm", value_name = "NAME=KEY=VALUE,...", value_parser = parse_arm)]
     arms: Vec<Arm>,
     /// What of one processor each data node may take
@@ -146,7 +154,7 @@ fn share(text: &str) -> Result<f64, String> {
 impl HotArgs {
     fn arms(&self) -> Vec<Arm> {
         if self.arms.is_empty() {
-            return ["primary=read=primary", "replica=read=replica"]
+            return USUAL_ARMS
                 .iter()
                 .filter_map(|text| parse_arm(text).ok())
                 .collect();
@@ -279,7 +287,8 @@ fn with_nodes(
             for running in &running {
                 for (turn, at) in running.arms.iter().enumerate() {
                     // The counter knows no level of reads: once for each cluster.
-                    if load == HotLoad::Counter && turn > 0 {
+                    let again = load == HotLoad::Counter && turn > 0;
+                    if again || !arms[*at].is_tried_under(load) {
                         continue;
                     }
                     let of = measured.entry(*at).or_insert_with(Measured::new);
@@ -336,7 +345,7 @@ fn start(
         };
         let directory = scratch.paths.scratch.join(&name);
         let cluster = Cairn::start(&scratch.paths.cairn, &directory, &spec)?;
-        let target = cluster.target(arm.protocol, arm.level);
+        let target = cluster.target(arm.protocol, arm.level, arm.increments);
         let load = args.load(HotLoad::OneKey, 0, scratch.threads);
         driver::preload(&target, &load, PRELOAD)?;
         running.push(Running {
@@ -359,7 +368,7 @@ fn measure(
     std::thread::sleep(PAUSE);
     let pulse = machine::pulse(&scratch.paths.scratch)?;
     let cluster = &running.cluster;
-    let target = cluster.target(arm.protocol, arm.level);
+    let target = cluster.target(arm.protocol, arm.level, arm.increments);
     let pids: Vec<u32> = cluster
         .servers()
         .iter()
@@ -419,7 +428,8 @@ mod tests {
     fn the_usual_arms_and_loads_are_all_there() {
         let args = parse(&[]).expect("the defaults are valid");
         let names: Vec<String> = args.arms().into_iter().map(|arm| arm.name).collect();
-        assert_eq!(names, ["primary", "replica"]);
+        assert_eq!(names, ["primary", "replica", "striped"]);
+        assert_eq!(names.len(), USUAL_ARMS.len());
         assert_eq!(args.nodes, [3, 6, 12]);
         assert_eq!(args.loads(), HotLoad::ALL);
         assert!(Quota::new(args.share, args.period_us).is_ok());

@@ -40,6 +40,16 @@ pub(crate) enum Level {
     Replica,
 }
 
+/// Where increments go: a striped counter is added to at any node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Increments {
+    /// To the primary of the key's partition.
+    Owner,
+    /// Each connection's to one node, all nodes in turn.
+    Any,
+}
+
 /// Whom to ask, and how.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
@@ -51,6 +61,8 @@ pub(crate) enum Target {
         /// How many replicas each write waits for by `WAIT`; 0: none, as the server's own
         /// acknowledgement says it.
         wait: u32,
+        /// Where increments go.
+        increments: Increments,
     },
     /// Cairn's gRPC, a connection to each node for each of the driver's.
     CairnGrpc {
@@ -171,9 +183,17 @@ enum Shared {
 impl Shared {
     async fn open(target: &Target) -> Result<Self> {
         Ok(match target {
-            Target::Resp { seeds, level, wait } => {
-                Self::Resp(resp::Servers::open(seeds.clone(), *level, *wait)?)
-            }
+            Target::Resp {
+                seeds,
+                level,
+                wait,
+                increments,
+            } => Self::Resp(resp::Servers::open(
+                seeds.clone(),
+                *level,
+                *wait,
+                *increments,
+            )?),
             Target::CairnGrpc { endpoints, level } => {
                 Self::CairnGrpc(cairn::Cluster::open(endpoints.clone(), *level).await?)
             }
@@ -186,7 +206,7 @@ impl Shared {
 
     async fn connect(&self, number: usize) -> Result<Connection> {
         Ok(match self {
-            Self::Resp(servers) => Connection::Resp(Box::new(servers.connect().await?)),
+            Self::Resp(servers) => Connection::Resp(Box::new(servers.connect(number).await?)),
             Self::CairnGrpc(cluster) => Connection::CairnGrpc(Box::new(cluster.connect().await?)),
             Self::CairnClient(shared) => Connection::CairnClient(shared.connect()),
             Self::Etcd(members) => Connection::Etcd(Box::new(members.connect(number).await?)),

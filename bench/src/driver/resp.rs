@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Answer, Call, Found, Level, Verb};
+use super::{Answer, Call, Found, Increments, Level, Verb};
 
 /// How long `WAIT` may wait.
 const WAIT_MS: &[u8] = b"5000";
@@ -27,6 +27,7 @@ pub(super) struct Servers {
     directory: Arc<Directory>,
     level: Level,
     wait: u32,
+    increments: Increments,
     stop: Arc<AtomicBool>,
 }
 
@@ -37,7 +38,12 @@ impl Drop for Servers {
 }
 
 impl Servers {
-    pub(super) fn open(seeds: Vec<String>, level: Level, wait: u32) -> Result<Self> {
+    pub(super) fn open(
+        seeds: Vec<String>,
+        level: Level,
+        wait: u32,
+        increments: Increments,
+    ) -> Result<Self> {
         let directory = Arc::new(Directory::open(seeds, None).context("ask for the slots")?);
         let stop = Arc::new(AtomicBool::new(false));
         let (refreshed, until) = (Arc::clone(&directory), Arc::clone(&stop));
@@ -46,11 +52,12 @@ impl Servers {
             directory,
             level,
             wait,
+            increments,
             stop,
         })
     }
 
-    pub(super) async fn connect(&self) -> Result<Connection> {
+    pub(super) async fn connect(&self, number: usize) -> Result<Connection> {
         let table = self.directory.table();
         let mut connection = Connection {
             sockets: Vec::new(),
@@ -59,6 +66,10 @@ impl Servers {
             directory: Arc::clone(&self.directory),
             level: self.level,
             wait: self.wait,
+            adds_at: match self.increments {
+                Increments::Owner => None,
+                Increments::Any => Some(number),
+            },
         };
         // Before the load begins, so that no operation waits for a handshake.
         for node in 0..connection.table.addresses.len() {
@@ -94,6 +105,8 @@ pub(super) struct Connection {
     directory: Arc<Directory>,
     level: Level,
     wait: u32,
+    /// Its increments go to the node of this number, modulo how many there are.
+    adds_at: Option<usize>,
 }
 
 /// What a server answered to one call.
@@ -130,6 +143,9 @@ impl Connection {
     fn node_for(&self, call: &Call, random: &mut Random) -> u16 {
         let slot = usize::from(call.slot);
         let owner = self.table.owner[slot];
+        if let (Verb::Increment, Some(number)) = (call.verb, self.adds_at) {
+            return (number % self.table.addresses.len().max(1)) as u16;
+        }
         if call.verb != Verb::Get || self.level == Level::Primary {
             return owner;
         }
@@ -431,8 +447,9 @@ mod tests {
     #[tokio::test]
     async fn writes_are_good_once_the_wait_after_them_is() {
         for (reply, good) in [(&b":1\r\n"[..], true), (b":0\r\n", false)] {
-            let servers = Servers::open(vec![server(reply)], Level::Primary, 1).expect("slots");
-            let mut connection = servers.connect().await.expect("a connection");
+            let servers = Servers::open(vec![server(reply)], Level::Primary, 1, Increments::Owner)
+                .expect("slots");
+            let mut connection = servers.connect(0).await.expect("a connection");
             let mut random = Random::new(1);
             let values = Values::new(8, &mut random);
             let operation = cairn_workload::operation::Operation::Update;

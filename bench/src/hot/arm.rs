@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::driver::Level;
+use super::HotLoad;
+use crate::driver::{Increments, Level};
 use crate::systems::Protocol;
 
 /// A way to deal with hot keys.
@@ -13,6 +15,10 @@ use crate::systems::Protocol;
 pub(crate) struct Arm {
     pub(crate) name: String,
     pub(crate) level: Level,
+    pub(crate) increments: Increments,
+    /// Under which loads it is tried; none: under all.
+    #[serde(skip)]
+    loads: Vec<HotLoad>,
     pub(crate) protocol: Protocol,
     /// Further variables of every node.
     pub(crate) environment: BTreeMap<String, String>,
@@ -24,6 +30,10 @@ impl Arm {
     /// Whether both want the same of a cluster: they differ by what the client does alone.
     pub(crate) fn shares_cluster(&self, other: &Self) -> bool {
         self.environment == other.environment && self.settings == other.settings
+    }
+
+    pub(crate) fn is_tried_under(&self, load: HotLoad) -> bool {
+        self.loads.is_empty() || self.loads.contains(&load)
     }
 }
 
@@ -41,6 +51,8 @@ pub(crate) fn parse_arm(text: &str) -> Result<Arm, String> {
     let mut arm = Arm {
         name: name.to_owned(),
         level: Level::Primary,
+        increments: Increments::Owner,
+        loads: Vec::new(),
         protocol: Protocol::Resp,
         environment: BTreeMap::new(),
         settings: Vec::new(),
@@ -53,6 +65,15 @@ pub(crate) fn parse_arm(text: &str) -> Result<Arm, String> {
             ("read", "primary") => arm.level = Level::Primary,
             ("read", "replica") => arm.level = Level::Replica,
             ("read", _) => return Err(format!("`{value}` is not primary or replica")),
+            ("increments", "owner") => arm.increments = Increments::Owner,
+            ("increments", "any") => arm.increments = Increments::Any,
+            ("increments", _) => return Err(format!("`{value}` is not owner or any")),
+            ("loads", _) => {
+                arm.loads = value
+                    .split('+')
+                    .map(|load| HotLoad::from_str(load, false))
+                    .collect::<Result<_, _>>()?;
+            }
             ("protocol", "resp") => arm.protocol = Protocol::Resp,
             ("protocol", "grpc") => arm.protocol = Protocol::Grpc,
             ("protocol", "client") => arm.protocol = Protocol::Client,
@@ -64,7 +85,8 @@ pub(crate) fn parse_arm(text: &str) -> Result<Arm, String> {
                     arm.environment.insert(key.to_owned(), value.to_owned());
                 } else {
                     return Err(format!(
-                        "`{key}` is not read, protocol, set:SETTING or a CAIRN_* variable"
+                        "`{key}` is not read, increments, loads, protocol, set:SETTING or a CAIRN_* \
+                         variable"
                     ));
                 }
             }
@@ -85,12 +107,21 @@ mod tests {
         assert_eq!(arm.protocol, Protocol::Grpc);
         assert_eq!(arm.environment["CAIRN_HOT_KEYS"], "names");
         assert_eq!(arm.settings, ["replicationFactor=5"]);
+        assert!(HotLoad::ALL.iter().all(|load| arm.is_tried_under(*load)));
+        let striped = parse_arm("s=increments=any,loads=counter+one-key,CAIRN_COUNTERS=ctr:=16");
+        let striped = striped.expect("an arm");
+        assert_eq!(striped.increments, Increments::Any);
+        assert_eq!(striped.environment["CAIRN_COUNTERS"], "ctr:=16");
+        assert!(striped.is_tried_under(HotLoad::Counter));
+        assert!(!striped.is_tried_under(HotLoad::Zipf12));
         for wrong in [
             "",
             "name",
             "=read=primary",
             "a b=read=primary",
             "a=read=quorum",
+            "a=increments=all",
+            "a=loads=cold",
             "a=protocol=http",
             "a=PATH=/x",
             "a=read",

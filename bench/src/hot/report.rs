@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::HotLoad;
 use super::arm::Arm;
+use crate::driver::{Increments, Level};
 use crate::machine::Machine;
 use crate::plot::{self, Line, number};
 use crate::sample::Summary;
@@ -140,10 +141,17 @@ impl Report {
             };
             let _ = writeln!(
                 text,
-                "- **{}**: {:?} reads over {}{more}",
+                "- **{}**: {} reads over {}, increments to {}{more}",
                 arm.name,
-                arm.level,
-                arm.protocol.name()
+                match arm.level {
+                    Level::Primary => "primary",
+                    Level::Replica => "replica",
+                },
+                arm.protocol.name(),
+                match arm.increments {
+                    Increments::Owner => "the key's primary",
+                    Increments::Any => "any node",
+                }
             );
         }
         for load in HotLoad::ALL {

@@ -13,7 +13,7 @@ use cairn_workload::resp;
 use super::Protocol;
 use super::server::{Server, version_of, wait_ready};
 use crate::cgroup::{Groups, Quota};
-use crate::driver::{Level, Target};
+use crate::driver::{Increments, Level, Target};
 use crate::ports;
 
 const COORDINATORS: usize = 3;
@@ -189,12 +189,18 @@ impl Cairn {
         &self.servers[..self.data_nodes]
     }
 
-    pub(crate) fn target(&self, protocol: Protocol, level: Level) -> Target {
+    pub(crate) fn target(
+        &self,
+        protocol: Protocol,
+        level: Level,
+        increments: Increments,
+    ) -> Target {
         match protocol {
             Protocol::Resp => Target::Resp {
                 seeds: self.resp.clone(),
                 level,
                 wait: 0,
+                increments,
             },
             Protocol::Grpc => Target::CairnGrpc {
                 endpoints: self.grpc.clone(),

@@ -14,7 +14,7 @@ pub(crate) use self::cairn::{Cairn, Spec as CairnSpec};
 pub(crate) use self::etcd::Etcd;
 pub(crate) use self::redis::Redis;
 pub(crate) use self::server::Server;
-use crate::driver::{Level, Target};
+use crate::driver::{Increments, Level, Target};
 
 /// A kind of system, as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -106,7 +106,7 @@ impl System {
     /// How it is asked, by the protocol of this name.
     pub(crate) fn target(&self, protocol: Protocol, level: Level) -> Target {
         match self {
-            Self::Cairn(cairn) => cairn.target(protocol, level),
+            Self::Cairn(cairn) => cairn.target(protocol, level, Increments::Owner),
             Self::Etcd(etcd) => etcd.target(),
             Self::Redis(redis) => redis.target(),
         }

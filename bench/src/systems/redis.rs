@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::find_program;
 use super::server::{Server, version_of, wait_ready};
-use crate::driver::{Level, Target};
+use crate::driver::{Increments, Level, Target};
 use crate::ports;
 
 const REPLICAS: usize = 2;
@@ -77,6 +77,7 @@ impl Redis {
             seeds: vec![self.primary.clone()],
             level: Level::Primary,
             wait: WAIT,
+            increments: Increments::Owner,
         }
     }
 }
