@@ -27,6 +27,17 @@ pub fn is_reserved(key: &[u8]) -> bool {
     key.starts_with(RESERVED)
 }
 
+/// What people are told of a key: of a stripe, the counter's.
+#[must_use]
+pub fn told_as(key: &[u8]) -> &[u8] {
+    let begin = RESERVED.len() + TAG_BYTES + 2 + 10;
+    if is_reserved(key) && key.len() > begin {
+        &key[begin..]
+    } else {
+        key
+    }
+}
+
 /// A stripe of a counter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StripeName {
@@ -129,6 +140,9 @@ mod tests {
                     };
                     let key = name.key(stripes);
                     assert!(is_reserved(&key));
+                    if !counter.is_empty() {
+                        assert_eq!(told_as(&key), counter.as_bytes());
+                    }
                     assert_eq!(
                         slots::slot(&key),
                         slot_of(counter.as_bytes(), stripe, stripes)

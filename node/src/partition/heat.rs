@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cairn_core::cluster::report::{HEAT_KEYS_MAX, HEAT_PARTITIONS_MAX, HeatReport, KeyHeat};
+use cairn_core::counters::name::told_as;
 use cairn_core::hot::{HotKey, KeyHash, Loads, PartitionLoad, Touch, Watch, WatchOptions};
 use cairn_core::ids::{Micros, PartitionId};
 use cairn_core::kv::request::WriteOp;
@@ -120,6 +121,7 @@ impl Heat {
     }
 
     fn keep(&self, partition: PartitionId, key: &[u8], bytes: usize, is_write: bool, weight: u32) {
+        let key = told_as(key);
         let named = self.shown == HotKeysShown::Names && key.len() <= NAME_BYTES_MAX;
         let touch = Touch {
             partition,
