@@ -9,11 +9,11 @@ pub struct Prefixes(Vec<Bytes>);
 /// Two prefixes of which one begins with the other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Collision {
-    /// The later one.
+    /// One that is new.
     pub prefix: Bytes,
-    /// The earlier one.
+    /// One that was there before, or comes later among the new ones.
     pub other: Bytes,
-    /// Whether the earlier one was there before.
+    /// Whether it was there before.
     pub is_old: bool,
 }
 
@@ -25,7 +25,7 @@ impl Prefixes {
     pub fn with(&self, more: &[Bytes]) -> Result<Self, Collision> {
         for (at, prefix) in more.iter().enumerate() {
             let old = self.0.iter().map(|other| (other, true));
-            let new = more[..at].iter().map(|other| (other, false));
+            let new = more[at + 1..].iter().map(|other| (other, false));
             let clash = |(other, _): &(&Bytes, bool)| {
                 prefix.starts_with(other) || other.starts_with(prefix)
             };
@@ -75,6 +75,6 @@ mod tests {
         let clash = some.with(&bytes(&["a:1"])).unwrap_err();
         assert_eq!((&clash.other[..], clash.is_old), (&b"a:"[..], true));
         let clash = some.with(&bytes(&["c:", "c"])).unwrap_err();
-        assert_eq!((&clash.prefix[..], clash.is_old), (&b"c"[..], false));
+        assert_eq!((&clash.prefix[..], clash.is_old), (&b"c:"[..], false));
     }
 }

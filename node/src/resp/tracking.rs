@@ -55,6 +55,8 @@ pub(crate) struct Tracking {
     pub(crate) is_broken: bool,
     /// What `CLIENT CACHING` said of the next command.
     pub(crate) said: bool,
+    /// What it had said of the command under way.
+    pub(crate) says: bool,
     /// The positions of own writes of keys, where it is not to be told of them.
     own: BTreeMap<Bytes, Position>,
     /// Told, and kept until the commands up to that number are answered: one of them may
@@ -71,6 +73,7 @@ impl Tracking {
             redirect,
             is_broken: false,
             said: false,
+            says: false,
             own: BTreeMap::new(),
             kept: None,
         }
@@ -99,11 +102,11 @@ impl Tracking {
 
     /// A command begins: who is told of what it reads.
     pub(crate) fn begin_command(&mut self) -> Option<ReaderId> {
-        let said = std::mem::take(&mut self.said);
+        self.says = std::mem::take(&mut self.said);
         let reads = match self.mode {
             Mode::Read => true,
-            Mode::OptIn => said,
-            Mode::OptOut => !said,
+            Mode::OptIn => self.says,
+            Mode::OptOut => !self.says,
             Mode::Broadcast(_) => false,
         };
         reads.then(|| self.reader.id())

@@ -245,6 +245,13 @@ async fn clients_say_which_reads_they_keep() {
         .await;
     client.call("GET no", "_\r\n").await;
     client.call("CLIENT CACHING YES", "+OK\r\n").await;
+    client
+        .call(
+            "CLIENT TRACKINGINFO",
+            "%3\r\n$5\r\nflags\r\n~3\r\n$2\r\non\r\n$5\r\noptin\r\n$11\r\ncaching-yes\r\n$8\r\nredirect\r\n:0\r\n$8\r\nprefixes\r\n*0\r\n",
+        )
+        .await;
+    client.call("CLIENT CACHING YES", "+OK\r\n").await;
     client.call("GET yes", "_\r\n").await;
     client.call("GET no", "_\r\n").await;
     other.call("SET no 1", "+OK\r\n").await;
@@ -293,7 +300,7 @@ async fn options_are_refused_as_redis_does() {
         ),
         (
             "CLIENT TRACKING ON BCAST PREFIX a PREFIX ab",
-            "-ERR Prefix 'ab' overlaps with another provided prefix 'a'. Prefixes for a single client must not overlap.\r\n",
+            "-ERR Prefix 'a' overlaps with another provided prefix 'ab'. Prefixes for a single client must not overlap.\r\n",
         ),
         (
             "CLIENT TRACKING ON REDIRECT x",

@@ -274,7 +274,7 @@ def server(p):
 def refused(p):
     s = Section("refused")
     s.line("bogus", "bogus a b c", "GETT k")
-    s.line("LPUSH l 1", "HSET h f v", "EVAL x 0", "MULTI", "SUBSCRIBE c", "PUBLISH c m", "FLUSHALL", "RENAME a a", "SORT l", "XADD s * f v", "INCRBYFLOAT k 1", "SETBIT k 0 1", "RANDOMKEY", "DEBUG SLEEP 0", "SAVE", "OBJECT ENCODING k", "COPY a a", "DUMP k", "LCS {a}1 {a}2", how="refused")
+    s.line("LPUSH l 1", "HSET h f v", "EVAL x 0", "MULTI", "PUBLISH c m", "FLUSHALL", "RENAME a a", "SORT l", "XADD s * f v", "INCRBYFLOAT k 1", "SETBIT k 0 1", "RANDOMKEY", "DEBUG SLEEP 0", "SAVE", "OBJECT ENCODING k", "COPY a a", "DUMP k", "LCS {a}1 {a}2", how="refused")
     s.add(b"x" * 200).add(b"\x00\xff", "a\r\nb").add("bogus", b"\x00\n", b"y" * 300)
     return s
 

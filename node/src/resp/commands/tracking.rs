@@ -269,7 +269,7 @@ pub(super) fn client_trackinginfo(call: &mut Call<'_>) -> Result<Action, Refusal
                 prefixes = all.as_slice().to_vec();
             }
         }
-        match (tracking.said, &tracking.mode) {
+        match (tracking.says, &tracking.mode) {
             (true, Mode::OptIn) => flags.push("caching-yes"),
             (true, Mode::OptOut) => flags.push("caching-no"),
             _ => {}
