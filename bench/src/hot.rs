@@ -102,8 +102,8 @@ pub(crate) struct HotArgs {
     /// Which loads [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     loads: Vec<HotLoad>,
-    /// A way to deal with hot keys: NAME=KEY=VALUE,... with the keys `read` (primary or
-    /// replica), `increments` (owner, or any: each connection's to one node), `protocol` (resp,
+    /// A way to deal with hot keys: NAME=KEY=VALUE,... with the keys `read` (primary,
+    /// replica, or near: from the Rust client's memory), `increments` (owner, or any: each connection's to one node), `protocol` (resp,
     /// grpc or client), `loads` (those that it is tried under, with + between them),
     /// `set:SETTING` (told to `cairn cluster set`), or a CAIRN_* variable of every node; to be
     /// given several times [default: primary=read=primary, replica=read=replica and

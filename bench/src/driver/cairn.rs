@@ -230,7 +230,7 @@ fn request(call: &Call, level: Level, values: &Values, random: &mut Random) -> p
         Verb::Get => pb::call::Request::Get(pb::GetRequest {
             key,
             consistency: match level {
-                Level::Primary => pb::Consistency::Primary,
+                Level::Primary | Level::Near => pb::Consistency::Primary,
                 Level::Replica => pb::Consistency::Replica,
             }
             .into(),

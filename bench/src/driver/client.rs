@@ -1,37 +1,41 @@
 //! Through the Rust client, as an application does: all connections of the driver share one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use cairn_client::{Client, Error, Options};
+use cairn_client::{Client, Error, NearCacheOptions, Options};
 use cairn_proto::kv::Consistency;
 use cairn_workload::operation::{Random, Values};
 use futures::future::join_all;
 
 use super::{Answer, Call, Found, Level, Verb};
 
-pub(super) struct Shared(Client);
+/// How old what is read near may be.
+const NEAR: Duration = Duration::from_secs(1);
+
+pub(super) struct Shared(Client, Level);
 
 impl Shared {
     pub(super) async fn open(endpoints: Vec<String>, level: Level) -> Result<Self> {
         let options = Options {
             consistency: match level {
-                Level::Primary => Consistency::Primary,
+                Level::Primary | Level::Near => Consistency::Primary,
                 Level::Replica => Consistency::Replica,
             },
+            near_cache: (level == Level::Near).then(NearCacheOptions::default),
             ..Options::default()
         };
         let client = Client::connect(endpoints, options).await;
-        Ok(Self(client.context("connect the Rust client")?))
+        Ok(Self(client.context("connect the Rust client")?, level))
     }
 
     pub(super) fn connect(&self) -> Connection {
-        Connection(self.0.clone())
+        Connection(self.0.clone(), self.1)
     }
 }
 
-pub(super) struct Connection(Client);
+pub(super) struct Connection(Client, Level);
 
 impl Connection {
     pub(super) async fn exchange(
@@ -46,9 +50,9 @@ impl Connection {
                 Verb::Set => Bytes::copy_from_slice(values.cut(random)),
                 Verb::Get | Verb::Increment => Bytes::new(),
             };
-            let (client, verb) = (self.0.clone(), call.verb);
+            let (client, level, verb) = (self.0.clone(), self.1, call.verb);
             async move {
-                let outcome = call_one(&client, verb, key, value).await;
+                let outcome = call_one(&client, level, verb, key, value).await;
                 (Instant::now(), outcome.map_err(|error| name(&error)))
             }
         });
@@ -56,8 +60,18 @@ impl Connection {
     }
 }
 
-async fn call_one(client: &Client, verb: Verb, key: Bytes, value: Bytes) -> Result<Found, Error> {
+async fn call_one(
+    client: &Client,
+    level: Level,
+    verb: Verb,
+    key: Bytes,
+    value: Bytes,
+) -> Result<Found, Error> {
     match verb {
+        Verb::Get if level == Level::Near => Ok(match client.get_within(key, NEAR).await?.value {
+            Some(_) => Found::Good,
+            None => Found::Missing,
+        }),
         Verb::Get => Ok(match client.get(key).await? {
             Some(_) => Found::Good,
             None => Found::Missing,

@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const LOADERS: usize = 16;
 const LOADERS_DEPTH: usize = 16;
 
-/// How current reads are.
+/// How current reads are, at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
@@ -38,6 +38,9 @@ pub(crate) enum Level {
     Primary,
     /// As current, from any replica.
     Replica,
+    /// At most a second old, from the Rust client's own memory where it keeps the key; from the
+    /// primary for whoever keeps nothing.
+    Near,
 }
 
 /// Where increments go: a striped counter is added to at any node.

@@ -19,6 +19,8 @@ use super::{Answer, Call, Found, Increments, Level, Verb};
 const WAIT_MS: &[u8] = b"5000";
 /// How often calls follow redirections.
 const REDIRECTIONS_MAX: usize = 16;
+/// How often replicas are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a server that says nothing may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,6 +50,16 @@ impl Servers {
         let stop = Arc::new(AtomicBool::new(false));
         let (refreshed, until) = (Arc::clone(&directory), Arc::clone(&stop));
         std::thread::spawn(move || refreshed.keep_fresh(&until));
+        if level == Level::Replica {
+            // Nobody is redirected to a replica that is new: who wants to read there looks.
+            let (wanted, until) = (Arc::clone(&directory), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !until.load(Ordering::Acquire) {
+                    std::thread::sleep(LOOK_INTERVAL);
+                    wanted.want_refresh();
+                }
+            });
+        }
         Ok(Self {
             directory,
             level,
@@ -146,7 +158,7 @@ impl Connection {
         if let (Verb::Increment, Some(number)) = (call.verb, self.adds_at) {
             return (number % self.table.addresses.len().max(1)) as u16;
         }
-        if call.verb != Verb::Get || self.level == Level::Primary {
+        if call.verb != Verb::Get || self.level != Level::Replica {
             return owner;
         }
         let replicas = &self.table.replicas[slot];

@@ -64,7 +64,8 @@ pub(crate) fn parse_arm(text: &str) -> Result<Arm, String> {
         match (key, value) {
             ("read", "primary") => arm.level = Level::Primary,
             ("read", "replica") => arm.level = Level::Replica,
-            ("read", _) => return Err(format!("`{value}` is not primary or replica")),
+            ("read", "near") => arm.level = Level::Near,
+            ("read", _) => return Err(format!("`{value}` is not primary, replica or near")),
             ("increments", "owner") => arm.increments = Increments::Owner,
             ("increments", "any") => arm.increments = Increments::Any,
             ("increments", _) => return Err(format!("`{value}` is not owner or any")),
@@ -91,6 +92,9 @@ pub(crate) fn parse_arm(text: &str) -> Result<Arm, String> {
                 }
             }
         }
+    }
+    if arm.level == Level::Near && arm.protocol != Protocol::Client {
+        return Err("read=near is the Rust client's: give protocol=client too".to_owned());
     }
     Ok(arm)
 }
@@ -120,6 +124,7 @@ mod tests {
             "=read=primary",
             "a b=read=primary",
             "a=read=quorum",
+            "a=read=near",
             "a=increments=all",
             "a=loads=cold",
             "a=protocol=http",

@@ -146,6 +146,7 @@ impl Report {
                 match arm.level {
                     Level::Primary => "primary",
                     Level::Replica => "replica",
+                    Level::Near => "near",
                 },
                 arm.protocol.name(),
                 match arm.increments {
