@@ -202,8 +202,15 @@ mod tests {
         );
         assert!(settings(&[("movesPerNode".to_owned(), Assigned::Number(1 << 40))]).is_err());
         for name in NAMES {
-            settings(&[(name.to_owned(), Assigned::Number(3))]).expect("every name can be set");
+            let text = if name == "counters" {
+                "counters=views:=16".to_owned()
+            } else {
+                format!("{name}=3")
+            };
+            let assigned = assignment(&text).expect("every name can be given");
+            settings(&[assigned]).expect("every name can be set");
         }
+        assert!(assignment("counters=views").is_err());
     }
 
     #[test]

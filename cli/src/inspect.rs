@@ -683,6 +683,7 @@ mod tests {
             "member": {"node": 1, "replica": 2}, "standing": "learner", "up": true,
             "role": "Learner", "head": null, "commit": null, "applied": null, "lag": null,
             "corrupt": false, "bytes": 7, "receivedBytes": 30, "expectedBytes": 120,
+            "reader": false,
         });
         let copying = ReplicaHealth::deserialize(&replica).expect("one that copies");
         assert_eq!(copying_text(&copying), "copying 25%");

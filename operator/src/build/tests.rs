@@ -134,6 +134,7 @@ const CHANGES: &[(&str, &str, &[Role])] = &[
     ("/readQuorum", "4", &[]),
     ("/partitions", "128", &[]),
     ("/virtualNodes", "64", &[]),
+    ("/counters", "[{\"prefix\":\"views:\",\"stripes\":8}]", &[]),
     ("/timings/leaseMs", "600", &[]),
     ("/timings/nodeTimeoutMs", "3000", &[]),
     ("/timings/replaceAfterMs", "1000", &[]),
