@@ -251,18 +251,15 @@ async fn set_delete_and_expire(cluster: &Cluster, client: &Client, sum: i64) -> 
     let mut leader = None;
     for address in cluster.resp() {
         let mut connection = Connection::open(&address, BOUND).await?;
-        // A command that only the key's primary takes.
-        let reply = connection.call(&[b"TYPE", key]).await?;
-        if reply.text().as_deref() == Some("string") {
-            leader = Some(connection);
+        // Only the key's primary says what cannot be done to it.
+        let reply = connection.call(&[b"APPEND", key, b"1"]).await?;
+        match &reply {
+            Reply::Error(error) if error.starts_with("WRONGTYPE") => leader = Some(connection),
+            Reply::Error(error) => ensure!(error.starts_with("MOVED"), "{error}"),
+            other => anyhow::bail!("{other:?}"),
         }
     }
     let mut at = leader.context("no node leads the key")?;
-    let appended = at.call(&[b"APPEND", key, b"1"]).await?;
-    ensure!(
-        matches!(&appended, Reply::Error(error) if error.starts_with("WRONGTYPE")),
-        "{appended:?}"
-    );
     ensure!(ask(&mut at, &[b"SET", key, b"100", b"GET"]).await? == sum.to_string());
     ensure!(ask(&mut at, &[b"GET", key]).await? == "100");
     // A pipeline keeps its order.
