@@ -17,6 +17,8 @@ pub const PREFIX_BYTES_MAX: usize = 256;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Declared {
     prefixes: BTreeMap<String, u16>,
+    /// Nobody knows which: any key may be one.
+    unknown: bool,
 }
 
 /// What is wrong with a declaration.
@@ -54,6 +56,22 @@ pub enum DeclaredError {
 }
 
 impl Declared {
+    /// Where the settings in force may be newer than those that are known: any key may be a
+    /// counter, and none is made.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            prefixes: BTreeMap::new(),
+            unknown: true,
+        }
+    }
+
+    /// Whether the key may be a counter already, so that nothing can be done to it blindly.
+    #[must_use]
+    pub fn may_count(&self, key: &[u8]) -> bool {
+        self.unknown || self.stripes(key).is_some()
+    }
+
     /// From a map of prefixes, as it is kept.
     ///
     /// # Errors
@@ -65,7 +83,10 @@ impl Declared {
         for (prefix, stripes) in &prefixes {
             check(prefix, u64::from(*stripes))?;
         }
-        Ok(Self { prefixes })
+        Ok(Self {
+            prefixes,
+            unknown: false,
+        })
     }
 
     /// From `views:=16,likes:=8`, as settings spell it; empty: none.
@@ -187,6 +208,14 @@ mod tests {
         assert_eq!(error("v=65"), many);
         let prefixes: Vec<String> = (0..65).map(|n| format!("p{n}=1")).collect();
         assert_eq!(error(&prefixes.join(",")), DeclaredError::TooMany(65));
+    }
+
+    #[test]
+    fn what_is_not_known_may_count_and_has_no_stripes() {
+        let unknown = Declared::unknown();
+        assert!(unknown.may_count(b"views:a") && unknown.may_count(b""));
+        assert_eq!(unknown.stripes(b"views:a"), None);
+        assert!(!Declared::default().may_count(b"views:a"));
     }
 
     #[test]

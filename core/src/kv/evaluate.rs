@@ -478,7 +478,7 @@ impl<'a, B: Bases> View<'a, B> {
 
     /// Whether the key may be a striped counter, so that nothing can be done to it blindly.
     fn may_count(&self, key: &[u8]) -> bool {
-        self.evaluator.counters.stripes(key).is_some()
+        self.evaluator.counters.may_count(key)
     }
 
     /// The rows of the expiry index that are of the values which these writes replace
@@ -669,7 +669,8 @@ impl<'a, B: Bases> View<'a, B> {
         let Looked { live, lapsed, .. } = self.look(key)?;
         // A primary that does not know of the prefix would let a blind write of another
         // pass (it may have the settings of before): it makes no counter.
-        if !self.may_count(key) || !holds(condition, live.as_ref()) {
+        let is_declared = self.evaluator.counters.stripes(key).is_some();
+        if !is_declared || !holds(condition, live.as_ref()) {
             let outcome = WriteOutcome::ConditionFailed {
                 version: live.map(|current| current.version),
                 previous: None,

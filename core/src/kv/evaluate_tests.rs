@@ -60,6 +60,42 @@ fn delete(name: &'static str) -> WriteOp {
     }
 }
 
+#[test]
+fn nothing_is_done_blindly_to_a_counter_whose_prefix_is_not_known_yet() {
+    let control = crate::counters::Control {
+        edition: 1,
+        stripes: 4,
+        base: 0,
+        total: 0,
+        counted_at_ms: 0,
+    };
+    let counter = VersionedValue {
+        version: at(3),
+        value: StoredValue {
+            expires_at: None,
+            kind: KIND_COUNTER,
+            data: control.encode(),
+        },
+    };
+    let bases = |_: &Bytes| Some(Some(counter.clone()));
+    let mut evaluator = Evaluator::new(16);
+    evaluator.set_counters(Arc::new(Declared::unknown()));
+    let batch = WriteOp::Batch {
+        operations: vec![BatchOperation {
+            key: key("a"),
+            condition: Condition::Always,
+            action: BatchAction::Put {
+                value: key("1"),
+                expiry: Expiry::Never,
+            },
+        }],
+    };
+    for op in [set("a", "1"), delete("a"), increment("a", 1), batch] {
+        let evaluation = evaluator.evaluate(NOW, &plain(op), &bases);
+        assert_eq!(evaluation, Evaluation::IsCounter);
+    }
+}
+
 fn plain(op: WriteOp) -> WriteRequest {
     WriteRequest {
         op,

@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::cluster::report::NodeFigures;
-use cairn_core::ids::{Index, Micros, NodeId, PartitionId};
+use cairn_core::counters::Declared;
+use cairn_core::ids::{Index, MapVersion, Micros, NodeId, PartitionId};
 use cairn_core::kv::{Table, VersionedValue};
+use cairn_core::record::PartitionRecord;
 use cairn_core::replication::{
     DiskRoom, DurableRecord, Effect, Event, Generation, NodeCore, PeerMessage, Standing, Timing,
     Unproved,
@@ -66,6 +68,9 @@ pub(super) struct Engine {
     /// Reads that arrived in this turn and wait for a proof.
     unproved: Vec<Unproved>,
     window: u32,
+    /// The version of the map that was taken last, and the newest one of which a record came.
+    map_taken: MapVersion,
+    decided_at: MapVersion,
     turn: Turn,
     records: Vec<DurableRecord>,
     outgoing: Vec<(NodeId, Vec<PeerMessage>)>,
@@ -141,6 +146,8 @@ impl Engine {
             dropped: Vec::new(),
             unproved: Vec::new(),
             window: WINDOW_DEFAULT,
+            map_taken: MapVersion::ZERO,
+            decided_at: MapVersion::ZERO,
             turn: Turn::new(waiting_max),
             records: Vec::new(),
             outgoing: Vec::new(),
@@ -320,8 +327,28 @@ impl Engine {
         }
     }
 
+    /// A partition's record may come before the map that it is of, from another member too.
+    /// Until that map is here its primary may meet counters of prefixes that it does not know.
+    fn heed(&mut self, record: &PartitionRecord) {
+        self.decided_at = self.decided_at.max(record.changed_at);
+        if record.changed_at > self.map_taken {
+            let unknown = Arc::new(Declared::unknown());
+            if self.turn.counters != unknown {
+                self.turn.counters = unknown;
+                for lane in self.lanes.iter_mut().flatten() {
+                    lane.set_counters(&self.turn.counters);
+                }
+            }
+        }
+    }
+
     fn event(&mut self, event: Event) {
         match &event {
+            Event::Record { record }
+            | Event::Peer {
+                message: PeerMessage::Record(record),
+                ..
+            } => self.heed(&Arc::clone(record)),
             Event::Flushed { number } => self.time_flush(*number),
             Event::DiskRoom { room } => {
                 let full = *room != DiskRoom::Ample;
@@ -469,10 +496,17 @@ impl Engine {
 
     fn take_map(&mut self) {
         let map = self.shared.map.load_full();
+        self.map_taken = map.version;
         if let Some(settings) = &map.settings {
             self.window = settings.idempotence_window;
-            if self.turn.counters.spell() != settings.counters {
-                self.turn.counters = Arc::new(settings.declared_counters());
+            let is_behind = map.version < self.decided_at;
+            let declared = if is_behind {
+                Declared::unknown()
+            } else {
+                settings.declared_counters()
+            };
+            if *self.turn.counters != declared {
+                self.turn.counters = Arc::new(declared);
             }
             self.core.set_read_quorum(usize::from(settings.read_quorum));
             let timing = Timing {
