@@ -248,7 +248,7 @@ fn the_examples_of_the_client_page_are_these_and_work() -> Result<()> {
         ensure!(source.contains(&flat(block)), "not in this file:\n{block}");
         blocks += 1;
     }
-    ensure!(blocks == 7, "{blocks} blocks");
+    ensure!(blocks == 8, "{blocks} blocks");
 
     let spec = Spec {
         coordinators: 1,
