@@ -34,9 +34,19 @@ pub(crate) struct Flows {
     running: FuturesUnordered<BoxFuture<'static, (u64, Bytes, WriteResult)>>,
     lines: HashMap<Bytes, Line>,
     /// Writes that go the usual way, by token.
-    plain: HashMap<u64, (Bytes, u16, WriteRequest)>,
+    plain: HashMap<u64, Usual>,
     /// Writes that waited and may go the usual way now.
     released: VecDeque<Plain>,
+}
+
+/// A write that goes the usual way, which its key may turn out not to allow.
+#[derive(Debug)]
+struct Usual {
+    key: Bytes,
+    /// How many stripes were agreed.
+    stripes: u16,
+    request: WriteRequest,
+    level: WriteLevel,
 }
 
 /// What is under way for a key.
@@ -45,7 +55,7 @@ struct Line {
     running: usize,
     /// Whether one of them is no addition.
     is_closed: bool,
-    waiting: VecDeque<(u16, Plain)>,
+    waiting: VecDeque<Plain>,
 }
 
 impl std::fmt::Debug for Flows {
@@ -72,16 +82,9 @@ impl Flows {
     pub(crate) fn take(&mut self, write: Plain) -> Option<Plain> {
         let key = match &write.request.op {
             WriteOp::Batch { .. } => return Some(write),
-            op => op.keys().next()?,
+            op => op.keys().next()?.clone(),
         };
-        let Some(stripes) = self.counters.stripes(key) else {
-            return Some(write);
-        };
-        self.enter(stripes, write)
-    }
-
-    fn enter(&mut self, stripes: u16, write: Plain) -> Option<Plain> {
-        let Some(key) = write.request.op.keys().next().cloned() else {
+        let Some(stripes) = self.counters.stripes(&key) else {
             return Some(write);
         };
         let adds = match write.request.op {
@@ -96,7 +99,7 @@ impl Flows {
         let line = self.lines.entry(key.clone()).or_default();
         let must_wait = !line.waiting.is_empty() || line.is_closed;
         if must_wait || (adds.is_none() && line.running > 0) {
-            line.waiting.push_back((stripes, write));
+            line.waiting.push_back(write);
             return None;
         }
         line.running += 1;
@@ -122,7 +125,13 @@ impl Flows {
                 None
             }
             None => {
-                self.plain.insert(token, (key, stripes, request.clone()));
+                let usual = Usual {
+                    key,
+                    stripes,
+                    request: request.clone(),
+                    level,
+                };
+                self.plain.insert(token, usual);
                 Some(Plain {
                     token,
                     request,
@@ -147,14 +156,28 @@ impl Flows {
         if self.plain.is_empty() {
             return Some(result);
         }
-        let Some((key, stripes, request)) = self.plain.remove(&token) else {
+        let Some(usual) = self.plain.remove(&token) else {
             return Some(result);
         };
+        let Usual {
+            key,
+            stripes,
+            request,
+            level,
+        } = usual;
         if result != Err(RequestError::IsCounter) {
             let is_added_to = matches!(request.op, WriteOp::Increment { .. }) && stripes > 0;
             if is_added_to && result.is_ok() {
-                self.counters.added_to_the_key(&key);
+                self.counters.is_to_be_counted(key.clone());
             }
+            self.leave(&key);
+            return Some(result);
+        }
+        // An addition with a name is told of the stripes, where its client sends it as it
+        // likes; whatever is done here is acknowledged by quorums alone.
+        let is_named_addition =
+            matches!(request.op, WriteOp::Increment { .. }) && request.sequenced.is_some();
+        if level == WriteLevel::All && !is_named_addition {
             self.leave(&key);
             return Some(result);
         }
@@ -184,13 +207,11 @@ impl Flows {
         if line.running > 0 {
             return;
         }
-        line.is_closed = false;
-        let mut waiting = std::mem::take(&mut line.waiting);
+        let waiting = std::mem::take(&mut line.waiting);
         self.lines.remove(key);
-        while let Some((stripes, write)) = waiting.pop_front() {
-            if let Some(plain) = self.enter(stripes, write) {
-                self.released.push_back(plain);
-            }
+        for write in waiting {
+            let plain = self.take(write);
+            self.released.extend(plain);
         }
     }
 

@@ -169,7 +169,7 @@ impl Counters {
         match learned {
             Some(learned) => {
                 self.keep(&key, learned);
-                self.shared.dirty.lock().add(key);
+                self.is_to_be_counted(key);
                 Err(RequestError::Striped(learned))
             }
             None => Ok(WriteReply { outcome, position }),
@@ -217,7 +217,7 @@ impl Counters {
         } else {
             delta
         };
-        self.shared.dirty.lock().add(key);
+        self.is_to_be_counted(key);
         learned.control.total.saturating_add(own)
     }
 
@@ -241,9 +241,9 @@ impl Counters {
         }
     }
 
-    /// The key itself was added to: it is to be striped when counters are added up.
-    fn added_to_the_key(&self, key: &Bytes) {
-        self.shared.dirty.lock().add(key.clone());
+    /// Something was added: the counter is to be added up, or striped where it is none yet.
+    fn is_to_be_counted(&self, key: Bytes) {
+        self.shared.dirty.lock().add(key);
     }
 
     /// Reads a key that may be a counter, as it is now.

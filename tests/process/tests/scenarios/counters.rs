@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cairn_client::{Client, Consistency, Error, Options};
+use cairn_client::{Client, Consistency, Error, Options, PutOptions, WriteLevel};
 use cairn_process_tests::cli;
 use cairn_process_tests::cluster::{BOUND, Cluster, Spec};
 use cairn_process_tests::resp::{Connection, Reply};
@@ -294,6 +294,13 @@ async fn set_delete_and_expire(cluster: &Cluster, client: &Client, sum: i64) -> 
     client.increment(KEY, 4).await?;
     let value = client.get(KEY).await?.context("there is no counter")?;
     ensure!(value.data == "14" && value.counter.is_some(), "{value:?}");
+    // Stripes are acknowledged by quorums: who asks for more is told so.
+    let everywhere = PutOptions {
+        write_level: Some(WriteLevel::All),
+        ..PutOptions::default()
+    };
+    let refused = client.put_with(KEY, "19", everywhere).await;
+    ensure!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     client.put(KEY, "20").await?;
     ensure!(ask(&mut at, &[b"GET", key]).await? == "20");
     ensure!(at.call(&[b"INCR", key]).await? == Reply::Integer(21));
