@@ -36,20 +36,13 @@ impl Workload {
     }
 
     pub(crate) fn mix(self) -> Mix {
-        let (get, set, insert, rmw) = match self {
-            Self::Write => (0, 1, 0, 0),
-            Self::Read | Self::C => (1, 0, 0, 0),
-            Self::A => (50, 50, 0, 0),
-            Self::B => (95, 5, 0, 0),
-            Self::D => (95, 0, 5, 0),
-            Self::F => (50, 0, 0, 50),
-        };
-        Mix {
-            get,
-            set,
-            insert,
-            rmw,
-            incr: 0,
+        match self {
+            Self::Write => Mix::WRITES,
+            Self::Read | Self::C => Mix::READS,
+            Self::A => Mix::YCSB_A,
+            Self::B => Mix::YCSB_B,
+            Self::D => Mix::YCSB_D,
+            Self::F => Mix::YCSB_F,
         }
     }
 

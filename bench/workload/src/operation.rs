@@ -70,6 +70,31 @@ pub struct Mix {
     pub incr: u32,
 }
 
+impl Mix {
+    /// Nothing but `SET`s.
+    pub const WRITES: Self = Self::of(0, 1, 0, 0);
+    /// Nothing but `GET`s; YCSB's C.
+    pub const READS: Self = Self::of(1, 0, 0, 0);
+    /// YCSB's A.
+    pub const YCSB_A: Self = Self::of(50, 50, 0, 0);
+    /// YCSB's B.
+    pub const YCSB_B: Self = Self::of(95, 5, 0, 0);
+    /// YCSB's D.
+    pub const YCSB_D: Self = Self::of(95, 0, 5, 0);
+    /// YCSB's F.
+    pub const YCSB_F: Self = Self::of(50, 0, 0, 50);
+
+    const fn of(get: u32, set: u32, insert: u32, rmw: u32) -> Self {
+        Self {
+            get,
+            set,
+            insert,
+            rmw,
+            incr: 0,
+        }
+    }
+}
+
 impl std::str::FromStr for Mix {
     type Err = String;
 

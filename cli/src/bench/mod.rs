@@ -128,21 +128,14 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 impl BenchArgs {
     fn mix(&self) -> Mix {
-        let (get, set, insert, rmw) = match self.workload {
-            Workload::Mix => return self.mix,
-            Workload::Write => (0, 1, 0, 0),
-            Workload::Read | Workload::C => (1, 0, 0, 0),
-            Workload::A => (50, 50, 0, 0),
-            Workload::B => (95, 5, 0, 0),
-            Workload::D => (95, 0, 5, 0),
-            Workload::F => (50, 0, 0, 50),
-        };
-        Mix {
-            get,
-            set,
-            insert,
-            rmw,
-            incr: 0,
+        match self.workload {
+            Workload::Mix => self.mix,
+            Workload::Write => Mix::WRITES,
+            Workload::Read | Workload::C => Mix::READS,
+            Workload::A => Mix::YCSB_A,
+            Workload::B => Mix::YCSB_B,
+            Workload::D => Mix::YCSB_D,
+            Workload::F => Mix::YCSB_F,
         }
     }
 

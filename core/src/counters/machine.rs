@@ -518,11 +518,15 @@ impl Machine {
 
     /// One call for each stripe.
     fn each(&self, control: &Control, call: impl Fn(Bytes) -> Call) -> Step {
-        let asked = (0..control.stripes).map(|stripe| Asked {
+        let asked = (0..control.stripes).map(|stripe| self.of_stripe(control, stripe, &call));
+        Step::Ask(asked.collect())
+    }
+
+    fn of_stripe(&self, control: &Control, stripe: u16, call: impl Fn(Bytes) -> Call) -> Asked {
+        Asked {
             token: stripe,
             call: call(self.stripe(control, stripe)),
-        });
-        Step::Ask(asked.collect())
+        }
     }
 
     fn add_to(&mut self, with: &Environment<'_>, of: Learned) -> Step {
@@ -609,23 +613,13 @@ impl Machine {
     fn seal(&mut self, with: &Environment<'_>, of: Learned, then: Then) -> Step {
         let expires_at = with.now_ms.saturating_add(SEALS_KEPT_MS);
         let mut round = Round::new(of, with.now_ms);
-        if then == Then::Restripe && is_seeded(Bug::LoseStripe) && of.control.stripes > 1 {
-            // The last one is overlooked.
+        if then == Then::Restripe && is_seeded(Bug::LoseStripe) && round.left > 1 {
             round.left -= 1;
-            self.state = State::Sealing(round, then);
-            let sealed = (0..round.left).map(|stripe| Asked {
-                token: stripe,
-                call: Call::Write(WriteOp::Seal {
-                    key: self.stripe(&of.control, stripe),
-                    expires_at,
-                }),
-            });
-            return Step::Ask(sealed.collect());
         }
         self.state = State::Sealing(round, then);
-        self.each(&of.control, |key| {
-            Call::Write(WriteOp::Seal { key, expires_at })
-        })
+        let seal = |key| Call::Write(WriteOp::Seal { key, expires_at });
+        let sealed = (0..round.left).map(|stripe| self.of_stripe(&of.control, stripe, seal));
+        Step::Ask(sealed.collect())
     }
 
     fn conclude(&mut self, with: &Environment<'_>, round: &Round, then: Then) -> Step {

@@ -332,12 +332,15 @@ impl Engine {
     fn heed(&mut self, record: &PartitionRecord) {
         self.decided_at = self.decided_at.max(record.changed_at);
         if record.changed_at > self.map_taken {
-            let unknown = Arc::new(Declared::unknown());
-            if self.turn.counters != unknown {
-                self.turn.counters = unknown;
-                for lane in self.lanes.iter_mut().flatten() {
-                    lane.set_counters(&self.turn.counters);
-                }
+            self.set_counters(Declared::unknown());
+        }
+    }
+
+    fn set_counters(&mut self, declared: Declared) {
+        if *self.turn.counters != declared {
+            self.turn.counters = Arc::new(declared);
+            for lane in self.lanes.iter_mut().flatten() {
+                lane.set_counters(&self.turn.counters);
             }
         }
     }
@@ -348,7 +351,7 @@ impl Engine {
             | Event::Peer {
                 message: PeerMessage::Record(record),
                 ..
-            } => self.heed(&Arc::clone(record)),
+            } => self.heed(record),
             Event::Flushed { number } => self.time_flush(*number),
             Event::DiskRoom { room } => {
                 let full = *room != DiskRoom::Ample;
@@ -505,9 +508,7 @@ impl Engine {
             } else {
                 settings.declared_counters()
             };
-            if *self.turn.counters != declared {
-                self.turn.counters = Arc::new(declared);
-            }
+            self.set_counters(declared);
             self.core.set_read_quorum(usize::from(settings.read_quorum));
             let timing = Timing {
                 lease: Micros::from_millis(settings.lease_ms),
@@ -520,7 +521,6 @@ impl Engine {
         }
         for lane in self.lanes.iter_mut().flatten() {
             lane.set_window(self.window);
-            lane.set_counters(&self.turn.counters);
         }
     }
 
