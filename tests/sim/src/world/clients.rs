@@ -27,7 +27,7 @@ const REGISTERS: usize = 4;
 const COUNTERS: usize = 2;
 const EXPIRING: usize = 2;
 /// For how long an increment is gathered, in microseconds; 0: not at all.
-const GATHERED_FOR: [u64; 4] = [0, 700, 4_000, 15_000];
+const GATHERED_FOR: [u64; 4] = [0, 2_000, 15_000, 60_000];
 /// When a client gives a write up.
 const GIVE_UP: Micros = Micros::from_millis(2_500);
 
