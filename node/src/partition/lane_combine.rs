@@ -133,10 +133,10 @@ impl Lane {
         }
         self.propose_combined(core, turn, cache);
         if !self.held.is_empty() {
-            // They wait together, and in order.
+            // They wait together, and in order, until the next tick at most: were they tried
+            // again in this turn, what holds them would hold them again, and it had no end.
             let waiting = self.gathering.drain();
             self.held.extend(waiting);
-            turn.touched.push(self.partition);
         }
         self.held.extend(behind);
     }

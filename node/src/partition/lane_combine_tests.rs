@@ -221,3 +221,25 @@ fn what_was_gathered_and_not_proposed_was_surely_not_done() {
     assert_eq!(error(&mut second), Some(Err(not_ready)));
     assert_eq!(rig.lane.unanswered(), 0);
 }
+
+#[test]
+fn increments_that_are_pushed_back_wait_for_the_next_tick_and_are_not_tried_without_end() {
+    let mut rig = rig();
+    rig.push_back();
+    // It takes all that may be written until the next tick.
+    rig.submit(set("b", MUCH.as_str()), None);
+    let before = head(&rig);
+    let mut connections: Vec<_> = (0..3).map(|_| Connection::new()).collect();
+    for connection in &mut connections {
+        connection.send(&mut rig, increment("n"));
+    }
+    rig.settle();
+    assert!(rig.turn.pushed_back > 0);
+    assert_eq!(head(&rig), before);
+    assert_eq!(rig.lane.unanswered(), 4);
+    rig.catch_up();
+    rig.flush();
+    rig.flush();
+    let sums: Vec<_> = connections.iter_mut().flat_map(Connection::sums).collect();
+    assert_eq!(sums, [1, 2, 3]);
+}

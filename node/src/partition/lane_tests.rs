@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::Waker;
 
 use cairn_core::cluster::report::Order;
@@ -21,6 +21,9 @@ use super::*;
 const PARTITION: PartitionId = PartitionId(0);
 const NODE: NodeId = NodeId(1);
 const WINDOW: u32 = 100;
+const LEARNER: ReplicaId = ReplicaId(2);
+/// More than half of what may be kept for a learner.
+static MUCH: LazyLock<String> = LazyLock::new(|| "x".repeat(200 << 10));
 /// A far year: nothing here expires by accident.
 const WALL_MS: u64 = 1_000_000;
 
@@ -140,7 +143,11 @@ impl Rig {
     /// Does what the engine does at the end of a turn.
     fn settle(&mut self) {
         self.let_go();
-        while !self.turn.effects.is_empty() {
+        let mut rounds = 0;
+        while !self.turn.effects.is_empty() || !self.turn.touched.is_empty() {
+            rounds += 1;
+            assert!(rounds < 1000, "a turn without an end");
+            self.turn.touched.clear();
             for effect in std::mem::take(&mut self.turn.effects) {
                 match effect {
                     Effect::Append(record) => {
@@ -179,6 +186,47 @@ impl Rig {
         for (reply, result) in self.turn.answers.drain(..) {
             reply.answer(result, &mut wakers);
         }
+    }
+
+    fn tick(&mut self) {
+        self.turn.now = self.turn.now.plus(Micros::from_millis(20));
+        self.step(Event::Tick);
+    }
+
+    /// A learner that has nothing slows the writes.
+    fn push_back(&mut self) {
+        let mut with_learner = PartitionRecord::clone(&record(1, 2, ME));
+        with_learner.config.learners = vec![Member {
+            node: NodeId(2),
+            replica: LEARNER,
+        }];
+        self.step(Event::Record {
+            record: Arc::new(with_learner),
+        });
+        self.learner_answers(AppendOutcome::Refused);
+        self.submit(set("a", MUCH.as_str()), None);
+        self.flush();
+        self.tick();
+        assert!(self.lane.pushes_back());
+    }
+
+    fn catch_up(&mut self) {
+        let index = self.core.standing(PARTITION).expect("lives here").head;
+        self.learner_answers(AppendOutcome::Matched { index });
+        self.tick();
+    }
+
+    fn learner_answers(&mut self, outcome: AppendOutcome) {
+        self.step(Event::Peer {
+            from: NodeId(2),
+            message: PeerMessage::AppendReply(AppendReply {
+                partition: PARTITION,
+                epoch: Epoch(1),
+                from: LEARNER,
+                session: 1,
+                outcome,
+            }),
+        });
     }
 
     fn flush(&mut self) {
@@ -702,41 +750,9 @@ fn writes_that_wait_for_a_member_that_is_away_keep_no_other_out() {
 #[test]
 fn a_write_that_is_pushed_back_is_held_and_none_overtakes_it() {
     let mut rig = Rig::serving();
-    let learner = ReplicaId(2);
-    let mut with_learner = PartitionRecord::clone(&record(1, 2, ME));
-    with_learner.config.learners = vec![Member {
-        node: NodeId(2),
-        replica: learner,
-    }];
-    rig.step(Event::Record {
-        record: Arc::new(with_learner),
-    });
-    let answers = |rig: &mut Rig, outcome| {
-        rig.step(Event::Peer {
-            from: NodeId(2),
-            message: PeerMessage::AppendReply(AppendReply {
-                partition: PARTITION,
-                epoch: Epoch(1),
-                from: learner,
-                session: 1,
-                outcome,
-            }),
-        });
-    };
-    answers(&mut rig, AppendOutcome::Refused);
-    // More than half of what may be kept for it.
-    let much: &'static str = "x".repeat(200 << 10).leak();
-    rig.submit(set("a", much), None);
-    rig.flush();
-    let tick = |rig: &mut Rig| {
-        rig.turn.now = rig.turn.now.plus(Micros::from_millis(20));
-        rig.step(Event::Tick);
-        rig.settle();
-    };
-    tick(&mut rig);
-    assert!(rig.lane.pushes_back());
+    rig.push_back();
     // It takes all that may be written until the next tick, and more.
-    let first = rig.submit(set("b", much), None);
+    let first = rig.submit(set("b", MUCH.as_str()), None);
     assert_eq!(rig.turn.pushed_back, 0);
     let second = rig.submit(set("c", "v"), None);
     let third = rig.submit(delete("c"), None);
@@ -754,9 +770,7 @@ fn a_write_that_is_pushed_back_is_held_and_none_overtakes_it() {
         "the first is tried again, and it alone"
     );
     // It catches up.
-    let index = rig.core.standing(PARTITION).expect("lives here").head;
-    answers(&mut rig, AppendOutcome::Matched { index });
-    tick(&mut rig);
+    rig.catch_up();
     rig.flush();
     let told = rig.answers();
     assert_eq!(told.get(&second), Some(&SET));
