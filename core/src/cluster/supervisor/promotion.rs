@@ -272,7 +272,7 @@ impl Supervisor {
         } else {
             self.options.serve_timeout
         };
-        if now.minus(since) <= patience || !self.could_serve(record, None) {
+        if self.heard_of(now, primary).minus(since) <= patience || !self.could_serve(record, None) {
             return None;
         }
         let reason = if self.views.is_missing(record, primary) {
@@ -309,7 +309,15 @@ impl Supervisor {
             return false;
         }
         let since = *work.cut_off_since.get_or_insert(now);
-        now.minus(since) > self.options.cut_off_after
+        self.heard_of(now, primary).minus(since) > self.options.cut_off_after
+    }
+
+    /// Until when it is known how a primary stands: of a node that has just fallen silent,
+    /// or that this coordinator has just lost sight of, what it said last is all there is,
+    /// and says nothing of how long it stayed so.
+    fn heard_of(&self, now: Micros, primary: Member) -> Micros {
+        let heard = self.views.detector.last_heard(primary.node);
+        heard.map_or(now, |heard| heard.min(now))
     }
 
     /// Whether enough members are up, but for one, for any primary to serve at all: if

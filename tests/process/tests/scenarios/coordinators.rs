@@ -19,6 +19,20 @@ pub(crate) fn promotions_started(cluster: &Cluster) -> Result<f64> {
         .sum()
 }
 
+/// What the coordinators' logs say of them, and of the health that they went by.
+pub(crate) fn promotions_told(cluster: &Cluster) -> String {
+    let told = |line: &&str| {
+        line.contains("looking for a primary") || line.contains("a data node's health changed")
+    };
+    let logs = cluster.coordinators.iter().map(|node| {
+        let log = node.log_text();
+        let lines: Vec<&str> = log.lines().filter(told).collect();
+        let last = &lines[lines.len().saturating_sub(20)..];
+        format!("{}:\n{}", node.name, last.join("\n"))
+    });
+    logs.collect::<Vec<_>>().join("\n")
+}
+
 /// Lets time pass: what is waited for is that nothing happens meanwhile.
 pub(crate) fn let_pass(time: Duration) -> Result<()> {
     let began = Instant::now();

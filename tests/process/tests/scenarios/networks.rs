@@ -14,7 +14,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::coordinators::{NODE_TIMEOUT, let_pass, promotions_started};
+use crate::coordinators::{NODE_TIMEOUT, let_pass, promotions_started, promotions_told};
 use crate::freeze::{answers_harmlessly, ask_for_the_past, is_still, write};
 use crate::kills::led_by;
 use crate::trial::Trial;
@@ -229,7 +229,8 @@ fn the_coordinators_are_split(field: &mut Field, rng: &mut StdRng) -> Result<()>
     let after = promotions_started(&trial.cluster)?;
     ensure!(
         before == after,
-        "promoted by coordinators that reach no data node"
+        "promoted by coordinators that reach no data node:\n{}",
+        promotions_told(&trial.cluster)
     );
     Ok(())
 }

@@ -5,6 +5,7 @@ mod absences;
 mod chaos;
 mod cordons;
 mod handovers;
+mod lost_sight;
 mod membership;
 mod proposals;
 mod readers;
