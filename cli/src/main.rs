@@ -31,6 +31,7 @@ mod plan;
 mod rebalance;
 mod recover;
 mod recover_coordinators;
+mod schedule;
 mod user;
 
 use std::ffi::{OsStr, OsString};

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::failure::{Failure, Kind};
+use crate::schedule;
 
 /// The exit code of a node that a second signal ended before it had drained.
 const EXIT_FORCED: i32 = 130;
@@ -94,6 +95,9 @@ fn start_logs(process: &ProcessSettings) -> Result<(), Failure> {
 
 fn serve(settings: NodeSettings) -> anyhow::Result<()> {
     let process = settings.process().clone();
+    if matches!(settings, NodeSettings::Data(_)) {
+        schedule::in_batches();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(process.network_threads)
         .thread_name("network")
