@@ -216,6 +216,11 @@ impl FailureDetector {
             return false;
         };
         let restarted = observed.session != 0 && observed.session != session;
+        if now.minus(observed.last_heard) > self.timeout {
+            // As good as a stream that broke: it may have been cut off from its peers
+            // as well, and still speak of them as it found them then.
+            observed.open_since = now;
+        }
         observed.open = true;
         observed.opened = true;
         observed.spoke = true;
@@ -289,7 +294,7 @@ impl FailureDetector {
             if !self.is_fresh(now, observed) {
                 continue;
             }
-            let knows = self.knows(now, observed);
+            let knows = self.knows(observed);
             testimony.heard += 1;
             testimony.know += usize::from(knows);
             for node in &observed.unreachable {
@@ -304,20 +309,22 @@ impl FailureDetector {
         testimony
     }
 
-    /// Whether a peer would know of one that does not answer: where its stream is
-    /// younger than the time-out it may not have tried yet.
-    fn knows(&self, now: Micros, observed: &Observed) -> bool {
-        now.minus(observed.open_since) >= self.timeout
+    /// Whether a peer knew, when it spoke last, of one that does not answer: where its
+    /// stream was younger than the time-out it may not have tried yet, or still tell
+    /// of what it saw while it was itself cut off.
+    fn knows(&self, observed: &Observed) -> bool {
+        observed.last_heard.minus(observed.open_since) >= self.timeout
     }
 
     /// The testimony about one node, its own word left out.
     fn witnesses(&self, now: Micros, node: NodeId, testimony: &Testimony) -> Witnesses {
         let own = self.nodes.get(&node).filter(|o| self.is_fresh(now, o));
-        let own_knows = own.is_some_and(|o| self.knows(now, o));
+        let own_knows = own.is_some_and(|o| self.knows(o));
         let (against, knowing) = testimony.against.get(&node).copied().unwrap_or_default();
         Witnesses {
             heard: testimony.heard - usize::from(own.is_some()),
             against,
+            knowing,
             deaf: testimony.deaf.get(&node).copied().unwrap_or_default(),
             for_it: testimony.know - usize::from(own_knows) - knowing,
         }
@@ -333,7 +340,8 @@ impl FailureDetector {
             return Health::Up;
         }
         let others = self.nodes.len().saturating_sub(1);
-        let confirmed = others > 0 && witnesses.against >= WITNESSES.min(others);
+        // Two are believed at once; where there is but one, only if it can tell.
+        let confirmed = witnesses.against >= WITNESSES || (others == 1 && witnesses.knowing == 1);
         // A leader that just started has patience with those that have yet to find it,
         // unless it was told by two that they are dead.
         let told = observed.opened || witnesses.against >= WITNESSES;
@@ -358,7 +366,7 @@ impl FailureDetector {
                 _ => Health::Suspect(SuspectReason::Blind),
             };
         }
-        let know = witnesses.against + witnesses.for_it;
+        let know = witnesses.knowing + witnesses.for_it;
         if know == 0 {
             // Nobody has listened for long enough to tell. That passes: each peer
             // that stays knows after a time-out. It is so after this coordinator was
@@ -369,7 +377,7 @@ impl FailureDetector {
             }
         } else if confirmed {
             Health::Down(DownReason::SilentAndPeersConfirm)
-        } else if witnesses.against >= WITNESSES.min(know) {
+        } else if witnesses.knowing >= WITNESSES.min(know) {
             Health::Down(DownReason::Silent)
         } else {
             Health::Suspect(SuspectReason::PeersReachIt)
@@ -491,9 +499,15 @@ struct Testimony {
 /// What its peers say of one node.
 #[derive(Clone, Copy, Default, Debug)]
 struct Witnesses {
+    /// How many others speak.
     heard: usize,
+    /// How many of them get no answer from it.
     against: usize,
+    /// How many of those can tell.
+    knowing: usize,
+    /// How many get no answer from its client port.
     deaf: usize,
+    /// How many can tell and say nothing against it.
     for_it: usize,
 }
 
@@ -643,6 +657,64 @@ mod tests {
                 Health::Suspect(SuspectReason::Silent)
             );
         }
+    }
+
+    #[test]
+    fn who_was_itself_cut_off_condemns_nobody_when_it_is_the_last_one_heard() {
+        for stream_broke in [false, true] {
+            let mut watch = Watch::of(5);
+            for at in (5_100..8_000).step_by(100) {
+                for n in 2..=5 {
+                    watch.beat(at, n, &[1]);
+                }
+            }
+            // Node 1 comes back, and still speaks as it did while it was cut off; then
+            // this coordinator loses sight of them all.
+            if stream_broke {
+                watch.close(1);
+                watch
+                    .detector
+                    .stream_opened(Micros::from_millis(8_000), NodeId(1));
+            }
+            for n in 2..=5 {
+                watch.beat(8_000, n, &[1]);
+            }
+            for at in (8_000..=8_300).step_by(100) {
+                watch.beat(at, 1, &[2, 3, 4, 5]);
+            }
+            for at in (8_400..12_000).step_by(50) {
+                for n in 1..=5 {
+                    assert!(!watch.health(at, n).is_down(), "node {n} at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_one_left_condemns_the_others_once_it_can_tell() {
+        let mut watch = Watch::of(3);
+        watch.close(2);
+        watch.close(3);
+        let mut down_at = |from: u64| {
+            (from..from + 4_000).step_by(100).find(|&at| {
+                watch.beat(at, 1, &[2, 3]);
+                watch.health(at, 2).is_down()
+            })
+        };
+        assert_eq!(down_at(5_100), Some(6_100), "the time-out of the two");
+        // All are killed, and one alone returns.
+        let mut watch = Watch::of(3);
+        for n in 1..=3 {
+            watch.close(n);
+        }
+        watch
+            .detector
+            .stream_opened(Micros::from_millis(9_000), NodeId(1));
+        let down = (9_000..14_000).step_by(100).find(|&at| {
+            watch.beat(at, 1, &[2, 3]);
+            watch.health(at, 2).is_down()
+        });
+        assert_eq!(down, Some(10_000), "once it has listened for a time-out");
     }
 
     #[test]

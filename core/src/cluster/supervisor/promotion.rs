@@ -317,7 +317,7 @@ impl Supervisor {
     /// and says nothing of how long it stayed so.
     fn heard_of(&self, now: Micros, primary: Member) -> Micros {
         let heard = self.views.detector.last_heard(primary.node);
-        heard.map_or(now, |heard| heard.min(now))
+        heard.unwrap_or(now)
     }
 
     /// Whether enough members are up, but for one, for any primary to serve at all: if
