@@ -375,6 +375,7 @@ impl Shared {
                 ProofLook::Read => break here,
                 ProofLook::Void => return Ok(None),
                 ProofLook::Wait => {
+                    self.hurry_applying();
                     if timeout_at(deadline, changed).await.is_err() {
                         return Err(RequestError::NotReady { partition });
                     }

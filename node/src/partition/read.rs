@@ -289,11 +289,19 @@ impl Shared {
                         // A lapsed lease means one round to its quorum (rule 5).
                         self.inbox.push(Input::HurryLease(partition));
                     }
+                    self.hurry_applying();
                     if timeout_at(deadline, changed).await.is_err() {
                         return Err(RequestError::NotReady { partition });
                     }
                 }
             }
+        }
+    }
+
+    /// Has what committed applied at once, which is gathered otherwise: somebody waits.
+    pub(super) fn hurry_applying(&self) {
+        if let Some(reader) = &*self.reader.load() {
+            reader.hurry();
         }
     }
 

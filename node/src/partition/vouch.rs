@@ -120,6 +120,7 @@ impl Shared {
                     if !here.leads(clock) && cell.hurry() {
                         self.inbox.push(Input::HurryLease(partition));
                     }
+                    self.hurry_applying();
                     if timeout_at(deadline, changed).await.is_err() {
                         return false;
                     }
@@ -169,6 +170,7 @@ impl Shared {
                 ProofLook::Read => return true,
                 ProofLook::Void => return false,
                 ProofLook::Wait => {
+                    self.hurry_applying();
                     if timeout_at(deadline, changed).await.is_err() {
                         return false;
                     }

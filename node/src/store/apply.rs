@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cairn_core::ids::{Index, Mark, PartitionId};
@@ -23,6 +24,14 @@ use crate::disk::fatal;
 
 /// Where a batch is closed and written.
 const BATCH_BYTES: usize = 4 << 20;
+/// How long after a batch the next one is begun, where nobody waits for it: each batch
+/// has rows of every partition that it touches, so that few large ones write far less than
+/// many small ones. An acknowledged write is in W logs and is applied after that, so that
+/// whoever is told of it is told no later. Whoever waits for what is applied hurries it
+/// ([`ApplyHandle::hurry`]), after which nothing is gathered for as long again.
+const GATHER: Duration = Duration::from_millis(100);
+/// As soon as so much waits nothing more is gathered.
+const GATHERED_BYTES: u64 = 1 << 20;
 
 /// How far a partition's state has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +73,18 @@ fn bytes_of(entries: &[LogEntry]) -> u64 {
 struct Queue {
     jobs: Vec<Job>,
     sleeping: bool,
+    /// The thread gathers more before it writes.
+    gathering: bool,
+    /// Somebody waits for what lies here to be applied.
+    hurried: bool,
     closing: bool,
+}
+
+impl Queue {
+    /// Whether the thread did gather, and is to be woken.
+    fn stop_gathering(&mut self) -> bool {
+        std::mem::take(&mut self.gathering)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -146,16 +166,32 @@ impl ApplyHandle {
     fn push(&self, job: Job) {
         let mut queue = self.shared.queue.lock();
         queue.jobs.push(job);
-        let sleeping = std::mem::take(&mut queue.sleeping);
+        let much = queue.gathering && self.backlog_bytes() >= GATHERED_BYTES;
+        let wake = std::mem::take(&mut queue.sleeping) || (much && queue.stop_gathering());
         drop(queue);
-        if sleeping {
+        if wake {
+            self.shared.news.notify_one();
+        }
+    }
+
+    /// Has what was submitted applied without more being gathered: somebody waits for it.
+    pub fn hurry(&self) {
+        let mut queue = self.shared.queue.lock();
+        queue.hurried = true;
+        let wake = queue.stop_gathering();
+        drop(queue);
+        if wake {
             self.shared.news.notify_one();
         }
     }
 
     /// Applies what was submitted and ends the thread. Blocks.
     pub(super) fn close(&self) {
-        self.shared.queue.lock().closing = true;
+        {
+            let mut queue = self.shared.queue.lock();
+            queue.closing = true;
+            queue.stop_gathering();
+        }
         self.shared.news.notify_one();
         let thread = self.shared.thread.lock().take();
         if let Some(thread) = thread {
@@ -206,6 +242,8 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         let mut jobs = Vec::new();
+        let mut written_at = Instant::now();
+        let mut hurried_at = written_at;
         loop {
             let closing = {
                 let mut queue = self.shared.queue.lock();
@@ -214,6 +252,21 @@ impl Worker {
                     self.shared.news.wait(&mut queue);
                 }
                 queue.sleeping = false;
+                if self.keys.wants() {
+                    // Who keeps copies of keys is told of changes as they are applied.
+                    queue.hurried = true;
+                }
+                let until = written_at + GATHER;
+                queue.gathering =
+                    !queue.hurried && !queue.closing && hurried_at.elapsed() >= GATHER;
+                while queue.gathering {
+                    if self.shared.news.wait_until(&mut queue, until).timed_out() {
+                        queue.gathering = false;
+                    }
+                }
+                if std::mem::take(&mut queue.hurried) {
+                    hurried_at = Instant::now();
+                }
                 std::mem::swap(&mut queue.jobs, &mut jobs);
                 queue.closing && jobs.is_empty()
             };
@@ -241,6 +294,7 @@ impl Worker {
                 }
             }
             self.commit();
+            written_at = Instant::now();
         }
     }
 
@@ -272,7 +326,7 @@ impl Worker {
             self.touched.clear();
             return;
         }
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         self.touched.sort_unstable();
         self.touched.dedup();
         let bytes = self.applier.staged_bytes() as u64;

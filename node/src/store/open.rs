@@ -315,8 +315,14 @@ impl NodeStorage {
             corrupt,
         )
         .map_err(StorageError::io("start the apply thread"))?;
-        let reader = StateReader::start(store, (cache, counts), config.reader_threads, room)
-            .map_err(StorageError::io("start the reader threads"))?;
+        let reader = StateReader::start(
+            store,
+            (cache, counts),
+            apply.clone(),
+            config.reader_threads,
+            room,
+        )
+        .map_err(StorageError::io("start the reader threads"))?;
         let closer = StorageCloser {
             wal: wal.clone(),
             apply: apply.clone(),

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::cache::ValueCache;
 use super::counts::KeyCounts;
 use super::snapshot::Room;
-use super::{FjallStore, SnapshotSink, SnapshotSource, StorageError};
+use super::{ApplyHandle, FjallStore, SnapshotSink, SnapshotSource, StorageError};
 
 /// The most reads that wait for a reader thread.
 const WAITING_MAX: usize = 64 << 10;
@@ -48,6 +48,7 @@ struct Shared {
     queue: Mutex<Queue>,
     news: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    apply: ApplyHandle,
 }
 
 /// How much of the expiry index is taken at once.
@@ -120,6 +121,7 @@ impl StateReader {
     pub(super) fn start(
         store: FjallStore,
         (cache, counts): (Arc<ValueCache>, Arc<KeyCounts>),
+        apply: ApplyHandle,
         threads: usize,
         room: Room,
     ) -> std::io::Result<Self> {
@@ -131,6 +133,7 @@ impl StateReader {
             queue: Mutex::default(),
             news: Condvar::new(),
             threads: Mutex::default(),
+            apply,
         });
         for number in 0..threads.max(1) {
             let worker = Arc::clone(&shared);
@@ -140,6 +143,11 @@ impl StateReader {
             shared.threads.lock().push(thread);
         }
         Ok(Self { shared })
+    }
+
+    /// Somebody waits for what has committed to be applied: no more is gathered first.
+    pub(crate) fn hurry(&self) {
+        self.shared.apply.hurry();
     }
 
     /// What the value cache knows of a key: `None` where it knows nothing,

@@ -46,11 +46,18 @@ fn stored(node: &TestNode, partition: PartitionId) -> (Vec<Bytes>, Vec<ExpiryRow
     (keys, index.rows)
 }
 
-/// Waits until every node holds these keys and nothing expires.
+/// Waits until every node has applied what was written until now, holds these keys, and
+/// nothing expires.
 async fn settled(cluster: &TestCluster, partition: PartitionId, keys: &[Bytes]) {
+    let primary = cluster.primary(partition);
+    let head = primary.standing(partition).expect("here").head;
+    let applied = |node: &TestNode| {
+        let here = node.engine.handle().standing(partition);
+        here.is_some_and(|here| here.applied >= head)
+    };
     let settled = async {
         for node in cluster.nodes.values() {
-            while stored(node, partition) != (keys.to_vec(), Vec::new()) {
+            while !applied(node) || stored(node, partition) != (keys.to_vec(), Vec::new()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
