@@ -290,7 +290,8 @@ fn measure_all(args: &CompareArgs, scratch: &Scratch, report: &mut Report) -> Re
                 let pulse = machine::pulse(&scratch.paths.scratch)?;
                 let load = args.load(cell, arm.keys, round, scratch.threads);
                 let target = system.target(arm.protocol, Level::Primary);
-                let seen = driver::measure(&target, &load, &system.pids())?;
+                let data = &scratch.paths.scratch;
+                let seen = driver::measure(&target, &load, &system.pids(), data)?;
                 arm.keys = seen.keys;
                 eprintln!(
                     "[{}/{}] {} round {}: {:<14} {:>9.0} ops/s",

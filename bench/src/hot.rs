@@ -385,7 +385,8 @@ fn measure(
     };
     let before = throttled(cluster)?;
     let began = std::time::Instant::now();
-    let seen = driver::measure(&target, &args.load(load, round, scratch.threads), &pids)?;
+    let load = args.load(load, round, scratch.threads);
+    let seen = driver::measure(&target, &load, &pids, &scratch.paths.scratch)?;
     let span = began.elapsed().as_secs_f64();
     let after = throttled(cluster)?;
     let waited = before

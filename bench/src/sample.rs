@@ -41,7 +41,7 @@ impl Sample {
             server_cpu_us: sum(|usage| usage.cpu.as_secs_f64()) * 1e6 / operations,
             driver_cpu_us: seen.driver_cpu.as_secs_f64() * 1e6 / operations,
             driver_busy: seen.driver_busy,
-            disk_bytes: sum(|usage| usage.disk_written as f64) / operations,
+            disk_bytes: seen.disk_bytes as f64 / operations,
             loopback_bytes: seen.loopback_bytes as f64 / operations,
             resident_mib: sum(|usage| usage.resident as f64) / f64::from(1 << 20),
             others_processors: seen.others_cpu.as_secs_f64() / seen.seconds,
@@ -164,7 +164,6 @@ mod tests {
             }
             let usage = Usage {
                 cpu: Duration::from_micros(operations * 5),
-                disk_written: operations * 7,
                 resident: 1 << 20,
             };
             let seen = Seen {
@@ -172,6 +171,7 @@ mod tests {
                 seconds: 2.0,
                 driver_cpu: Duration::from_micros(operations * 3),
                 servers: vec![usage, usage],
+                disk_bytes: operations * 14,
                 loopback_bytes: operations * 11,
                 others_cpu: Duration::from_secs(1),
                 keys: 1,

@@ -1,6 +1,8 @@
 //! What processes have used of the machine, as the kernel counts it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,8 +15,6 @@ const TICKS_PER_SECOND: u64 = 100;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) cpu: Duration,
-    /// Bytes that it caused to be written to disk.
-    pub(crate) disk_written: u64,
     /// Memory that it holds now.
     pub(crate) resident: u64,
 }
@@ -24,7 +24,6 @@ impl Usage {
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             cpu: self.cpu.saturating_sub(before.cpu),
-            disk_written: self.disk_written.saturating_sub(before.disk_written),
             resident: self.resident,
         }
     }
@@ -40,8 +39,6 @@ pub(crate) fn of_process(pid: u32) -> Result<Usage> {
     let number = |text: &str, name: &str| field(text, name).unwrap_or(0);
     Ok(Usage {
         cpu,
-        // Not to be read without the right to, in some containers: then it is 0.
-        disk_written: read("io").map_or(0, |io| number(&io, "write_bytes:")),
         resident: number(&read("status")?, "VmRSS:") * 1024,
     })
 }
@@ -62,6 +59,50 @@ fn cpu_of_stat(stat: &str) -> Option<Duration> {
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Sectors of `/sys/dev/block`, whatever the device's own are: a constant of Linux's interface.
+const SECTOR_BYTES: u64 = 512;
+
+/// The block device below a folder. It is asked for what was written, and not the processes:
+/// theirs counts a whole large folio each time that some bytes of it are dirtied.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    folder: File,
+    /// Not there where the file system lies on no one device.
+    stat: Option<PathBuf>,
+}
+
+impl Disk {
+    pub(crate) fn below(folder: &Path) -> Result<Self> {
+        let opened = File::open(folder).with_context(|| format!("open {}", folder.display()))?;
+        let device = opened.metadata().context("look at the folder")?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let stat = PathBuf::from(format!("/sys/dev/block/{major}:{minor}/stat"));
+        Ok(Self {
+            folder: opened,
+            stat: stat.exists().then_some(stat),
+        })
+    }
+
+    /// Has written what waits in memory to be.
+    pub(crate) fn settle(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.folder).context("write what waits to be written")
+    }
+
+    /// Bytes that were written since the machine began, of whoever; 0 where it cannot be told.
+    pub(crate) fn written(&self) -> Result<u64> {
+        let Some(stat) = &self.stat else {
+            return Ok(0);
+        };
+        let text = fs::read_to_string(stat).with_context(|| format!("read {}", stat.display()))?;
+        written_of(&text).context("the device's statistics have another form")
+    }
+}
+
+fn written_of(stat: &str) -> Option<u64> {
+    let sectors: u64 = stat.split_whitespace().nth(6)?.parse().ok()?;
+    Some(sectors * SECTOR_BYTES)
 }
 
 /// Processor time of this very process.
@@ -115,8 +156,12 @@ mod tests {
         let stat = "42 (a ) name) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 1 2 3";
         assert_eq!(cpu_of_stat(stat), Some(Duration::from_secs(3)));
         assert_eq!(cpu_of_stat("42 (short) S"), None);
-        let io = "rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 7\n";
-        assert_eq!(field(io, "write_bytes:"), Some(4096));
+        assert_eq!(
+            field("VmPeak: 7 kB\nVmRSS:\t 4096 kB\n", "VmRSS:"),
+            Some(4096)
+        );
+        let disk = " 593 18 3679 118 512 136 1200 68 0 28 199 1322 267 143 21 178 10\n";
+        assert_eq!(written_of(disk), Some(1200 * 512));
         let dev = "Inter-|   Receive\n    lo: 123456  10 0 0\n  eth0: 9 1 0 0\n";
         assert_eq!(loopback_of(dev), Some(123_456));
         let stat = "cpu  100 10 90 5000 600 5 5 40 7 0\ncpu0 1 2 3\n";
@@ -130,13 +175,24 @@ mod tests {
         assert!(own.resident > 1 << 20, "{own:?}");
         let twice = Usage {
             cpu: own.cpu + Duration::from_secs(1),
-            disk_written: own.disk_written + 7,
             resident: 5,
         };
         let since = twice.since(&own);
-        assert_eq!(
-            (since.cpu, since.disk_written, since.resident),
-            (Duration::from_secs(1), 7, 5)
+        assert_eq!((since.cpu, since.resident), (Duration::from_secs(1), 5));
+    }
+
+    #[test]
+    fn what_is_written_reaches_the_device() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+        let disk = Disk::below(folder.path()).expect("its disk");
+        disk.settle().expect("settled");
+        let before = disk.written().expect("a figure");
+        fs::write(folder.path().join("file"), vec![7; 1 << 20]).expect("written");
+        disk.settle().expect("settled");
+        let written = disk.written().expect("a figure") - before;
+        assert!(
+            disk.stat.is_none() || written >= 1 << 20,
+            "{written} of a MiB reached {disk:?}"
         );
     }
 }

@@ -11,6 +11,7 @@ mod client;
 mod etcd;
 mod resp;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,15 @@ use cairn_workload::operation::{Mix, Operation, Plan, Random, Values, key};
 use cairn_workload::tally::Tally;
 
 use crate::stop;
-use crate::usage::{self, Usage};
+use crate::usage::{self, Disk, Usage};
 
 /// How long a connection rests after an answer that was not good.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(5);
 /// A connection that has waited for so long at the end says so.
 const SILENCE: Duration = Duration::from_secs(2);
+/// How long before the window what waits in memory is written: the window begins with what is
+/// its own.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Connections that load the keys, and how many operations each has under way.
 const LOADERS: usize = 16;
 const LOADERS_DEPTH: usize = 16;
@@ -111,6 +115,9 @@ pub(crate) struct Seen {
     pub(crate) driver_cpu: Duration,
     /// Of each server, within the window, in the order of its pids.
     pub(crate) servers: Vec<Usage>,
+    /// Bytes to the servers' block device within the window, of whoever, and what the window
+    /// left to be written.
+    pub(crate) disk_bytes: u64,
     /// Bytes over loopback within the window, of whoever.
     pub(crate) loopback_bytes: u64,
     /// Processor time of whoever is neither a server of the system nor the driver.
@@ -405,8 +412,9 @@ async fn preload_once(target: &Target, load: &Load) -> Result<Tally> {
     Ok(tallies.0)
 }
 
-/// Puts the load on the target and says what was seen of it, and of the servers' processes.
-pub(crate) fn measure(target: &Target, load: &Load, pids: &[u32]) -> Result<Seen> {
+/// Puts the load on the target and says what was seen of it, and of the servers' processes and
+/// the disk below their data.
+pub(crate) fn measure(target: &Target, load: &Load, pids: &[u32], data: &Path) -> Result<Seen> {
     runtime(load.threads)?.block_on(async {
         let inserted = Inserted::new(load.keys);
         let chooser = Chooser::new(load.skew, Arc::clone(&inserted));
@@ -415,7 +423,12 @@ pub(crate) fn measure(target: &Target, load: &Load, pids: &[u32]) -> Result<Seen
             keys: chooser.clone(),
             left: None,
         };
-        let spans = (load.warmup, load.duration, pids.to_vec());
+        let spans = (
+            load.warmup,
+            load.duration,
+            pids.to_vec(),
+            Disk::below(data)?,
+        );
         let (tally, usage) = run_workers(
             target,
             load,
@@ -428,6 +441,7 @@ pub(crate) fn measure(target: &Target, load: &Load, pids: &[u32]) -> Result<Seen
         let Used {
             servers,
             driver_cpu,
+            disk_bytes,
             loopback_bytes,
             machine_cpu,
         } = usage.unwrap_or_default();
@@ -437,6 +451,7 @@ pub(crate) fn measure(target: &Target, load: &Load, pids: &[u32]) -> Result<Seen
             seconds: load.duration.as_secs_f64(),
             driver_cpu,
             servers,
+            disk_bytes,
             loopback_bytes,
             others_cpu: machine_cpu.saturating_sub(own + driver_cpu),
             keys: inserted.known(),
@@ -452,6 +467,7 @@ struct Used {
     /// By each server.
     servers: Vec<Usage>,
     driver_cpu: Duration,
+    disk_bytes: u64,
     loopback_bytes: u64,
     /// By all, these included.
     machine_cpu: Duration,
@@ -462,7 +478,7 @@ async fn run_workers(
     load: &Load,
     connections: usize,
     depth: usize,
-    spans: Option<(Duration, Duration, Vec<u32>)>,
+    spans: Option<(Duration, Duration, Vec<u32>, Disk)>,
     plan: impl Fn(usize, usize) -> Plan,
 ) -> Result<(Tally, Option<Used>)> {
     let shared = Shared::open(target).await?;
@@ -483,13 +499,14 @@ async fn run_workers(
         });
     }
     let start = Instant::now();
-    let window = spans.as_ref().map(|(warmup, duration, _)| Window {
+    let window = spans.as_ref().map(|(warmup, duration, ..)| Window {
         from: start + *warmup,
         until: start + *warmup + *duration,
     });
-    let watched = spans
-        .zip(window)
-        .map(|((_, _, pids), window)| std::thread::spawn(move || used_within(window, &pids)));
+    let watched = spans.zip(window).map(|((warmup, _, pids, disk), window)| {
+        let settle = window.from - SETTLE.min(warmup);
+        std::thread::spawn(move || used_within(settle, window, &pids, &disk))
+    });
     let mut tasks = tokio::task::JoinSet::new();
     for mut worker in workers {
         worker.window = window;
@@ -529,21 +546,27 @@ async fn run_workers(
 
 /// What was used from the beginning of the window to its end, on a thread of its own: looking
 /// takes some milliseconds, which no connection should wait for.
-fn used_within(window: Window, pids: &[u32]) -> Result<Used> {
+fn used_within(settle: Instant, window: Window, pids: &[u32], disk: &Disk) -> Result<Used> {
+    let wait = |when: Instant| std::thread::sleep(when.saturating_duration_since(Instant::now()));
     let at = |when: Instant| {
-        std::thread::sleep(when.saturating_duration_since(Instant::now()));
+        wait(when);
         Ok::<_, anyhow::Error>(Used {
             servers: pids
                 .iter()
                 .map(|pid| usage::of_process(*pid))
                 .collect::<Result<_>>()?,
             driver_cpu: usage::own_cpu(),
+            disk_bytes: disk.written()?,
             loopback_bytes: usage::loopback_bytes()?,
             machine_cpu: usage::machine_cpu()?,
         })
     };
+    wait(settle);
+    disk.settle()?;
     let before = at(window.from)?;
     let after = at(window.until)?;
+    disk.settle()?;
+    let written = disk.written()?;
     Ok(Used {
         servers: before
             .servers
@@ -552,6 +575,7 @@ fn used_within(window: Window, pids: &[u32]) -> Result<Used> {
             .map(|(before, after)| after.since(before))
             .collect(),
         driver_cpu: after.driver_cpu.saturating_sub(before.driver_cpu),
+        disk_bytes: written.saturating_sub(before.disk_bytes),
         loopback_bytes: after.loopback_bytes.saturating_sub(before.loopback_bytes),
         machine_cpu: after.machine_cpu.saturating_sub(before.machine_cpu),
     })

@@ -20,6 +20,7 @@ use super::cache::ValueCache;
 use super::counts::KeyCounts;
 use super::maintenance::MaintenanceHandle;
 use super::open::{CorruptCallback, KeyWatch};
+use super::present::Present;
 use crate::disk::fatal;
 
 /// Where a batch is closed and written.
@@ -115,6 +116,7 @@ impl ApplyHandle {
         let worker = Worker {
             store,
             cache,
+            present: Present::new(),
             counts,
             maintenance,
             applied,
@@ -222,6 +224,7 @@ impl Figures {
 struct Worker {
     store: FjallStore,
     cache: Arc<ValueCache>,
+    present: Present,
     counts: Arc<KeyCounts>,
     maintenance: MaintenanceHandle,
     applied: AppliedCallback,
@@ -332,6 +335,7 @@ impl Worker {
         let bytes = self.applier.staged_bytes() as u64;
         let mut watcher = Watcher {
             cache: &self.cache,
+            present: &mut self.present,
             counts: &self.counts,
             keys: &*self.keys,
             touched: &self.touched,
@@ -360,6 +364,7 @@ impl Worker {
 /// Keeps the cache and the counts true and collects what moved on.
 struct Watcher<'a> {
     cache: &'a ValueCache,
+    present: &'a mut Present,
     counts: &'a KeyCounts,
     keys: &'a dyn KeyWatch,
     /// Sorted by generation.
@@ -396,6 +401,9 @@ impl Watcher<'_> {
 
 impl ApplyObserver for Watcher<'_> {
     fn known(&self, key: &Bytes) -> Option<bool> {
+        if self.present.knows(key) {
+            return Some(true);
+        }
         self.cache.known(key)
     }
 
@@ -412,6 +420,11 @@ impl ApplyObserver for Watcher<'_> {
 
     fn after(&mut self, changes: &[StoreChange]) {
         self.cache.finish(changes);
+        for (key, value) in changes {
+            if generation_of_data(key).is_some() {
+                self.present.changed(key, value.is_some());
+            }
+        }
         self.tell(BatchStage::Seen, changes);
     }
 

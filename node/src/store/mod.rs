@@ -17,6 +17,7 @@ pub(crate) mod journal_check;
 mod maintenance;
 mod open;
 pub(crate) mod opening;
+mod present;
 mod read;
 mod sizes;
 mod snapshot;
