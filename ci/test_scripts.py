@@ -240,7 +240,9 @@ data-orders-data-5 Bound [9Gi] 2026-01-02T03:04:05Z/
         done, asked = self.call("adopt", "--adopt-volumes", __file__, clusters="", ENDING="pod/orders-data-0")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("--namespace shop wait --for=delete --timeout=180s pod/orders-data-0", asked)
-        self.assertIn(f"--namespace shop apply -f {__file__}", asked)
+        meant = f"--namespace shop annotate --local --overwrite -f {__file__} cairn.dev/adopt-volumes=true -o yaml"
+        self.assertIn(meant, asked)
+        self.assertIn("--namespace shop apply -f -", asked)
         self.assertIn("orders is served, as cluster", done.stdout)
 
     def test_nothing_is_adopted_where_there_is_nothing_or_something_else(self):

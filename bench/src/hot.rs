@@ -9,7 +9,7 @@ mod report;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cairn_workload::distribution::{Skew, THETA};
 use cairn_workload::operation::Mix;
 
@@ -195,6 +195,17 @@ struct Running {
     arms: Vec<usize>,
 }
 
+/// Those of the arms that share a cluster that a load is tried with. The counter knows no level
+/// of reads: once for each cluster.
+fn tried_under(sharing: &[usize], arms: &[Arm], load: HotLoad) -> Vec<usize> {
+    let tried = sharing.iter().copied();
+    let mut tried: Vec<usize> = tried.filter(|at| arms[*at].is_tried_under(load)).collect();
+    if load == HotLoad::Counter {
+        tried.truncate(1);
+    }
+    tried
+}
+
 /// What is collected of an arm under a load.
 struct Measured {
     collected: Collected,
@@ -277,83 +288,84 @@ fn with_nodes(
         Some(_) => Some(Groups::make()?),
         None => None,
     };
-    let running = start(args, nodes, arms, groups.as_ref(), scratch)?;
-    for running in &running {
+    let mut measured: BTreeMap<(HotLoad, usize), Measured> = BTreeMap::new();
+    // One cluster at a time: many that rest take as much of the machine as one that works.
+    for sharing in sharing(arms) {
+        let running = start(args, nodes, arms, sharing, groups.as_ref(), scratch)?;
         running.cluster.set_quota(quota)?;
-    }
-    for load in args.loads() {
-        let mut measured: BTreeMap<usize, Measured> = BTreeMap::new();
-        for round in 0..args.rounds {
-            for running in &running {
-                for (turn, at) in running.arms.iter().enumerate() {
-                    // The counter knows no level of reads: once for each cluster.
-                    let again = load == HotLoad::Counter && turn > 0;
-                    if again || !arms[*at].is_tried_under(load) {
-                        continue;
-                    }
-                    let of = measured.entry(*at).or_insert_with(Measured::new);
-                    let rate = measure(args, running, &arms[*at], load, round, scratch, of)?;
+        for load in args.loads() {
+            for round in 0..args.rounds {
+                for at in tried_under(&running.arms, arms, load) {
+                    let of = measured.entry((load, at)).or_insert_with(Measured::new);
+                    let rate = measure(args, &running, &arms[at], load, round, scratch, of)?;
                     eprintln!(
                         "{nodes} nodes, {} round {}: {:<12} {rate:>9.0} ops/s",
                         load.name(),
                         round + 1,
-                        arms[*at].name
+                        arms[at].name
                     );
                 }
             }
         }
-        for (at, of) in measured {
-            report.add(Row {
-                load,
-                nodes,
-                arm: arms[at].name.clone(),
-                summary: of.collected.summary(),
-                max_over_mean: Spread::of(of.uneven),
-                busiest_share: Spread::of(of.busiest),
-                throttled: Spread::of(of.throttled),
-            });
-        }
+    }
+    for ((load, at), of) in measured {
+        report.add(Row {
+            load,
+            nodes,
+            arm: arms[at].name.clone(),
+            summary: of.collected.summary(),
+            max_over_mean: Spread::of(of.uneven),
+            busiest_share: Spread::of(of.busiest),
+            throttled: Spread::of(of.throttled),
+        });
     }
     Ok(())
+}
+
+/// The arms that share a cluster, by their places, in the order of the first of each.
+fn sharing(arms: &[Arm]) -> Vec<Vec<usize>> {
+    let mut clusters: Vec<Vec<usize>> = Vec::new();
+    for (at, arm) in arms.iter().enumerate() {
+        let shared = clusters
+            .iter_mut()
+            .find(|all| all.iter().all(|other| arms[*other].shares_cluster(arm)));
+        match shared {
+            Some(shared) => shared.push(at),
+            None => clusters.push(vec![at]),
+        }
+    }
+    clusters
 }
 
 fn start(
     args: &HotArgs,
     nodes: u32,
     arms: &[Arm],
+    sharing: Vec<usize>,
     groups: Option<&Groups>,
     scratch: &Scratch,
-) -> Result<Vec<Running>> {
-    let mut running: Vec<Running> = Vec::new();
-    for (at, arm) in arms.iter().enumerate() {
-        stop::check()?;
-        let shared = running
-            .iter_mut()
-            .find(|it| it.arms.iter().all(|other| arms[*other].shares_cluster(arm)));
-        if let Some(shared) = shared {
-            shared.arms.push(at);
-            continue;
-        }
-        eprintln!("{nodes} nodes: starting a cluster for {}", arm.name);
-        let name = format!("{}-{nodes}", arm.name);
-        let spec = CairnSpec {
-            data_nodes: nodes as usize,
-            environment: arm.environment.clone(),
-            settings: arm.settings.clone(),
-            groups,
-            name: name.clone(),
-        };
-        let directory = scratch.paths.scratch.join(&name);
-        let cluster = Cairn::start(&scratch.paths.cairn, &directory, &spec)?;
-        let target = cluster.target(arm.protocol, arm.level, arm.increments);
-        let load = args.load(HotLoad::OneKey, 0, scratch.threads);
-        driver::preload(&target, &load, PRELOAD)?;
-        running.push(Running {
-            cluster,
-            arms: vec![at],
-        });
-    }
-    Ok(running)
+) -> Result<Running> {
+    stop::check()?;
+    let arm = sharing.first().map(|at| &arms[*at]);
+    let arm = arm.context("no cluster is shared by nobody")?;
+    eprintln!("{nodes} nodes: starting a cluster for {}", arm.name);
+    let name = format!("{}-{nodes}", arm.name);
+    let spec = CairnSpec {
+        data_nodes: nodes as usize,
+        environment: arm.environment.clone(),
+        settings: arm.settings.clone(),
+        groups,
+        name: name.clone(),
+    };
+    let directory = scratch.paths.scratch.join(&name);
+    let cluster = Cairn::start(&scratch.paths.cairn, &directory, &spec)?;
+    let target = cluster.target(arm.protocol, arm.level, arm.increments);
+    let load = args.load(HotLoad::OneKey, 0, scratch.threads);
+    driver::preload(&target, &load, PRELOAD)?;
+    Ok(Running {
+        cluster,
+        arms: sharing,
+    })
 }
 
 fn measure(
@@ -414,6 +426,24 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+
+    #[test]
+    fn arms_that_share_a_cluster_each_get_the_loads_that_they_are_tried_under() {
+        let arms = [
+            "reads=loads=one-key",
+            "far=read=replica,loads=one-key",
+            "added=loads=counter",
+            "again=loads=counter",
+            "apart=CAIRN_HOT_KEYS=off",
+        ];
+        let arms: Vec<Arm> = arms.map(|arm| parse_arm(arm).expect("an arm")).into();
+        let sharing = sharing(&arms);
+        assert_eq!(sharing, [vec![0, 1, 2, 3], vec![4]]);
+        let tried = |load| tried_under(&sharing[0], &arms, load);
+        assert_eq!(tried(HotLoad::OneKey), [0, 1]);
+        assert_eq!(tried(HotLoad::Counter), [2], "once");
+        assert_eq!(tried_under(&sharing[1], &arms, HotLoad::Counter), [4]);
+    }
 
     #[derive(Parser)]
     struct Cli {

@@ -60,6 +60,8 @@ pub const LABEL_OUTSIDE: &str = "cairn.dev/outside";
 /// The label of a pod of a StatefulSet with its name.
 pub const LABEL_POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 
+/// On a KvCluster: what a deleted one of its name left on volumes is its data.
+pub const ANNOTATION_ADOPT_VOLUMES: &str = "cairn.dev/adopt-volumes";
 /// On a claim: the node that was on it gave up all that it held, and was retired.
 pub const ANNOTATION_RETIRED: &str = "cairn.dev/retired";
 /// On a Secret: which renewal that a person asked for it is the result of.

@@ -49,6 +49,7 @@
 
 pub mod apply;
 mod certificates;
+mod leftovers;
 pub mod material;
 pub mod observe;
 mod ownership;

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::apply::{self, Applied};
+use super::leftovers;
 use super::material;
 use super::observe::observe;
 use super::status::{Found, status};
@@ -147,7 +148,7 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Lo
         cluster: of.name.clone(),
     };
     let judged = validate::validate(&manifest, &world.defaults);
-    let cluster = judged.map_err(|problems| {
+    let mut cluster = judged.map_err(|problems| {
         let sentences = problems.iter().map(ToString::to_string);
         sentences.collect::<Vec<String>>()
     });
@@ -162,8 +163,13 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Lo
         fix_version(world, &api, &manifest, cluster).await?;
     }
     let mut observed = observe(&world.client, &names).await?;
-    let coordinators = ask_coordinators(world, &names, &manifest, &mut observed).await?;
     let mut told = Told::default();
+    if let Some(refusal) = leftovers::refusal(&manifest, &observed) {
+        // The claims may be about to go.
+        told.soon = true;
+        cluster = Err(vec![refusal]);
+    }
+    let coordinators = ask_coordinators(world, &names, &manifest, &mut observed).await?;
     let failure = match &cluster {
         Err(problems) => {
             let text = problems.join("; ");

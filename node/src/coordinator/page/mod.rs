@@ -5,7 +5,8 @@
 //! every second, and is told in a few bytes where nothing has changed.
 //!
 //! Where the node has users, the page and the document are for any of them, as
-//! `Admin.Status` is. Neither holds keys or values, and nothing can be changed here.
+//! `Admin.Status` is. Neither holds values, hot keys stand there as the nodes tell of them
+//! (by their hashes, unless they were told to name them), and nothing can be changed here.
 
 mod documents;
 #[cfg(test)]

@@ -413,6 +413,29 @@ function showUnderWay(status) {
   );
 }
 
+// ---- what is hot --------------------------------------------------------------------
+// Keys are shown as the nodes tell of them: by their hashes, unless they were told to name them.
+
+const hot = new Table(
+  "hot",
+  [
+    { label: "What", wide: true, text: ({ key }) => key ?? "the partition" },
+    { label: "Partition", number: true, text: ({ partition }) => count(partition) },
+    { label: "Reads/s", number: true, text: ({ readsPerSecond }) => count(readsPerSecond) },
+    { label: "Writes/s", number: true, text: ({ writesPerSecond }) => count(writesPerSecond) },
+    { label: "Bytes/s", number: true, text: ({ bytesPerSecond }) => bytes(bytesPerSecond) },
+    { label: "For", number: true, text: ({ hotForMs }) => (hotForMs === undefined ? "" : span(hotForMs)) },
+  ],
+  { named: true },
+);
+
+function showHot(status) {
+  const { partitions = [], keys = [] } = status.heat ?? {};
+  const found = [...keys, ...partitions];
+  byId("hot-section").hidden = found.length === 0;
+  hot.show(found, ({ partition, key }) => `${partition} ${key ?? ""}`, "");
+}
+
 // ---- partitions --------------------------------------------------------------------
 
 const TONES = {
@@ -621,6 +644,7 @@ function show(status) {
   const sorted = [...status.coordinators].sort((a, b) => byName(a.name, b.name));
   coordinators.show(sorted, (coordinator) => coordinator.raftId, "There is no group yet.");
   showSettings(status.settings);
+  showHot(status);
   showUnderWay(status);
   offerNodes(shownNodes);
   showPartitions();

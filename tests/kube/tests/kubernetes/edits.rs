@@ -149,6 +149,23 @@ fn loses_coordinators(edited: &KvCluster<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A manifest of its name that is merely applied is given nothing of what is on its volumes.
+fn is_not_made_unasked(edited: &KvCluster<'_>, manifest: &str) -> Result<()> {
+    let kubectl = edited.kubectl();
+    kubectl.run(&["apply", "-f", manifest])?;
+    until("the manifest to be refused", PATIENCE, || {
+        let phase = kubectl.field("kvc", "edited", ".status.phase")?;
+        Ok((phase == "Invalid").then_some(()))
+    })?;
+    let told = kubectl.field("kvc", "edited", ".status.conditions[*].message")?;
+    ensure!(told.contains("data-edited-coordinator-0"), "{told}");
+    ensure!(told.contains("kubectl cairn adopt"), "{told}");
+    let made = kubectl.run(&["get", "statefulsets,pods", "-o", "name"])?;
+    ensure!(made.trim().is_empty(), "made all the same: {made}");
+    kubectl.run(&["delete", "kvc", "edited", "--timeout=60s"])?;
+    Ok(())
+}
+
 /// It is deleted by mistake, and its volumes stay: a person has it made again on them, by a
 /// manifest of the time when it was smaller.
 fn is_adopted(edited: &KvCluster<'_>) -> Result<()> {
@@ -170,6 +187,7 @@ fn is_adopted(edited: &KvCluster<'_>) -> Result<()> {
     let manifest = folder.path().join("edited.yaml");
     std::fs::write(&manifest, MANIFEST)?;
     let manifest = manifest.display().to_string();
+    is_not_made_unasked(edited, &manifest)?;
     let shell = kubectl.shell(folder.path())?;
     let mut told: Vec<(&str, &str)> = shell.iter().map(|(name, at)| (*name, &**at)).collect();
     told.push(("MANIFEST", &manifest));

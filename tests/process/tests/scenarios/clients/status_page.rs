@@ -1,6 +1,9 @@
 //! The coordinators' status page in a real browser.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context, Result, ensure};
+use cairn_client::{Client, Options};
 use cairn_process_tests::browser::{self, Browser};
 use cairn_process_tests::cluster::{Cluster, Spec};
 use cairn_process_tests::{skip, status};
@@ -94,6 +97,44 @@ fn names(range: std::ops::Range<u32>) -> Value {
     range.map(|number| number.to_string()).collect()
 }
 
+/// One key is asked for and nothing else: it is named by its hash, and gone when it has cooled.
+fn shows_what_is_hot(browser: &mut Browser, cluster: &Cluster) -> Result<()> {
+    const HOT: &str =
+        "[...document.querySelectorAll('#hot tbody th')].map((cell) => cell.innerText)";
+    let hidden = "document.querySelector('#hot-section').hidden";
+    ensure!(
+        browser.evaluate(hidden)? == json!(true),
+        "nothing is hot yet"
+    );
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(async {
+                    let addresses = cluster.client_addresses();
+                    let client = Client::connect(addresses, Options::default()).await?;
+                    while !stop.load(Ordering::Relaxed) {
+                        client.get("asked:for").await?;
+                    }
+                    anyhow::Ok(())
+                })
+        });
+        let shown = browser.until(
+            "the key's hash",
+            &format!("{HOT}.some((name) => /^#[0-9a-f]{{16}}$/.test(name))"),
+        );
+        stop.store(true, Ordering::Relaxed);
+        let asked = asking.join();
+        shown?;
+        asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    check_width(browser)?;
+    check_legible(browser)?;
+    browser.until("nothing to be hot any more", hidden)
+}
+
 #[test]
 fn a_browser_shows_every_node_and_partition_and_follows_what_happens_to_them() -> Result<()> {
     let Some(mut browser) = browser()? else {
@@ -166,6 +207,7 @@ fn a_browser_shows_every_node_and_partition_and_follows_what_happens_to_them() -
 
     // What happens is seen without loading the page again.
     browser.evaluate("window.stillHere = true")?;
+    shows_what_is_hot(&mut browser, &cluster)?;
     let victim = cluster.data[1].name.clone();
     cluster.data[1].kill()?;
     let down = format!("{}?.startsWith('down')", state_of(&victim));
