@@ -158,6 +158,9 @@ impl<'a> KvCluster<'a> {
     }
 }
 
+/// How long a watch may tell nothing before another one is begun.
+const QUIET: Duration = Duration::from_secs(20);
+
 /// A `kubectl` that tells of every state of an object.
 struct Watch {
     kubectl: Child,
@@ -182,10 +185,11 @@ impl Watch {
         Ok(Self { kubectl, states })
     }
 
-    /// The next state; nothing where the watch ended, or the time.
+    /// The next state; nothing where the watch ended, or the time, or where it has told nothing
+    /// for a while: what a watch missed, a new one begins with.
     fn next(&mut self, until: Instant) -> Option<Status> {
         let left = until.saturating_duration_since(Instant::now());
-        self.states.recv_timeout(left).ok().map(Status)
+        self.states.recv_timeout(left.min(QUIET)).ok().map(Status)
     }
 }
 
