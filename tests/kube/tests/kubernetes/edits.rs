@@ -160,7 +160,8 @@ fn is_not_made_unasked(edited: &KvCluster<'_>, manifest: &str) -> Result<()> {
     let told = kubectl.field("kvc", "edited", ".status.conditions[*].message")?;
     ensure!(told.contains("data-edited-coordinator-0"), "{told}");
     ensure!(told.contains("kubectl cairn adopt"), "{told}");
-    let made = kubectl.run(&["get", "statefulsets,pods", "-o", "name"])?;
+    let of = "app.kubernetes.io/instance=edited";
+    let made = kubectl.run(&["get", "statefulsets,pods", "-l", of, "-o", "name"])?;
     ensure!(made.trim().is_empty(), "made all the same: {made}");
     kubectl.run(&["delete", "kvc", "edited", "--timeout=60s"])?;
     Ok(())
