@@ -9,7 +9,7 @@ mod report;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cairn_workload::distribution::{Skew, THETA};
 use cairn_workload::operation::Mix;
 
@@ -189,12 +189,6 @@ impl HotArgs {
     }
 }
 
-/// Arms that differ by what the client does alone share a cluster.
-struct Running {
-    cluster: Cairn,
-    arms: Vec<usize>,
-}
-
 /// Those of the arms that share a cluster that a load is tried with. The counter knows no level
 /// of reads: once for each cluster.
 fn tried_under(sharing: &[usize], arms: &[Arm], load: HotLoad) -> Vec<usize> {
@@ -291,13 +285,14 @@ fn with_nodes(
     let mut measured: BTreeMap<(HotLoad, usize), Measured> = BTreeMap::new();
     // One cluster at a time: many that rest take as much of the machine as one that works.
     for sharing in sharing(arms) {
-        let running = start(args, nodes, arms, sharing, groups.as_ref(), scratch)?;
-        running.cluster.set_quota(quota)?;
+        let first = &arms[sharing[0]];
+        let cluster = start(args, nodes, first, groups.as_ref(), scratch)?;
+        cluster.set_quota(quota)?;
         for load in args.loads() {
             for round in 0..args.rounds {
-                for at in tried_under(&running.arms, arms, load) {
+                for at in tried_under(&sharing, arms, load) {
                     let of = measured.entry((load, at)).or_insert_with(Measured::new);
-                    let rate = measure(args, &running, &arms[at], load, round, scratch, of)?;
+                    let rate = measure(args, &cluster, &arms[at], load, round, scratch, of)?;
                     eprintln!(
                         "{nodes} nodes, {} round {}: {:<12} {rate:>9.0} ops/s",
                         load.name(),
@@ -322,7 +317,8 @@ fn with_nodes(
     Ok(())
 }
 
-/// The arms that share a cluster, by their places, in the order of the first of each.
+/// The arms that share a cluster, by their places, in the order of the first of each: those that
+/// differ by what the client does alone.
 fn sharing(arms: &[Arm]) -> Vec<Vec<usize>> {
     let mut clusters: Vec<Vec<usize>> = Vec::new();
     for (at, arm) in arms.iter().enumerate() {
@@ -337,17 +333,15 @@ fn sharing(arms: &[Arm]) -> Vec<Vec<usize>> {
     clusters
 }
 
+/// Starts the cluster of an arm and of those that share it.
 fn start(
     args: &HotArgs,
     nodes: u32,
-    arms: &[Arm],
-    sharing: Vec<usize>,
+    arm: &Arm,
     groups: Option<&Groups>,
     scratch: &Scratch,
-) -> Result<Running> {
+) -> Result<Cairn> {
     stop::check()?;
-    let arm = sharing.first().map(|at| &arms[*at]);
-    let arm = arm.context("no cluster is shared by nobody")?;
     eprintln!("{nodes} nodes: starting a cluster for {}", arm.name);
     let name = format!("{}-{nodes}", arm.name);
     let spec = CairnSpec {
@@ -362,15 +356,12 @@ fn start(
     let target = cluster.target(arm.protocol, arm.level, arm.increments);
     let load = args.load(HotLoad::OneKey, 0, scratch.threads);
     driver::preload(&target, &load, PRELOAD)?;
-    Ok(Running {
-        cluster,
-        arms: sharing,
-    })
+    Ok(cluster)
 }
 
 fn measure(
     args: &HotArgs,
-    running: &Running,
+    cluster: &Cairn,
     arm: &Arm,
     load: HotLoad,
     round: u32,
@@ -379,7 +370,6 @@ fn measure(
 ) -> Result<f64> {
     std::thread::sleep(PAUSE);
     let pulse = machine::pulse(&scratch.paths.scratch)?;
-    let cluster = &running.cluster;
     let target = cluster.target(arm.protocol, arm.level, arm.increments);
     let pids: Vec<u32> = cluster
         .servers()

@@ -164,7 +164,10 @@ async fn reconcile(world: &World, of: &ObjectRef<KvCluster>) -> Result<Option<Lo
     }
     let mut observed = observe(&world.client, &names).await?;
     let mut told = Told::default();
-    if let Some(refusal) = leftovers::refusal(&manifest, &observed) {
+    // What is wrong with the manifest itself is told first.
+    if cluster.is_ok()
+        && let Some(refusal) = leftovers::refusal(&manifest, &observed)
+    {
         // The claims may be about to go.
         told.soon = true;
         cluster = Err(vec![refusal]);

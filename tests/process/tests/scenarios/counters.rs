@@ -288,9 +288,11 @@ async fn set_delete_and_expire(cluster: &Cluster, client: &Client, sum: i64) -> 
     client.increment(KEY, 3).await?;
     let began = std::time::Instant::now();
     // At its primary: another replica may still tell of how it was before.
-    let striped =
-        async || Ok::<_, Error>(client.get(KEY).await?.is_some_and(|v| v.counter.is_some()));
-    while !striped().await? {
+    while client
+        .get(KEY)
+        .await?
+        .is_none_or(|value| value.counter.is_none())
+    {
         ensure!(began.elapsed() < BOUND, "it is never striped again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
