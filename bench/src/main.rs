@@ -1,12 +1,14 @@
 //! `cairn-bench`: Cairn measured beside etcd and Redis on one machine, in turn and by one
-//! driver, and Cairn alone under hot keys. It starts every server itself, on loopback with data
-//! below `target/bench`, and leaves Markdown, JSON and plots in `bench/results`.
+//! driver, and Cairn alone under hot keys and along what grows. It starts every server itself,
+//! on loopback with data below `target/bench`, and leaves Markdown, JSON and plots in
+//! `bench/results`.
 //!
 //! It decides nothing about Cairn, and no part of Cairn depends on it.
 
 mod cgroup;
 mod compare;
 mod driver;
+mod grow;
 mod hot;
 mod machine;
 mod plot;
@@ -44,6 +46,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Cairn's data nodes, each held to a share of a processor, under loads with hot keys
     Hot(hot::HotArgs),
+    /// Cairn alone, along one axis at a time: partitions, nodes, keys, values, connections
+    Grow(grow::GrowArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Compare(args) => compare::run(args),
         Command::Hot(args) => hot::run(args),
+        Command::Grow(args) => grow::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
