@@ -24,6 +24,8 @@
  *                              a kill finds what was written and not flushed.
  *   <journal>/die-removing     while this file exists, a process that removes a file ends
  *                              after that was noted and before it is done.
+ *   <journal>/skew             while this file exists, clock_gettime tells the calendar a
+ *                              minute ahead. Clocks that nobody sets are as they were.
  *
  * Locks: a file's lock is held over journal record and write, and over fsync and the
  * clearing of its journal, so that no write slips between the two. names_lock orders
@@ -32,6 +34,7 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -50,6 +53,7 @@
 #include <unistd.h>
 
 #define FDS_MAX 65536
+#define SKEW_SECONDS 60
 #define MAGIC 0x4f444e554e524943ull /* "CIRNUNDO" */
 
 struct record {
@@ -584,3 +588,25 @@ static int flush(int fd, long call) {
 
 int fsync(int fd) { return flush(fd, SYS_fsync); }
 int fdatasync(int fd) { return flush(fd, SYS_fdatasync); }
+
+/* ---- the calendar ---- */
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static _Atomic(int (*)(clockid_t, struct timespec *)) real;
+    int (*ask)(clockid_t, struct timespec *) = atomic_load_explicit(&real, memory_order_acquire);
+    if (!ask) {
+        /* What the kernel maps into the process is faster than a system call. */
+        *(void **)&ask = dlsym(RTLD_NEXT, "clock_gettime");
+        if (!ask)
+            die("there is no clock");
+        atomic_store_explicit(&real, ask, memory_order_release);
+    }
+    int result = ask(clock, now);
+    if (result == 0 && clock == CLOCK_REALTIME && active) {
+        int saved = errno;
+        if (switched_on("skew"))
+            now->tv_sec += SKEW_SECONDS;
+        errno = saved;
+    }
+    return result;
+}

@@ -1,4 +1,4 @@
-//! The `cairn` binary under test.
+//! The binaries under test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
-/// Its path: `CAIRN_BIN`, or the one that cargo builds beside this test.
+/// The path of `cairn`: `CAIRN_BIN`, or the one that cargo builds beside this test.
 ///
 /// # Errors
 /// Where it cannot be built.
@@ -16,6 +16,16 @@ pub fn cairn() -> Result<&'static Path> {
         Ok(path) => Ok(path),
         Err(reason) => anyhow::bail!("{reason}"),
     }
+}
+
+/// The path of `cairn-operator`: beside `cairn`.
+///
+/// # Errors
+/// Where there is none.
+pub fn operator() -> Result<PathBuf> {
+    let path = cairn()?.with_file_name("cairn-operator");
+    ensure!(path.is_file(), "{} was not built", path.display());
+    Ok(path)
 }
 
 /// The `cairn` of an earlier commit, to upgrade from and to go back to: `CAIRN_EARLIER_BIN`, or

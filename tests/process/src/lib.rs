@@ -16,6 +16,7 @@
 //! - [`pod`] runs nodes as Kubernetes does, and [`certificates`] signs for clusters that speak TLS.
 //! - [`power`] forgets at a kill what was not flushed; [`wal`] damages log segments.
 //! - [`small_disk`] is a disk that can be filled up.
+//! - [`operator`] is an operator as a process, and [`api_server`] the Kubernetes that it finds.
 //! - [`prometheus`] collects metrics as a real one does, and [`metrics_table`] says which there
 //!   are.
 //! - [`runbook`] runs the commands of a page of the documentation.
@@ -25,6 +26,7 @@
 //! Nothing here asserts a duration: bounds only end what would hang.
 
 pub mod access;
+pub mod api_server;
 pub mod binary;
 pub mod browser;
 pub mod certificates;
@@ -43,6 +45,7 @@ pub mod metrics_table;
 mod native;
 pub mod network;
 pub mod node;
+pub mod operator;
 pub mod pod;
 pub mod ports;
 pub mod power;

@@ -49,7 +49,7 @@ fn compile() -> Result<PathBuf> {
         .args(["-shared", "-fPIC", "-o"])
         .arg(&library)
         .arg(source)
-        .arg("-lpthread")
+        .args(["-lpthread", "-ldl"])
         .output()
         .context("run gcc")?;
     ensure!(
@@ -140,6 +140,14 @@ impl Power {
     /// Where the switch cannot be set.
     pub fn stall(&self, on: bool) -> Result<()> {
         self.switch("stall", on)
+    }
+
+    /// Lets the calendar be a minute ahead.
+    ///
+    /// # Errors
+    /// Where the switch cannot be set.
+    pub fn skew(&self, on: bool) -> Result<()> {
+        self.switch("skew", on)
     }
 
     /// Lets a process that removes a file end in the middle of it.

@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::{BOUND, Cluster};
-use crate::{ports, waiting};
+use crate::{cli, ports, waiting};
 
 /// Why a test that needs it is skipped.
 pub const NO_PROMETHEUS: &str = "no prometheus and promtool in PATH: ci/install-tools";
@@ -69,21 +68,27 @@ impl Prometheus {
     /// # Errors
     /// Where it does not come to serve.
     pub fn start(cluster: &Cluster, rules: &Value) -> Result<Self> {
-        let directory = TempDir::with_prefix("cairn-prometheus-")?;
         let nodes = cluster.coordinators.iter().chain(&cluster.data);
         let targets: Vec<String> = nodes
             .map(|node| format!("{}:{}", node.host.address, node.ports.http))
             .collect();
+        let labels = json!({"namespace": "test", "cairn_cluster": "test"});
+        Self::over(&targets, &labels, rules)
+    }
+
+    /// The same for whatever listens at these addresses, with labels for all of them.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn over(targets: &[String], labels: &Value, rules: &Value) -> Result<Self> {
+        let directory = TempDir::with_prefix("cairn-prometheus-")?;
         // JSON is YAML.
         let config = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": ["rules.json"],
             "scrape_configs": [{
                 "job_name": "cairn",
-                "static_configs": [{
-                    "targets": targets,
-                    "labels": {"namespace": "test", "cairn_cluster": "test"},
-                }],
+                "static_configs": [{"targets": targets, "labels": labels}],
             }],
         });
         let path = |name: &str| directory.path().join(name);
@@ -103,13 +108,7 @@ impl Prometheus {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        // SAFETY: between fork and exec only `prctl` is called, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
+        cli::leashed(&mut command);
         let process = command.spawn().context("start prometheus")?;
         let mut prometheus = Self {
             process,
@@ -165,6 +164,44 @@ impl Prometheus {
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// What an expression comes to at present, one value for each set of labels.
+    fn query(&self, expression: &str) -> Result<Vec<Value>> {
+        let mut encoded = String::new();
+        for byte in expression.bytes() {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        let answer: Value =
+            serde_json::from_str(&self.get(&format!("/api/v1/query?query={encoded}"))?)?;
+        let found = answer["data"]["result"].as_array();
+        Ok(found.context("no result")?.clone())
+    }
+
+    /// The value that an expression has at present, where it has one alone.
+    ///
+    /// # Errors
+    /// Where Prometheus does not answer, or not with one number.
+    pub fn value(&self, expression: &str) -> Result<f64> {
+        let found = self.query(expression)?;
+        let [one] = found.as_slice() else {
+            bail!("{expression} has {} values", found.len());
+        };
+        let value = one["value"][1].as_str().context("a value")?;
+        Ok(value.parse()?)
+    }
+
+    /// The names of the alerts that have fired since this was started.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn fired(&self) -> Result<BTreeSet<String>> {
+        let ever = "max by (alertname) (max_over_time(ALERTS{alertstate=\"firing\"}[1d]))";
+        let found = self.query(ever)?;
+        let names = found
+            .iter()
+            .filter_map(|one| one["metric"]["alertname"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Waits until all of these fire.
     ///
     /// # Errors
@@ -197,7 +234,7 @@ impl Prometheus {
             );
             Ok(Some(()))
         })?;
-        println!("cleared: {gone:?}");
+        println!("quiet: {gone:?}");
         Ok(())
     }
 }

@@ -114,9 +114,10 @@ pub fn primary(cluster: &Cluster, partition: u32) -> Result<(u64, usize)> {
 /// Where none does, in time.
 pub fn leader(cluster: &Cluster, but: Option<usize>) -> Result<usize> {
     waiting::until("a leader of the coordinators", BOUND, || {
-        for (index, node) in cluster.coordinators.iter().enumerate() {
+        let nodes = cluster.coordinators.iter().enumerate();
+        for (index, node) in nodes.filter(|(index, _)| Some(*index) != but) {
             let leading = node.metric("cairn_coordinator_leading");
-            if Some(index) != but && leading.is_ok_and(|leading| leading > 0.0) {
+            if leading.is_ok_and(|leading| leading > 0.0) {
                 return Ok(Some(index));
             }
         }

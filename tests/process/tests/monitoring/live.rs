@@ -1,5 +1,6 @@
 //! A real Prometheus over a real cluster, in which things go wrong: the alerts that say so fire,
-//! and clear once it is mended. The rules are those of users, with shorter times alone.
+//! and clear once it is mended. The rules are those of users, with shorter times, and a smaller
+//! number of entries that a replica may lag by: what a test machine writes in a second or two.
 
 use std::fs;
 use std::net::TcpStream;
@@ -18,8 +19,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The alerts that are made to fire here, and to clear.
-pub(crate) const PROVOKED: [&str; 17] = [
+pub(crate) const PROVOKED: [&str; 24] = [
     "CairnCertificateExpiring",
+    "CairnClockSkew",
+    "CairnCommitSlow",
     "CairnConnectionsRefused",
     "CairnCoordinatorSilent",
     "CairnDataDamaged",
@@ -28,14 +31,19 @@ pub(crate) const PROVOKED: [&str; 17] = [
     "CairnDiskFull",
     "CairnFlushSlow",
     "CairnFlushStuck",
+    "CairnLeaderChanges",
     "CairnNoLeader",
+    "CairnOverloaded",
     "CairnPartitionUnserved",
     "CairnPartitionWithoutQuorum",
     "CairnPossibleDataLoss",
     "CairnRedundancyLost",
     "CairnReloadFailed",
     "CairnReplacementHeldBack",
+    "CairnReplicaLagging",
+    "CairnRestarting",
     "CairnTargetDown",
+    "CairnWritesPushedBack",
 ];
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -44,8 +52,9 @@ const MIB: u64 = 1 << 20;
 /// Redis connections that a node takes.
 const CONNECTIONS_MAX: usize = 40;
 
-/// The rules with every `for` and window so short that a test can wait for both ends of them.
-fn shortened(mut rules: Value) -> Value {
+/// The rules with every `for` and window so short that a test can wait for both ends of them,
+/// and with the entries that a replica may lag by so few that a test can write them.
+pub(crate) fn shortened(mut rules: Value) -> Value {
     for group in rules["groups"].as_array_mut().into_iter().flatten() {
         for rule in group["rules"].as_array_mut().into_iter().flatten() {
             if let Some(held) = rule.get_mut("for") {
@@ -60,6 +69,8 @@ fn shortened(mut rules: Value) -> Value {
                 ("[6h]", "[20s]"),
                 // How long a process that found damage is asked about.
                 ("< 3600", "< 30"),
+                // How many entries a replica may lag by.
+                ("> 100000", "> 1000"),
             ] {
                 expression = expression.replace(window, short);
             }
@@ -70,9 +81,9 @@ fn shortened(mut rules: Value) -> Value {
 }
 
 /// One after another, on one cluster: what is wrong with it at a time is what the names say.
-struct Trial {
-    cluster: Cluster,
-    prometheus: Prometheus,
+pub(crate) struct Trial {
+    pub(crate) cluster: Cluster,
+    pub(crate) prometheus: Prometheus,
     authority: Authority,
     files: TempDir,
     disk: SmallDisk,
@@ -102,6 +113,9 @@ fn what_goes_wrong_makes_its_alerts_fire_and_they_clear_once_it_is_mended() -> R
     .with("CAIRN_MAX_CONNECTIONS", CONNECTIONS_MAX)
     .with("CAIRN_WAL_SEGMENT_BYTES", "16MiB")
     .with("CAIRN_MAX_VALUE_BYTES", "1MiB")
+    // So little that a test can write more than fits.
+    .with("CAIRN_PENDING_WRITE_BYTES", "2MiB")
+    .with("CAIRN_LOG_MEMORY_BYTES", "4MiB")
     .with("CAIRN_WAL_RETAIN_BYTES", "32MiB")
     .with("CAIRN_DISK_RESERVE_BYTES", "64MiB");
     for (name, value) in authority.environment() {
@@ -133,12 +147,24 @@ impl Trial {
         self.coordinators()?;
         self.connections()?;
         self.flushes()?;
+        self.restarts()?;
+        self.reigns()?;
+        self.calendars()?;
+        self.too_many_writes()?;
+        self.lag()?;
+        self.slow_copy()?;
         self.all_is_quiet()?;
         self.full_disks()?;
         self.all_is_quiet()?;
         self.survivors()?;
         self.all_is_quiet()?;
         self.nodes_tell_what_is_documented()?;
+        let fired = self.prometheus.fired()?;
+        let never: Vec<_> = PROVOKED
+            .iter()
+            .filter(|name| !fired.contains(**name))
+            .collect();
+        ensure!(never.is_empty(), "never fired: {never:?}");
         self.cluster.check_running()
     }
 
@@ -276,6 +302,54 @@ impl Trial {
         self.prometheus.await_firing(&["CairnFlushSlow"])?;
         self.prometheus
             .await_clear(&["CairnFlushStuck", "CairnFlushSlow"])
+    }
+
+    /// A data node ends and starts again and again, each time seen by Prometheus.
+    fn restarts(&mut self) -> Result<()> {
+        let alert = "CairnRestarting";
+        self.prometheus.await_clear(&[alert])?;
+        let node = &self.cluster.data[3];
+        let address = format!("{}:{}", node.host.address, node.ports.http);
+        let started = format!("process_start_time_seconds{{instance=\"{address}\"}}");
+        let mut last = self.prometheus.value(&started)?;
+        waiting::until("CairnRestarting to fire", BOUND, || {
+            self.cluster.data[3].kill()?;
+            self.cluster.data[3].start()?;
+            self.cluster.await_ready()?;
+            last = waiting::until("Prometheus to see the start", BOUND, || {
+                let seen = self.prometheus.value(&started)?;
+                Ok((seen > last).then_some(seen))
+            })?;
+            Ok(self.prometheus.names()?.contains(alert).then_some(()))
+        })?;
+        println!("fires: {alert}");
+        Ok(())
+    }
+
+    /// Whoever leads the coordinators stands still until another one does.
+    fn reigns(&self) -> Result<()> {
+        let alert = "CairnLeaderChanges";
+        self.prometheus.await_clear(&[alert])?;
+        waiting::until("CairnLeaderChanges to fire", BOUND, || {
+            let leader = status::leader(&self.cluster, None)?;
+            self.cluster.coordinators[leader].freeze()?;
+            let next = status::leader(&self.cluster, Some(leader));
+            self.cluster.coordinators[leader].thaw()?;
+            next?;
+            Ok(self.prometheus.names()?.contains(alert).then_some(()))
+        })?;
+        println!("fires: {alert}");
+        Ok(())
+    }
+
+    fn calendars(&self) -> Result<()> {
+        let alert = ["CairnClockSkew"];
+        self.prometheus.await_clear(&alert)?;
+        let power = self.cluster.data[0].power()?;
+        power.skew(true)?;
+        self.prometheus.await_firing(&alert)?;
+        power.skew(false)?;
+        self.prometheus.await_clear(&alert)
     }
 
     /// Takes all of the disk but so much, until an alert fires: nodes give back what they can

@@ -3,4 +3,6 @@
 
 mod dashboard;
 mod live;
+mod operator;
+mod overload;
 mod rules;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use cairn_process_tests::cluster::BOUND;
@@ -238,6 +239,28 @@ fn a_flush_can_be_made_to_fail() -> Result<()> {
     assert!(format!("{error:#}").contains("os error 5"), "{error:#}");
     bench.power.fail_flushes(false)?;
     bench.probe("open:a flush:a")
+}
+
+#[test]
+fn a_calendar_can_be_set_ahead() -> Result<()> {
+    let bench = Bench::new()?;
+    let own = || -> Result<u64> { Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs()) };
+    let told = || -> Result<u64> {
+        let done = bench.command("calendar")?.output()?;
+        Ok(String::from_utf8(done.stdout)?.trim().parse()?)
+    };
+    let before = own()?;
+    let right = told()?;
+    assert!((before..=own()?).contains(&right), "{right}");
+    bench.power.skew(true)?;
+    let before = own()?;
+    let ahead = told()?;
+    assert!((before + 60..=own()? + 60).contains(&ahead), "{ahead}");
+    bench.power.skew(false)?;
+    let before = own()?;
+    let right = told()?;
+    assert!((before..=own()?).contains(&right), "{right}");
+    Ok(())
 }
 
 #[test]
