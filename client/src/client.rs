@@ -147,6 +147,10 @@ impl Client {
         let counters = Arc::new(Counters::default());
         let shutdown = CancellationToken::new();
         let map = SharedMap::default();
+        let options = Options {
+            dialer: options.dialer.following(Arc::clone(&map)),
+            ..options
+        };
         let connections = Arc::new(Connections {
             open: Mutex::default(),
             channels: Mutex::default(),

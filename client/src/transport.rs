@@ -4,6 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures::FutureExt;
+use futures::future::select_ok;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +25,8 @@ use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{HeaderValue, Request, Response, Uri};
 use tonic::transport::Endpoint;
+
+use crate::topology::SharedMap;
 
 /// Gives the TLS configuration for each new connection, so that certificates that
 /// were reloaded serve from the next connection on.
@@ -37,6 +42,13 @@ pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn ByteStream>
 
 /// Connects to a host and port by other means than TCP, such as a simulated network.
 pub type ConnectSource = Arc<dyn Fn(&str, u16) -> Connecting + Send + Sync>;
+
+/// Says at which IP address `host:port` is at present, where that is known better than by
+/// resolving the host, whose answers may be as old as a resolver's cache.
+pub type LocateSource = Arc<dyn Fn(&str) -> Option<IpAddr> + Send + Sync>;
+
+/// How much earlier the address that is known is tried than the one that the name resolves to.
+const HEAD_START: Duration = Duration::from_millis(100);
 
 /// Where each side's flow control begins: enough for a batch of large values.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -115,6 +127,8 @@ pub struct Dialer {
     pub credential: Option<Credential>,
     /// What connects in the place of TCP, where something does.
     pub connect: Option<ConnectSource>,
+    /// What knows where hosts are besides a resolver, where something does.
+    pub locate: Option<LocateSource>,
 }
 
 impl Default for Dialer {
@@ -126,6 +140,7 @@ impl Default for Dialer {
             tls: None,
             credential: None,
             connect: None,
+            locate: None,
         }
     }
 }
@@ -139,6 +154,7 @@ impl fmt::Debug for Dialer {
             tls,
             credential,
             connect,
+            locate,
         } = self;
         f.debug_struct("Dialer")
             .field("connect_timeout", connect_timeout)
@@ -147,6 +163,7 @@ impl fmt::Debug for Dialer {
             .field("tls", &tls.is_some())
             .field("credential", credential)
             .field("tcp", &connect.is_none())
+            .field("locates", &locate.is_some())
             .finish()
     }
 }
@@ -197,11 +214,28 @@ impl Dialer {
             .initial_connection_window_size(CONNECTION_WINDOW))
     }
 
-    fn connector(&self) -> Connector {
+    fn connector(&self, at: Option<IpAddr>) -> Connector {
         Connector {
             tls: self.tls.clone(),
             connect: self.connect.clone(),
+            at,
+            locate: self.locate.clone(),
             timeout: self.connect_timeout,
+        }
+    }
+
+    /// The same for nodes that are in a map: it says where each is by now.
+    #[must_use]
+    pub fn following(self, map: SharedMap) -> Self {
+        let locate = move |address: &str| {
+            let map = map.load();
+            let mut nodes = map.nodes.values().map(|node| &node.addresses);
+            let of = nodes.find(|of| of.client == address || of.peer == address)?;
+            of.ip
+        };
+        Self {
+            locate: Some(Arc::new(locate)),
+            ..self
         }
     }
 
@@ -210,16 +244,33 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, address: &str) -> Result<Channel, DialError> {
+        self.reach(address, None).await
+    }
+
+    /// Makes a connection now, to whoever has this IP address at present, under the name and
+    /// to the port of `address`: a certificate has to be one for that name.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial_at(&self, address: &str, at: IpAddr) -> Result<Channel, DialError> {
+        self.reach(address, Some(at)).await
+    }
+
+    async fn reach(&self, address: &str, at: Option<IpAddr>) -> Result<Channel, DialError> {
         let endpoint = self.endpoint(address)?;
-        let connecting = endpoint.connect_with_connector(self.connector());
+        let address = || match at {
+            None => address.to_owned(),
+            Some(at) => format!("{address} at {at}"),
+        };
+        let connecting = endpoint.connect_with_connector(self.connector(at));
         match tokio::time::timeout(self.connect_timeout, connecting).await {
             Ok(Ok(channel)) => Ok(self.authorized(channel)),
             Ok(Err(error)) => Err(DialError::Connect {
-                address: address.to_owned(),
+                address: address(),
                 reason: innermost(&error),
             }),
             Err(_) => Err(DialError::Timeout {
-                address: address.to_owned(),
+                address: address(),
                 after: self.connect_timeout,
             }),
         }
@@ -231,7 +282,7 @@ impl Dialer {
     /// [`DialError::Address`].
     pub fn lazy(&self, address: &str) -> Result<Channel, DialError> {
         let endpoint = self.endpoint(address)?;
-        Ok(self.authorized(endpoint.connect_with_connector_lazy(self.connector())))
+        Ok(self.authorized(endpoint.connect_with_connector_lazy(self.connector(None))))
     }
 
     fn authorized(&self, inner: tonic::transport::Channel) -> Channel {
@@ -256,6 +307,9 @@ type Stream = TokioIo<Either<Plain, TlsStream<Plain>>>;
 struct Connector {
     tls: Option<TlsSource>,
     connect: Option<ConnectSource>,
+    /// Where the host is to be, whatever its name stands for.
+    at: Option<IpAddr>,
+    locate: Option<LocateSource>,
     timeout: Duration,
 }
 
@@ -279,19 +333,40 @@ impl tower::Service<Uri> for Connector {
 }
 
 impl Connector {
+    fn located(&self, address: &str) -> Option<IpAddr> {
+        self.locate.as_ref().and_then(|locate| locate(address))
+    }
+
+    async fn open(&self, host: &str, port: u16) -> io::Result<Plain> {
+        match &self.connect {
+            None => {
+                let stream = TcpStream::connect((host, port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(Either::Left(stream))
+            }
+            Some(connect) => Ok(Either::Right(connect(host, port).await?)),
+        }
+    }
+
     async fn connect(self, uri: Uri) -> io::Result<Stream> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
         let host = uri.host().ok_or_else(|| invalid("no host"))?;
         // IPv6 addresses stand in brackets in a URI and without them elsewhere.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().ok_or_else(|| invalid("no port"))?;
-        let stream = match self.connect {
-            None => {
-                let stream = TcpStream::connect((host, port)).await?;
-                stream.set_nodelay(true)?;
-                Either::Left(stream)
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let stream = match (self.at, self.located(authority)) {
+            (Some(at), _) => self.open(&at.to_string(), port).await?,
+            (None, None) => self.open(host, port).await?,
+            (None, Some(at)) => {
+                let at = at.to_string();
+                let known = self.open(&at, port).boxed();
+                let resolved = async {
+                    tokio::time::sleep(HEAD_START).await;
+                    self.open(host, port).await
+                };
+                select_ok([known, resolved.boxed()]).await?.0
             }
-            Some(connect) => Either::Right(connect(host, port).await?),
         };
         let Some(source) = self.tls else {
             return Ok(TokioIo::new(Either::Left(stream)));
@@ -301,3 +376,7 @@ impl Connector {
         Ok(TokioIo::new(Either::Right(stream)))
     }
 }
+
+#[cfg(test)]
+#[path = "transport_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
 //! coordinators' Raft log has committed them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -230,6 +231,10 @@ pub struct Addresses {
     /// `resp`; empty where there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub resp_hostname: String,
+    /// The IP address that `client` and `peer` name, while a resolver may still answer with
+    /// the one before; `None` where the node does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpAddr>,
     /// Where clients reach it that are not on its network. In a box: few nodes have any.
     #[serde(default, skip_serializing_if = "OutsideAddresses::is_empty")]
     pub outside: Box<OutsideAddresses>,

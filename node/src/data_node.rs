@@ -20,8 +20,8 @@ mod descriptors;
 pub(crate) mod keyspace;
 mod redis;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::agent::{
-    self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, Enrolled, NodeIdentity, Places,
+    self, Agent, AgentConfig, AgentError, AgentInbox, AgentStatus, NodeIdentity, Places,
 };
 use crate::budget::Budget;
 use crate::counters::{Counters, CountersService};
@@ -117,6 +117,8 @@ struct Progress {
     recovered: AtomicBool,
     serving: AtomicBool,
     draining: AtomicBool,
+    /// Once the engine runs.
+    engine: OnceLock<Handle>,
 }
 
 impl Progress {
@@ -146,6 +148,13 @@ impl Progress {
                 reached(&self.serving),
                 "its ports are not served yet",
             ),
+            match self.engine.get().map_or(0, Handle::away) {
+                0 => Check::ok("back"),
+                away => Check::failed(
+                    "back",
+                    format!("{away} of its replicas do not keep up with their primaries yet"),
+                ),
+            },
             Check::when(
                 "not-draining",
                 !reached(&self.draining),
@@ -430,9 +439,8 @@ async fn start<L: Accept>(
     serve_peers(
         &mut peers,
         ports.peer,
-        (own, config),
-        &counters,
-        &enrolled,
+        config,
+        (pool.clone(), &counters),
         peer_tls,
     );
 
@@ -474,6 +482,7 @@ async fn start<L: Accept>(
         // The agent ends by `Agent::stop`, after the drain that needs it.
         CancellationToken::new(),
     );
+    let _ = progress.engine.set(handle);
     Progress::reach(&progress.serving);
     Ok(DataNode {
         directory,
@@ -690,16 +699,14 @@ fn listener_config(
 fn serve_peers(
     peers: &mut Servers,
     port: impl Accept,
-    (own, config): (LocalIdentity, PeerConfig),
-    counters: &Counters,
-    enrolled: &Enrolled,
+    config: PeerConfig,
+    (pool, counters): (PeerPool, &Counters),
     tls: Option<TlsSource>,
 ) {
     let handle = counters.handle();
     let service = PeerService::new(
-        own,
+        pool,
         config,
-        Arc::clone(&enrolled.map),
         Arc::new(handle.clone()),
         Arc::new(handle.clone()),
         handle.snapshot_throttle(),

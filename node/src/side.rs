@@ -84,6 +84,7 @@ mod tests {
             peer: "data-0:7401".to_owned(),
             http: "data-0:7402".to_owned(),
             resp_hostname: "data-0".to_owned(),
+            ip: Some([10, 0, 0, 1].into()),
             outside: Box::new(OutsideAddresses {
                 resp: "192.0.2.1:30001".to_owned(),
                 client: "192.0.2.1:30002".to_owned(),

@@ -272,6 +272,7 @@ impl From<&Addresses> for pb::Addresses {
             peer,
             http,
             resp_hostname,
+            ip,
             outside,
         }: &Addresses,
     ) -> Self {
@@ -283,6 +284,7 @@ impl From<&Addresses> for pb::Addresses {
             resp_hostname: resp_hostname.clone(),
             outside_resp: outside.resp.clone(),
             outside_client: outside.client.clone(),
+            ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
         }
     }
 }
@@ -299,14 +301,18 @@ impl TryFrom<pb::Addresses> for Addresses {
             resp_hostname,
             outside_resp,
             outside_client,
+            ip,
         }: pb::Addresses,
     ) -> Result<Self, Malformed> {
+        let ip = Some(ip).filter(|ip| !ip.is_empty());
+        let ip = ip.map(|ip| ip.parse()).transpose();
         Ok(Self {
             resp: text(resp, limits::ADDRESS_BYTES, "resp")?,
             client: text(client, limits::ADDRESS_BYTES, "client")?,
             peer: text(peer, limits::ADDRESS_BYTES, "peer")?,
             http: text(http, limits::ADDRESS_BYTES, "http")?,
             resp_hostname: text(resp_hostname, limits::ADDRESS_BYTES, "resp_hostname")?,
+            ip: ip.map_err(|_| Malformed::new("ip", "is not an IP address"))?,
             outside: Box::new(OutsideAddresses {
                 resp: text(outside_resp, limits::ADDRESS_BYTES, "outside_resp")?,
                 client: text(outside_client, limits::ADDRESS_BYTES, "outside_client")?,

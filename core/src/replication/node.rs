@@ -1,5 +1,6 @@
 //! The door of replication: every replica of one node behind one `step`.
 
+mod back;
 mod copies;
 mod flushed;
 mod reads;

@@ -17,7 +17,7 @@ pub(super) enum Flow {
 }
 
 /// A replica this close to the head counts as caught up.
-const CAUGHT_UP: u64 = 256;
+pub(super) const CAUGHT_UP: u64 = 256;
 
 /// The way of a replica from far behind to the head.
 #[derive(Debug, Clone, Default)]

@@ -97,6 +97,8 @@ pub(super) struct Replica {
     pub(super) commit: Index,
     /// The last index matched to the primary of `promised`.
     pub(super) matched: Index,
+    /// The highest commit index that a primary told this process.
+    pub(super) told: Index,
     pub(super) applied: Index,
     pub(super) applying: Index,
     pub(super) corrupt: bool,
@@ -146,6 +148,7 @@ impl Replica {
             pending: VecDeque::from([(number, Pending::Promised(promised))]),
             commit: Index::ZERO,
             matched: Index::ZERO,
+            told: Index::ZERO,
             applied: Index::ZERO,
             applying: Index::ZERO,
             corrupt: false,
@@ -215,6 +218,7 @@ impl Replica {
             pending: VecDeque::new(),
             commit: applied.index(),
             matched: Index::ZERO,
+            told: Index::ZERO,
             applied: applied.index(),
             applying: applied.index(),
             corrupt,
@@ -394,6 +398,7 @@ impl Replica {
             self.pending.push_back((number, Pending::Head(last)));
         }
         self.matched = self.matched.max(last.index());
+        self.told = self.told.max(append.commit);
         let commit = if is_seeded(Bug::ApplyUncommitted) {
             last.index()
         } else {

@@ -724,3 +724,41 @@ fn the_state_of_a_deleted_replica_stays_until_its_deletion_is_flushed() {
     assert_eq!(drops(&rig.flush()), 1);
     assert_eq!(drops(&rig.flush()), 0);
 }
+
+#[test]
+fn a_replica_is_away_until_it_keeps_up_with_a_primary_that_reached_this_process() {
+    let log = entries(Mark::ZERO, 1, 300, "x");
+    let mut rig = Rig::recovered(
+        2,
+        record(1, 1, 3, 2, Some(1)),
+        log[..10].to_vec(),
+        10,
+        false,
+    );
+    assert_eq!(rig.core.away(), 1);
+    // Reached, and told that it is 290 entries behind.
+    let told = |sent: &[LogEntry]| {
+        let append = append(2, 1, 7, log[9].mark(), sent);
+        let commit = Index(300);
+        PeerMessage::Append(Append { commit, ..append })
+    };
+    rig.hear(1, told(&[]));
+    assert_eq!(rig.core.away(), 1);
+    rig.hear(1, told(&log[10..100]));
+    assert_eq!(rig.core.away(), 0);
+}
+
+#[test]
+fn a_replica_is_away_that_nobody_leads_and_not_one_that_counts_no_more() {
+    let log = entries(Mark::ZERO, 1, 10, "x");
+    let named = record(1, 1, 3, 2, Some(1));
+    // The primary of before: it waits to be promoted.
+    let rig = Rig::recovered(1, named.clone(), log.clone(), 10, false);
+    assert_eq!(rig.core.away(), 1);
+    let mut rig = Rig::recovered(3, named, log, 10, false);
+    assert_eq!(rig.core.away(), 1);
+    let mut smaller = record(2, 1, 2, 2, Some(1));
+    smaller.config.learners = vec![member(3)];
+    rig.learn(smaller);
+    assert_eq!(rig.core.away(), 0);
+}

@@ -306,7 +306,8 @@ pub fn spawn(
     let shutdown = shutdown.child_token();
     let engine = EngineHandle(engine);
     engine.0.set_map(map.load_full());
-    let ports = ports::Ports::new(node, Arc::clone(&map), config.client_dialer.clone());
+    let dialer = config.client_dialer.clone().following(Arc::clone(&map));
+    let ports = ports::Ports::new(node, Arc::clone(&map), dialer);
     let (maps, saver, saved) = Maps::new(
         map,
         engine.clone(),

@@ -523,7 +523,7 @@ impl Leader {
         let mut orders: BTreeMap<NodeId, Vec<Order>> = BTreeMap::new();
         for output in wanted {
             match output {
-                Output::Propose { id, command } => self.proposals.add(id, command),
+                Output::Propose { id, command } => self.proposals.add(id, *command),
                 Output::SendOrder { node, order } => orders.entry(node).or_default().push(order),
                 Output::Event(event) => self.chronicle.note(event),
             }

@@ -29,6 +29,7 @@ use cairn_core::replication::{
 use cairn_core::slots::SLOTS;
 use tokio::runtime;
 
+use super::back::Return;
 use super::board::Published;
 use super::clock;
 use super::copies::{Copied, Copies};
@@ -79,6 +80,7 @@ pub(super) struct Engine {
     /// When the record of each number was handed to the log, to time its flush.
     flushing: VecDeque<(u64, Micros)>,
     next_tick: Micros,
+    back: Return,
     next_figures: Micros,
     /// When they were told last.
     figures_at: Micros,
@@ -155,6 +157,7 @@ impl Engine {
             submitted: 0,
             flushing: VecDeque::new(),
             next_tick: Micros(0),
+            back: Return::begin(clock::boottime()),
             next_figures: Micros(0),
             figures_at: clock::boottime(),
             writes_since: 0,
@@ -172,6 +175,7 @@ impl Engine {
             }
         }
         engine.take_map();
+        engine.look_back(clock::boottime());
         engine
     }
 
@@ -422,6 +426,7 @@ impl Engine {
         self.next_tick = self.turn.now.plus(tick);
         self.traces.tick(self.turn.now);
         self.step(Event::Tick);
+        self.look_back(self.turn.now);
         let timeout = self.shared.config.request_timeout_micros();
         let since = self.turn.now.minus(timeout);
         for (partition, lane) in (0..).map(PartitionId).zip(&mut self.lanes) {
@@ -437,6 +442,10 @@ impl Engine {
             self.tell_figures();
         }
         self.judge_copies();
+    }
+
+    fn look_back(&mut self, now: Micros) {
+        self.back.look(&self.core, now, &self.shared.away);
     }
 
     fn tell_figures(&mut self) {

@@ -101,6 +101,13 @@ impl Handle {
         self.shared.config.node
     }
 
+    /// How many replicas of this node its process has not brought back among the others yet.
+    /// Once there were none there are none; nor are there half a minute after the start.
+    #[must_use]
+    pub fn away(&self) -> usize {
+        self.shared.away.load(Ordering::Relaxed)
+    }
+
     /// How long a request may wait.
     #[must_use]
     pub fn request_timeout(&self) -> Duration {

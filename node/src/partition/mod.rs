@@ -21,6 +21,7 @@
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
+mod back;
 mod board;
 mod clock;
 mod config;

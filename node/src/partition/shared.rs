@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) disk_space: Mutex<Option<DiskSpace>>,
     /// Whether this node refuses writes for want of disk space.
     pub(super) disk_full: AtomicBool,
+    /// Replicas that are not back since the process started.
+    pub(super) away: AtomicUsize,
     /// Keys that this node deleted as primary because their time was past.
     pub(super) expired: AtomicU64,
     /// Of snapshots that other nodes fetch here; the engine sets its rate.
@@ -96,6 +98,7 @@ impl Shared {
             load: Load::default(),
             disk_space: Mutex::new(None),
             disk_full: AtomicBool::new(false),
+            away: AtomicUsize::new(0),
             expired: AtomicU64::new(0),
             serving_throttle,
             damaged: Mutex::default(),

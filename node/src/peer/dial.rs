@@ -1,10 +1,16 @@
 //! Keeping the stream to one peer: dial, handshake, watch over it, dial again.
+//!
+//! Where the peer is, the map says by a name, which may go on standing for an address that the
+//! peer has left for as long as resolvers keep it. So it is looked for first where it called from
+//! last, by the stream that it opens in the other direction, and where the map says that the
+//! name leads. A new process is dialled back as soon as it called.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cairn_client::transport::Channel;
+use cairn_client::transport::{Channel, DialError};
 use cairn_core::ids::NodeId;
 use cairn_core::record::{ClusterMap, NodeStanding};
 use cairn_proto::limits;
@@ -12,12 +18,13 @@ use cairn_proto::pb::peer::v1 as pb;
 use cairn_proto::pb::peer::v1::peer_client::PeerClient;
 use cairn_proto::peer::Handshake;
 use rand::Rng;
+use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::handshake;
-use super::pool::{Link, Shared};
+use super::pool::{Caller, Connection, Link, Shared};
 
 /// Where a peer is, and who it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +49,7 @@ fn target(map: &ClusterMap, peer: NodeId) -> Option<Target> {
 #[derive(Debug, thiserror::Error)]
 enum OpenError {
     #[error(transparent)]
-    Dial(#[from] cairn_client::transport::DialError),
+    Dial(#[from] DialError),
     /// The peer answers, and does not want this stream.
     #[error("refused: {}", .0.message())]
     Refused(Status),
@@ -66,11 +73,13 @@ impl OpenError {
 pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
     let mut pause = shared.config.backoff_min;
     let mut refused: Option<String> = None;
+    let mut calls = link.caller.subscribe();
     loop {
         // The version is noted before the map is read, so that no change between
         // the two is missed.
         let mut changes = shared.changes.subscribe();
         changes.mark_unchanged();
+        let caller = *calls.borrow_and_update();
         let Some(target) = target(&shared.map.load(), link.peer) else {
             link.set_unreachable(&shared, false);
             tokio::select! {
@@ -80,23 +89,25 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
         };
         let opened = tokio::select! {
             () = link.ended.cancelled() => return,
-            opened = open(&shared, &link, &target) => opened,
+            // Whoever called just now answers rather than whoever is being waited for.
+            _ = calls.wait_for(|now| *now != caller) => continue,
+            opened = open(&shared, &link, &target, caller) => opened,
         };
         match opened {
-            Ok((mut answers, channel)) => {
+            Ok(mut stream) => {
                 pause = shared.config.backoff_min;
                 refused = None;
                 debug!(peer = %link.peer, address = target.address, "stream to peer open");
-                *link.channel.lock() = Some(channel);
+                *link.connection.lock() = Some(stream.connection.clone());
                 link.outbox.open();
                 link.connected.store(true, Ordering::Relaxed);
                 link.set_unreachable(&shared, false);
                 shared.connects.increment(1);
                 shared.events.connected(link.peer);
-                let why = watch(&shared, &link, &target, &mut answers).await;
+                let why = watch(&shared, &link, &target, &mut stream, &mut calls).await;
                 link.connected.store(false, Ordering::Relaxed);
                 link.outbox.close();
-                *link.channel.lock() = None;
+                *link.connection.lock() = None;
                 let Some(why) = why else { return };
                 info!(peer = %link.peer, address = target.address, why, "stream to peer lost");
                 // The first dial after a loss comes at once: it tells a stream that
@@ -121,6 +132,11 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
                     () = sleep(jittered) => {}
                     // A new address, perhaps.
                     _ = changes.changed() => {}
+                    // It is there.
+                    _ = calls.changed() => {
+                        pause = shared.config.backoff_min;
+                        continue;
+                    }
                 }
                 pause = (pause * 2).min(shared.config.backoff_max);
             }
@@ -128,13 +144,81 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
     }
 }
 
+/// A connection to whoever is at `at`, where that is given, and else by the name.
+pub(super) async fn connect(
+    shared: &Shared,
+    address: &str,
+    at: Option<IpAddr>,
+) -> Result<Channel, DialError> {
+    match at {
+        Some(at) => shared.dialer.dial_at(address, at).await,
+        None => shared.dialer.dial(address).await,
+    }
+}
+
+/// Where a peer may be, besides where its name leads.
+fn whereabouts(
+    shared: &Shared,
+    link: &Link,
+    target: &Target,
+    caller: Option<Caller>,
+) -> Vec<IpAddr> {
+    if !is_by_name(&target.address) {
+        return Vec::new();
+    }
+    let map = shared.map.load();
+    let told = map.nodes.get(&link.peer).and_then(|node| node.addresses.ip);
+    let called = caller.map(|caller| caller.ip);
+    let mut all: Vec<IpAddr> = called.into_iter().chain(told).collect();
+    all.dedup();
+    all
+}
+
+/// Whether only a resolver can tell where that is.
+fn is_by_name(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_err()
+}
+
+/// A stream that is open.
+struct Stream {
+    answers: Streaming<pb::Answer>,
+    connection: Connection,
+    /// Drawn when the peer's process started.
+    session: u64,
+}
+
+/// Opens a stream: to where the peer is to be, and else to where its name leads.
 async fn open(
     shared: &Arc<Shared>,
     link: &Arc<Link>,
     target: &Target,
-) -> Result<(Streaming<pb::Answer>, Channel), OpenError> {
+    caller: Option<Caller>,
+) -> Result<Stream, OpenError> {
+    for ip in whereabouts(shared, link, target, caller) {
+        match open_at(shared, link, target, Some(ip)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                debug!(peer = %link.peer, %ip, %error, "no stream to where the peer is to be");
+                link.outbox.close();
+                if error.is_unreachable() {
+                    link.set_unreachable(shared, true);
+                }
+            }
+        }
+    }
+    open_at(shared, link, target, None).await
+}
+
+async fn open_at(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    target: &Target,
+    at: Option<IpAddr>,
+) -> Result<Stream, OpenError> {
     let within = shared.config.connect_timeout;
-    let channel = shared.dialer.dial(&target.address).await?;
+    let channel = connect(shared, &target.address, at).await?;
     let map = shared.map.load_full();
     let first = pb::Frame {
         handshake: Some(handshake::ours(&shared.own, &map, target.uuid.clone()).into()),
@@ -164,7 +248,11 @@ async fn open(
             theirs.node, link.peer
         ))));
     }
-    Ok((answers, channel))
+    Ok(Stream {
+        answers,
+        connection: Connection { channel, at },
+        session: theirs.session,
+    })
 }
 
 /// A status that the peer's process gave, or one of the transport?
@@ -192,7 +280,8 @@ async fn watch(
     shared: &Shared,
     link: &Link,
     target_now: &Target,
-    answers: &mut Streaming<pb::Answer>,
+    stream: &mut Stream,
+    calls: &mut Receiver<Option<Caller>>,
 ) -> Option<String> {
     let mut changes = shared.changes.subscribe();
     loop {
@@ -201,12 +290,18 @@ async fn watch(
         }
         tokio::select! {
             () = link.ended.cancelled() => return None,
-            answer = answers.message() => match answer {
+            answer = stream.answers.message() => match answer {
                 Ok(Some(_)) => {}
                 Ok(None) => return Some("closed by the peer".to_owned()),
                 Err(status) => return Some(status.message().to_owned()),
             },
             _ = changes.changed() => {}
+            _ = calls.changed() => {
+                let caller = *calls.borrow_and_update();
+                if caller.is_some_and(|caller| caller.session != stream.session) {
+                    return Some("another process calls in its place".to_owned());
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -79,11 +80,35 @@ pub(super) struct Link {
     pub(super) connected: AtomicBool,
     pub(super) ended: CancellationToken,
     /// The connection of the open stream, for calls beside it.
-    pub(super) channel: Mutex<Option<Channel>>,
+    pub(super) connection: Mutex<Option<Connection>>,
+    /// The last stream that the peer opened to this node.
+    pub(super) caller: watch::Sender<Option<Caller>>,
     unreachable: AtomicBool,
 }
 
+/// What a stream is open on.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) channel: Channel,
+    /// Where the peer is, if it was not found by its name.
+    pub(super) at: Option<IpAddr>,
+}
+
+/// Who opened a stream to this node, and from where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Caller {
+    /// Drawn when its process started.
+    pub(super) session: u64,
+    /// Where its connection comes from.
+    pub(super) ip: IpAddr,
+}
+
 impl Link {
+    fn channel(&self) -> Option<Channel> {
+        let open = self.connection.lock();
+        open.as_ref().map(|open| open.channel.clone())
+    }
+
     /// Notes whether the peer gives an answer, and tells if that changed.
     pub(super) fn set_unreachable(&self, shared: &Shared, unreachable: bool) -> bool {
         let changed = self.unreachable.swap(unreachable, Ordering::Relaxed) != unreachable;
@@ -196,6 +221,14 @@ impl PeerPool {
         pool
     }
 
+    pub(super) fn own(&self) -> &LocalIdentity {
+        &self.shared.own
+    }
+
+    pub(super) fn map(&self) -> &SharedMap {
+        &self.shared.map
+    }
+
     /// Hands over messages for a peer, in order. They are dropped, and counted,
     /// where there is no open stream to it or too much waits for it.
     pub fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
@@ -236,6 +269,13 @@ impl PeerPool {
         self.shared.changes.send_replace(map.version);
     }
 
+    /// Notes that a peer opened a stream to this node.
+    pub(super) fn called(&self, peer: NodeId, caller: Caller) {
+        if let Some(link) = self.shared.links.load().get(&peer) {
+            link.caller.send_replace(Some(caller));
+        }
+    }
+
     /// The peers that give no answer right now.
     #[must_use]
     pub fn unreachable(&self) -> Vec<NodeId> {
@@ -259,7 +299,7 @@ impl PeerPool {
         let links = self.shared.links.load_full();
         let channel = links
             .get(&from)
-            .and_then(|l| l.channel.lock().clone())
+            .and_then(|l| l.channel())
             .ok_or(MapFetchError::NotConnected(from))?;
         let mut client =
             PeerClient::new(channel).max_decoding_message_size(limits::COORDINATOR_MESSAGE_BYTES);
@@ -288,7 +328,7 @@ impl PeerPool {
         within: Duration,
     ) -> Result<Vec<Answer>, CarryError> {
         let links = self.shared.links.load_full();
-        let Some(channel) = links.get(&to).and_then(|l| l.channel.lock().clone()) else {
+        let Some(channel) = links.get(&to).and_then(|l| l.channel()) else {
             self.link(to);
             return Err(CarryError::NotSent);
         };
@@ -337,14 +377,12 @@ impl PeerPool {
         let map = shared.map.load_full();
         let node = map.nodes.get(&from).ok_or(FetchError::UnknownNode(from))?;
         let hello = handshake::ours(&shared.own, &map, node.uuid.clone());
-        snapshot::fetch(
-            &shared.dialer,
-            &node.addresses.peer,
-            hello,
-            wanted,
-            shared.config.snapshot_stall,
-        )
-        .await
+        let links = shared.links.load();
+        let open = links.get(&from).and_then(|l| l.connection.lock().clone());
+        let at = open.and_then(|open| open.at);
+        drop(links);
+        let channel = dial::connect(shared, &node.addresses.peer, at).await?;
+        snapshot::fetch(channel, hello, wanted, shared.config.snapshot_stall).await
     }
 
     fn link(&self, peer: NodeId) {
@@ -371,7 +409,8 @@ impl PeerPool {
             )),
             connected: AtomicBool::new(false),
             ended: shared.shutdown.child_token(),
-            channel: Mutex::new(None),
+            connection: Mutex::new(None),
+            caller: watch::Sender::new(None),
             unreachable: AtomicBool::new(false),
         });
         let mut changed = HashMap::clone(&links);

@@ -25,8 +25,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::handshake::{self, HandshakeError};
+use super::pool::{Caller, PeerPool};
 use super::snapshot::{SnapshotSource, Throttle, serve};
 use super::{LocalIdentity, PeerConfig, PeerSink, SharedMap};
+use crate::listener::Ends;
 
 /// What this node answers on its peer port.
 #[derive(Clone)]
@@ -38,6 +40,8 @@ struct Shared {
     own: LocalIdentity,
     config: PeerConfig,
     map: SharedMap,
+    /// Hears who calls.
+    pool: PeerPool,
     sink: Arc<dyn PeerSink>,
     snapshots: Arc<dyn SnapshotSource>,
     throttle: Throttle,
@@ -56,13 +60,13 @@ impl fmt::Debug for PeerService {
 }
 
 impl PeerService {
-    /// Delivers what comes to `sink`, serves snapshots from `snapshots` no faster
-    /// than `throttle` allows, and ends every stream with `shutdown`.
+    /// Lets those in that `pool` knows, delivers what comes to `sink`, serves snapshots
+    /// from `snapshots` no faster than `throttle` allows, and ends every stream with
+    /// `shutdown`.
     #[must_use]
     pub fn new(
-        own: LocalIdentity,
+        pool: PeerPool,
         config: PeerConfig,
-        map: SharedMap,
         sink: Arc<dyn PeerSink>,
         snapshots: Arc<dyn SnapshotSource>,
         throttle: Throttle,
@@ -71,9 +75,10 @@ impl PeerService {
         let serving = Arc::new(Semaphore::new(config.snapshots_served_max));
         Self {
             shared: Arc::new(Shared {
-                own,
+                own: pool.own().clone(),
                 config,
-                map,
+                map: Arc::clone(pool.map()),
+                pool,
                 sink,
                 snapshots,
                 throttle,
@@ -120,6 +125,7 @@ impl Peer for PeerService {
         request: Request<Streaming<pb::Frame>>,
     ) -> Result<Response<Incoming>, Status> {
         let shared = &self.shared;
+        let ends = request.extensions().get::<Ends>().copied();
         let mut frames = request.into_inner();
         let first = timeout(shared.config.connect_timeout, frames.message())
             .await
@@ -129,6 +135,10 @@ impl Peer for PeerService {
         let ended = shared.shutdown.child_token();
         if let Some(older) = shared.streams.lock().insert(theirs.node, ended.clone()) {
             older.cancel();
+        }
+        if let Some(Ends { remote, .. }) = ends {
+            let (session, ip) = (theirs.session, remote.ip());
+            shared.pool.called(theirs.node, Caller { session, ip });
         }
         let ours = handshake::ours(&shared.own, &shared.map.load(), theirs.uuid);
         Ok(Response::new(Incoming {

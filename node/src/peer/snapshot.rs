@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_client::transport::{DialError, Dialer};
+use cairn_client::transport::{Channel, DialError};
 use cairn_core::ids::{Index, Mark, NodeId, PartitionId, ReplicaId};
 use cairn_core::replication::{GiveError, SnapshotWanted};
 use cairn_proto::limits;
@@ -325,13 +325,11 @@ impl SnapshotStream {
 }
 
 pub(super) async fn fetch(
-    dialer: &Dialer,
-    address: &str,
+    channel: Channel,
     hello: Handshake,
     wanted: &SnapshotWanted,
     stall: Duration,
 ) -> Result<SnapshotStream, FetchError> {
-    let channel = dialer.dial(address).await?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(limits::PEER_MESSAGE_BYTES);
     let request = pb::SnapshotRequest {
         handshake: Some(hello.into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_client::transport::Dialer;
+use cairn_client::transport::{ByteStream, Dialer};
 use cairn_core::ids::{Epoch, Index, MapVersion, Mark, NodeId, PartitionId, Position, ReplicaId};
 use cairn_core::record::{Addresses, ClusterMap};
 use cairn_core::replication::message::Append;
@@ -143,6 +143,15 @@ impl Node {
     }
 
     fn start_as(own: LocalIdentity, listener: std::net::TcpListener, map: ClusterMap) -> Self {
+        Self::start_with(own, listener, map, Dialer::default())
+    }
+
+    fn start_with(
+        own: LocalIdentity,
+        listener: std::net::TcpListener,
+        map: ClusterMap,
+        dialer: Dialer,
+    ) -> Self {
         let (ear, heard) = unbounded_channel();
         let map: SharedMap = Arc::new(ArcSwap::from_pointee(map));
         let process = Process::start();
@@ -150,11 +159,18 @@ impl Node {
         listener.set_nonblocking(true).expect("non-blocking");
         let pool = {
             let _inside = process.runtime().enter();
-            let service = PeerService::new(
+            let pool = PeerPool::start(
                 own.clone(),
                 PeerConfig::default(),
+                dialer,
                 Arc::clone(&map),
                 Arc::new(Ear(ear.clone())),
+                shutdown.clone(),
+            );
+            let service = PeerService::new(
+                pool.clone(),
+                PeerConfig::default(),
+                Arc::new(Ear(ear)),
                 Arc::new(Copies),
                 Throttle::new(1 << 30),
                 shutdown.clone(),
@@ -164,16 +180,9 @@ impl Node {
                 Routes::new(service.into_server()),
                 ServeConfig::default(),
                 plain_listener(),
-                shutdown.clone(),
-            ));
-            PeerPool::start(
-                own.clone(),
-                PeerConfig::default(),
-                Dialer::default(),
-                Arc::clone(&map),
-                Arc::new(Ear(ear)),
                 shutdown,
-            )
+            ));
+            pool
         };
         Self {
             number: own.node.0,
@@ -317,6 +326,60 @@ async fn a_new_address_is_followed() {
     one.hear(&Heard::Connected(NodeId(2))).await;
     one.pool.send(NodeId(2), versions(8..9));
     assert_eq!(new.messages(1, 1).await, versions(8..9));
+}
+
+/// A name that goes on standing for where a pod was, and sockets that are a pod's own.
+fn dialer(name: &'static str, was_at: &'static str, own: &'static str) -> Dialer {
+    Dialer {
+        connect: Some(Arc::new(move |host, port| {
+            let host = if host == name { was_at } else { host };
+            let to = format!("{host}:{port}").parse().expect("an address");
+            Box::pin(async move {
+                let socket = tokio::net::TcpSocket::new_v4()?;
+                socket.bind(format!("{own}:0").parse().expect("an address"))?;
+                Ok(Box::new(socket.connect(to).await?) as Box<dyn ByteStream>)
+            })
+        })),
+        ..Dialer::default()
+    }
+}
+
+#[tokio::test]
+async fn a_new_process_is_dialled_back_where_its_name_leads_to_the_old_one() {
+    let (name, old_pod, new_pod) = ("two.example", "127.0.0.1", "127.0.0.2");
+    let (mut listeners, addresses) = listeners(2);
+    let old = listeners.remove(1);
+    let port = addresses[1].port();
+    let map = |one: String| {
+        let peers = [one, format!("{name}:{port}")].map(|peer| Addresses {
+            peer,
+            ..Addresses::default()
+        });
+        map_of(1, Some(1), peers.into())
+    };
+    let right = map(addresses[0].to_string());
+    let identity = |number: u64, session: u64| LocalIdentity {
+        node: NodeId(number),
+        uuid: format!("uuid-{number}"),
+        incarnation: format!("incarnation-{number}"),
+        session,
+    };
+    let begin = |own, listener, map: &ClusterMap, ip| {
+        Node::start_with(own, listener, map.clone(), dialer(name, old_pod, ip))
+    };
+    let mut one = begin(identity(1, 1), listeners.remove(0), &right, old_pod);
+    // It finds nobody, and so does not call in the way of the process that is to follow it.
+    let mut two = begin(identity(2, 2), old, &map("127.0.0.1:1".to_owned()), old_pod);
+    one.hear(&Heard::Connected(NodeId(2))).await;
+    one.pool.send(NodeId(2), versions(1..2));
+    assert_eq!(two.messages(1, 1).await, versions(1..2));
+
+    // The old process does not end: it stands for a host that is gone without a word.
+    let listener = std::net::TcpListener::bind((new_pod, port)).expect("bind");
+    let mut new = begin(identity(2, 3), listener, &right, new_pod);
+    one.hear(&Heard::Connected(NodeId(2))).await;
+    one.pool.send(NodeId(2), versions(2..3));
+    assert_eq!(new.messages(1, 1).await, versions(2..3));
 }
 
 #[tokio::test]

@@ -334,6 +334,7 @@ fn read_manifest(reader: &Reader<'_>) -> Option<String> {
 pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
     let resp_listen = reader.listen("CAIRN_RESP_LISTEN", "0.0.0.0:6379");
     let process = read_process(reader, resp_listen);
+    let ip = read_ip(reader);
     let hostname = reader.text("CAIRN_RESP_HOSTNAME").unwrap_or_default();
     if !hostname.is_empty()
         && (check_host_port(&format!("{hostname}:1")).is_err() || hostname.starts_with('['))
@@ -451,7 +452,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         request_timeout: reader.millis("CAIRN_REQUEST_TIMEOUT_MS", 2_000, 100..=600_000),
         endpoint_type,
         // Last, so that everything above was judged as well.
-        process: with_hostname(process?, hostname),
+        process: of_data_node(process?, hostname, ip),
         resp_listen: resp_listen?,
     })
 }
@@ -550,9 +551,28 @@ fn read_endpoint_type(reader: &Reader<'_>, hostname: &str) -> EndpointType {
     }
 }
 
-fn with_hostname(mut process: ProcessSettings, hostname: &str) -> ProcessSettings {
+fn of_data_node(
+    mut process: ProcessSettings,
+    hostname: &str,
+    ip: Option<IpAddr>,
+) -> ProcessSettings {
     hostname.clone_into(&mut process.advertised.resp_hostname);
+    process.advertised.ip = ip;
     process
+}
+
+fn read_ip(reader: &Reader<'_>) -> Option<IpAddr> {
+    const NAME: &str = "CAIRN_ADVERTISE_IP";
+    let given = reader.text(NAME)?;
+    let ip = given.parse::<IpAddr>().ok();
+    if ip.is_none_or(|ip| ip.is_unspecified() || ip.is_multicast()) {
+        reader.problem(
+            NAME,
+            "it is not the IP address of a host",
+            "Give one without a port and without brackets",
+        );
+    }
+    ip
 }
 
 fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<ProcessSettings> {
@@ -647,6 +667,7 @@ fn read_process(reader: &Reader<'_>, resp_listen: Option<SocketAddr>) -> Option<
             peer: peer?,
             http: http?,
             resp_hostname: String::new(),
+            ip: None,
             // Known later, and part of the node's place.
             outside: Box::default(),
         },

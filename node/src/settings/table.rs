@@ -145,6 +145,14 @@ pub const SETTINGS: &[Setting] = &[
         "The address that `MOVED` and `CLUSTER SLOTS` tell Redis clients.",
     ),
     row(
+        "CAIRN_ADVERTISE_IP",
+        Data,
+        Network,
+        "none",
+        "IP address",
+        "The IP address that CAIRN_ADVERTISE_HOST stands for at present: other nodes and gRPC clients dial it before they ask a resolver, which may go on to answer with the one before for as long as it keeps names. Certificates are still held to the name.",
+    ),
+    row(
         "CAIRN_RESP_HOSTNAME",
         Data,
         Network,

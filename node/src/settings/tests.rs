@@ -193,6 +193,8 @@ fn limits_that_do_not_fit_together_are_refused() {
         ),
         (&[("CAIRN_MAX_KEY_BYTES", "65KiB")], "CAIRN_MAX_KEY_BYTES"),
         (&[("CAIRN_MAX_ARGUMENTS", "1")], "CAIRN_MAX_ARGUMENTS"),
+        (&[("CAIRN_ADVERTISE_IP", "0.0.0.0")], "CAIRN_ADVERTISE_IP"),
+        (&[("CAIRN_ADVERTISE_IP", "data-1")], "CAIRN_ADVERTISE_IP"),
         (&[("CAIRN_RESP_HOSTNAME", "a:1")], "CAIRN_RESP_HOSTNAME"),
         (
             &[("CAIRN_RESP_ENDPOINT_TYPE", "hostname")],
@@ -213,6 +215,7 @@ fn limits_that_do_not_fit_together_are_refused() {
             ("CAIRN_MAX_COMMAND_BYTES", "2MiB"),
             ("CAIRN_INPUT_ROOM_BYTES", "48MiB"),
             ("CAIRN_IDLE_TIMEOUT_MS", "5000"),
+            ("CAIRN_ADVERTISE_IP", "2001:db8::7"),
             ("CAIRN_RESP_HOSTNAME", "data-1.example"),
             ("CAIRN_RESP_ENDPOINT_TYPE", "hostname"),
         ],
@@ -221,6 +224,7 @@ fn limits_that_do_not_fit_together_are_refused() {
     };
     assert_eq!(data.idle_timeout, Some(std::time::Duration::from_secs(5)));
     assert_eq!(data.process.advertised.resp_hostname, "data-1.example");
+    assert_eq!(data.process.advertised.ip, "2001:db8::7".parse().ok());
 }
 
 #[test]

@@ -25,8 +25,9 @@ const STALLED_MS: u64 = 300_000;
 
 /// For how long every pod has to have been ready before the next one is restarted,
 /// milliseconds: a pod that is made anew has another address, and for as long as resolvers
-/// keep the old one, or that there was none (5 s with the usual settings of CoreDNS), others
-/// do not reach it. Whoever takes over meanwhile could not write.
+/// keep the old one, or that there was none (5 s with the usual settings of CoreDNS), it is
+/// not found by its name. Data nodes of this build tell each other their addresses; those of
+/// builds before, and coordinators, go by names alone.
 const REACHED_MS: u64 = 8_000;
 
 const REASON: &str = "its revision is outdated";

@@ -147,15 +147,17 @@ fn addresses() -> BoxedStrategy<Addresses> {
         label(),
         "[a-z0-9.:]{0,10}",
         "[a-z0-9.]{0,10}",
+        any::<Option<std::net::IpAddr>>(),
         ("[a-z0-9.:]{0,10}", "[a-z0-9.:]{0,10}"),
     )
         .prop_map(
-            |(resp, client, peer, http, resp_hostname, outside)| Addresses {
+            |(resp, client, peer, http, resp_hostname, ip, outside)| Addresses {
                 resp,
                 client,
                 peer,
                 http,
                 resp_hostname,
+                ip,
                 outside: Box::new(OutsideAddresses {
                     resp: outside.0,
                     client: outside.1,

@@ -80,6 +80,7 @@ impl ClusterState {
             peer,
             http,
             resp_hostname,
+            ip: _,
             outside,
         } = &addresses;
         for (field, address) in [

@@ -127,7 +127,7 @@ pub enum Output {
         /// Comes back with the outcome.
         id: ProposalId,
         /// What.
-        command: Command,
+        command: Box<Command>,
     },
     /// Send an order down the node's stream. It may be lost; it is sent again.
     SendOrder {

@@ -429,7 +429,7 @@ impl Supervisor {
         };
         self.outputs.push(Output::Propose {
             id: self.last_proposal,
-            command,
+            command: Box::new(command),
         });
         self.in_flight = Some(InFlight {
             id: self.last_proposal,

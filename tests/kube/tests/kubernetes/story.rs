@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use cairn_kube_tests::kvcluster::{PATIENCE, START};
 use cairn_kube_tests::waiting::until;
-use cairn_kube_tests::{Cluster, KvCluster, Namespace, Operator, PodLoad, cluster};
+use cairn_kube_tests::{Cluster, KvCluster, NamesKept, Namespace, Operator, PodLoad, cluster};
 use cairn_process_tests::seed;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -32,6 +32,8 @@ fn a_cluster_lives_through_all_that_kubernetes_does_to_it() -> Result<()> {
     };
     let operator = Operator::install(cluster, &[])?;
     operator.test()?;
+    // Pods that are made anew have addresses that their names do not stand for yet.
+    let _names = NamesKept::for_long(cluster)?;
     let space = Namespace::new(&cluster.kubectl, "story")?;
     let orders = KvCluster::new(&space, &operator, "orders");
     let began = Instant::now();
@@ -53,6 +55,7 @@ fn a_cluster_lives_through_all_that_kubernetes_does_to_it() -> Result<()> {
     story.load.mark("rest")?;
     story.scales()?;
     story.changes_its_mind()?;
+    story.loses_all_in_turn()?;
     story.loses_pods()?;
     story.is_drained(&host[1])?;
     story.loses_power(&story.leads_most(&host[1..])?)?;
@@ -181,6 +184,27 @@ impl Story<'_> {
         self.orders.scale(3)?;
         self.orders.settled()?;
         self.load.mark("three-again")?;
+        Ok(())
+    }
+
+    /// One after another, each as soon as the one before is ready, as those do it who empty
+    /// one Kubernetes node after the other: what is left has its quorum. The last one is
+    /// killed, so that its requests may be lost, and those of no other.
+    fn loses_all_in_turn(&self) -> Result<()> {
+        for number in 0..3 {
+            let pod = self.orders.pod("data", number);
+            let before = uid_of(self.orders, &pod)?;
+            let words = ["delete", "pod", &pod, "--wait=false"];
+            let at_once: &[&str] = match number {
+                2 => &["--grace-period=0", "--force"],
+                _ => &[],
+            };
+            self.orders.kubectl().run(&[&words, at_once].concat())?;
+            await_another(self.orders, &pod, &before)?;
+        }
+        let told = self.load.mark("in-turn")?;
+        ensure!(told.failed <= u64::from(PARTITIONS), "{told}");
+        self.orders.settled()?;
         Ok(())
     }
 

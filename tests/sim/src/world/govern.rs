@@ -281,7 +281,7 @@ impl World {
             match output {
                 Output::Propose { id, command } => {
                     let after = self.rng.random_range(500..30_000);
-                    self.at(after, Happening::Proposal(id, command));
+                    self.at(after, Happening::Proposal(id, *command));
                 }
                 Output::SendOrder { node, order } => self.order(node, order),
                 Output::Event(event) => {

@@ -36,7 +36,7 @@ fn busiest(world: &World) -> (NodeId, usize) {
 
 fn commands(world: &World) -> Vec<Vec<Command>> {
     let proposed = world.trace.iter().filter_map(|(_, traced)| match traced {
-        Traced::Output(Output::Propose { command, .. }) => Some(command.clone()),
+        Traced::Output(Output::Propose { command, .. }) => Some(Command::clone(command)),
         _ => None,
     });
     proposed

@@ -386,7 +386,7 @@ impl World {
         for output in outputs {
             match &output {
                 Output::Propose { id, command } => {
-                    self.deliver(Delivery::Commit(*id, command.clone()));
+                    self.deliver(Delivery::Commit(*id, Command::clone(command)));
                 }
                 Output::SendOrder { node, order } => {
                     self.deliver(Delivery::Order(*node, order.clone()));
