@@ -129,6 +129,7 @@ fn timing() -> Timing {
         keep_bytes: 32 << 20,
         unapplied_bytes: 64 << 20,
         push_back: Micros::from_millis(60_000),
+        read_lease_at: 0,
     }
 }
 

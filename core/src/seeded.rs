@@ -85,6 +85,12 @@ bugs! {
         "Who keeps a key is told of its change before those who read here see it.";
     VouchPastLease "vouch-past-lease", rule 6:
         "A primary says that what its readers keep is current although its lease has lapsed.";
+    CommitPastReadLease "commit-past-read-lease", rule 6:
+        "A primary commits what a replica that it granted a lease for reads has not matched.";
+    ReadBelowMatched "read-below-matched", rule 6:
+        "Under a lease for reads a replica passes over what it does not know to be committed.";
+    HandOverPastReadLease "hand-over-past-read-lease", rule 6:
+        "A primary gives its grants back while a lease for reads lasts that it granted.";
     AckBeforeFlush "ack-before-flush", rule 7:
         "A replica acknowledges an entry before it is flushed.";
     AckWithoutLease "ack-without-lease", rule 7:

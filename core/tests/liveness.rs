@@ -31,6 +31,7 @@ fn timing() -> Timing {
         keep_bytes: 100_000,
         unapplied_bytes: 1 << 20,
         push_back: Micros::from_millis(10_000),
+        read_lease_at: 1,
     }
 }
 

@@ -627,6 +627,7 @@ fn timing(settings: &DataSettings, map: &ClusterMap) -> Timing {
         keep_bytes: settings.log_memory_bytes / 4,
         unapplied_bytes: settings.log_memory_bytes,
         push_back: micros(settings.push_back),
+        read_lease_at: settings.read_lease_at,
     };
     let margin = timing.margin(timing.lease);
     if let Some(wanted) = timing.lease_margin.filter(|wanted| *wanted > margin) {

@@ -1,6 +1,6 @@
 //! What data nodes ask each other for the sake of reads.
 
-use cairn_core::ids::{Epoch, Index, Position, ReplicaId};
+use cairn_core::ids::{Epoch, Index, Micros, Position, ReplicaId};
 use cairn_core::replication::message::{ReadAnswer, ReadAsk, Stand};
 
 use crate::limits;
@@ -14,12 +14,14 @@ impl From<ReadAsk> for pb::ReadAsk {
             session,
             number,
             partitions,
+            leases,
         }: ReadAsk,
     ) -> Self {
         Self {
             session,
             number,
             partitions: partitions.into_iter().map(|p| p.0).collect(),
+            leases: leases.into_iter().map(|p| p.0).collect(),
         }
     }
 }
@@ -32,14 +34,18 @@ impl TryFrom<pb::ReadAsk> for ReadAsk {
             session,
             number,
             partitions,
+            leases,
         }: pb::ReadAsk,
     ) -> Result<Self, Malformed> {
         bounded(partitions.len(), limits::PARTITIONS, "partitions")?;
+        bounded(leases.len(), limits::PARTITIONS, "leases")?;
         let partitions = partitions.into_iter().map(|id| partition(id, "partitions"));
+        let leases = leases.into_iter().map(|id| partition(id, "leases"));
         Ok(Self {
             session,
             number,
             partitions: partitions.collect::<Result<_, _>>()?,
+            leases: leases.collect::<Result<_, _>>()?,
         })
     }
 }
@@ -87,6 +93,7 @@ impl From<Stand> for pb::Stand {
             leased,
             head,
             commit,
+            reads_for,
         }: Stand,
     ) -> Self {
         Self {
@@ -98,6 +105,7 @@ impl From<Stand> for pb::Stand {
             head_index: head.index.0,
             commit_epoch: commit.epoch.0,
             commit_index: commit.index.0,
+            reads_for_us: reads_for.0,
         }
     }
 }
@@ -115,6 +123,7 @@ impl TryFrom<pb::Stand> for Stand {
             head_index,
             commit_epoch,
             commit_index,
+            reads_for_us,
         }: pb::Stand,
     ) -> Result<Self, Malformed> {
         let position = |epoch, index| Position {
@@ -128,6 +137,7 @@ impl TryFrom<pb::Stand> for Stand {
             leased,
             head: position(head_epoch, head_index),
             commit: position(commit_epoch, commit_index),
+            reads_for: Micros(reads_for_us),
         })
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Context<'a> {
     /// of the beginning of the step.
     pub(super) unapplied: usize,
     pub(super) coordinators: Option<bool>,
+    /// Until then the process before this one may have granted leases for reads.
+    pub(super) reads_unknown_until: Micros,
 }
 
 /// The numbers of WAL records and generations.

@@ -233,6 +233,8 @@ pub struct ReadAsk {
     pub number: u64,
     /// Of which partitions, ascending.
     pub partitions: Vec<PartitionId>,
+    /// For which of them a lease for reads is wanted too, ascending.
+    pub leases: Vec<PartitionId>,
 }
 
 /// The answer: nothing of a partition of which no replica here counts.
@@ -261,6 +263,9 @@ pub struct Stand {
     pub head: Position,
     /// The last entry that it knows to be committed, the lowest position where none is.
     pub commit: Position,
+    /// For how long it commits nothing that the one who asks has not matched; zero where it
+    /// grants no such lease.
+    pub reads_for: Micros,
 }
 
 /// Asks whether the sender may resume as primary of its own epoch.

@@ -22,6 +22,7 @@ mod primary;
 mod progress;
 mod proof;
 mod quorum;
+mod read_lease;
 mod replica;
 mod room;
 mod sources;

@@ -4,6 +4,7 @@ mod back;
 mod copies;
 mod flushed;
 mod reads;
+mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -54,6 +55,9 @@ pub struct Timing {
     pub unapplied_bytes: usize,
     /// For how long writes are slowed for one replica before it is given up.
     pub push_back: Micros,
+    /// So many reads of a replica within an eighth of a lease make it ask for a lease for reads;
+    /// 0 for never.
+    pub read_lease_at: u64,
 }
 
 impl Timing {
@@ -95,6 +99,9 @@ pub struct Standing {
     pub ack_needs_lease: bool,
     /// Who is primary of the epoch, as far as known.
     pub primary: Option<Member>,
+    /// Until when a replica that is not primary may answer reads of the level `replica` by
+    /// itself, once it has applied the commit index: a lease for reads (rule 6).
+    pub reads_until: Micros,
 }
 
 /// Why a proposal was not taken. Nothing was written.
@@ -135,6 +142,7 @@ pub struct NodeCore {
     /// Bytes of every log that the store has not applied.
     unapplied: usize,
     coordinators: Option<bool>,
+    reads_unknown_until: Micros,
     reported: BTreeMap<PartitionId, PartitionStatus>,
     next_housekeeping: Micros,
 }
@@ -208,6 +216,7 @@ impl NodeCore {
             disk: DiskRoom::Ample,
             unapplied,
             coordinators: None,
+            reads_unknown_until: now.plus(timing.reads_longest()),
             reported: BTreeMap::new(),
             next_housekeeping: Micros(0),
         }
@@ -385,32 +394,6 @@ impl NodeCore {
         lapsed
     }
 
-    /// How the replica of a partition stands, if there is one here.
-    #[must_use]
-    pub fn standing(&self, partition: PartitionId) -> Option<Standing> {
-        let replica = self.seats.get(&partition)?.replica.as_ref()?;
-        let serving = matches!(
-            &replica.part,
-            Part::Primary(l) if l.serving && l.handover.is_none() && !replica.corrupt
-        );
-        let primary = (replica.record.epoch == replica.promised)
-            .then_some(replica.record.primary)
-            .flatten();
-        Some(Standing {
-            replica: replica.me.replica,
-            epoch: replica.promised,
-            generation: replica.generation,
-            serving,
-            lease_until: replica.lease_until(&self.holdings),
-            commit: replica.commit,
-            head: replica.log.head().index(),
-            write_blocked_by_disk: replica.blocked_by_disk(&self.holdings, self.is_full()),
-            pushing_back: matches!(&replica.part, Part::Primary(l) if l.pushes_back()),
-            ack_needs_lease: replica.ack_needs_lease(),
-            primary,
-        })
-    }
-
     fn is_full(&self) -> bool {
         self.disk != DiskRoom::Ample
     }
@@ -525,6 +508,7 @@ impl NodeCore {
             disk: self.disk,
             unapplied: self.unapplied,
             coordinators: self.coordinators,
+            reads_unknown_until: self.reads_unknown_until,
         };
         (&mut self.seats, ctx)
     }

@@ -161,6 +161,7 @@ impl Replica {
     }
 
     fn append_entry(&mut self, ctx: &mut Context<'_>, kind: EntryKind, body: Bytes) -> Mark {
+        self.written = ctx.now;
         let entry = LogEntry::after(self.log.head(), self.promised, kind, body);
         let mark = entry.mark();
         self.log.push(entry.clone());
@@ -368,7 +369,15 @@ impl Replica {
         let Part::Primary(leadership) = &mut self.part else {
             return;
         };
-        let reached = quorum::written(&self.record.config, leadership.flushed(me, own));
+        let written = quorum::written(&self.record.config, leadership.flushed(me, own));
+        let commit = self.commit;
+        let bound = match ctx.now < ctx.reads_unknown_until {
+            true => commit,
+            false => self
+                .read_grants
+                .bound(ctx.now, commit, &leadership.followers),
+        };
+        let reached = written.min(bound);
         let inherited = reached >= leadership.barrier;
         if (inherited || is_seeded(Bug::CountOlderEpoch)) && reached > self.commit {
             self.commit = reached;
@@ -587,6 +596,11 @@ impl Replica {
         for id in overdue {
             self.replicate_to(ctx, id);
         }
+        // A lease for reads may be over.
+        if self.commit < durable {
+            self.advance_commit(ctx);
+        }
+        self.continue_hand_over(ctx);
         self.pace_catch_up(ctx);
     }
 
@@ -627,7 +641,9 @@ impl Replica {
             .followers
             .get(&handover.to.replica)
             .is_some_and(|p| p.matched >= head);
-        if handover.released || !there {
+        // Whoever takes over knows of no lease for reads.
+        let read = self.read_grants.last(ctx.now) && !is_seeded(Bug::HandOverPastReadLease);
+        if handover.released || !there || read {
             return;
         }
         handover.released = true;

@@ -17,13 +17,14 @@
 //! the epoch in which it began; a learner that is no copy for reads, a damaged or a suspended replica neither
 //! asks nor answers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::context::Context;
 use super::event::Effect;
 use super::lease::Holdings;
 use super::message::{ReadAsk, Stand};
 use super::quorum;
+use super::read_lease::{ReadLease, Wanted};
 use super::replica::{Part, Pending, Replica};
 use crate::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position, ReplicaId};
 use crate::record::Member;
@@ -117,6 +118,8 @@ struct Line {
     under_way: Option<(Micros, Vec<About>)>,
     /// By what they are for: a newer round asks instead of one that it replaced.
     next: BTreeMap<(PartitionId, ProofLevel), u64>,
+    /// Of those: for which a lease for reads is wanted too.
+    leases: BTreeSet<PartitionId>,
 }
 
 /// The questions of this node, by peer.
@@ -140,10 +143,13 @@ impl Questions {
         self.rounds
     }
 
-    fn put(&mut self, peer: NodeId, about: About) {
+    fn put(&mut self, peer: NodeId, about: About, with_lease: bool) {
         let line = self.lines.entry(peer).or_default();
         line.next
             .insert((about.partition, about.level), about.round);
+        if with_lease {
+            line.leases.insert(about.partition);
+        }
     }
 
     /// The connection is new, or the answer is overdue: it may be lost. Rounds that still
@@ -185,21 +191,23 @@ impl Questions {
                 session,
                 number: line.number,
                 partitions,
+                leases: std::mem::take(&mut line.leases).into_iter().collect(),
             };
             due.push((peer, ask));
         }
         due
     }
 
-    /// What the answer of that number is for.
-    pub(super) fn answered(&mut self, peer: NodeId, session: u64, number: u64) -> Vec<About> {
-        match self.lines.get_mut(&peer) {
-            Some(line) if session == self.session && number == line.number => line
-                .under_way
-                .take()
-                .map_or_else(Vec::new, |(_, abouts)| abouts),
-            _ => Vec::new(),
-        }
+    /// When the question of that number was put, and what its answer is for.
+    pub(super) fn answered(
+        &mut self,
+        peer: NodeId,
+        session: u64,
+        number: u64,
+    ) -> Option<(Micros, Vec<About>)> {
+        let line = self.lines.get_mut(&peer)?;
+        let is_of_it = session == self.session && number == line.number;
+        is_of_it.then(|| line.under_way.take())?
     }
 }
 
@@ -235,6 +243,9 @@ struct Matching {
 pub(super) struct Proving {
     rounds: BTreeMap<ProofLevel, Round>,
     matching: VecDeque<Matching>,
+    /// The lease for reads that was granted last.
+    pub(super) lease: Option<ReadLease>,
+    wanted: Wanted,
 }
 
 impl Proving {
@@ -275,6 +286,7 @@ impl Replica {
             leased,
             head,
             commit: self.position_at(known),
+            reads_for: Micros(0),
         })
     }
 
@@ -287,6 +299,13 @@ impl Replica {
 
     /// Asks for a proof for the reads below `before`.
     pub(super) fn prove(&mut self, ctx: &mut Context<'_>, level: ProofLevel, before: u64) {
+        if level == ProofLevel::Replica {
+            self.proving.wanted.count(ctx.now, before, ctx.timing);
+            if self.reads_until() > ctx.now {
+                let (epoch, index) = (self.promised, self.commit);
+                return self.proved(ctx, level, before, Proof::Applied { epoch, index });
+            }
+        }
         if let Some(round) = self.proving.rounds.get_mut(&level) {
             if before > round.before {
                 round.next = round.next.max(Some(before));
@@ -352,6 +371,7 @@ impl Replica {
             return;
         };
         round.asked = ctx.now;
+        let with_lease = level == ProofLevel::Replica && self.proving.wanted.is_much();
         for member in &round.members {
             if !round.answers.contains_key(&member.replica) {
                 let about = About {
@@ -359,7 +379,7 @@ impl Replica {
                     level,
                     round: round.number,
                 };
-                ctx.questions.put(member.node, about);
+                ctx.questions.put(member.node, about, with_lease);
             }
         }
     }
@@ -391,7 +411,7 @@ impl Replica {
     pub(super) fn take_stand(
         &mut self,
         ctx: &mut Context<'_>,
-        from: NodeId,
+        (from, sent): (NodeId, Micros),
         about: About,
         stand: Option<Stand>,
     ) {
@@ -408,13 +428,13 @@ impl Replica {
             round.answers.insert(member.replica, stand);
         }
         match about.level {
-            ProofLevel::Replica => self.judge_primary(ctx),
+            ProofLevel::Replica => self.judge_primary(ctx, sent),
             ProofLevel::Quorum => self.judge_quorum(ctx),
         }
     }
 
-    /// `replica`: what the primary said.
-    fn judge_primary(&mut self, ctx: &mut Context<'_>) {
+    /// `replica`: what the primary said, where it was asked at `sent`.
+    fn judge_primary(&mut self, ctx: &mut Context<'_>, sent: Micros) {
         let level = ProofLevel::Replica;
         let Some(round) = self.proving.rounds.get(&level) else {
             return;
@@ -432,7 +452,8 @@ impl Replica {
         } else {
             stand.commit.index
         };
-        let (before, index) = (round.before, commit);
+        let (before, index, epoch) = (round.before, commit, round.epoch);
+        self.lease_reads(ctx, sent, stand.reads_for, (epoch, stand.commit.index));
         let matching = &mut self.proving.matching;
         let full = matching.len() >= MATCHING_MAX;
         match matching.back_mut() {
@@ -533,7 +554,10 @@ impl Replica {
 
     /// What the proofs rest on is no more: another epoch, another role, no replica.
     pub(super) fn void_proofs(&mut self, ctx: &mut Context<'_>) {
-        let Proving { rounds, matching } = std::mem::take(&mut *self.proving);
+        // Neither a lease for reads, nor how much was read in another role.
+        let Proving {
+            rounds, matching, ..
+        } = std::mem::take(&mut *self.proving);
         for (level, round) in rounds {
             let before = round.next.unwrap_or(round.before);
             self.proved(ctx, level, before, Proof::NotNow);

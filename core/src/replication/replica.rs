@@ -19,6 +19,7 @@ use super::message::{Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, 
 use super::node::Timing;
 use super::primary::Leadership;
 use super::proof::Proving;
+use super::read_lease::ReadGrants;
 use super::room::Room;
 use super::suspended::Suspension;
 use crate::cluster::report::{PartitionStatus, Role, Wish};
@@ -117,6 +118,10 @@ pub(super) struct Replica {
     pub(super) reclaimable_told: Index,
     /// What is being proved for reads.
     pub(super) proving: Box<Proving>,
+    /// What others may read here without asking, of whatever epoch.
+    pub(super) read_grants: ReadGrants,
+    /// When it last wrote an entry as primary.
+    pub(super) written: Micros,
 }
 
 impl Replica {
@@ -161,6 +166,8 @@ impl Replica {
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
             proving: Box::default(),
+            read_grants: ReadGrants::default(),
+            written: Micros(0),
         }
     }
 
@@ -231,6 +238,8 @@ impl Replica {
             serving_snapshots: Vec::new(),
             reclaimable_told: Index::ZERO,
             proving: Box::default(),
+            read_grants: ReadGrants::default(),
+            written: Micros(0),
         })
     }
 
@@ -398,6 +407,7 @@ impl Replica {
             self.pending.push_back((number, Pending::Head(last)));
         }
         self.matched = self.matched.max(last.index());
+        self.leased_reads_changed(ctx);
         self.told = self.told.max(append.commit);
         let commit = if is_seeded(Bug::ApplyUncommitted) {
             last.index()
@@ -553,6 +563,7 @@ impl Replica {
         let known = commit.min(matched);
         if known > self.commit {
             self.commit = known;
+            self.leased_reads_changed(ctx);
         }
         self.apply_committed(ctx);
     }

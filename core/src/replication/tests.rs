@@ -40,6 +40,7 @@ pub(super) fn timing() -> Timing {
         keep_bytes: 1 << 20,
         unapplied_bytes: 1 << 20,
         push_back: Micros::from_millis(60_000),
+        read_lease_at: 1,
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Published {
     pub head: Index,
     /// The primary of the epoch, as far as known.
     pub primary: Option<Member>,
+    /// Until when it may answer reads of the level `replica` by itself, where it is not
+    /// primary: a lease for reads.
+    pub reads_until: Micros,
 }
 
 impl Published {
@@ -71,10 +74,17 @@ impl Published {
     pub fn leads(&self, now: Micros) -> bool {
         self.serving && now < self.lease_until
     }
+
+    /// Whether it may answer reads at `now` under a lease for reads (rule 6): all that may have
+    /// been acknowledged is in its state.
+    #[must_use]
+    pub fn follows(&self, now: Micros) -> bool {
+        now < self.reads_until && self.applied >= self.commit
+    }
 }
 
 /// The words of a [`Published`], in the order in which they stand in a cell.
-const WORDS: usize = 10;
+const WORDS: usize = 11;
 const FLAG_HERE: u64 = 1;
 const FLAG_SERVING: u64 = 2;
 const FLAG_BLOCKED: u64 = 4;
@@ -94,6 +104,7 @@ fn to_words(published: &Published) -> [u64; WORDS] {
         applied,
         head,
         primary,
+        reads_until,
     } = *published;
     let flag = |set: bool, flag: u64| if set { flag } else { 0 };
     let flags = FLAG_HERE
@@ -111,6 +122,7 @@ fn to_words(published: &Published) -> [u64; WORDS] {
         head.0,
         primary.map_or(0, |p| p.node.0),
         primary.map_or(0, |p| p.replica.0),
+        reads_until.0,
     ]
 }
 
@@ -126,6 +138,7 @@ fn from_words(words: &[u64; WORDS]) -> Option<Published> {
         head,
         primary_node,
         primary_replica,
+        reads_until,
     ] = *words;
     (flags & FLAG_HERE != 0).then(|| Published {
         replica: ReplicaId(replica),
@@ -141,6 +154,7 @@ fn from_words(words: &[u64; WORDS]) -> Option<Published> {
             node: NodeId(primary_node),
             replica: ReplicaId(primary_replica),
         }),
+        reads_until: Micros(reads_until),
     })
 }
 
@@ -230,6 +244,12 @@ impl Cell {
         (number, !proofs.asking.swap(true, Ordering::SeqCst))
     }
 
+    /// A read arrives that needs no proof: it counts among those that make a lease for reads
+    /// worth asking for.
+    pub(super) fn pass(&self, level: ProofLevel) {
+        self.proofs(level).arrived.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The engine is about to put a question: the reads below the returned number have
     /// arrived.
     pub(super) fn arrived(&self, level: ProofLevel) -> u64 {
@@ -297,6 +317,7 @@ impl Cell {
             pushing_back: _,
             ack_needs_lease: _,
             primary,
+            reads_until,
         } = *standing;
         let words = to_words(&Published {
             replica,
@@ -309,6 +330,7 @@ impl Cell {
             applied,
             head,
             primary,
+            reads_until,
         });
         self.write(|cells| {
             let same = cells[WORD_GENERATION].load(Ordering::Relaxed) == generation.0;
@@ -455,6 +477,7 @@ mod tests {
                 node: NodeId(number),
                 replica: ReplicaId(number),
             }),
+            reads_until: Micros(number),
         }
     }
 

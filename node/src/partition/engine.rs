@@ -867,6 +867,7 @@ fn to_published(standing: &Standing) -> Published {
         applied: Index::ZERO,
         head: standing.head,
         primary: standing.primary,
+        reads_until: standing.reads_until,
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct ReadFigures {
     pub(super) local: Counter,
     /// By a replica, under a proof of its primary's.
     pub(super) replica: Counter,
+    /// Of those: under a lease for reads, without asking it.
+    pub(super) leased: Counter,
     /// Under a proof of a read quorum.
     pub(super) quorum: Counter,
     /// Sent to another replica, since this one could not prove to be current.
@@ -77,6 +79,7 @@ impl ReadFigures {
             waited: counter!("cairn_reads_total", "served" => "after_waiting"),
             local: counter!("cairn_reads_total", "served" => "local_state"),
             replica: counter!("cairn_reads_total", "served" => "replica"),
+            leased: counter!("cairn_reads_leased_total"),
             quorum: counter!("cairn_reads_total", "served" => "quorum"),
             redirected: counter!("cairn_reads_redirected_total"),
         }

@@ -2,7 +2,8 @@
 //!
 //! `primary` is [`super::read`]'s. A `replica` or `quorum` read takes a number, waits for a
 //! proof that was asked for after it arrived, waits until the state has applied as far as
-//! that says, reads it, and looks once more. `any` reads the state as it is.
+//! that says, reads it, and looks once more. Under a lease for reads a `replica` read finds
+//! its proof in the partition's cell. `any` reads the state as it is.
 
 use std::fmt;
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::ids::{Epoch, Index, PartitionId};
+use cairn_core::kv::VersionedValue;
 use cairn_core::kv::request::{ReadLevel, RequestError, Value};
 use cairn_core::record::Member;
 use cairn_core::replication::{Proof, ProofLevel, ProofLook};
@@ -156,6 +158,11 @@ impl Handle {
             ProofLevel::Replica => shared.reads.replica.increment(1),
             ProofLevel::Quorum => shared.reads.quorum.increment(1),
         }
+        if proof == ProofLevel::Replica
+            && let Some(reading) = shared.leased_at_once(partition, key)
+        {
+            return StartedReading::Done(reading);
+        }
         // The key shares its connection's read buffer, which must not live as long
         // as a slow read.
         let (shared, key) = (Arc::clone(shared), Bytes::copy_from_slice(key));
@@ -249,6 +256,48 @@ impl Shared {
         Some(self.local(partition, key, &first, stored))
     }
 
+    /// The answer under a lease for reads, where it takes no waiting: the cache has the key.
+    fn leased_at_once(&self, partition: PartitionId, key: &Bytes) -> Option<ReadingResult> {
+        let first = self.readable(partition).ok()?;
+        // The clock after the cell: what was published held while the lease did.
+        if !first.follows(clock::boottime()) {
+            return None;
+        }
+        let reader = self.reader.load();
+        let stored = reader.as_ref()?.get_cached(first.generation, key)?;
+        let second = self.still_readable(partition, &first).ok()??;
+        if second.epoch != first.epoch {
+            return None;
+        }
+        let value = match self.decode(partition, key, stored) {
+            Ok(value) => value,
+            Err(error) => return Some(Err(error)),
+        };
+        let is_past = |v: &VersionedValue| {
+            v.value.expires_at.is_some() && v.value.expired(clock::wall_ms())
+        };
+        if value.as_ref().is_some_and(is_past) {
+            return None;
+        }
+        self.board.cell(partition)?.pass(ProofLevel::Replica);
+        self.reads.leased.increment(1);
+        Some(Ok(Reading::current(value.map(to_value))))
+    }
+
+    /// What a lease for reads proves, where there is one.
+    fn leased(&self, cell: &Cell) -> Option<Proof> {
+        let here = cell.load()?;
+        if !here.follows(clock::boottime()) {
+            return None;
+        }
+        cell.pass(ProofLevel::Replica);
+        self.reads.leased.increment(1);
+        Some(Proof::Applied {
+            epoch: here.epoch,
+            index: here.commit,
+        })
+    }
+
     async fn read_local(&self, partition: PartitionId, key: Bytes) -> ReadingResult {
         for _ in 0..LOCAL_TRIES {
             let first = self.readable(partition)?;
@@ -296,7 +345,14 @@ impl Shared {
         };
         let deadline = Instant::now() + self.config.request_timeout;
         loop {
-            let proof = self.proof(partition, cell, level, deadline).await?;
+            let leased = match level {
+                ProofLevel::Replica => self.leased(cell),
+                ProofLevel::Quorum => None,
+            };
+            let proof = match leased {
+                Some(proof) => proof,
+                None => self.proof(partition, cell, level, deadline).await?,
+            };
             match proof {
                 Proof::Applied { .. } => {
                     let read = self.read_under(partition, cell, &key, proof, deadline);

@@ -266,7 +266,7 @@ pub(crate) fn weight(message: &PeerMessage) -> usize {
         PeerMessage::LeaseRenew(renew) => {
             64 + 16 * renew.set.as_ref().map_or(0, Vec::len) + 24 * renew.commits.len()
         }
-        PeerMessage::ReadAsk(ask) => 64 + 4 * ask.partitions.len(),
+        PeerMessage::ReadAsk(ask) => 64 + 4 * (ask.partitions.len() + ask.leases.len()),
         PeerMessage::ReadAnswer(answer) => 64 + 48 * answer.stands.len(),
         PeerMessage::LeaseReply(reply) => 64 + 4 * reply.excluded.len(),
         PeerMessage::Record(record) => 128 + 32 * record.config.replicas().len(),

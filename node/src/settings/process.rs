@@ -240,6 +240,8 @@ pub struct DataSettings {
     pub stuck_flush: Duration,
     /// For how long writes are slowed for a replica that catches up.
     pub push_back: Duration,
+    /// How many reads of a replica within an eighth of a lease are worth a lease for reads.
+    pub read_lease_at: u64,
     /// What a primary subtracts from its lease; `None` leaves it to the lease's length.
     pub lease_margin: Option<Duration>,
     /// How long a request may wait.
@@ -446,6 +448,9 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         resend: reader.millis("CAIRN_RESEND_MS", 200, 10..=60_000),
         stuck_flush: reader.millis("CAIRN_STUCK_FLUSH_MS", 2_000, 100..=600_000),
         push_back: reader.millis("CAIRN_PUSH_BACK_MS", 60_000, 1_000..=3_600_000),
+        read_lease_at: reader
+            .number("CAIRN_READ_LEASE_AT", 0..=1_000_000)
+            .unwrap_or(8),
         lease_margin: reader
             .number("CAIRN_LEASE_MARGIN_MS", 1..=60_000)
             .map(Duration::from_millis),

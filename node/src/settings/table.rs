@@ -689,6 +689,14 @@ pub const SETTINGS: &[Setting] = &[
         "For how long writes may be slowed so that a replica far behind catches up, before it is given up.",
     ),
     row(
+        "CAIRN_READ_LEASE_AT",
+        Data,
+        Timings,
+        "8",
+        "0 to 1000000",
+        "So many reads of the level `replica` of one partition within an eighth of CAIRN_LEASE_MS have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately; 0 for never.",
+    ),
+    row(
         "CAIRN_LEASE_MARGIN_MS",
         Data,
         Timings,

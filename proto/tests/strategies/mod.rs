@@ -380,14 +380,17 @@ fn lease_reply() -> BoxedStrategy<LeaseReply> {
 
 fn read_answer() -> BoxedStrategy<ReadAnswer> {
     let numbers = (partition(), any::<u64>(), any::<u64>(), any::<bool>());
-    let stand = (numbers, position(), position()).prop_map(|(numbers, head, commit)| Stand {
-        partition: numbers.0,
-        replica: ReplicaId(numbers.1),
-        epoch: Epoch(numbers.2),
-        leased: numbers.3,
-        head,
-        commit,
-    });
+    let stand = (numbers, position(), position(), any::<u64>()).prop_map(
+        |(numbers, head, commit, reads_for)| Stand {
+            partition: numbers.0,
+            replica: ReplicaId(numbers.1),
+            epoch: Epoch(numbers.2),
+            leased: numbers.3,
+            head,
+            commit,
+            reads_for: Micros(reads_for),
+        },
+    );
     (any::<u64>(), any::<u64>(), vec(stand, 0..5))
         .prop_map(|(session, number, stands)| ReadAnswer {
             session,
@@ -405,13 +408,18 @@ pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
         lease_renew().prop_map(PeerMessage::LeaseRenew),
         lease_reply().prop_map(PeerMessage::LeaseReply),
         read_answer().prop_map(PeerMessage::ReadAnswer),
-        (any::<u64>(), any::<u64>(), vec(partition(), 0..5)).prop_map(
-            |(session, number, partitions)| PeerMessage::ReadAsk(ReadAsk {
+        (
+            any::<u64>(),
+            any::<u64>(),
+            vec(partition(), 0..5),
+            vec(partition(), 0..5)
+        )
+            .prop_map(|(session, number, partitions, leases)| PeerMessage::ReadAsk(ReadAsk {
                 session,
                 number,
                 partitions,
-            })
-        ),
+                leases,
+            })),
         numbers().prop_map(|(partition, epoch, _, _)| PeerMessage::Release {
             partition,
             epoch: Epoch(epoch),

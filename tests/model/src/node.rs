@@ -52,6 +52,7 @@ fn timing() -> Timing {
         keep_bytes: 1 << 20,
         unapplied_bytes: 1 << 20,
         push_back: NEVER,
+        read_lease_at: 0,
     }
 }
 

@@ -356,6 +356,7 @@ impl World {
                 1 << 20
             },
             push_back: Micros::from_millis(1_000),
+            read_lease_at: 1,
         };
         let layout = layout_of(seed, options);
         let partitions = layout.partitions;

@@ -62,10 +62,14 @@ impl NodeCore {
         ask: ReadAsk,
         effects: &mut Vec<Effect>,
     ) {
-        let (seats, holdings) = (&self.seats, &self.holdings);
-        let stand = |partition| {
-            let replica = seats.get(partition)?.replica.as_ref()?;
-            replica.stand(now, holdings)
+        let (seats, holdings, timing) = (&mut self.seats, &self.holdings, &self.timing);
+        let stand = |partition: &PartitionId| {
+            let replica = seats.get_mut(partition)?.replica.as_mut()?;
+            let mut stand = replica.stand(now, holdings)?;
+            if stand.leased && ask.leases.binary_search(partition).is_ok() {
+                stand.reads_for = replica.grant_reads((now, timing), holdings, from);
+            }
+            Some(stand)
         };
         let stands = ask.partitions.iter().filter_map(stand).collect();
         effects.push(Effect::Send {
@@ -86,7 +90,10 @@ impl NodeCore {
         answer: &ReadAnswer,
         effects: &mut Vec<Effect>,
     ) {
-        let abouts = self.questions.answered(from, answer.session, answer.number);
+        let answered = self
+            .questions
+            .answered(from, answer.session, answer.number);
+        let (sent, abouts) = answered.unwrap_or_default();
         let stands: BTreeMap<PartitionId, Stand> = answer
             .stands
             .iter()
@@ -95,7 +102,7 @@ impl NodeCore {
         for about in abouts {
             let stand = stands.get(&about.partition).copied();
             self.with(now, effects, about.partition, |replica, ctx| {
-                replica.take_stand(ctx, from, about, stand);
+                replica.take_stand(ctx, (from, sent), about, stand);
             });
         }
         self.put_questions(now, effects);

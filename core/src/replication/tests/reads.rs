@@ -50,6 +50,7 @@ fn stand(replica: u64, epoch: u64, head: Position, commit: Position) -> Stand {
         leased: false,
         head,
         commit,
+        reads_for: Micros(0),
     }
 }
 
@@ -160,4 +161,96 @@ fn a_quorum_that_saw_a_newer_epoch_or_is_one_member_alone_proves_nothing() {
     rig.core.set_read_quorum(2);
     let effects = prove(&mut rig, ProofLevel::Quorum, 1);
     assert_eq!(proofs(&effects), [(1, Proof::Elsewhere(Some(member(1))))]);
+}
+
+/// Asks, and takes the answer of a primary that has committed the log, with a lease for so long.
+fn leased(rig: &mut Rig, log: &[LogEntry], reads_for: u64) -> Vec<Effect> {
+    let asked = questions(&prove(rig, ProofLevel::Replica, 1));
+    let end = log.last().expect("a log").position;
+    let told = Stand {
+        leased: true,
+        reads_for: Micros::from_millis(reads_for),
+        ..stand(1, 1, end, end)
+    };
+    answer(rig, 1, asked[0].1, told)
+}
+
+/// Node 2 follows node 1, which has committed all of the log.
+fn follower(log: &[LogEntry]) -> Rig {
+    let mut rig = Rig::recovered(2, record(1, 1, 3, 2, Some(1)), log.to_vec(), log.len(), false);
+    let commit = log.last().expect("a log").position.index;
+    let sent = append(2, 1, 7, Mark::ZERO, log);
+    rig.hear(1, PeerMessage::Append(Append { commit, ..sent }));
+    rig.flush();
+    rig
+}
+
+fn is_proved(effects: &[Effect]) -> bool {
+    let proved = proofs(effects);
+    proved
+        .iter()
+        .any(|(_, proof)| matches!(proof, Proof::Applied { .. }))
+}
+
+#[test]
+fn under_a_lease_for_reads_nobody_is_asked_until_it_is_over() {
+    let log = entries(Mark::ZERO, 1, 3, "x");
+    let mut rig = follower(&log);
+    let asked_at = rig.now;
+    assert!(is_proved(&leased(&mut rig, &log, 50)));
+    // Ten per cent of it are for clocks that drift.
+    for (after, is_leased) in [(0, true), (44, true), (45, false)] {
+        rig.now = asked_at.plus(Micros::from_millis(after));
+        let effects = prove(&mut rig, ProofLevel::Replica, 10 + after);
+        assert_eq!(is_proved(&effects), is_leased, "after {after} ms");
+        assert_eq!(questions(&effects).is_empty(), is_leased);
+    }
+}
+
+#[test]
+fn a_lease_for_reads_counts_from_when_the_question_was_sent() {
+    let log = entries(Mark::ZERO, 1, 3, "x");
+    let mut rig = follower(&log);
+    prove(&mut rig, ProofLevel::Replica, 1);
+    rig.now = rig.now.plus(Micros::from_millis(60));
+    let end = log[2].position;
+    let told = Stand {
+        leased: true,
+        reads_for: Micros::from_millis(50),
+        ..stand(1, 1, end, end)
+    };
+    assert!(is_proved(&answer(&mut rig, 1, 1, told)));
+    assert!(!is_proved(&prove(&mut rig, ProofLevel::Replica, 2)));
+}
+
+#[test]
+fn what_is_not_known_to_be_committed_is_asked_about_under_a_lease_for_reads_too() {
+    let log = entries(Mark::ZERO, 1, 4, "x");
+    let mut rig = follower(&log[..3]);
+    leased(&mut rig, &log[..3], 50);
+    let more = append(2, 1, 7, log[2].mark(), &log[3..]);
+    let commit = Index(3);
+    rig.hear(1, PeerMessage::Append(Append { commit, ..more }));
+    assert!(!is_proved(&prove(&mut rig, ProofLevel::Replica, 2)));
+    let none = append(2, 1, 7, log[3].mark(), &[]);
+    let commit = Index(4);
+    let effects = rig.hear(1, PeerMessage::Append(Append { commit, ..none }));
+    let index = Index(4);
+    let mut proved = proofs(&effects);
+    proved.extend(proofs(&prove(&mut rig, ProofLevel::Replica, 3)));
+    let wanted = Proof::Applied {
+        epoch: Epoch(1),
+        index,
+    };
+    assert!(proved.contains(&(3, wanted)), "{proved:?}");
+}
+
+#[test]
+fn a_lease_for_reads_ends_with_its_epoch() {
+    let log = entries(Mark::ZERO, 1, 3, "x");
+    let mut rig = follower(&log);
+    leased(&mut rig, &log, 50);
+    rig.fence(2, 1);
+    rig.flush();
+    assert!(!is_proved(&prove(&mut rig, ProofLevel::Replica, 2)));
 }

@@ -283,6 +283,7 @@ impl TestCluster {
             keep_bytes: self.log_bytes,
             unapplied_bytes: 64 << 20,
             push_back: Micros::from_millis(10_000),
+            read_lease_at: 1,
         };
         let mut config = EngineConfig::new(node, rand::random(), timing);
         config.request_timeout = Duration::from_secs(2);

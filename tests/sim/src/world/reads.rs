@@ -9,7 +9,7 @@ use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::kv::{DueKey, VersionedValue};
 use cairn_core::replication::{
-    Generation, PeerMessage, Proof, ProofLevel, ProofLook, Standing, Unproved,
+    Effect, Generation, PeerMessage, Proof, ProofLevel, ProofLook, Standing, Unproved,
 };
 use rand::Rng;
 
@@ -164,6 +164,19 @@ impl World {
             let mut effects = Vec::new();
             if let Some(core) = &mut self.node(id).core {
                 core.prove(clock, &[wanted], &mut effects);
+            }
+            let at_once = |effect: &Effect| {
+                matches!(
+                    effect,
+                    Effect::Proved {
+                        proof: Proof::Applied { .. },
+                        ..
+                    }
+                )
+            };
+            let leased = level == ProofLevel::Replica && effects.iter().any(at_once);
+            if leased {
+                self.coverage.count("reads under a lease for reads");
             }
             self.carry_out(id, effects)?;
         }
