@@ -180,7 +180,11 @@ impl Replica {
 
     /// What may be read without asking changed, where there is a lease.
     pub(super) fn leased_reads_changed(&self, ctx: &mut Context<'_>) {
-        if self.proving.lease.is_some_and(|lease| lease.until > ctx.now) {
+        if self
+            .proving
+            .lease
+            .is_some_and(|lease| lease.until > ctx.now)
+        {
             ctx.standing_changed(self.partition);
         }
     }

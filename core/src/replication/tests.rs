@@ -3,6 +3,7 @@
 
 mod copying;
 mod pace;
+mod read_leases;
 mod reads;
 
 use std::sync::Arc;

@@ -273,9 +273,8 @@ impl Shared {
             Ok(value) => value,
             Err(error) => return Some(Err(error)),
         };
-        let is_past = |v: &VersionedValue| {
-            v.value.expires_at.is_some() && v.value.expired(clock::wall_ms())
-        };
+        let is_past =
+            |v: &VersionedValue| v.value.expires_at.is_some() && v.value.expired(clock::wall_ms());
         if value.as_ref().is_some_and(is_past) {
             return None;
         }

@@ -414,12 +414,14 @@ pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
             vec(partition(), 0..5),
             vec(partition(), 0..5)
         )
-            .prop_map(|(session, number, partitions, leases)| PeerMessage::ReadAsk(ReadAsk {
-                session,
-                number,
-                partitions,
-                leases,
-            })),
+            .prop_map(
+                |(session, number, partitions, leases)| PeerMessage::ReadAsk(ReadAsk {
+                    session,
+                    number,
+                    partitions,
+                    leases,
+                })
+            ),
         numbers().prop_map(|(partition, epoch, _, _)| PeerMessage::Release {
             partition,
             epoch: Epoch(epoch),

@@ -90,9 +90,7 @@ impl NodeCore {
         answer: &ReadAnswer,
         effects: &mut Vec<Effect>,
     ) {
-        let answered = self
-            .questions
-            .answered(from, answer.session, answer.number);
+        let answered = self.questions.answered(from, answer.session, answer.number);
         let (sent, abouts) = answered.unwrap_or_default();
         let stands: BTreeMap<PartitionId, Stand> = answer
             .stands

@@ -177,7 +177,13 @@ fn leased(rig: &mut Rig, log: &[LogEntry], reads_for: u64) -> Vec<Effect> {
 
 /// Node 2 follows node 1, which has committed all of the log.
 fn follower(log: &[LogEntry]) -> Rig {
-    let mut rig = Rig::recovered(2, record(1, 1, 3, 2, Some(1)), log.to_vec(), log.len(), false);
+    let mut rig = Rig::recovered(
+        2,
+        record(1, 1, 3, 2, Some(1)),
+        log.to_vec(),
+        log.len(),
+        false,
+    );
     let commit = log.last().expect("a log").position.index;
     let sent = append(2, 1, 7, Mark::ZERO, log);
     rig.hear(1, PeerMessage::Append(Append { commit, ..sent }));
