@@ -130,6 +130,7 @@ fn timing() -> Timing {
         unapplied_bytes: 64 << 20,
         push_back: Micros::from_millis(60_000),
         read_lease_at: 0,
+        read_lease_parts: 8,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -228,6 +228,10 @@ impl Dialer {
     #[must_use]
     pub fn following(self, map: SharedMap) -> Self {
         let locate = move |address: &str| {
+            if address.parse::<SocketAddr>().is_ok() {
+                // It is no name: there is nothing to be known better.
+                return None;
+            }
             let map = map.load();
             let mut nodes = map.nodes.values().map(|node| &node.addresses);
             let of = nodes.find(|of| of.client == address || of.peer == address)?;

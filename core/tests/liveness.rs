@@ -32,6 +32,7 @@ fn timing() -> Timing {
         unapplied_bytes: 1 << 20,
         push_back: Micros::from_millis(10_000),
         read_lease_at: 1,
+        read_lease_parts: 8,
     }
 }
 

@@ -155,6 +155,19 @@ pub(crate) fn on_outside(schema: &mut Schema) {
     );
 }
 
+/// Puts the rules into the schema of traces.
+pub(crate) fn on_traces(schema: &mut Schema) {
+    put(
+        schema,
+        vec![rule(
+            r"self.collector.matches('^(\\[[0-9A-Fa-f:.]+\\]|[0-9A-Za-z._-]+):[1-9][0-9]{0,4}$')",
+            "traces.collector must be a host and a port like collector.observability:4317: nodes \
+             speak OTLP over gRPC to it, without TLS. Leave out http:// and paths",
+            ".collector",
+        )],
+    );
+}
+
 /// Rules over the whole spec.
 fn of_spec() -> Vec<Rule> {
     vec![

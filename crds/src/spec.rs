@@ -188,6 +188,11 @@ pub struct KvClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<OutsideSpec>,
 
+    /// Who is told of single requests that are traced; nobody where it is left out. Data nodes
+    /// are restarted, one by one, when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesSpec>,
+
     /// What becomes of volumes that are not used any more.
     #[serde(default)]
     pub volumes: VolumesSpec,
@@ -593,6 +598,22 @@ pub enum NodeAddress {
     ExternalIP,
     /// The one in its network.
     InternalIP,
+}
+
+/// An OpenTelemetry collector that data nodes tell of requests that are traced.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = rules::on_traces)]
+pub struct TracesSpec {
+    /// The host and the port where it takes OTLP over gRPC, without TLS, as
+    /// `collector.observability:4317`.
+    #[schemars(length(max = 259))]
+    pub collector: String,
+    /// How many of a million writes are traced although no caller asks for it; none where it is
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub writes_per_million: Option<u32>,
 }
 
 /// What becomes of volumes that are not used any more.

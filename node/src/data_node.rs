@@ -20,13 +20,14 @@ mod descriptors;
 pub(crate) mod keyspace;
 mod redis;
 
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cairn_client::transport::Dialer;
 use cairn_core::ids::{Micros, NodeId};
-use cairn_core::record::ClusterMap;
+use cairn_core::record::{Addresses, ClusterMap};
 use cairn_core::replication::Timing;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -109,6 +110,9 @@ impl Ports {
         })
     }
 }
+
+/// Into how many parts a lease is divided, of which a lease for reads lasts for one.
+const READ_LEASE_PARTS: u64 = 8;
 
 /// How far the node has come, for `/readyz`.
 #[derive(Debug, Default)]
@@ -586,6 +590,18 @@ fn split(mut storage: NodeStorage) -> (NodeStorage, EngineStorage) {
     (storage, engine)
 }
 
+/// Where nobody says at which IP address this node is, the one of the Redis port is it, if it is
+/// one of this machine.
+fn with_ip(addresses: Addresses) -> Addresses {
+    let resp = addresses.resp.parse::<SocketAddr>().ok();
+    let is_here = |ip: &IpAddr| !ip.is_unspecified() && UdpSocket::bind((*ip, 0)).is_ok();
+    let own = || resp.map(|address| address.ip()).filter(is_here);
+    Addresses {
+        ip: addresses.ip.or_else(own),
+        ..addresses
+    }
+}
+
 fn agent_config(
     settings: &DataSettings,
     access: &Access,
@@ -595,7 +611,7 @@ fn agent_config(
 ) -> AgentConfig {
     AgentConfig {
         places: places.clone(),
-        addresses: settings.process.advertised.clone(),
+        addresses: with_ip(settings.process.advertised.clone()),
         dialer: access.dialers.peer.clone(),
         client_dialer: access.dialers.client.clone(),
         heartbeat: settings.heartbeat,
@@ -628,6 +644,7 @@ fn timing(settings: &DataSettings, map: &ClusterMap) -> Timing {
         unapplied_bytes: settings.log_memory_bytes,
         push_back: micros(settings.push_back),
         read_lease_at: settings.read_lease_at,
+        read_lease_parts: READ_LEASE_PARTS,
     };
     let margin = timing.margin(timing.lease);
     if let Some(wanted) = timing.lease_margin.filter(|wanted| *wanted > margin) {

@@ -31,6 +31,7 @@ const DATA_NODES_MAX: u32 = 200;
 const CONNECTIONS_MAX: u32 = 1_000_000;
 /// How long clients may be given to trust a new authority, s: thirty days.
 const OVERLAP_SECONDS_MAX: u32 = 2_592_000;
+const MILLION: u32 = 1_000_000;
 /// How long a node may be given to stop, ms.
 const DRAIN_TIMEOUT_MS: std::ops::RangeInclusive<u32> = 1_000..=600_000;
 /// The longest name of an image, and filter of the log, in bytes.
@@ -87,6 +88,7 @@ pub fn validate(manifest: &KvCluster, operator: &Defaults) -> Result<Cluster, Ve
     problems.limits(&spec.limits, &spec.data.storage.size);
     problems.access(spec, &names);
     problems.outside(spec);
+    problems.traces(spec);
     problems.drain(spec, &names);
     match owner {
         Some(owner) if problems.0.is_empty() => {
@@ -577,6 +579,25 @@ impl Problems {
         }
         self.labels("spec.outside.labels", &outside.labels);
         self.annotations("spec.outside.annotations", &outside.annotations);
+    }
+
+    fn traces(&mut self, spec: &KvClusterSpec) {
+        let Some(traces) = &spec.traces else {
+            return;
+        };
+        let collector = &traces.collector;
+        self.syntax(
+            "spec.traces.collector",
+            collector,
+            syntax::host_port(collector),
+        );
+        if traces.writes_per_million.is_some_and(|n| n > MILLION) {
+            self.add(
+                "spec.traces.writesPerMillion",
+                format!("it is above {MILLION}"),
+                "Lower it, or leave it out",
+            );
+        }
     }
 
     fn drain(&mut self, spec: &KvClusterSpec, names: &Names) {

@@ -58,6 +58,8 @@ pub struct Timing {
     /// So many reads of a replica within an eighth of a lease make it ask for a lease for reads;
     /// 0 for never.
     pub read_lease_at: u64,
+    /// A lease for reads is as long as one of so many parts of a lease; 0 where there is none.
+    pub read_lease_parts: u64,
 }
 
 impl Timing {

@@ -24,18 +24,19 @@ use super::replica::{Part, Replica};
 use crate::ids::{Epoch, Index, Micros, NodeId, ReplicaId};
 use crate::seeded::{Bug, is_seeded};
 
-/// So many leases for reads are as long as the primary's own.
-const PER_LEASE: u64 = 8;
-
 impl Timing {
+    fn part_of(&self, lease: Micros) -> Micros {
+        Micros(lease.0.checked_div(self.read_lease_parts).unwrap_or(0))
+    }
+
     /// How long a lease for reads lasts.
     pub(super) fn reads(&self) -> Micros {
-        Micros(self.lease.0 / PER_LEASE)
+        self.part_of(self.lease)
     }
 
     /// The longest that this cluster ever had.
     pub(super) fn reads_longest(&self) -> Micros {
-        Micros(self.lease_longest.max(self.lease).0 / PER_LEASE)
+        self.part_of(self.lease_longest.max(self.lease))
     }
 }
 
@@ -117,7 +118,8 @@ impl Replica {
         let Part::Primary(leadership) = &self.part else {
             return Micros(0);
         };
-        let quiet = commit == head && now >= self.written.plus(timing.reads());
+        let span = timing.reads();
+        let quiet = span > Micros(0) && commit == head && now >= self.written.plus(span);
         if !leadership.serving || leadership.stuck || !quiet || own <= now {
             return Micros(0);
         }
@@ -132,7 +134,7 @@ impl Replica {
         if progress.flow != Flow::Stream || progress.matched < commit {
             return Micros(0);
         }
-        let until = now.plus(timing.reads()).min(own);
+        let until = now.plus(span).min(own);
         let granted = self
             .read_grants
             .0

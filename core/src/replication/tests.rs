@@ -42,6 +42,7 @@ pub(super) fn timing() -> Timing {
         unapplied_bytes: 1 << 20,
         push_back: Micros::from_millis(60_000),
         read_lease_at: 1,
+        read_lease_parts: 8,
     }
 }
 

@@ -108,6 +108,18 @@ fn refused_at_creation() -> Vec<(Value, &'static str)> {
             json!({"tls": {"secretName": "mine", "issuerRef": {"name": "ca", "kind": "Issuer", "group": "cert-manager.io"}}}),
             "tls.secretName and tls.issuerRef exclude each other",
         ),
+        (
+            json!({"traces": {"collector": "http://collector.observability:4317"}}),
+            "traces.collector must be a host and a port",
+        ),
+        (
+            json!({"traces": {"collector": "collector.observability"}}),
+            "traces.collector must be a host and a port",
+        ),
+        (
+            json!({"traces": {"collector": "collector:0", "writesPerMillion": 1}}),
+            "traces.collector must be a host and a port",
+        ),
     ]
 }
 
@@ -135,6 +147,9 @@ fn taken_at_creation() -> Vec<Value> {
         json!({"outside": {"type": "NodePort"}}),
         json!({"outside": {"type": "NodePort", "nodeAddress": "ExternalIP"}}),
         json!({"outside": {"type": "LoadBalancer", "sourceRanges": ["192.0.2.0/24"]}}),
+        json!({"traces": {"collector": "collector.observability:4317"}}),
+        json!({"traces": {"collector": "192.0.2.1:65535", "writesPerMillion": 0}}),
+        json!({"traces": {"collector": "[2001:db8::7]:4317", "writesPerMillion": 1_000_000}}),
     ]
 }
 

@@ -113,6 +113,7 @@ impl Rig {
             unapplied_bytes: 1 << 20,
             push_back: Micros::from_millis(10_000),
             read_lease_at: 0,
+            read_lease_parts: 0,
         };
         let mut turn = Turn::new(1000);
         turn.now = Micros::from_millis(10_000);

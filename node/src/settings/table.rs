@@ -148,7 +148,7 @@ pub const SETTINGS: &[Setting] = &[
         "CAIRN_ADVERTISE_IP",
         Data,
         Network,
-        "none",
+        "the host of CAIRN_RESP_ADVERTISE, where that is an address of this machine",
         "IP address",
         "The IP address that CAIRN_ADVERTISE_HOST stands for at present: other nodes and gRPC clients dial it before they ask a resolver, which may go on to answer with the one before for as long as it keeps names. Certificates are still held to the name.",
     ),

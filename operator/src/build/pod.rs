@@ -287,9 +287,6 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
                 format!("{PLACES_DIR}/{}", places::FILE),
             ),
             of_pod("POD_IP", "status.podIP"),
-            // Names in a cluster are kept for half a minute, and a pod that is made anew has
-            // another address.
-            of_pod("CAIRN_ADVERTISE_IP", "status.podIP"),
             // Many Redis clients take the address of a node for its identity, and some no
             // name in its place.
             literal("CAIRN_RESP_ADVERTISE", format!("$(POD_IP):{RESP_PORT}")),

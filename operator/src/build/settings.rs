@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_crds::spec::{Consistency, LimitsSpec, ReadLevel, TimingsSpec};
+use cairn_crds::spec::{Consistency, LimitsSpec, ReadLevel, TimingsSpec, TracesSpec};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use ring::digest;
@@ -98,6 +98,18 @@ fn at_start(cluster: &Cluster, role: Role) -> Settings {
                 ("CAIRN_DISK_RESERVE_BYTES", disk_reserve_bytes),
             ] {
                 put(&mut settings, name, size.as_ref().and_then(bytes).as_ref());
+            }
+            if let Some(TracesSpec {
+                collector,
+                writes_per_million,
+            }) = &spec.traces
+            {
+                put(&mut settings, "CAIRN_TRACE_COLLECTOR", Some(collector));
+                put(
+                    &mut settings,
+                    "CAIRN_TRACE_PER_MILLION",
+                    writes_per_million.as_ref(),
+                );
             }
         }
     }

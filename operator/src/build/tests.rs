@@ -191,6 +191,9 @@ const CHANGES: &[(&str, &str, &[Role])] = &[
     ("/limits/valueCacheBytes", "null", &[Role::Data]),
     ("/limits/storeCacheBytes", "\"1Gi\"", &[Role::Data]),
     ("/limits/diskReserveBytes", "\"3Gi\"", &[Role::Data]),
+    ("/traces", "null", &[Role::Data]),
+    ("/traces/collector", "\"[::1]:4317\"", &[Role::Data]),
+    ("/traces/writesPerMillion", "null", &[Role::Data]),
 ];
 
 #[test]
@@ -334,6 +337,30 @@ fn what_a_manifest_does_not_say_is_left_to_the_nodes() {
             "CAIRN_VIRTUAL_NODES",
         ]
     );
+}
+
+#[test]
+fn data_nodes_alone_are_told_of_the_collector() {
+    let told = |traces: Value, role| {
+        let cluster = cluster(SMALL, |m| m["spec"]["traces"] = traces);
+        let mut settings = settings(&cluster, &settled(&cluster), role);
+        settings.retain(|name, _| name.starts_with("CAIRN_TRACE_"));
+        settings.into_iter().collect::<Vec<(String, String)>>()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let collector = pair("CAIRN_TRACE_COLLECTOR", "collector:4317");
+    let asked_for = json!({"collector": "collector:4317"});
+    assert_eq!(
+        told(asked_for, Role::Data),
+        std::slice::from_ref(&collector)
+    );
+    for writes in [0, 100] {
+        let drawn = json!({"collector": "collector:4317", "writesPerMillion": writes});
+        let share = pair("CAIRN_TRACE_PER_MILLION", &writes.to_string());
+        assert_eq!(told(drawn.clone(), Role::Data), [collector.clone(), share]);
+        assert!(told(drawn, Role::Coordinator).is_empty());
+    }
+    assert!(told(Value::Null, Role::Data).is_empty());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What Kubernetes takes for a name, a label, a key. Each function returns what would have
 //! been right.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Letters, digits and some others, alphanumeric at both ends, of a bounded length.
 fn word(text: &str, bytes_max: usize, others: &[u8]) -> bool {
@@ -85,6 +85,26 @@ pub(super) fn network(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// A host, which is a name or an address, and a port.
+pub(super) fn host_port(text: &str) -> Result<(), &'static str> {
+    let right = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        let is_host = match bare {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => (1..=253).contains(&host.len()) && host.bytes().all(is_plain),
+        };
+        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if right {
+        Ok(())
+    } else {
+        Err("a host and a port like collector.observability:4317")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +142,27 @@ mod tests {
                 data_key,
                 vec!["users.toml", "_x", ".hidden"],
                 vec!["", ".", "..", "..x", "a/b", "a b"],
+            ),
+            (
+                host_port,
+                vec![
+                    "a:1",
+                    "collector.observability:4317",
+                    "[::1]:65535",
+                    "192.0.2.1:4317",
+                ],
+                vec![
+                    "",
+                    "a",
+                    "a:",
+                    "a:0",
+                    "a:65536",
+                    ":1",
+                    "::1:1",
+                    "[a]:1",
+                    "http://a:1",
+                    "a b:1",
+                ],
             ),
             (
                 network,

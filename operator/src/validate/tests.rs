@@ -364,6 +364,21 @@ fn a_manifest_that_is_being_deleted_says_so() {
 }
 
 #[test]
+fn a_collector_of_traces_is_a_host_and_a_port() {
+    let traces = |traces: Value| move |m: &mut Value| m["spec"]["traces"] = traces;
+    let taken = json!({"collector": "collector.observability:4317", "writesPerMillion": 1_000_000});
+    assert!(problems(traces(taken)).is_empty());
+    one(
+        "spec.traces.collector: ",
+        traces(json!({"collector": "http://collector:4317"})),
+    );
+    one(
+        "spec.traces.writesPerMillion: ",
+        traces(json!({"collector": "a:1", "writesPerMillion": 1_000_001})),
+    );
+}
+
+#[test]
 fn a_way_from_outside_says_what_its_type_has() {
     let outside = |outside: Value| move |m: &mut Value| m["spec"]["outside"] = outside;
     for taken in [

@@ -1,5 +1,7 @@
 //! Values of every type that travels.
 
+mod reads;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,7 +24,7 @@ use cairn_core::record::{
 };
 use cairn_core::replication::message::{
     Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, CopyNews, FetchRange, LeaseRenew,
-    LeaseReply, Range, ReadAnswer, ReadAsk, SnapshotNews, Stand,
+    LeaseReply, Range, SnapshotNews,
 };
 use cairn_core::replication::{EntryKind, LogEntry, PeerMessage};
 use cairn_core::slots::range_of_partition;
@@ -378,28 +380,6 @@ fn lease_reply() -> BoxedStrategy<LeaseReply> {
         .boxed()
 }
 
-fn read_answer() -> BoxedStrategy<ReadAnswer> {
-    let numbers = (partition(), any::<u64>(), any::<u64>(), any::<bool>());
-    let stand = (numbers, position(), position(), any::<u64>()).prop_map(
-        |(numbers, head, commit, reads_for)| Stand {
-            partition: numbers.0,
-            replica: ReplicaId(numbers.1),
-            epoch: Epoch(numbers.2),
-            leased: numbers.3,
-            head,
-            commit,
-            reads_for: Micros(reads_for),
-        },
-    );
-    (any::<u64>(), any::<u64>(), vec(stand, 0..5))
-        .prop_map(|(session, number, stands)| ReadAnswer {
-            session,
-            number,
-            stands,
-        })
-        .boxed()
-}
-
 pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
     let numbers = || (partition(), any::<u64>(), any::<u64>(), any::<u64>());
     prop_oneof![
@@ -407,21 +387,8 @@ pub(crate) fn peer_message() -> BoxedStrategy<PeerMessage> {
         append_reply().prop_map(PeerMessage::AppendReply),
         lease_renew().prop_map(PeerMessage::LeaseRenew),
         lease_reply().prop_map(PeerMessage::LeaseReply),
-        read_answer().prop_map(PeerMessage::ReadAnswer),
-        (
-            any::<u64>(),
-            any::<u64>(),
-            vec(partition(), 0..5),
-            vec(partition(), 0..5)
-        )
-            .prop_map(
-                |(session, number, partitions, leases)| PeerMessage::ReadAsk(ReadAsk {
-                    session,
-                    number,
-                    partitions,
-                    leases,
-                })
-            ),
+        reads::answer().prop_map(PeerMessage::ReadAnswer),
+        reads::ask().prop_map(PeerMessage::ReadAsk),
         numbers().prop_map(|(partition, epoch, _, _)| PeerMessage::Release {
             partition,
             epoch: Epoch(epoch),

@@ -53,6 +53,7 @@ fn timing() -> Timing {
         unapplied_bytes: 1 << 20,
         push_back: NEVER,
         read_lease_at: 0,
+        read_lease_parts: 0,
     }
 }
 

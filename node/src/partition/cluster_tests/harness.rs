@@ -284,6 +284,7 @@ impl TestCluster {
             unapplied_bytes: 64 << 20,
             push_back: Micros::from_millis(10_000),
             read_lease_at: 1,
+            read_lease_parts: 8,
         };
         let mut config = EngineConfig::new(node, rand::random(), timing);
         config.request_timeout = Duration::from_secs(2);
