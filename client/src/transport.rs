@@ -26,6 +26,8 @@ use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{HeaderValue, Request, Response, Uri};
 use tonic::transport::Endpoint;
 
+use cairn_core::record::{Addresses, NodeStanding};
+
 use crate::topology::SharedMap;
 
 /// Gives the TLS configuration for each new connection, so that certificates that
@@ -233,9 +235,21 @@ impl Dialer {
                 return None;
             }
             let map = map.load();
-            let mut nodes = map.nodes.values().map(|node| &node.addresses);
-            let of = nodes.find(|of| of.client == address || of.peer == address)?;
+            let members = || {
+                let nodes = map.nodes.values();
+                let members = nodes.filter(|node| node.standing == NodeStanding::Member);
+                members.map(|node| &node.addresses)
+            };
+            let of = members().find(|of| of.client == address || of.peer == address)?;
+            // Of two that say that they are there one has been told wrong, or moved.
+            let is_taken = |other: &Addresses| {
+                let port = |text: &str| text.rsplit_once(':').map(|(_, port)| port.to_owned());
+                let same = |a: &str, b: &str| port(a) == port(b);
+                other.ip == of.ip
+                    && (same(&other.client, &of.client) || same(&other.peer, &of.peer))
+            };
             of.ip
+                .filter(|_| members().filter(|other| is_taken(other)).count() == 1)
         };
         Self {
             locate: Some(Arc::new(locate)),
@@ -359,23 +373,34 @@ impl Connector {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().ok_or_else(|| invalid("no port"))?;
         let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let stream = match (self.at, self.located(authority)) {
-            (Some(at), _) => self.open(&at.to_string(), port).await?,
-            (None, None) => self.open(host, port).await?,
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("no server name"))?;
+        match (self.at, self.located(authority)) {
+            (Some(at), _) => self.establish(&at.to_string(), port, name).await,
+            (None, None) => self.establish(host, port, name).await,
             (None, Some(at)) => {
                 let at = at.to_string();
-                let known = self.open(&at, port).boxed();
+                let known = self.establish(&at, port, name.clone()).boxed();
                 let resolved = async {
                     tokio::time::sleep(HEAD_START).await;
-                    self.open(host, port).await
+                    self.establish(host, port, name).await
                 };
-                select_ok([known, resolved.boxed()]).await?.0
+                // Whoever is not the one that is meant fails for want of its certificate.
+                Ok(select_ok([known, resolved.boxed()]).await?.0)
             }
-        };
-        let Some(source) = self.tls else {
+        }
+    }
+
+    /// Connects to a host, which has to be the one of that name where TLS is spoken.
+    async fn establish(
+        &self,
+        host: &str,
+        port: u16,
+        name: ServerName<'static>,
+    ) -> io::Result<Stream> {
+        let stream = self.open(host, port).await?;
+        let Some(source) = &self.tls else {
             return Ok(TokioIo::new(Either::Left(stream)));
         };
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("no server name"))?;
         let stream = TlsConnector::from(source()).connect(name, stream).await?;
         Ok(TokioIo::new(Either::Right(stream)))
     }

@@ -89,6 +89,8 @@ bugs! {
         "A primary commits what a replica that it granted a lease for reads has not matched.";
     ReadBelowMatched "read-below-matched", rule 6:
         "Under a lease for reads a replica passes over what it does not know to be committed.";
+    ForgetReadGrants "forget-read-grants", rule 6:
+        "A primary that is inspected does not report the leases for reads that it granted.";
     HandOverPastReadLease "hand-over-past-read-lease", rule 6:
         "A primary gives its grants back while a lease for reads lasts that it granted.";
     AckBeforeFlush "ack-before-flush", rule 7:

@@ -594,7 +594,12 @@ fn split(mut storage: NodeStorage) -> (NodeStorage, EngineStorage) {
 /// one of this machine.
 fn with_ip(addresses: Addresses) -> Addresses {
     let resp = addresses.resp.parse::<SocketAddr>().ok();
-    let is_here = |ip: &IpAddr| !ip.is_unspecified() && UdpSocket::bind((*ip, 0)).is_ok();
+    // What means another machine to whoever hears of it.
+    let is_own_alone = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    };
+    let is_here = |ip: &IpAddr| !is_own_alone(ip) && UdpSocket::bind((*ip, 0)).is_ok();
     let own = || resp.map(|address| address.ip()).filter(is_here);
     Addresses {
         ip: addresses.ip.or_else(own),

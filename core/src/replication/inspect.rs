@@ -88,7 +88,10 @@ impl Replica {
             whole: self.is_whole(),
             head_intact: self.mending.is_some(),
             lease_current,
-            lease_remaining: ctx.grants.remaining(self.partition, ctx.now),
+            lease_remaining: ctx
+                .grants
+                .remaining(self.partition, ctx.now)
+                .max(self.reads_remaining(ctx.now)),
         };
         ctx.effects.push(Effect::Report(report));
     }

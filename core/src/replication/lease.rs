@@ -387,6 +387,11 @@ impl Grants {
         }
     }
 
+    /// Nothing longer is granted.
+    pub(super) fn longest(&self) -> Micros {
+        self.longest
+    }
+
     /// The disk knows of a lease as long as that: the next start waits for it.
     pub(super) fn allow(&mut self, longest: Micros) {
         self.longest = self.longest.max(longest);

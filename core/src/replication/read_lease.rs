@@ -8,7 +8,10 @@
 //! Invariants: a lease ends before the primary's own does, counted by the primary; the replica
 //! counts it from when it sent the question, less the margin for drift; the primary's is counted
 //! in every epoch that its process leads, and a process that starts counts as having granted
-//! one to everybody; grants are not given back by a hand-over before it is over.
+//! one to everybody; grants are not given back by a hand-over before it is over; and a primary
+//! that is inspected reports it with the grants that it gave for its own part. That has to be,
+//! since its own share in its lease ends with a fence: the quorum of the lease and the quorum
+//! that is inspected may have nobody else in common.
 //!
 //! The quorum leases of Moraru, Andersen and Kaminsky, "Paxos Quorum Leases: Fast Reads Without
 //! Sacrificing Writes" (`SoCC` 2014), are the same idea; here the primary alone grants, and
@@ -24,14 +27,24 @@ use super::replica::{Part, Replica};
 use crate::ids::{Epoch, Index, Micros, NodeId, ReplicaId};
 use crate::seeded::{Bug, is_seeded};
 
+/// No lease for reads is longer: a write, a hand-over and a start may wait for its end.
+const READS_MAX: Micros = Micros::from_millis(100);
+
 impl Timing {
     fn part_of(&self, lease: Micros) -> Micros {
-        Micros(lease.0.checked_div(self.read_lease_parts).unwrap_or(0))
+        let part = lease.0.checked_div(self.read_lease_parts).unwrap_or(0);
+        Micros(part).min(READS_MAX)
     }
 
     /// How long a lease for reads lasts.
     pub(super) fn reads(&self) -> Micros {
         self.part_of(self.lease)
+    }
+
+    /// How long one lasts that is granted, where the disk knows of leases as long as `longest`: a
+    /// process that starts anew goes by that.
+    pub(super) fn reads_granted(&self, longest: Micros) -> Micros {
+        self.part_of(self.lease.min(longest))
     }
 
     /// The longest that this cluster ever had.
@@ -89,6 +102,12 @@ impl ReadGrants {
         !self.0.is_empty()
     }
 
+    /// How much longer the last one takes.
+    fn remaining(&self, now: Micros) -> Micros {
+        let last = self.0.values().max().copied().unwrap_or_default();
+        last.minus(now)
+    }
+
     /// Up to where may be committed, where `commit` is already.
     pub(super) fn bound(
         &mut self,
@@ -109,7 +128,7 @@ impl Replica {
     /// As primary: grants the replica on a node a lease for reads, if it may; for how long.
     pub(super) fn grant_reads(
         &mut self,
-        (now, timing): (Micros, &Timing),
+        (now, span): (Micros, Micros),
         holdings: &Holdings,
         node: NodeId,
     ) -> Micros {
@@ -118,7 +137,6 @@ impl Replica {
         let Part::Primary(leadership) = &self.part else {
             return Micros(0);
         };
-        let span = timing.reads();
         let quiet = span > Micros(0) && commit == head && now >= self.written.plus(span);
         if !leadership.serving || leadership.stuck || !quiet || own <= now {
             return Micros(0);
@@ -144,6 +162,14 @@ impl Replica {
         until.minus(now)
     }
 
+    /// How much longer somebody may read what this replica granted.
+    pub(super) fn reads_remaining(&self, now: Micros) -> Micros {
+        match is_seeded(Bug::ForgetReadGrants) {
+            true => Micros(0),
+            false => self.read_grants.remaining(now),
+        }
+    }
+
     /// As the one who asked: until when its state may be read without asking, once it has
     /// applied what is known to be committed.
     pub(super) fn reads_until(&self) -> Micros {
@@ -151,7 +177,9 @@ impl Replica {
             return Micros(0);
         };
         let current = lease.epoch == self.promised && self.record.epoch == self.promised;
-        let known = self.commit == self.matched || is_seeded(Bug::ReadBelowMatched);
+        let all = self.log.head().index();
+        let known = self.commit == self.matched && self.commit == all;
+        let known = known || is_seeded(Bug::ReadBelowMatched);
         let whole = matches!(self.part, Part::Follower) && !self.corrupt;
         if current && whole && known && self.matched >= lease.floor {
             lease.until

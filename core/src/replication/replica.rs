@@ -367,6 +367,7 @@ impl Replica {
             // What matched another process's log need not match this one's.
             self.followed = Some(session);
             self.matched = Index::ZERO;
+            self.proving.lease = None;
             if is_seeded(Bug::TruncateByCommit) && self.commit < self.log.head().index() {
                 self.cut_before(ctx, self.commit.next());
             }
@@ -514,6 +515,7 @@ impl Replica {
         if !keep_tail {
             self.log = Log::new(mark, Vec::new(), lineage.clone());
             self.matched = Index::ZERO;
+            self.proving.lease = None;
             self.commit = mark.index();
             self.durable = Mark::ZERO;
             self.pending

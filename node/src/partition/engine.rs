@@ -325,6 +325,8 @@ impl Engine {
     /// Asks for the proofs that the reads of this turn wait for, all at once.
     fn prove(&mut self) {
         if !self.unproved.is_empty() {
+            // They arrived since the turn began: what is proved has to hold after that.
+            self.turn.now = self.turn.now.max(clock::boottime());
             let (now, effects) = (self.turn.now, &mut self.turn.effects);
             self.core.prove(now, &self.unproved, effects);
             self.unproved.clear();

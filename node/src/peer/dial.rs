@@ -69,6 +69,13 @@ impl OpenError {
     }
 }
 
+/// A stream that lasted no longer is not dialled again at once.
+const BRIEF: Duration = Duration::from_millis(200);
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
 /// Keeps the stream to `link.peer` until the pool ends or drops the link.
 pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
     let mut pause = shared.config.backoff_min;
@@ -95,6 +102,7 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
         };
         match opened {
             Ok(mut stream) => {
+                let opened_at = Instant::now();
                 pause = shared.config.backoff_min;
                 refused = None;
                 debug!(peer = %link.peer, address = target.address, "stream to peer open");
@@ -109,6 +117,10 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
                 link.outbox.close();
                 *link.connection.lock() = None;
                 let Some(why) = why else { return };
+                if opened_at.elapsed() < BRIEF {
+                    // Two processes of one identity take it from each other by turns.
+                    sleep(jittered(pause)).await;
+                }
                 info!(peer = %link.peer, address = target.address, why, "stream to peer lost");
                 // The first dial after a loss comes at once: it tells a stream that
                 // broke from a process that is gone.
@@ -126,10 +138,9 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
                     }
                     refused = Some(reason);
                 }
-                let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
                 tokio::select! {
                     () = link.ended.cancelled() => return,
-                    () = sleep(jittered) => {}
+                    () = sleep(jittered(pause)) => {}
                     // A new address, perhaps.
                     _ = changes.changed() => {}
                     // It is there.

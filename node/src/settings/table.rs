@@ -692,9 +692,9 @@ pub const SETTINGS: &[Setting] = &[
         "CAIRN_READ_LEASE_AT",
         Data,
         Timings,
-        "8",
+        "0",
         "0 to 1000000",
-        "So many reads of the level `replica` of one partition within an eighth of CAIRN_LEASE_MS have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately; 0 for never.",
+        "So many reads of the level `replica` of one partition within an eighth of CAIRN_LEASE_MS (100 ms at most) have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately; 0 for never. Off until more has been tried: 8 is a good number.",
     ),
     row(
         "CAIRN_LEASE_MARGIN_MS",

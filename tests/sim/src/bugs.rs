@@ -28,6 +28,7 @@ pub const RARE: &[Bug] = &[
     Bug::VouchPastLease,
     Bug::CommitPastReadLease,
     Bug::HandOverPastReadLease,
+    Bug::ForgetReadGrants,
     Bug::AckWithoutLease,
     Bug::PruneTableEarly,
     Bug::AckBeforeShrink,

@@ -357,7 +357,7 @@ impl World {
             },
             push_back: Micros::from_millis(1_000),
             read_lease_at: 1,
-            read_lease_parts: 8,
+            read_lease_parts: rng.random_range(1..=8),
         };
         let layout = layout_of(seed, options);
         let partitions = layout.partitions;

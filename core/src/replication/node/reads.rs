@@ -62,12 +62,13 @@ impl NodeCore {
         ask: ReadAsk,
         effects: &mut Vec<Effect>,
     ) {
-        let (seats, holdings, timing) = (&mut self.seats, &self.holdings, &self.timing);
+        let (seats, holdings) = (&mut self.seats, &self.holdings);
+        let span = self.timing.reads_granted(self.grants.longest());
         let stand = |partition: &PartitionId| {
             let replica = seats.get_mut(partition)?.replica.as_mut()?;
             let mut stand = replica.stand(now, holdings)?;
             if stand.leased && ask.leases.binary_search(partition).is_ok() {
-                stand.reads_for = replica.grant_reads((now, timing), holdings, from);
+                stand.reads_for = replica.grant_reads((now, span), holdings, from);
             }
             Some(stand)
         };

@@ -182,3 +182,30 @@ fn a_process_commits_nothing_while_one_before_it_may_have_granted_a_lease_for_re
     tick(&mut rig);
     assert!(is_serving(&rig));
 }
+
+#[test]
+fn a_primary_that_is_inspected_reports_the_leases_for_reads_that_it_granted() {
+    let mut rig = primary();
+    lease(&mut rig, 3);
+    rig.now = after(10)(rig.now);
+    let mut effects = rig.fence(2, 1);
+    effects.extend(rig.flush());
+    // Its own share in its lease is over, and it granted nobody one; 40 ms may still be read.
+    let remaining: Vec<Micros> = reports(&effects)
+        .iter()
+        .map(|report| report.lease_remaining)
+        .collect();
+    assert_eq!(remaining, [Micros::from_millis(40)]);
+}
+
+#[test]
+fn a_lease_for_reads_is_bounded_however_long_the_primarys_is() {
+    let timing = Timing {
+        lease: Micros::from_millis(60_000),
+        ..timing()
+    };
+    assert_eq!(timing.reads(), Micros::from_millis(100));
+    // What the disk does not know of is not granted.
+    let known = timing.reads_granted(Micros::from_millis(400));
+    assert_eq!(known, Micros::from_millis(50));
+}
