@@ -315,8 +315,18 @@ impl Recorded {
             "only {} reads of the busiest key",
             reads.len()
         );
-        let old = operations[reads[0]].returned;
-        let last = reads[reads.len() - 1];
+        // What was set once, and is not there again: what is added to a key that is not there
+        // comes to the same small numbers over and over.
+        let set = |at: usize| match operations[at].returned {
+            Some((_, Output::Value(Some(value)))) => Some(value / SPACING).filter(|set| *set > 0),
+            _ => None,
+        };
+        let first = reads.iter().copied().find(|&at| set(at).is_some());
+        let first = first.context("no read of what was set")?;
+        let is_later = |&at: &usize| set(at).is_some_and(|later| Some(later) != set(first));
+        let last = reads.iter().copied().rev().find(is_later);
+        let last = last.context("nothing was set anew")?;
+        let old = operations[first].returned;
         if let (Some((_, old)), Some((_, new))) = (old, &mut operations[last].returned) {
             *new = old;
         }
