@@ -79,14 +79,8 @@ impl Asked {
 
     fn mix(self) -> Mix {
         match self {
-            Self::Writes => Mix {
-                set: 1,
-                ..Mix::default()
-            },
-            Self::Reads => Mix {
-                get: 1,
-                ..Mix::default()
-            },
+            Self::Writes => Mix::WRITES,
+            Self::Reads => Mix::READS,
         }
     }
 }

@@ -78,6 +78,14 @@ impl Scratch {
     }
 }
 
+/// Keeps a result under its name in the folder of results; where it is then.
+pub(crate) fn keep(results: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(results).with_context(|| format!("make {}", results.display()))?;
+    let path = results.join(name);
+    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         let scratch = &self.paths.scratch;

@@ -243,8 +243,7 @@ impl Dialer {
             let of = members().find(|of| of.client == address || of.peer == address)?;
             // Of two that say that they are there one has been told wrong, or moved.
             let is_taken = |other: &Addresses| {
-                let port = |text: &str| text.rsplit_once(':').map(|(_, port)| port.to_owned());
-                let same = |a: &str, b: &str| port(a) == port(b);
+                let same = |a: &str, b: &str| port_of(a) == port_of(b);
                 other.ip == of.ip
                     && (same(&other.client, &of.client) || same(&other.peer, &of.peer))
             };
@@ -262,19 +261,15 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, address: &str) -> Result<Channel, DialError> {
-        self.reach(address, None).await
+        self.dial_at(address, None).await
     }
 
-    /// Makes a connection now, to whoever has this IP address at present, under the name and
-    /// to the port of `address`: a certificate has to be one for that name.
+    /// Makes a connection now; where `at` is given, to whoever has that IP address at present,
+    /// under the name and to the port of `address`: a certificate has to be one for that name.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn dial_at(&self, address: &str, at: IpAddr) -> Result<Channel, DialError> {
-        self.reach(address, Some(at)).await
-    }
-
-    async fn reach(&self, address: &str, at: Option<IpAddr>) -> Result<Channel, DialError> {
+    pub async fn dial_at(&self, address: &str, at: Option<IpAddr>) -> Result<Channel, DialError> {
         let endpoint = self.endpoint(address)?;
         let address = || match at {
             None => address.to_owned(),
@@ -307,6 +302,10 @@ impl Dialer {
         let header = self.credential.as_ref().map(|own| own.header.clone());
         Channel { inner, header }
     }
+}
+
+fn port_of(address: &str) -> Option<&str> {
+    address.rsplit_once(':').map(|(_, port)| port)
 }
 
 /// The first cause: what the layers above it say is only where it happened.
@@ -350,6 +349,10 @@ impl tower::Service<Uri> for Connector {
     }
 }
 
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what.to_owned())
+}
+
 impl Connector {
     fn located(&self, address: &str) -> Option<IpAddr> {
         self.locate.as_ref().and_then(|locate| locate(address))
@@ -367,22 +370,20 @@ impl Connector {
     }
 
     async fn connect(self, uri: Uri) -> io::Result<Stream> {
-        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
         let host = uri.host().ok_or_else(|| invalid("no host"))?;
         // IPv6 addresses stand in brackets in a URI and without them elsewhere.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().ok_or_else(|| invalid("no port"))?;
         let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("no server name"))?;
         match (self.at, self.located(authority)) {
-            (Some(at), _) => self.establish(&at.to_string(), port, name).await,
-            (None, None) => self.establish(host, port, name).await,
+            (Some(at), _) => self.establish(&at.to_string(), port, host).await,
+            (None, None) => self.establish(host, port, host).await,
             (None, Some(at)) => {
                 let at = at.to_string();
-                let known = self.establish(&at, port, name.clone()).boxed();
+                let known = self.establish(&at, port, host).boxed();
                 let resolved = async {
                     tokio::time::sleep(HEAD_START).await;
-                    self.establish(host, port, name).await
+                    self.establish(host, port, host).await
                 };
                 // Whoever is not the one that is meant fails for want of its certificate.
                 Ok(select_ok([known, resolved.boxed()]).await?.0)
@@ -391,16 +392,12 @@ impl Connector {
     }
 
     /// Connects to a host, which has to be the one of that name where TLS is spoken.
-    async fn establish(
-        &self,
-        host: &str,
-        port: u16,
-        name: ServerName<'static>,
-    ) -> io::Result<Stream> {
+    async fn establish(&self, host: &str, port: u16, name: &str) -> io::Result<Stream> {
         let stream = self.open(host, port).await?;
         let Some(source) = &self.tls else {
             return Ok(TokioIo::new(Either::Left(stream)));
         };
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| invalid("no server name"))?;
         let stream = TlsConnector::from(source()).connect(name, stream).await?;
         Ok(TokioIo::new(Either::Right(stream)))
     }

@@ -74,6 +74,16 @@ async fn a_node_is_found_by_its_name_where_the_map_is_too_old() {
     dialer.dial(&format!("{NAME}:7400")).await.unwrap();
     assert_eq!(others.load(Ordering::Relaxed), 1);
     // Nor is one that was told to be there looked for anywhere else.
-    let there = dialer.dial_at(&format!("{NAME}:7400"), IP.into()).await;
+    let there = dialer
+        .dial_at(&format!("{NAME}:7400"), Some(IP.into()))
+        .await;
     assert!(there.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_no_certificate_could_be_for_is_dialled_where_no_tls_is_spoken() {
+    let name = "data-.example";
+    assert!(ServerName::try_from(name).is_err());
+    let dialer = network(name, &Arc::default());
+    dialer.dial(&format!("{name}:7400")).await.unwrap();
 }

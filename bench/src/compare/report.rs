@@ -2,16 +2,16 @@
 //! for each cell.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::{Against, Arm, Cell, against};
 use crate::machine::Machine;
 use crate::plot::{self, Bar, number};
 use crate::sample::{Collected, Summary};
+use crate::scratch::keep;
 use crate::stats::Spread;
 use crate::systems::Kind;
 use crate::workloads::skew_name;
@@ -149,12 +149,7 @@ impl Report {
 
     /// Writes all of it and returns the page for people.
     pub(super) fn write(&self, results: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(results).with_context(|| format!("make {}", results.display()))?;
-        let write = |name: &str, text: String| {
-            let path = results.join(name);
-            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-            Ok::<PathBuf, anyhow::Error>(path)
-        };
+        let write = |name: &str, text: String| keep(results, name, &text);
         write("compare.json", serde_json::to_string_pretty(self)? + "\n")?;
         for cell in &self.cells {
             let bars: Vec<Bar> = cell

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::axis::Axis;
@@ -13,6 +12,7 @@ use super::{Asked, Rests};
 use crate::machine::Machine;
 use crate::plot::{self, Line, number};
 use crate::sample::Summary;
+use crate::scratch::keep;
 
 /// One point of an axis.
 #[derive(Clone, Debug, Serialize)]
@@ -56,12 +56,7 @@ impl Report {
     }
 
     pub(super) fn write(&self, results: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(results).with_context(|| format!("make {}", results.display()))?;
-        let write = |name: &str, text: String| {
-            let path = results.join(name);
-            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-            Ok::<PathBuf, anyhow::Error>(path)
-        };
+        let write = |name: &str, text: String| keep(results, name, &text);
         write("grow.json", serde_json::to_string_pretty(self)? + "\n")?;
         for axis in Axis::ALL {
             let rows = self.of(axis);

@@ -1,10 +1,9 @@
 //! What the trial of hot keys writes: `hot.md`, `hot.json`, and a plot for each load.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::HotLoad;
@@ -13,6 +12,7 @@ use crate::driver::{Increments, Level};
 use crate::machine::Machine;
 use crate::plot::{self, Line, number};
 use crate::sample::Summary;
+use crate::scratch::keep;
 use crate::stats::Spread;
 
 #[derive(Debug, Serialize)]
@@ -79,12 +79,7 @@ impl Report {
     }
 
     pub(super) fn write(&self, results: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(results).with_context(|| format!("make {}", results.display()))?;
-        let write = |name: &str, text: String| {
-            let path = results.join(name);
-            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-            Ok::<PathBuf, anyhow::Error>(path)
-        };
+        let write = |name: &str, text: String| keep(results, name, &text);
         write("hot.json", serde_json::to_string_pretty(self)? + "\n")?;
         for load in HotLoad::ALL {
             let rows = self.of(load);

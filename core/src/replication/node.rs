@@ -201,13 +201,14 @@ impl NodeCore {
             })
             .collect();
         let unapplied = unapplied_of(&seats);
+        let longest = timing.lease_longest.max(timing.lease);
         Self {
             node,
             session,
             timing,
             seats,
             holdings: Holdings::new(session),
-            grants: Grants::new(now, timing.lease_longest.max(timing.lease)),
+            grants: Grants::new(now, longest),
             questions: Questions::new(session),
             givers: Givers::default(),
             pace: Pace::default(),
@@ -218,7 +219,7 @@ impl NodeCore {
             disk: DiskRoom::Ample,
             unapplied,
             coordinators: None,
-            reads_unknown_until: now.plus(timing.reads_longest()),
+            reads_unknown_until: now.plus(timing.part_of(longest)),
             reported: BTreeMap::new(),
             next_housekeeping: Micros(0),
         }

@@ -31,7 +31,8 @@ use crate::seeded::{Bug, is_seeded};
 const READS_MAX: Micros = Micros::from_millis(100);
 
 impl Timing {
-    fn part_of(&self, lease: Micros) -> Micros {
+    /// What a lease for reads is of one that long.
+    pub(super) fn part_of(&self, lease: Micros) -> Micros {
         let part = lease.0.checked_div(self.read_lease_parts).unwrap_or(0);
         Micros(part).min(READS_MAX)
     }
@@ -45,11 +46,6 @@ impl Timing {
     /// process that starts anew goes by that.
     pub(super) fn reads_granted(&self, longest: Micros) -> Micros {
         self.part_of(self.lease.min(longest))
-    }
-
-    /// The longest that this cluster ever had.
-    pub(super) fn reads_longest(&self) -> Micros {
-        self.part_of(self.lease_longest.max(self.lease))
     }
 }
 

@@ -15,7 +15,7 @@ use super::durable::{DurableRecord, Generation, PartitionMeta, RecoveredPartitio
 use super::entry::{EntryKind, LogEntry};
 use super::event::{Effect, Event};
 use super::message::{
-    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, LeaseReply, PeerMessage,
+    Append, AppendOutcome, AppendReply, Confirm, ConfirmReply, LeaseRenew, LeaseReply, PeerMessage,
 };
 use super::node::{NodeCore, Timing};
 use crate::cluster::report::{Order, ReplicaReport, Wish};
@@ -200,6 +200,19 @@ fn append(to: u64, epoch: u64, session: u64, previous: Mark, entries: &[LogEntry
         previous,
         entries: entries.to_vec(),
         commit: Index::ZERO,
+    }
+}
+
+/// All that was asked for.
+fn granted(request: &LeaseRenew) -> LeaseReply {
+    LeaseReply {
+        giving: 0,
+        session: request.session,
+        round: request.round,
+        version: request.version,
+        excluded: Vec::new(),
+        span: request.span,
+        disk_full: false,
     }
 }
 
@@ -571,16 +584,8 @@ fn the_renewal_of_leases_that_nobody_asks_for_costs_nothing_per_partition() {
                 message: PeerMessage::LeaseRenew(request),
             } = effect
             {
-                let granted = LeaseReply {
-                    giving: 0,
-                    session: request.session,
-                    round: request.round,
-                    version: request.version,
-                    excluded: Vec::new(),
-                    span: request.span,
-                    disk_full: false,
-                };
-                effects += 1 + rig.hear(2, PeerMessage::LeaseReply(granted)).len();
+                let granted = PeerMessage::LeaseReply(granted(request));
+                effects += 1 + rig.hear(2, granted).len();
             }
         }
         effects

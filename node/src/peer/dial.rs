@@ -5,12 +5,12 @@
 //! last, by the stream that it opens in the other direction, and where the map says that the
 //! name leads. A new process is dialled back as soon as it called.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cairn_client::transport::{Channel, DialError};
+use cairn_client::transport::DialError;
 use cairn_core::ids::NodeId;
 use cairn_core::record::{ClusterMap, NodeStanding};
 use cairn_proto::limits;
@@ -94,11 +94,12 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
                 _ = changes.changed() => continue,
             }
         };
+        let places = whereabouts(&shared, &link, &target, caller);
         let opened = tokio::select! {
             () = link.ended.cancelled() => return,
-            // Whoever called just now answers rather than whoever is being waited for.
-            _ = calls.wait_for(|now| *now != caller) => continue,
-            opened = open(&shared, &link, &target, caller) => opened,
+            // It called from elsewhere: it answers there rather than where it is waited for.
+            _ = calls.wait_for(|now| whereabouts(&shared, &link, &target, *now) != places) => continue,
+            opened = open(&shared, &link, &target, &places) => opened,
         };
         match opened {
             Ok(mut stream) => {
@@ -155,18 +156,6 @@ pub(super) async fn keep(shared: Arc<Shared>, link: Arc<Link>) {
     }
 }
 
-/// A connection to whoever is at `at`, where that is given, and else by the name.
-pub(super) async fn connect(
-    shared: &Shared,
-    address: &str,
-    at: Option<IpAddr>,
-) -> Result<Channel, DialError> {
-    match at {
-        Some(at) => shared.dialer.dial_at(address, at).await,
-        None => shared.dialer.dial(address).await,
-    }
-}
-
 /// Where a peer may be, besides where its name leads.
 fn whereabouts(
     shared: &Shared,
@@ -174,7 +163,8 @@ fn whereabouts(
     target: &Target,
     caller: Option<Caller>,
 ) -> Vec<IpAddr> {
-    if !is_by_name(&target.address) {
+    if target.address.parse::<SocketAddr>().is_ok() {
+        // It is no name: nobody else need say where that is.
         return Vec::new();
     }
     let map = shared.map.load();
@@ -185,13 +175,6 @@ fn whereabouts(
     all
 }
 
-/// Whether only a resolver can tell where that is.
-fn is_by_name(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<IpAddr>().is_err()
-}
-
 /// A stream that is open.
 struct Stream {
     answers: Streaming<pb::Answer>,
@@ -200,14 +183,14 @@ struct Stream {
     session: u64,
 }
 
-/// Opens a stream: to where the peer is to be, and else to where its name leads.
+/// Opens a stream: to one of the places where the peer may be, and else to where its name leads.
 async fn open(
     shared: &Arc<Shared>,
     link: &Arc<Link>,
     target: &Target,
-    caller: Option<Caller>,
+    places: &[IpAddr],
 ) -> Result<Stream, OpenError> {
-    for ip in whereabouts(shared, link, target, caller) {
+    for &ip in places {
         match open_at(shared, link, target, Some(ip)).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
@@ -229,7 +212,7 @@ async fn open_at(
     at: Option<IpAddr>,
 ) -> Result<Stream, OpenError> {
     let within = shared.config.connect_timeout;
-    let channel = connect(shared, &target.address, at).await?;
+    let channel = shared.dialer.dial_at(&target.address, at).await?;
     let map = shared.map.load_full();
     let first = pb::Frame {
         handshake: Some(handshake::ours(&shared.own, &map, target.uuid.clone()).into()),

@@ -381,7 +381,7 @@ impl PeerPool {
         let open = links.get(&from).and_then(|l| l.connection.lock().clone());
         let at = open.and_then(|open| open.at);
         drop(links);
-        let channel = dial::connect(shared, &node.addresses.peer, at).await?;
+        let channel = shared.dialer.dial_at(&node.addresses.peer, at).await?;
         snapshot::fetch(channel, hello, wanted, shared.config.snapshot_stall).await
     }
 

@@ -1,7 +1,7 @@
 //! Leases for reads, as the primary that grants them.
 
 use super::*;
-use crate::replication::message::{LeaseRenew, ReadAsk};
+use crate::replication::message::ReadAsk;
 
 fn after(millis: u64) -> impl Fn(Micros) -> Micros {
     move |at| at.plus(Micros::from_millis(millis))
@@ -19,19 +19,6 @@ fn matched(rig: &mut Rig, from: u64, index: u64) -> Vec<Effect> {
     rig.hear(from, PeerMessage::AppendReply(reply))
 }
 
-fn grant(rig: &mut Rig, from: NodeId, request: &LeaseRenew) {
-    let granted = LeaseReply {
-        giving: 0,
-        session: request.session,
-        round: request.round,
-        version: request.version,
-        excluded: Vec::new(),
-        span: request.span,
-        disk_full: false,
-    };
-    rig.hear(from.0, PeerMessage::LeaseReply(granted));
-}
-
 /// A tick, after which whoever was asked for a lease has granted it.
 fn tick(rig: &mut Rig) -> Vec<Effect> {
     let effects = rig.step(Event::Tick);
@@ -41,7 +28,7 @@ fn tick(rig: &mut Rig) -> Vec<Effect> {
             message: PeerMessage::LeaseRenew(request),
         } = effect
         {
-            grant(rig, *to, request);
+            rig.hear(to.0, PeerMessage::LeaseReply(granted(request)));
         }
     }
     effects
