@@ -13,6 +13,7 @@ mod hot;
 mod machine;
 mod plot;
 mod ports;
+mod relief;
 mod sample;
 mod scratch;
 mod stats;
@@ -46,6 +47,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Cairn's data nodes, each held to a share of a processor, under loads with hot keys
     Hot(hot::HotArgs),
+    /// How soon a hot key is found, relieved by copies for reads, and at rest again
+    Relief(relief::ReliefArgs),
     /// Cairn alone, along one axis at a time: partitions, nodes, keys, values, connections
     Grow(grow::GrowArgs),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Compare(args) => compare::run(args),
         Command::Hot(args) => hot::run(args),
+        Command::Relief(args) => relief::run(args),
         Command::Grow(args) => grow::run(args),
     };
     match outcome {

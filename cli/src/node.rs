@@ -101,6 +101,7 @@ fn serve(settings: NodeSettings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(process.network_threads)
         .thread_name("network")
+        .event_interval(16)
         .enable_all()
         .build()?;
     let shutdown = CancellationToken::new();

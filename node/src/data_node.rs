@@ -112,7 +112,9 @@ impl Ports {
 }
 
 /// Into how many parts a lease is divided, of which a lease for reads lasts for one.
-const READ_LEASE_PARTS: u64 = 8;
+const READ_LEASE_PARTS: u64 = 4;
+/// No lease for reads is longer.
+const READ_LEASE_MAX: Micros = Micros::from_millis(100);
 
 /// How far the node has come, for `/readyz`.
 #[derive(Debug, Default)]
@@ -420,20 +422,15 @@ async fn start<L: Accept>(
         peers.token(),
     );
     let (storage, engine_storage) = split(storage);
-    let engine = prepared
-        .start(
-            engine_storage,
-            Links {
-                peers: Arc::new(pool.clone()),
-                snapshots: Arc::new(pool.clone()),
-                agent: Arc::new(enrolled.inbox.clone()),
-            },
-            tokio::runtime::Handle::current(),
-        )
-        .map_err(|source| NodeError::Io {
-            action: "start the engine",
-            source,
-        })?;
+    let engine = prepared.start(
+        engine_storage,
+        Links {
+            peers: Arc::new(pool.clone()),
+            snapshots: Arc::new(pool.clone()),
+            agent: Arc::new(enrolled.inbox.clone()),
+        },
+        tokio::runtime::Handle::current(),
+    );
     let config = PeerConfig {
         snapshots_served_max: settings.snapshots_sent_at_once,
         ..PeerConfig::default()
@@ -552,8 +549,8 @@ impl DataNode {
         clients.stop().await;
         agent.stop().await;
         peers.stop().await;
+        engine.stop().await;
         let closed = blocking("close the storage", move || {
-            engine.stop();
             storage.close();
             // The lock is the last to go: nobody else opens what is not closed.
             drop(directory);
@@ -650,6 +647,7 @@ fn timing(settings: &DataSettings, map: &ClusterMap) -> Timing {
         push_back: micros(settings.push_back),
         read_lease_at: settings.read_lease_at,
         read_lease_parts: READ_LEASE_PARTS,
+        read_lease_max: READ_LEASE_MAX,
     };
     let margin = timing.margin(timing.lease);
     if let Some(wanted) = timing.lease_margin.filter(|wanted| *wanted > margin) {
@@ -689,9 +687,10 @@ fn engine_config(
 fn storage_config(settings: &DataSettings) -> StorageConfig {
     StorageConfig {
         wal: WalConfig {
-            segment_bytes: settings.wal_segment_bytes,
-            total_bytes: settings.wal_retain_bytes,
-            kept_bytes: settings.wal_keep_bytes,
+            segment_bytes: settings.wal.segment_bytes,
+            total_bytes: settings.wal.retain_bytes,
+            kept_bytes: settings.wal.keep_bytes,
+            direct: settings.wal.direct,
             recovered_bytes: settings.log_memory_bytes / 2,
         },
         block_cache_bytes: settings.store_cache_bytes,

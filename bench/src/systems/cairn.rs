@@ -189,6 +189,11 @@ impl Cairn {
         &self.servers[..self.data_nodes]
     }
 
+    /// Where the data nodes take clients' gRPC.
+    pub(crate) fn clients(&self) -> &[String] {
+        &self.grpc
+    }
+
     pub(crate) fn target(
         &self,
         protocol: Protocol,

@@ -37,4 +37,4 @@ pub use entry::{EntryKind, LogEntry};
 pub use event::{DiskRoom, Effect, Event};
 pub use message::PeerMessage;
 pub use node::{NodeCore, ProposeError, Standing, Timing};
-pub use proof::{Proof, ProofLevel, ProofLook, Unproved};
+pub use proof::{Proof, ProofLevel, ProofLook, ReadsArrived, Unproved};

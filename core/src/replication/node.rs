@@ -55,11 +55,13 @@ pub struct Timing {
     pub unapplied_bytes: usize,
     /// For how long writes are slowed for one replica before it is given up.
     pub push_back: Micros,
-    /// So many reads of a replica within an eighth of a lease make it ask for a lease for reads;
+    /// So many reads of a replica within a lease for reads make it ask for one;
     /// 0 for never.
     pub read_lease_at: u64,
     /// A lease for reads is as long as one of so many parts of a lease; 0 where there is none.
     pub read_lease_parts: u64,
+    /// No lease for reads is longer: a write, a hand-over and a start may wait for its end.
+    pub read_lease_max: Micros,
 }
 
 impl Timing {

@@ -54,6 +54,15 @@ pub struct Unproved {
     pub before: u64,
 }
 
+/// How much was read of a partition at the level `replica`, since the process started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadsArrived {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The reads whose numbers are below this have arrived.
+    pub before: u64,
+}
+
 /// What came of a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proof {
@@ -245,12 +254,16 @@ pub(super) struct Proving {
     matching: VecDeque<Matching>,
     /// The lease for reads that was granted last.
     pub(super) lease: Option<ReadLease>,
-    wanted: Wanted,
+    pub(super) wanted: Wanted,
 }
 
 impl Proving {
     fn is_idle(&self) -> bool {
         self.rounds.is_empty() && self.matching.is_empty()
+    }
+
+    pub(super) fn is_asking(&self, level: ProofLevel) -> bool {
+        self.rounds.contains_key(&level)
     }
 }
 
@@ -312,6 +325,11 @@ impl Replica {
             }
             return;
         }
+        self.begin_round(ctx, level, before);
+    }
+
+    /// Asks whoever is to be asked, where no round is under way.
+    pub(super) fn begin_round(&mut self, ctx: &mut Context<'_>, level: ProofLevel, before: u64) {
         match self.whom_to_ask(level) {
             Ok(members) => {
                 let number = ctx.questions.fresh_round();

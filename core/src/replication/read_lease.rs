@@ -23,18 +23,16 @@ use super::context::Context;
 use super::lease::Holdings;
 use super::node::Timing;
 use super::progress::{Flow, Progress};
+use super::proof::ProofLevel;
 use super::replica::{Part, Replica};
 use crate::ids::{Epoch, Index, Micros, NodeId, ReplicaId};
 use crate::seeded::{Bug, is_seeded};
-
-/// No lease for reads is longer: a write, a hand-over and a start may wait for its end.
-const READS_MAX: Micros = Micros::from_millis(100);
 
 impl Timing {
     /// What a lease for reads is of one that long.
     pub(super) fn part_of(&self, lease: Micros) -> Micros {
         let part = lease.0.checked_div(self.read_lease_parts).unwrap_or(0);
-        Micros(part).min(READS_MAX)
+        Micros(part).min(self.read_lease_max)
     }
 
     /// How long a lease for reads lasts.
@@ -182,6 +180,22 @@ impl Replica {
         } else {
             Micros(0)
         }
+    }
+
+    /// Where much is read under a lease for reads: whose it is, and how long it lasts. So many reads
+    /// have arrived in all.
+    pub(super) fn reads_left(
+        &mut self,
+        ctx: &Context<'_>,
+        arrived: u64,
+    ) -> Option<(NodeId, Micros)> {
+        let until = self.reads_until();
+        self.proving.wanted.count(ctx.now, arrived, ctx.timing);
+        let used = until > ctx.now && self.proving.wanted.is_much();
+        if !used || self.proving.is_asking(ProofLevel::Replica) {
+            return None;
+        }
+        Some((self.record.primary?.node, until.minus(ctx.now)))
     }
 
     /// The question that was sent then was answered with a lease.

@@ -43,6 +43,7 @@ pub(super) fn timing() -> Timing {
         push_back: Micros::from_millis(60_000),
         read_lease_at: 1,
         read_lease_parts: 8,
+        read_lease_max: Micros::from_millis(100),
     }
 }
 

@@ -56,6 +56,7 @@ fn timing() -> Timing {
         push_back: Micros::from_millis(10_000),
         read_lease_at: 1,
         read_lease_parts: 0,
+        read_lease_max: Micros::from_millis(100),
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cairn_storage::disk::{Disk, DiskFile, Preallocation};
 use rustix::fs::FallocateFlags;
 
+use super::direct::DirectWrites;
 use super::space::DiskSpace;
 
 /// How much is filled with zeroes between two flushes, so that filling a file does
@@ -21,6 +22,7 @@ const FILL_FLUSH_EVERY: u64 = 8 << 20;
 pub struct DirectoryDisk {
     path: Arc<PathBuf>,
     directory: Arc<File>,
+    is_direct: bool,
 }
 
 impl DirectoryDisk {
@@ -37,7 +39,17 @@ impl DirectoryDisk {
         Ok(Self {
             path: Arc::new(path.to_path_buf()),
             directory: Arc::new(File::open(path)?),
+            is_direct: false,
         })
+    }
+
+    /// The same, whose files are written past the page cache where that can be.
+    #[must_use]
+    pub fn past_the_cache(self) -> Self {
+        Self {
+            is_direct: true,
+            ..self
+        }
     }
 
     /// The room of the file system that it lies on.
@@ -62,7 +74,7 @@ impl Disk for DirectoryDisk {
             .write(true)
             .create_new(true)
             .open(self.path.join(name))
-            .map(RealFile)
+            .map(|file| RealFile::new(file, self.is_direct))
     }
 
     fn open(&self, name: &str) -> io::Result<RealFile> {
@@ -70,7 +82,7 @@ impl Disk for DirectoryDisk {
             .read(true)
             .write(true)
             .open(self.path.join(name))
-            .map(RealFile)
+            .map(|file| RealFile::new(file, self.is_direct))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -103,18 +115,26 @@ impl Disk for DirectoryDisk {
 
 /// A file of a [`DirectoryDisk`].
 #[derive(Debug)]
-pub struct RealFile(File);
+pub struct RealFile {
+    file: File,
+    direct: Option<DirectWrites>,
+}
 
 impl RealFile {
+    fn new(file: File, is_direct: bool) -> Self {
+        let direct = is_direct.then(DirectWrites::default);
+        Self { file, direct }
+    }
+
     fn fill(&self, length: u64) -> io::Result<()> {
         let zeroes = vec![0; FILL_BYTES];
         let mut at = 0;
         while at < length {
             let part = (length - at).min(FILL_BYTES as u64) as usize;
-            self.0.write_all_at(&zeroes[..part], at)?;
+            self.write_at(at, &zeroes[..part])?;
             at += part as u64;
             if at.is_multiple_of(FILL_FLUSH_EVERY) {
-                self.0.sync_data()?;
+                self.file.sync_data()?;
             }
         }
         Ok(())
@@ -137,24 +157,27 @@ pub(super) fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result
 
 impl DiskFile for RealFile {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        read_at(&self.0, offset, buffer)
+        read_at(&self.file, offset, buffer)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        match &self.direct {
+            Some(direct) if direct.write_at(&self.file, offset, bytes)? => Ok(()),
+            _ => self.file.write_all_at(bytes, offset),
+        }
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.file.set_len(length)
     }
 
     fn preallocate(&self, length: u64, how: Preallocation) -> io::Result<()> {
         if how == Preallocation::Reserved {
-            match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, length) {
+            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, length) {
                 Ok(()) => return Ok(()),
                 // Some file systems reserve nothing: then zeroes are written.
                 Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
@@ -165,6 +188,6 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 }

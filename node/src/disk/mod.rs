@@ -5,6 +5,7 @@
 //! module gives it files, a thread and a clock. A write or a flush that fails stops
 //! the process at once: nothing may be acknowledged after it (rule 12).
 
+mod direct;
 mod directory;
 mod files;
 mod read_only;

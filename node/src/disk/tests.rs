@@ -162,3 +162,45 @@ fn a_directory_is_a_disk() {
     assert!(disk.open("b").is_err());
     assert!(disk.free_bytes().unwrap() > 0);
 }
+
+/// What is written past the page cache, and what beside it, is one file.
+#[test]
+fn what_is_written_past_the_cache_is_read_through_it() {
+    let root = tempdir().unwrap();
+    let disk = DirectoryDisk::open(&root.path().join("log")).unwrap();
+    let disk = disk.past_the_cache();
+    let file = disk.create("a").unwrap();
+    file.preallocate(4 << 20, Preallocation::Zeroed).unwrap();
+    disk.rename("a", "b").unwrap();
+    let reader = disk.open("b").unwrap();
+    let mut expected = vec![0; 4 << 20];
+    let read_whole = || {
+        let mut found = vec![1; 4 << 20];
+        assert_eq!(reader.read_at(0, &mut found).unwrap(), 4 << 20);
+        found
+    };
+    assert!(read_whole() == expected);
+    // Aligned and not, of one page and of more than one piece, beside each other and over it.
+    for (offset, length) in [
+        (0, 4096),
+        (4096, 8192),
+        (12_288, 700),
+        (12_988, 3396),
+        (16_384, 4096),
+        (4096, 4096),
+        (1 << 20, (2 << 20) + 4096),
+        (8000, 200),
+    ] {
+        let bytes: Vec<u8> = (0..length)
+            .map(|at| (at % 251 + offset % 7) as u8)
+            .collect();
+        file.write_at(offset as u64, &bytes).unwrap();
+        expected[offset..offset + length].copy_from_slice(&bytes);
+        file.sync_data().unwrap();
+        assert!(read_whole() == expected, "after {length} at {offset}");
+    }
+    let again = disk.open("b").unwrap();
+    let mut found = vec![1; 4 << 20];
+    again.read_at(0, &mut found).unwrap();
+    assert!(found == expected);
+}

@@ -34,6 +34,8 @@ pub struct WalConfig {
     /// The most bytes of entries that recovery keeps in memory although the store
     /// durably holds them: for replicas that lag.
     pub recovered_bytes: usize,
+    /// Whether it is written past the page cache, where the disk takes that.
+    pub direct: bool,
 }
 
 impl Default for WalConfig {
@@ -43,6 +45,7 @@ impl Default for WalConfig {
             total_bytes: 512 << 20,
             kept_bytes: 128 << 20,
             recovered_bytes: 64 << 20,
+            direct: true,
         }
     }
 }

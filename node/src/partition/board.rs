@@ -258,6 +258,11 @@ impl Cell {
         proofs.arrived.load(Ordering::SeqCst)
     }
 
+    /// How many reads have arrived, for whoever puts no question for those that wait for one.
+    pub(super) fn counted(&self, level: ProofLevel) -> u64 {
+        self.proofs(level).arrived.load(Ordering::SeqCst)
+    }
+
     /// Publishes what came of a question for the reads below `before`.
     pub(super) fn prove(&self, level: ProofLevel, before: u64, proof: Proof) {
         {

@@ -1,9 +1,11 @@
-//! The engine: the one thread that owns the replication core and every lane.
+//! The engine: the one task that owns the replication core and every lane.
 //!
 //! A turn of its loop takes everything that waits, steps the core for each, and
 //! then, once: hands records to the log, messages to the peers, entries to the store,
 //! publishes what changed, and answers. Under load one turn serves hundreds of
-//! writes; at rest a turn is a tick.
+//! writes; at rest a turn is a tick. It runs beside the connections, on their threads: what it
+//! answers and sends is taken by tasks of the same thread, and nobody has to be woken for that
+//! (ADR 264).
 //!
 //! # Order within a turn
 //! The board is written before any message leaves and before any answer is given
@@ -28,6 +30,8 @@ use cairn_core::replication::{
 };
 use cairn_core::slots::SLOTS;
 use tokio::runtime;
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::back::Return;
 use super::board::Published;
@@ -39,6 +43,7 @@ use super::lane::{Lane, Lookup, TableLoad, Turn};
 use super::links::Links;
 use super::load::Rate;
 use super::read::Unreadable;
+use super::renewals::Renewals;
 use super::shared::Shared;
 use super::snapshot::Fetcher;
 use super::traces::Traces;
@@ -50,7 +55,7 @@ const WINDOW_DEFAULT: u32 = 4096;
 /// How often the figures of the node are told, and its load is judged.
 const FIGURES_EVERY: Micros = Micros::from_millis(1000);
 
-/// The engine's thread.
+/// The engine.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) shared: Arc<Shared>,
@@ -68,6 +73,7 @@ pub(super) struct Engine {
     dropped: Vec<Generation>,
     /// Reads that arrived in this turn and wait for a proof.
     unproved: Vec<Unproved>,
+    renewals: Renewals,
     window: u32,
     /// The version of the map that was taken last, and the newest one of which a record came.
     map_taken: MapVersion,
@@ -147,6 +153,7 @@ impl Engine {
             fetched: HashMap::new(),
             dropped: Vec::new(),
             unproved: Vec::new(),
+            renewals: Renewals::default(),
             window: WINDOW_DEFAULT,
             map_taken: MapVersion::ZERO,
             decided_at: MapVersion::ZERO,
@@ -180,14 +187,19 @@ impl Engine {
     }
 
     /// Runs until it is told to stop.
-    pub(super) fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut inputs = Vec::new();
         let mut stop = false;
         while !stop {
             let now = clock::boottime();
             let patience = Duration::from_micros(self.next_tick.minus(now).0);
             let shared = Arc::clone(&self.shared);
-            shared.inbox.take(&mut inputs, patience);
+            if timeout(patience, shared.inbox.filled()).await.is_ok() {
+                // Whoever else has something to do does it first: what it brings is of this
+                // turn too.
+                yield_now().await;
+            }
+            shared.inbox.take(&mut inputs);
             // Taken after the inputs: a grant counts from their receipt (rule 5).
             self.turn.now = clock::boottime();
             self.turn.wall_ms = clock::wall_ms();
@@ -429,6 +441,7 @@ impl Engine {
         self.traces.tick(self.turn.now);
         self.step(Event::Tick);
         self.look_back(self.turn.now);
+        self.renew_reads();
         let timeout = self.shared.config.request_timeout_micros();
         let since = self.turn.now.minus(timeout);
         for (partition, lane) in (0..).map(PartitionId).zip(&mut self.lanes) {
@@ -444,6 +457,14 @@ impl Engine {
             self.tell_figures();
         }
         self.judge_copies();
+    }
+
+    fn renew_reads(&mut self) {
+        let now = self.turn.now;
+        let reads = self.renewals.reads(&self.shared.board, now);
+        if !reads.is_empty() {
+            self.core.renew_reads(now, reads, &mut self.turn.effects);
+        }
     }
 
     fn look_back(&mut self, now: Micros) {
@@ -698,6 +719,8 @@ impl Engine {
             let begins = standing.serving && !lane.serves();
             cell.expires(if begins { 0 } else { lane.take_next_expiry() });
         }
+        self.renewals
+            .leased(partition, standing.reads_until, self.turn.now);
         let published = to_published(&standing);
         let is_primary = published.is_primary(self.shared.config.node);
         let slowed = lane.pushes_back();

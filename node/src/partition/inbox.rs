@@ -2,10 +2,9 @@
 //! once. Under load the engine is awake and a sender only pushes; a sender that
 //! finds the engine asleep wakes it.
 
-use std::sync::OnceLock;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Thread;
-use std::time::Duration;
+use std::task::Poll;
 
 use bytes::Bytes;
 use cairn_core::cluster::report::PartitionStatus;
@@ -17,6 +16,7 @@ use cairn_core::replication::{
     ProofLevel, SnapshotWanted,
 };
 use cairn_proto::trace::TracedEntry;
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -132,7 +132,7 @@ pub(super) struct Inbox {
     queue: Mutex<Vec<Input>>,
     asleep: AtomicBool,
     closed: AtomicBool,
-    receiver: OnceLock<Thread>,
+    receiver: AtomicWaker,
 }
 
 impl Inbox {
@@ -169,34 +169,29 @@ impl Inbox {
     fn wake(&self) {
         // The engine sets `asleep` before it looks at the queue a last time, under
         // the queue's lock: either it sees what was pushed, or the flag is seen here.
-        if self.asleep.load(Ordering::SeqCst)
-            && self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(receiver) = self.receiver.get()
-        {
-            receiver.unpark();
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            self.receiver.wake();
         }
     }
 
-    /// Makes the calling thread the receiver. At most one ever is.
-    pub(super) fn adopt(&self) {
-        let _ = self.receiver.set(std::thread::current());
-    }
-
-    /// Moves everything into the empty `into`; waits for at most `patience` where
-    /// there is nothing.
-    pub(super) fn take(&self, into: &mut Vec<Input>, patience: Duration) {
-        debug_assert!(into.is_empty());
-        {
-            let mut queue = self.queue.lock();
-            if !queue.is_empty() {
-                std::mem::swap(&mut *queue, into);
-                return;
+    /// Ready once there is something. At most one task ever waits.
+    pub(super) async fn filled(&self) {
+        poll_fn(|context| {
+            self.receiver.register(context.waker());
+            let queue = self.queue.lock();
+            let is_empty = queue.is_empty();
+            self.asleep.store(is_empty, Ordering::SeqCst);
+            match is_empty {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
             }
-            self.asleep.store(true, Ordering::SeqCst);
-        }
-        if !patience.is_zero() {
-            std::thread::park_timeout(patience);
-        }
+        })
+        .await;
+    }
+
+    /// Moves everything into the empty `into`.
+    pub(super) fn take(&self, into: &mut Vec<Input>) {
+        debug_assert!(into.is_empty());
         self.asleep.store(false, Ordering::SeqCst);
         std::mem::swap(&mut *self.queue.lock(), into);
     }
@@ -208,16 +203,16 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_sleeping_receiver_is_woken_and_takes_everything_in_order() {
+    #[tokio::test]
+    async fn a_sleeping_receiver_is_woken_and_takes_everything_in_order() {
         let inbox = Arc::new(Inbox::default());
-        let receiver = std::thread::spawn({
+        let receiver = tokio::spawn({
             let inbox = Arc::clone(&inbox);
-            move || {
-                inbox.adopt();
+            async move {
                 let (mut seen, mut batch) = (Vec::new(), Vec::new());
                 while seen.len() < 1000 {
-                    inbox.take(&mut batch, Duration::from_secs(10));
+                    inbox.filled().await;
+                    inbox.take(&mut batch);
                     for input in batch.drain(..) {
                         if let Input::Event(Event::Flushed { number }) = input {
                             seen.push(number);
@@ -227,19 +222,13 @@ mod tests {
                 seen
             }
         });
-        for number in 0..1000 {
-            inbox.push(Input::Event(Event::Flushed { number }));
-        }
-        let seen = receiver.join().expect("the receiver ends");
+        let sender = std::thread::spawn(move || {
+            for number in 0..1000 {
+                inbox.push(Input::Event(Event::Flushed { number }));
+            }
+        });
+        let seen = receiver.await.expect("the receiver ends");
         assert_eq!(seen, (0..1000).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn patience_ends() {
-        let inbox = Inbox::default();
-        inbox.adopt();
-        let mut batch = Vec::new();
-        inbox.take(&mut batch, Duration::from_millis(1));
-        assert!(batch.is_empty());
+        sender.join().expect("the sender ends");
     }
 }

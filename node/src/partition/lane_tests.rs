@@ -114,6 +114,7 @@ impl Rig {
             push_back: Micros::from_millis(10_000),
             read_lease_at: 0,
             read_lease_parts: 0,
+            read_lease_max: Micros::from_millis(100),
         };
         let mut turn = Turn::new(1000);
         turn.now = Micros::from_millis(10_000);

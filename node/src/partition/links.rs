@@ -15,7 +15,7 @@ use super::inbox::Input;
 use crate::agent::AgentInbox;
 use crate::peer::{self, PeerPool, PeerSink, SnapshotPart, SnapshotStream};
 
-/// Sends messages to other nodes. Called on the engine's thread: returns at once.
+/// Sends messages to other nodes. Called by the engine: returns at once.
 pub trait PeerLink: Send + Sync + 'static {
     /// Sends messages, in order. They may be lost.
     fn send(&self, to: NodeId, messages: Vec<PeerMessage>);
@@ -34,7 +34,7 @@ impl PeerLink for PeerPool {
     }
 }
 
-/// The agent, as the engine knows it. Called on the engine's thread: returns at once.
+/// The agent, as the engine knows it. Called by the engine: returns at once.
 pub trait AgentLink: Send + Sync + 'static {
     /// An answer to an order.
     fn report(&self, report: ReplicaReport);

@@ -41,6 +41,7 @@ mod load;
 mod park;
 mod read;
 mod refusals;
+mod renewals;
 mod reply;
 mod scan;
 mod shared;

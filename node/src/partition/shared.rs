@@ -1,4 +1,4 @@
-//! What the engine's thread and everybody else share.
+//! What the engine and everybody else share.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -33,7 +33,7 @@ const WATCHES_MAX: usize = 10_000;
 /// How many watches read the log on disk at a time: each keeps a thread busy for a batch.
 const WATCHES_ON_DISK: usize = 2;
 
-/// What the engine's thread and everybody else share.
+/// What the engine and everybody else share.
 pub(super) struct Shared {
     pub(super) config: EngineConfig,
     pub(super) inbox: Inbox,

@@ -4,15 +4,14 @@
 //! things to both: [`Prepared`] breaks that circle. Its handle takes things from the
 //! start; they wait until the engine runs.
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use cairn_core::record::ClusterMap;
 use cairn_core::replication::{Event, NodeCore, RecoveredPartition};
 use cairn_storage::wal::LogReader;
+use futures::FutureExt;
 use tokio::runtime;
 use tokio::sync::Semaphore;
 
@@ -123,17 +122,15 @@ impl Prepared {
         }
     }
 
-    /// Starts the engine's thread. `runtime` runs what the engine waits for: reads
-    /// of the store, and snapshots.
-    ///
-    /// # Errors
-    /// Where the system gives no thread.
+    /// Starts the engine on `runtime`, which runs as well what the engine waits for: reads of the
+    /// store, and snapshots.
+    #[must_use]
     pub fn start(
         self,
         storage: EngineStorage,
         links: Links,
         runtime: runtime::Handle,
-    ) -> io::Result<RunningEngine> {
+    ) -> RunningEngine {
         let EngineStorage {
             wal,
             apply,
@@ -175,6 +172,7 @@ impl Prepared {
             at_once: Arc::new(Semaphore::new(config.snapshots_at_once.max(1))),
             throttle: Throttle::new(config.snapshot_rates.at_start().receive),
         };
+        let on = runtime.clone();
         let expirer = runtime.spawn(expiry::run(Arc::clone(&shared)));
         let heat = runtime.spawn(heat::run(Arc::clone(&shared), Arc::clone(&links.agent)));
         let vouching = runtime.spawn(vouch::run(Arc::clone(&shared)));
@@ -189,32 +187,29 @@ impl Prepared {
             runtime,
             applied,
         });
-        let inbox = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("cairn-engine".to_owned())
-            .spawn(move || {
-                inbox.inbox.adopt();
-                if catch_unwind(AssertUnwindSafe(|| engine.run())).is_err() {
-                    // The panic hook has printed where. What the core holds cannot be
-                    // trusted any more, and nothing may be answered from it.
-                    tracing::error!("the engine panicked: the process ends");
-                    eprintln!("cairn: the engine panicked; the process ends");
-                    std::process::abort();
-                }
-            })?;
-        Ok(RunningEngine {
+        let running = on.spawn(async move {
+            if AssertUnwindSafe(engine.run()).catch_unwind().await.is_err() {
+                // The panic hook has printed where. What the core holds cannot be
+                // trusted any more, and nothing may be answered from it.
+                tracing::error!("the engine panicked: the process ends");
+                eprintln!("cairn: the engine panicked; the process ends");
+                std::process::abort();
+            }
+        });
+        RunningEngine {
             handle: Handle { shared },
-            thread: Some(thread),
+            engine: Some(running),
             tasks: [expirer, heat, vouching],
-        })
+        }
     }
 }
 
-/// A running engine. It is stopped with [`Self::stop`], or when this is dropped.
+/// A running engine. It is stopped with [`Self::stop`]; it is told to stop, and not waited for,
+/// when this is dropped.
 #[derive(Debug)]
 pub struct RunningEngine {
     handle: Handle,
-    thread: Option<JoinHandle<()>>,
+    engine: Option<tokio::task::JoinHandle<()>>,
     tasks: [tokio::task::JoinHandle<()>; 3],
 }
 
@@ -225,28 +220,26 @@ impl RunningEngine {
         self.handle.clone()
     }
 
-    /// Stops the engine and waits for its thread. Whatever was not answered is
-    /// answered as unknown. Blocks for as long as one turn takes.
-    pub fn stop(mut self) {
+    /// Stops the engine and waits for its last turn. Whatever was not answered is
+    /// answered as unknown.
+    pub async fn stop(mut self) {
         self.end();
+        if let Some(engine) = self.engine.take() {
+            // It does not end by a panic: that ends the process.
+            let _ = engine.await;
+        }
     }
 
-    fn end(&mut self) {
+    fn end(&self) {
         for task in &self.tasks {
             task.abort();
         }
         self.handle.shared.inbox.push(Input::Stop);
-        if let Some(thread) = self.thread.take() {
-            // The thread does not end by a panic: that ends the process.
-            let _ = thread.join();
-        }
     }
 }
 
 impl Drop for RunningEngine {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.end();
-        }
+        self.end();
     }
 }

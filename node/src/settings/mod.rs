@@ -19,6 +19,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod values;
+mod wal;
 
 pub use docs::markdown;
 pub use kinds::{Group, Roles, Setting, flag_of};
@@ -30,3 +31,4 @@ pub(crate) use reader::check_host_port;
 pub use reader::{Problem, SettingsError};
 pub use table::{SETTINGS, setting};
 pub use values::{Values, with_flags};
+pub use wal::WalSettings;

@@ -17,6 +17,7 @@ use cairn_proto::limits::CLIENT_MESSAGE_BYTES;
 use super::kinds::flag_of;
 use super::reader::{Reader, SettingsError, check_host_port};
 use super::values::Values;
+use super::wal::{self, WalSettings};
 use super::{cluster, limits, outside, read_copies};
 use crate::agent::{PlaceSettings, PlacesFile, WEIGHTS, check_label};
 use crate::coordinator::CoordinatorAddress;
@@ -33,8 +34,8 @@ const MANIFEST_BYTES_MAX: usize = 512;
 /// How many snapshots may be under way at a time.
 const SNAPSHOTS_AT_ONCE: RangeInclusive<usize> = 1..=64;
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
 
 /// The settings of a node, by its role.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,12 +209,8 @@ pub struct DataSettings {
     pub store_journal_bytes: u64,
     /// Threads that read the store.
     pub store_reader_threads: usize,
-    /// The size of a WAL segment.
-    pub wal_segment_bytes: u64,
-    /// The most WAL kept for lagging replicas.
-    pub wal_retain_bytes: u64,
-    /// What of the WAL is kept for watches although no replica needs it.
-    pub wal_keep_bytes: u64,
+    /// The write-ahead log.
+    pub wal: WalSettings,
     /// The most bytes of snapshots that are sent in a second; 0 for no fixed limit.
     pub snapshot_send_rate: u64,
     /// The most bytes of snapshots that are received in a second; 0 for no fixed limit.
@@ -240,7 +237,7 @@ pub struct DataSettings {
     pub stuck_flush: Duration,
     /// For how long writes are slowed for a replica that catches up.
     pub push_back: Duration,
-    /// How many reads of a replica within an eighth of a lease are worth a lease for reads.
+    /// How many reads of a replica within a lease for reads are worth one.
     pub read_lease_at: u64,
     /// What a primary subtracts from its lease; `None` leaves it to the lease's length.
     pub lease_margin: Option<Duration>,
@@ -357,8 +354,6 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
     let input_room_bytes = bounded("CAIRN_INPUT_ROOM_BYTES", 512 * MIB, MIB..=1024 * GIB);
     let idle_timeout = reader.millis("CAIRN_IDLE_TIMEOUT_MS", 0, 0..=31_536_000_000);
     let pending_write_bytes = bounded("CAIRN_PENDING_WRITE_BYTES", 64 * MIB, MIB..=64 * GIB);
-    let wal_segment_bytes = reader.bytes("CAIRN_WAL_SEGMENT_BYTES", 64 * MIB, MIB..=4 * GIB);
-    let wal_retain_bytes = reader.bytes("CAIRN_WAL_RETAIN_BYTES", 512 * MIB, 2 * MIB..=1024 * GIB);
     if max_command_bytes < max_key_bytes + max_value_bytes + COMMAND_REST_BYTES {
         reader.problem(
             "CAIRN_MAX_COMMAND_BYTES",
@@ -378,20 +373,6 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
             "CAIRN_PENDING_WRITE_BYTES",
             "it is less than two of the largest values",
             "Raise it, or lower CAIRN_MAX_VALUE_BYTES",
-        );
-    }
-    if wal_segment_bytes < 2 * max_value_bytes as u64 {
-        reader.problem(
-            "CAIRN_WAL_SEGMENT_BYTES",
-            "it is less than two of the largest values",
-            "Raise it, or lower CAIRN_MAX_VALUE_BYTES",
-        );
-    }
-    if wal_retain_bytes < 2 * wal_segment_bytes {
-        reader.problem(
-            "CAIRN_WAL_RETAIN_BYTES",
-            "it is less than two segments",
-            "Raise it, or lower CAIRN_WAL_SEGMENT_BYTES",
         );
     }
     Some(DataSettings {
@@ -427,9 +408,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         store_reader_threads: reader
             .number("CAIRN_STORE_READER_THREADS", 1..=256)
             .unwrap_or_else(|| store_readers(allowed_cpus())),
-        wal_segment_bytes,
-        wal_retain_bytes,
-        wal_keep_bytes: reader.bytes("CAIRN_WAL_KEEP_BYTES", 128 * MIB, 0..=1024 * GIB),
+        wal: wal::read(reader, max_value_bytes),
         snapshot_send_rate: read_rate(reader, "CAIRN_SNAPSHOT_SEND_BYTES_PER_SECOND"),
         snapshot_receive_rate: read_rate(reader, "CAIRN_SNAPSHOT_RECEIVE_BYTES_PER_SECOND"),
         snapshots_sent_at_once: reader
@@ -450,7 +429,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         push_back: reader.millis("CAIRN_PUSH_BACK_MS", 60_000, 1_000..=3_600_000),
         read_lease_at: reader
             .number("CAIRN_READ_LEASE_AT", 0..=1_000_000)
-            .unwrap_or(0),
+            .unwrap_or(4),
         lease_margin: reader
             .number("CAIRN_LEASE_MARGIN_MS", 1..=60_000)
             .map(Duration::from_millis),

@@ -553,6 +553,14 @@ pub const SETTINGS: &[Setting] = &[
         "How much of the log stays on disk for watches although no replica needs it, within CAIRN_WAL_RETAIN_BYTES and while the disk has room.",
     ),
     row(
+        "CAIRN_WAL_DIRECT",
+        Data,
+        Bounds,
+        "true",
+        "true or false",
+        "Whether the log is written past the page cache (`O_DIRECT`), which costs less and flushes sooner; where the file system has no such writes it is written through it all the same.",
+    ),
+    row(
         "CAIRN_SNAPSHOT_SEND_BYTES_PER_SECOND",
         Data,
         Bounds,
@@ -692,9 +700,9 @@ pub const SETTINGS: &[Setting] = &[
         "CAIRN_READ_LEASE_AT",
         Data,
         Timings,
-        "0",
+        "4",
         "0 to 1000000",
-        "So many reads of the level `replica` of one partition within an eighth of CAIRN_LEASE_MS (100 ms at most) have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately; 0 for never. Off until more has been tried: 8 is a good number.",
+        "So many reads of the level `replica` of one partition within a quarter of CAIRN_LEASE_MS (100 ms at most) have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately; 0 for never.",
     ),
     row(
         "CAIRN_LEASE_MARGIN_MS",

@@ -244,6 +244,11 @@ impl NodeStorage {
         }
         let disk = DirectoryDisk::open(&directory.log_path())
             .map_err(StorageError::io("open the write-ahead log"))?;
+        let disk = if config.wal.direct {
+            disk.past_the_cache()
+        } else {
+            disk
+        };
         if directory.is_established() && is_empty(&disk)? {
             return Err(directory
                 .damaged("its write-ahead log is empty, though it has an identity")

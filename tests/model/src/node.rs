@@ -54,6 +54,7 @@ fn timing() -> Timing {
         push_back: NEVER,
         read_lease_at: 0,
         read_lease_parts: 0,
+        read_lease_max: Micros::from_millis(100),
     }
 }
 

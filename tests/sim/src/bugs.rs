@@ -26,8 +26,6 @@ pub const RARE: &[Bug] = &[
     Bug::QuorumReadOfTwoEpochs,
     Bug::ExpireWithoutEntry,
     Bug::VouchPastLease,
-    Bug::CommitPastReadLease,
-    Bug::HandOverPastReadLease,
     Bug::ForgetReadGrants,
     Bug::AckWithoutLease,
     Bug::PruneTableEarly,

@@ -1,6 +1,7 @@
 //! The world: a queue of events in simulated time, the nodes, the network.
 
 mod clients;
+mod confined;
 mod copies;
 mod effects;
 mod faults;
@@ -100,6 +101,8 @@ enum Happening {
     Strike(NodeId, Kind, u64),
     /// Perhaps others reach each other from now on.
     Turn,
+    /// What is to happen to a replica that hears its primary alone.
+    Confined(confined::Confined),
     Room(NodeId, u64, DiskRoom),
     /// The disk of a node that is no member any more is thrown away.
     Discard(NodeId),
@@ -213,6 +216,11 @@ struct World {
     healing: bool,
     /// Clients write nothing any more.
     quiet: bool,
+    /// Until when clients begin no write.
+    hushed_until: Micros,
+    silence: Option<confined::Silence>,
+    /// Whether who no longer serves tells the coordinators at once.
+    urged: bool,
     reads: BTreeMap<u64, reads::Read>,
     reads_begun: u64,
     proofs: BTreeMap<(u64, u64, PartitionId), reads::Proofs>,
@@ -298,7 +306,7 @@ pub fn faults_of(seed: u64) -> Vec<u32> {
 fn plan_of(seed: u64) -> Vec<Fault> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x0070_6c61_6e00);
     let begin = START.plus(Micros::from_millis(200));
-    plan::draw(&mut rng, begin, START.plus(FAULTS))
+    plan::draw(seed, &mut rng, begin, START.plus(FAULTS))
 }
 
 fn layout_of(seed: u64, options: &Options) -> Layout {
@@ -316,6 +324,7 @@ const START: Micros = Micros(1_000_000);
 impl World {
     fn new(seed: u64, options: &Options) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
+        let calm = plan::is_calm(seed);
         let replicas = rng.random_range(2..=5u64);
         let nodes = replicas + rng.random_range(0..=2u64);
         // Stand-ins know no way to lose a write.
@@ -357,7 +366,15 @@ impl World {
             },
             push_back: Micros::from_millis(1_000),
             read_lease_at: 1,
-            read_lease_parts: rng.random_range(1..=8),
+            read_lease_parts: match rng.random_range(1..=8) {
+                parts if calm => parts / 4 + 1,
+                parts => parts,
+            },
+            // As long as the primary's own where much time is needed to see what comes of one.
+            read_lease_max: match calm {
+                true => lease,
+                false => Micros::from_millis(100),
+            },
         };
         let layout = layout_of(seed, options);
         let partitions = layout.partitions;
@@ -378,7 +395,12 @@ impl World {
                 moves_per_node: Some(rng.random_range(1..=3)),
                 ..SettingsRequest::default()
             };
-            let shipped = Shipped::new(settings, shipped::restless(&mut rng));
+            let mut supervisor = shipped::restless(&mut rng);
+            if calm {
+                // It names another primary as soon as it may.
+                supervisor.gather = TICK;
+            }
+            let shipped = Shipped::new(settings, supervisor);
             Brain::Shipped(Box::new(shipped.expect("legal settings")))
         };
         let seats = (1..=nodes).map(|n| (n, n)).collect();
@@ -391,7 +413,10 @@ impl World {
             })
             .collect();
         let clients = clients::Clients::new(&mut rng);
-        let unrest = govern::Unrest::draw(&mut rng);
+        let unrest = match govern::Unrest::draw(&mut rng) {
+            _ if calm => govern::Unrest::NONE,
+            unrest => unrest,
+        };
         Self {
             options: options.clone(),
             rng,
@@ -420,6 +445,9 @@ impl World {
             trace: Vec::new(),
             healing: false,
             quiet: false,
+            hushed_until: Micros(0),
+            silence: None,
+            urged: calm,
             reads: BTreeMap::new(),
             reads_begun: 0,
             proofs: BTreeMap::new(),
@@ -670,6 +698,7 @@ impl World {
                 self.strike(kind, id, &mut StdRng::seed_from_u64(seed))
             }
             Happening::Turn => self.turn(),
+            Happening::Confined(confined) => self.confined(confined),
             Happening::Room(id, _, room) => self.step(id, Event::DiskRoom { room }),
             Happening::Discard(id) => {
                 self.discard(id);
@@ -690,6 +719,9 @@ impl World {
         let away = self.now < self.coordinators_away_until || self.is_cut(id.0, COORDINATORS);
         self.step(id, Event::Coordinators { reachable: !away })?;
         self.step(id, Event::Tick)?;
+        if self.alive(id, session) {
+            self.renew_reads(id, session)?;
+        }
         if self.rng.random_bool(0.2) && !away {
             self.beat(id, session);
         }

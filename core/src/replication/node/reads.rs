@@ -1,11 +1,11 @@
 //! What a node asks of others, and tells them, for the sake of reads and of those who
 //! wait for every member.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::event::Effect;
 use super::super::message::{PeerMessage, ReadAnswer, ReadAsk, Stand};
-use super::super::proof::{Proof, Unproved};
+use super::super::proof::{Proof, ProofLevel, ReadsArrived, Unproved};
 use super::NodeCore;
 use crate::ids::{Index, Micros, NodeId, PartitionId};
 
@@ -35,6 +35,34 @@ impl NodeCore {
                     proof: Proof::Elsewhere(None),
                 });
             }
+        }
+        self.put_questions(now, effects);
+        self.finish(effects);
+    }
+
+    /// Asks for further leases for reads where those that there are end soon and are used, of all
+    /// partitions that have the same primary together: so much has been read of each.
+    pub fn renew_reads(&mut self, now: Micros, reads: &[ReadsArrived], effects: &mut Vec<Effect>) {
+        let span = self.timing.reads();
+        let (soon, past_middle) = (Micros(span.0 / 3), Micros(span.0 / 3 * 2));
+        let mut used = Vec::new();
+        for of in reads {
+            let left = self.with(now, effects, of.partition, |replica, ctx| {
+                replica.reads_left(ctx, of.before)
+            });
+            if let Some((primary, left)) = left.flatten().filter(|(_, left)| *left <= past_middle) {
+                used.push((primary, left, of));
+            }
+        }
+        let asked: BTreeSet<NodeId> = used
+            .iter()
+            .filter(|(_, left, _)| *left <= soon)
+            .map(|(primary, ..)| *primary)
+            .collect();
+        for (_, _, of) in used.iter().filter(|(primary, ..)| asked.contains(primary)) {
+            self.with(now, effects, of.partition, |replica, ctx| {
+                replica.begin_round(ctx, ProofLevel::Replica, of.before);
+            });
         }
         self.put_questions(now, effects);
         self.finish(effects);

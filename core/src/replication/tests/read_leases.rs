@@ -1,7 +1,8 @@
 //! Leases for reads, as the primary that grants them.
 
 use super::*;
-use crate::replication::message::ReadAsk;
+use crate::replication::message::{ReadAnswer, ReadAsk, Stand};
+use crate::replication::{ProofLevel, ReadsArrived, Unproved};
 
 fn after(millis: u64) -> impl Fn(Micros) -> Micros {
     move |at| at.plus(Micros::from_millis(millis))
@@ -195,4 +196,101 @@ fn a_lease_for_reads_is_bounded_however_long_the_primarys_is() {
     // What the disk does not know of is not granted.
     let known = timing.reads_granted(Micros::from_millis(400));
     assert_eq!(known, Micros::from_millis(50));
+}
+
+/// Another partition.
+const Q: PartitionId = PartitionId(1);
+
+/// The questions among the effects, each of which node 1 answers with a lease for reads of 50 ms.
+fn answered(rig: &mut Rig, effects: &[Effect]) -> Vec<ReadAsk> {
+    let asked: Vec<ReadAsk> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Send {
+                to,
+                message: PeerMessage::ReadAsk(ask),
+            } => {
+                assert_eq!(*to, NodeId(1));
+                Some(ask.clone())
+            }
+            _ => None,
+        })
+        .collect();
+    for ask in &asked {
+        let stand = |partition: &PartitionId| Stand {
+            partition: *partition,
+            replica: ReplicaId(1),
+            epoch: Epoch(1),
+            leased: true,
+            head: Position::ZERO,
+            commit: Position::ZERO,
+            reads_for: Micros::from_millis(50),
+        };
+        rig.hear(
+            1,
+            PeerMessage::ReadAnswer(ReadAnswer {
+                session: ask.session,
+                number: ask.number,
+                stands: ask.partitions.iter().map(stand).collect(),
+            }),
+        );
+    }
+    asked
+}
+
+#[test]
+fn leases_for_reads_that_are_used_are_renewed_together_before_they_end() {
+    let mut rig = Rig::start(3, Vec::new());
+    for id in [P, Q] {
+        rig.learn(PartitionRecord {
+            id,
+            ..record(1, 1, 3, 2, Some(1))
+        });
+    }
+    rig.flush();
+    let begun = rig.now;
+    let read = |rig: &mut Rig, partition| {
+        let mut effects = Vec::new();
+        let reads = Unproved {
+            partition,
+            level: ProofLevel::Replica,
+            before: 1,
+        };
+        rig.core.prove(rig.now, &[reads], &mut effects);
+        answered(rig, &effects)
+    };
+    let until = |rig: &Rig, partition| rig.core.standing(partition).expect("a replica").reads_until;
+    let renew = |rig: &mut Rig, before| {
+        let mut effects = Vec::new();
+        let reads = [P, Q].map(|partition| ReadsArrived { partition, before });
+        rig.core.renew_reads(rig.now, &reads, &mut effects);
+        answered(rig, &effects)
+    };
+    assert_eq!(read(&mut rig, P).len(), 1);
+    assert_eq!(until(&rig, P), after(45)(begun));
+    rig.now = after(15)(begun);
+    assert_eq!(read(&mut rig, Q).len(), 1);
+    assert_eq!(until(&rig, Q), after(60)(begun));
+    // None ends soon.
+    rig.now = after(20)(begun);
+    assert_eq!(renew(&mut rig, 5), []);
+    // One does, and the other one comes with it.
+    rig.now = after(30)(begun);
+    let asked = renew(&mut rig, 10);
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!(
+        (&asked[0].partitions, &asked[0].leases),
+        (&vec![P, Q], &vec![P, Q])
+    );
+    for partition in [P, Q] {
+        assert_eq!(until(&rig, partition), after(75)(begun));
+    }
+    // What nobody has read for as long as one lasts ends.
+    rig.now = after(65)(begun);
+    assert_eq!(renew(&mut rig, 11).len(), 1);
+    rig.now = after(105)(begun);
+    assert_eq!(renew(&mut rig, 11).len(), 1);
+    assert_eq!(until(&rig, P), after(150)(begun));
+    rig.now = after(140)(begun);
+    assert_eq!(renew(&mut rig, 11), []);
 }

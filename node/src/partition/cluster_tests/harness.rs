@@ -285,6 +285,7 @@ impl TestCluster {
             push_back: Micros::from_millis(10_000),
             read_lease_at: 1,
             read_lease_parts: 8,
+            read_lease_max: Micros::from_millis(100),
         };
         let mut config = EngineConfig::new(node, rand::random(), timing);
         config.request_timeout = Duration::from_secs(2);
@@ -307,24 +308,22 @@ impl TestCluster {
             network: Arc::clone(&self.network),
         };
         let (send, reports) = mpsc::unbounded_channel();
-        let engine = prepared
-            .start(
-                EngineStorage {
-                    wal: storage.wal.clone(),
-                    apply: storage.apply.clone(),
-                    reader: storage.reader.clone(),
-                    log: storage.log.clone(),
-                    recovered: std::mem::take(&mut storage.recovered),
-                    next_generation: storage.next_generation,
-                },
-                Links {
-                    peers: Arc::new(way.clone()),
-                    snapshots: Arc::new(way),
-                    agent: Arc::new(Reports(send)),
-                },
-                tokio::runtime::Handle::current(),
-            )
-            .expect("start the engine");
+        let engine = prepared.start(
+            EngineStorage {
+                wal: storage.wal.clone(),
+                apply: storage.apply.clone(),
+                reader: storage.reader.clone(),
+                log: storage.log.clone(),
+                recovered: std::mem::take(&mut storage.recovered),
+                next_generation: storage.next_generation,
+            },
+            Links {
+                peers: Arc::new(way.clone()),
+                snapshots: Arc::new(way),
+                agent: Arc::new(Reports(send)),
+            },
+            tokio::runtime::Handle::current(),
+        );
         let others: Vec<(NodeId, Handle)> = {
             let mut network = self.network.lock();
             network.handles.insert(node, handle.clone());
@@ -349,14 +348,14 @@ impl TestCluster {
     pub(super) async fn stop_node(&mut self, node: NodeId) {
         self.network.lock().handles.remove(&node);
         let stopped = self.nodes.remove(&node).expect("it runs");
+        let TestNode {
+            engine,
+            storage,
+            directory,
+            ..
+        } = stopped;
+        engine.stop().await;
         tokio::task::spawn_blocking(move || {
-            let TestNode {
-                engine,
-                storage,
-                directory,
-                ..
-            } = stopped;
-            engine.stop();
             storage.close();
             drop(directory);
         })

@@ -296,6 +296,12 @@ impl World {
         if self.quiet {
             return Ok(());
         }
+        if self.hushed_until > self.now {
+            let after = self.hushed_until.minus(self.now).0;
+            let after = after + self.rng.random_range(0..2_000);
+            self.at(after, Happening::Client(client));
+            return Ok(());
+        }
         let wall_ms = self.now.0 / 1_000;
         let partition = match self.healing {
             // None waits for what is still wrong with another partition.

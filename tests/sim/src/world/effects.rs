@@ -99,7 +99,17 @@ impl World {
                     let invariants = &mut self.partitions[partition].invariants;
                     invariants.wholeness.mended(id, head);
                 }
-                Effect::Standing { .. } | Effect::Everywhere { .. } => {}
+                Effect::Everywhere { .. } => {}
+                Effect::Standing { partition } => {
+                    let stopped = self.standing(id, partition);
+                    let stopped =
+                        stopped.filter(|s| !s.serving && s.primary.is_some_and(|p| p.node == id));
+                    if stopped.is_some() && self.urged {
+                        // As the agent does, the coordinators are told at once.
+                        let session = self.node(id).session;
+                        self.beat(id, session);
+                    }
+                }
                 Effect::Proved {
                     partition,
                     level,

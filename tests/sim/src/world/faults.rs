@@ -145,6 +145,7 @@ impl World {
                     rng: StdRng::seed_from_u64(rng.random()),
                 });
             }
+            Kind::Confine => self.confine(rng),
             Kind::Join
             | Kind::GiveUp
             | Kind::TakeBack
@@ -159,6 +160,7 @@ impl World {
 
     /// The coordinators have decided on a record.
     pub(super) fn spring_ambush(&mut self, record: &PartitionRecord) {
+        self.keep_silent(record);
         let Some(mut ambush) = self.ambush.take().filter(|_| !self.healing) else {
             return;
         };
@@ -484,6 +486,8 @@ impl World {
         self.rotation = None;
         self.ambush = None;
         self.coordinators_away_until = Micros(0);
+        self.hushed_until = Micros(0);
+        self.silence = None;
         self.say(|| "-- healing".into());
         for n in 0..self.nodes.len() {
             self.nodes[n].paused_until = Micros(0);

@@ -412,6 +412,11 @@ impl World {
             self.coverage.count("promotion");
             stand_in.promote(now, &mut acts);
         }
+        self.act(partition, acts)
+    }
+
+    /// Does what a partition's stand-in decided.
+    pub(super) fn act(&mut self, partition: PartitionId, acts: Vec<Act>) -> Result<(), String> {
         for act in acts {
             match act {
                 Act::Publish => self.publish(partition)?,

@@ -9,7 +9,7 @@ use cairn_core::ids::{Epoch, Index, Micros, NodeId, PartitionId, Position};
 use cairn_core::kv::request::ReadLevel;
 use cairn_core::kv::{DueKey, VersionedValue};
 use cairn_core::replication::{
-    Effect, Generation, PeerMessage, Proof, ProofLevel, ProofLook, Standing, Unproved,
+    Effect, Generation, PeerMessage, Proof, ProofLevel, ProofLook, ReadsArrived, Standing, Unproved,
 };
 use rand::Rng;
 
@@ -122,6 +122,16 @@ impl World {
             Some(primary) if level == ReadLevel::Primary => primary,
             _ => n,
         };
+        self.read_at(n, partition, level)
+    }
+
+    /// A read begins on the node of that place.
+    pub(super) fn read_at(
+        &mut self,
+        n: usize,
+        partition: PartitionId,
+        level: ReadLevel,
+    ) -> Result<(), String> {
         let (id, now) = (self.nodes[n].id, self.now);
         if self.nodes[n].core.is_none() || self.nodes[n].paused_until > now {
             return Ok(());
@@ -217,6 +227,30 @@ impl World {
         let number = self.reads_begun;
         self.reads.insert(number, read);
         self.at(after, Happening::Look(node, number));
+    }
+
+    /// Leases for reads that are used are renewed, as the engine has it done.
+    pub(super) fn renew_reads(&mut self, id: NodeId, session: u64) -> Result<(), String> {
+        let reads: Vec<ReadsArrived> = self
+            .proofs
+            .iter()
+            .filter(|((node, of, _), _)| (*node, *of) == (id.0, session))
+            .filter_map(|((.., partition), proofs)| {
+                let before = *proofs.arrived.get(&ProofLevel::Replica)?;
+                let partition = *partition;
+                Some(ReadsArrived { partition, before })
+            })
+            .collect();
+        let now = self.now;
+        let clock = self.node(id).clock(now);
+        let mut effects = Vec::new();
+        if let Some(core) = &mut self.node(id).core {
+            core.renew_reads(clock, &reads, &mut effects);
+        }
+        if !effects.is_empty() {
+            self.coverage.count("lease for reads renewed");
+        }
+        self.carry_out(id, effects)
     }
 
     /// The place of a partition's primary, for a reader that looks at the map: every other

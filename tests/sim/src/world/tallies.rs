@@ -137,6 +137,11 @@ impl World {
 
     /// A client of the counter begins a request.
     pub(super) fn tally(&mut self, client: usize) -> Result<(), String> {
+        if self.hushed_until > self.now {
+            let after = self.hushed_until.minus(self.now).0;
+            self.at(after, Happening::TallyBegins(client));
+            return Ok(());
+        }
         let called = self.now.0;
         let tallies = &mut self.tallies;
         let (nonce, stripes) = (tallies.rng.random(), tallies.rng.random_range(0..=4));

@@ -1,0 +1,251 @@
+//! How soon a hot key is found, when the copies that it gets bring relief, and when all is at
+//! rest again once nobody asks for it any more.
+
+mod report;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use cairn_client::admin::Admin;
+use cairn_client::transport::Dialer;
+use cairn_core::cluster::status::ClusterStatus;
+use cairn_proto::pb::hot::v1::ListRequest;
+use cairn_proto::pb::hot::v1::hot_keys_client::HotKeysClient;
+use cairn_workload::distribution::Skew;
+use cairn_workload::operation::Mix;
+
+use self::report::{Report, Round};
+use crate::cgroup::{Groups, Quota};
+use crate::compare::seconds;
+use crate::driver::{self, Increments, Level, Load};
+use crate::machine::Machine;
+use crate::scratch::{PathArgs, Scratch};
+use crate::stop;
+use crate::systems::{Cairn, CairnSpec, Protocol};
+
+const PRELOAD: Duration = Duration::from_secs(120);
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the cluster has to come to rest.
+const REST_MAX: Duration = Duration::from_secs(300);
+/// Over how long a rate is measured.
+const PIECE: Duration = Duration::from_secs(2);
+
+/// Under which load, and for how long
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ReliefArgs {
+    /// With how many data nodes
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(3..=64))]
+    nodes: u32,
+    /// What of one processor each data node may take
+    #[arg(long, default_value_t = 0.1)]
+    share: f64,
+    /// Of how many microseconds the share is taken
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000))]
+    period_us: u64,
+    /// How many connections read, half of the time one key
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// For how many seconds they read
+    #[arg(long, default_value_t = 40.0, value_parser = seconds)]
+    seconds: f64,
+    /// How often all of it is done, each time with a cluster of its own
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// From how many reads in a second for each replica on a partition gets further copies: as
+    /// CAIRN_READ_COPIES_AT, for nodes that have this share of a processor
+    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..))]
+    copies_at: u64,
+    /// How many keys, of 16 bytes
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    keys: u64,
+    #[command(flatten)]
+    paths: PathArgs,
+}
+
+pub(crate) fn run(args: &ReliefArgs) -> Result<()> {
+    let quota = Quota::new(args.share, args.period_us)?;
+    let scratch = Scratch::make(&args.paths)?;
+    let machine = Machine::here(&scratch.paths.scratch);
+    let mut report = Report::new(machine, scratch.command.clone(), args.nodes, args.share);
+    let mut outcome = Ok(());
+    for round in 0..args.rounds {
+        match play(args, round, quota, &scratch) {
+            Ok(round) => report.add(round),
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
+    }
+    if report.has_figures() {
+        let written = report.write(&scratch.results)?;
+        eprintln!("written: {}", written.display());
+    }
+    outcome
+}
+
+fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Result<Round> {
+    stop::check()?;
+    let groups = Groups::make()?;
+    let name = format!("relief-{round}");
+    let copies_at = (
+        "CAIRN_READ_COPIES_AT".to_owned(),
+        args.copies_at.to_string(),
+    );
+    let spec = CairnSpec {
+        data_nodes: args.nodes as usize,
+        environment: [copies_at].into(),
+        groups: Some(&groups),
+        name: name.clone(),
+        ..CairnSpec::default()
+    };
+    let directory = scratch.paths.scratch.join(&name);
+    let cluster = Cairn::start(&scratch.paths.cairn, &directory, &spec)?;
+    let target = cluster.target(Protocol::Resp, Level::Replica, Increments::Owner);
+    let load = Load {
+        mix: Mix {
+            get: 1,
+            ..Mix::default()
+        },
+        skew: Skew::OneKey(0.5),
+        keys: args.keys,
+        value_bytes: 128,
+        connections: args.connections as usize,
+        depth: 1,
+        warmup: Duration::ZERO,
+        duration: PIECE,
+        threads: scratch.threads,
+        seed: u64::from(round) + 1,
+    };
+    driver::preload(&target, &load, PRELOAD)?;
+    cluster.set_quota(Some(quota))?;
+    let pids: Vec<u32> = cluster
+        .data()
+        .iter()
+        .map(crate::systems::Server::pid)
+        .collect();
+    let began = Instant::now();
+    let reads = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| watch(cluster.clients(), began, &reads));
+        let mut rates = Vec::new();
+        let mut driven = Ok(());
+        while began.elapsed().as_secs_f64() < args.seconds && !stop::requested() {
+            let at = began.elapsed().as_secs_f64() + PIECE.as_secs_f64() / 2.0;
+            match driver::measure(&target, &load, &pids, &scratch.paths.scratch) {
+                Ok(seen) => rates.push((at, seen.rate())),
+                Err(error) => {
+                    driven = Err(error);
+                    break;
+                }
+            }
+        }
+        let ended = began.elapsed();
+        reads.store(false, Ordering::Relaxed);
+        let watched = watch.join();
+        driven?;
+        let Ok(watched) = watched else {
+            bail!("whoever looked at the cluster broke off");
+        };
+        let done = Round::new(rates, &watched?, ended);
+        eprintln!("round {}: {}", round + 1, done.sentence());
+        Ok(done)
+    })
+}
+
+/// When something was first so, since the first request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moments {
+    /// A data node names a hot key.
+    named: Option<Duration>,
+    /// The coordinators tell of it.
+    known: Option<Duration>,
+    /// The first copy for reads is in the map.
+    copied: Option<Duration>,
+    /// The last one that was made.
+    copied_last: Option<Duration>,
+    /// How many copies there were at most.
+    copies: usize,
+    /// After the last request: no key is hot any more.
+    cool: Option<Duration>,
+    /// No copy is left.
+    rest: Option<Duration>,
+}
+
+/// Looks at the cluster until it is at rest.
+fn watch(clients: &[String], began: Instant, reads: &AtomicBool) -> Result<Moments> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    runtime.block_on(async {
+        let dialer = Dialer::default();
+        let admin = Admin::new(clients.to_vec(), dialer.clone()).deadline(Duration::from_secs(5));
+        let mut moments = Moments::default();
+        let mut over: Option<Instant> = None;
+        loop {
+            stop::check()?;
+            if !reads.load(Ordering::Relaxed) {
+                over.get_or_insert_with(Instant::now);
+            }
+            if moments.named.is_none() && any_names(&dialer, clients).await {
+                moments.named = Some(began.elapsed());
+            }
+            if let Some(status) = status_of(&admin).await? {
+                moments.take(&status, began.elapsed(), over.map(|over| over.elapsed()));
+            }
+            match over {
+                Some(_) if moments.rest.is_some() => return Ok(moments),
+                Some(over) if over.elapsed() > REST_MAX => return Ok(moments),
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        }
+    })
+}
+
+impl Moments {
+    fn take(&mut self, status: &ClusterStatus, since: Duration, over: Option<Duration>) {
+        let heat = &status.heat;
+        if !heat.keys.is_empty() {
+            self.known.get_or_insert(since);
+        }
+        if heat.read_copies > self.copies {
+            self.copies = heat.read_copies;
+            self.copied.get_or_insert(since);
+            self.copied_last = Some(since);
+        }
+        let Some(over) = over else { return };
+        if heat.keys.is_empty() {
+            self.cool.get_or_insert(over);
+            if heat.read_copies == 0 {
+                self.rest.get_or_insert(over);
+            }
+        }
+    }
+}
+
+/// How the cluster is; nothing where nobody says it in time.
+async fn status_of(admin: &Admin) -> Result<Option<ClusterStatus>> {
+    match admin.status().await {
+        Ok(text) => Ok(Some(
+            serde_json::from_str(&text).context("read the cluster's status")?,
+        )),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether any data node names a hot key.
+async fn any_names(dialer: &Dialer, clients: &[String]) -> bool {
+    for address in clients {
+        let Ok(channel) = dialer.dial(address).await else {
+            continue;
+        };
+        let reply = HotKeysClient::new(channel).list(ListRequest {}).await;
+        if reply.is_ok_and(|reply| !reply.into_inner().keys.is_empty()) {
+            return true;
+        }
+    }
+    false
+}
