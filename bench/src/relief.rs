@@ -3,7 +3,7 @@
 
 mod report;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +14,7 @@ use cairn_proto::pb::hot::v1::ListRequest;
 use cairn_proto::pb::hot::v1::hot_keys_client::HotKeysClient;
 use cairn_workload::distribution::Skew;
 use cairn_workload::operation::Mix;
+use tokio::time::timeout;
 
 use self::report::{Report, Round};
 use crate::cgroup::{Groups, Quota};
@@ -29,6 +30,8 @@ const PRELOAD: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the cluster has to come to rest.
 const REST_MAX: Duration = Duration::from_secs(300);
+/// How long one look may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Over how long a rate is measured.
 const PIECE: Duration = Duration::from_secs(2);
 
@@ -127,15 +130,18 @@ fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Resul
         .map(crate::systems::Server::pid)
         .collect();
     let began = Instant::now();
-    let reads = AtomicBool::new(true);
+    let over = OnceLock::new();
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| watch(cluster.clients(), began, &reads));
+        let watch = scope.spawn(|| watch(cluster.clients(), began, &over));
         let mut rates = Vec::new();
         let mut driven = Ok(());
         while began.elapsed().as_secs_f64() < args.seconds && !stop::requested() {
-            let at = began.elapsed().as_secs_f64() + PIECE.as_secs_f64() / 2.0;
             match driver::measure(&target, &load, &pids, &scratch.paths.scratch) {
-                Ok(seen) => rates.push((at, seen.rate())),
+                // The time over which it was counted is the last.
+                Ok(seen) => {
+                    let at = began.elapsed().saturating_sub(PIECE / 2);
+                    rates.push((at.as_secs_f64(), seen.rate()));
+                }
                 Err(error) => {
                     driven = Err(error);
                     break;
@@ -143,7 +149,7 @@ fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Resul
             }
         }
         let ended = began.elapsed();
-        reads.store(false, Ordering::Relaxed);
+        let _ = over.set(Instant::now());
         let watched = watch.join();
         driven?;
         let Ok(watched) = watched else {
@@ -175,28 +181,28 @@ struct Moments {
 }
 
 /// Looks at the cluster until it is at rest.
-fn watch(clients: &[String], began: Instant, reads: &AtomicBool) -> Result<Moments> {
+fn watch(clients: &[String], began: Instant, over: &OnceLock<Instant>) -> Result<Moments> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start a runtime")?;
     runtime.block_on(async {
         let dialer = Dialer::default();
-        let admin = Admin::new(clients.to_vec(), dialer.clone()).deadline(Duration::from_secs(5));
+        let admin = Admin::new(clients.to_vec(), dialer.clone()).deadline(PATIENCE);
         let mut moments = Moments::default();
-        let mut over: Option<Instant> = None;
         loop {
             stop::check()?;
-            if !reads.load(Ordering::Relaxed) {
-                over.get_or_insert_with(Instant::now);
-            }
-            if moments.named.is_none() && any_names(&dialer, clients).await {
-                moments.named = Some(began.elapsed());
+            if moments.named.is_none() {
+                let named = timeout(PATIENCE, any_names(&dialer, clients)).await;
+                if named.unwrap_or(false) {
+                    moments.named = Some(began.elapsed());
+                }
             }
             if let Some(status) = status_of(&admin).await? {
-                moments.take(&status, began.elapsed(), over.map(|over| over.elapsed()));
+                let over = over.get().map(Instant::elapsed);
+                moments.take(&status, began.elapsed(), over);
             }
-            match over {
+            match over.get() {
                 Some(_) if moments.rest.is_some() => return Ok(moments),
                 Some(over) if over.elapsed() > REST_MAX => return Ok(moments),
                 _ => tokio::time::sleep(LOOK).await,

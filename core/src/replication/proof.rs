@@ -574,8 +574,12 @@ impl Replica {
     pub(super) fn void_proofs(&mut self, ctx: &mut Context<'_>) {
         // Neither a lease for reads, nor how much was read in another role.
         let Proving {
-            rounds, matching, ..
+            rounds,
+            matching,
+            wanted,
+            ..
         } = std::mem::take(&mut *self.proving);
+        self.proving.wanted = wanted.of_another_role();
         for (level, round) in rounds {
             let before = round.next.unwrap_or(round.before);
             self.proved(ctx, level, before, Proof::NotNow);

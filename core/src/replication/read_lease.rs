@@ -80,6 +80,14 @@ impl Wanted {
         }
     }
 
+    /// What is left of it: up to where was counted.
+    pub(super) fn of_another_role(self) -> Self {
+        Self {
+            much: false,
+            ..self
+        }
+    }
+
     pub(super) fn is_much(&self) -> bool {
         self.much
     }

@@ -12,8 +12,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -23,18 +23,42 @@ const ALIGNMENT: usize = 4096;
 /// The most that is written at once.
 const PIECE: usize = 1 << 20;
 
-/// Writes of one file past the page cache.
+/// Whether a directory's files are written so.
 #[derive(Debug, Default)]
+pub(super) struct Direct {
+    /// The file system refused: none is tried any more.
+    refused: AtomicBool,
+}
+
+impl Direct {
+    /// Says so once.
+    fn refuse(&self, error: &io::Error) {
+        if !self.refused.swap(true, Ordering::Relaxed) {
+            tracing::info!(%error, "the log is written through the page cache: its disk takes nothing else");
+            metrics::gauge!("cairn_wal_direct").set(0.0);
+        }
+    }
+}
+
+/// Writes of one file past the page cache.
+#[derive(Debug)]
 pub(super) struct DirectWrites {
+    of_all: Arc<Direct>,
     /// The file, opened once more for that at the first write; `None` where that cannot be.
     file: OnceLock<Option<File>>,
-    /// A write was refused for what it is: none is tried any more.
-    refused: AtomicBool,
     /// Memory of which some part is aligned.
     scratch: Mutex<Vec<u8>>,
 }
 
 impl DirectWrites {
+    pub(super) fn new(of_all: Arc<Direct>) -> Self {
+        Self {
+            of_all,
+            file: OnceLock::new(),
+            scratch: Mutex::new(Vec::new()),
+        }
+    }
+
     /// Writes all bytes at an offset of `file`. Whether it did: what is not aligned, or is refused,
     /// is to be written otherwise.
     ///
@@ -43,10 +67,10 @@ impl DirectWrites {
     pub(super) fn write_at(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<bool> {
         let is_aligned =
             offset.is_multiple_of(ALIGNMENT as u64) && bytes.len().is_multiple_of(ALIGNMENT);
-        if !is_aligned || self.refused.load(Ordering::Relaxed) {
+        if !is_aligned || self.of_all.refused.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let Some(direct) = self.file.get_or_init(|| open_again(file)) else {
+        let Some(direct) = self.file.get_or_init(|| self.open(file)) else {
             return Ok(false);
         };
         let mut scratch = self.scratch.lock();
@@ -63,9 +87,8 @@ impl DirectWrites {
             memory.copy_from_slice(piece);
             match direct.write_all_at(memory, at) {
                 Ok(()) => at += piece.len() as u64,
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    tracing::info!(%error, "the disk takes no writes past the page cache");
-                    self.refused.store(true, Ordering::Relaxed);
+                Err(error) if is_refusal(&error) => {
+                    self.of_all.refuse(&error);
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
@@ -73,13 +96,36 @@ impl DirectWrites {
         }
         Ok(true)
     }
+
+    /// By its descriptor, whatever its name is by now.
+    fn open(&self, file: &File) -> Option<File> {
+        let opened = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        match opened {
+            Ok(file) => {
+                metrics::gauge!("cairn_wal_direct").set(1.0);
+                Some(file)
+            }
+            Err(error) => {
+                self.of_all.refuse(&error);
+                None
+            }
+        }
+    }
+
+    /// Whether anything was written so.
+    #[cfg(test)]
+    pub(super) fn is_used(&self) -> bool {
+        matches!(self.file.get(), Some(Some(_))) && !self.of_all.refused.load(Ordering::Relaxed)
+    }
 }
 
-/// By its descriptor, whatever its name is by now.
-fn open_again(file: &File) -> Option<File> {
-    OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
-        .ok()
+/// Whether a write failed for how it is made, and not for the disk.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+    )
 }

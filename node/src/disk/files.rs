@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cairn_storage::disk::{Disk, DiskFile, Preallocation};
 use rustix::fs::FallocateFlags;
 
-use super::direct::DirectWrites;
+use super::direct::{Direct, DirectWrites};
 use super::space::DiskSpace;
 
 /// How much is filled with zeroes between two flushes, so that filling a file does
@@ -22,7 +22,7 @@ const FILL_FLUSH_EVERY: u64 = 8 << 20;
 pub struct DirectoryDisk {
     path: Arc<PathBuf>,
     directory: Arc<File>,
-    is_direct: bool,
+    direct: Option<Arc<Direct>>,
 }
 
 impl DirectoryDisk {
@@ -39,7 +39,7 @@ impl DirectoryDisk {
         Ok(Self {
             path: Arc::new(path.to_path_buf()),
             directory: Arc::new(File::open(path)?),
-            is_direct: false,
+            direct: None,
         })
     }
 
@@ -47,7 +47,7 @@ impl DirectoryDisk {
     #[must_use]
     pub fn past_the_cache(self) -> Self {
         Self {
-            is_direct: true,
+            direct: Some(Arc::default()),
             ..self
         }
     }
@@ -74,7 +74,7 @@ impl Disk for DirectoryDisk {
             .write(true)
             .create_new(true)
             .open(self.path.join(name))
-            .map(|file| RealFile::new(file, self.is_direct))
+            .map(|file| RealFile::new(file, self.direct.clone()))
     }
 
     fn open(&self, name: &str) -> io::Result<RealFile> {
@@ -82,7 +82,7 @@ impl Disk for DirectoryDisk {
             .read(true)
             .write(true)
             .open(self.path.join(name))
-            .map(|file| RealFile::new(file, self.is_direct))
+            .map(|file| RealFile::new(file, self.direct.clone()))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -121,9 +121,15 @@ pub struct RealFile {
 }
 
 impl RealFile {
-    fn new(file: File, is_direct: bool) -> Self {
-        let direct = is_direct.then(DirectWrites::default);
+    fn new(file: File, direct: Option<Arc<Direct>>) -> Self {
+        let direct = direct.map(DirectWrites::new);
         Self { file, direct }
+    }
+
+    /// Whether it was written past the page cache.
+    #[cfg(test)]
+    pub(super) fn is_written_directly(&self) -> bool {
+        self.direct.as_ref().is_some_and(DirectWrites::is_used)
     }
 
     fn fill(&self, length: u64) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The data directory on a real disk.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use cairn_core::ids::NodeId;
 use cairn_storage::disk::{Disk, DiskFile, Preallocation};
@@ -199,8 +199,18 @@ fn what_is_written_past_the_cache_is_read_through_it() {
         file.sync_data().unwrap();
         assert!(read_whole() == expected, "after {length} at {offset}");
     }
-    let again = disk.open("b").unwrap();
-    let mut found = vec![1; 4 << 20];
-    again.read_at(0, &mut found).unwrap();
-    assert!(found == expected);
+    // Where the file system has such writes they are used.
+    let has_them = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(root.path().join("log/b"));
+    assert_eq!(file.is_written_directly(), has_them.is_ok());
+    assert!(!reader.is_written_directly());
+    let through = DirectoryDisk::open(&root.path().join("log")).unwrap();
+    let again = through.open("b").unwrap();
+    again.write_at(4096, &[9; 4096]).unwrap();
+    again.sync_data().unwrap();
+    assert!(!again.is_written_directly());
+    expected[4096..8192].fill(9);
+    assert!(read_whole() == expected);
 }

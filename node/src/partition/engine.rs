@@ -441,7 +441,9 @@ impl Engine {
         self.traces.tick(self.turn.now);
         self.step(Event::Tick);
         self.look_back(self.turn.now);
-        self.renew_reads();
+        let (now, effects) = (self.turn.now, &mut self.turn.effects);
+        let reads = self.renewals.reads(&self.shared.board, now);
+        self.core.renew_reads(now, reads, effects);
         let timeout = self.shared.config.request_timeout_micros();
         let since = self.turn.now.minus(timeout);
         for (partition, lane) in (0..).map(PartitionId).zip(&mut self.lanes) {
@@ -457,14 +459,6 @@ impl Engine {
             self.tell_figures();
         }
         self.judge_copies();
-    }
-
-    fn renew_reads(&mut self) {
-        let now = self.turn.now;
-        let reads = self.renewals.reads(&self.shared.board, now);
-        if !reads.is_empty() {
-            self.core.renew_reads(now, reads, &mut self.turn.effects);
-        }
     }
 
     fn look_back(&mut self, now: Micros) {

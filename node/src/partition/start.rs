@@ -205,7 +205,7 @@ impl Prepared {
 }
 
 /// A running engine. It is stopped with [`Self::stop`]; it is told to stop, and not waited for,
-/// when this is dropped.
+/// when this is dropped: then it may use what it was given for a turn longer.
 #[derive(Debug)]
 pub struct RunningEngine {
     handle: Handle,

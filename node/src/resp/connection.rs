@@ -32,8 +32,8 @@ use super::tracking::{self, Tracking};
 use crate::budget::Room;
 use crate::users::{Caller, Checking, Denied};
 
-/// How often the task goes round before others have their turn.
-const TURNS: usize = 16;
+/// How often the task goes round before others have their turn, the engine among them.
+const TURNS: usize = 2;
 /// Commands run in one turn.
 const COMMANDS_PER_TURN: usize = 256;
 /// The smallest room to read into, and the largest for short commands.

@@ -700,9 +700,9 @@ pub const SETTINGS: &[Setting] = &[
         "CAIRN_READ_LEASE_AT",
         Data,
         Timings,
-        "4",
+        "8",
         "0 to 1000000",
-        "So many reads of the level `replica` of one partition within a quarter of CAIRN_LEASE_MS (100 ms at most) have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately; 0 for never.",
+        "So many reads of the level `replica` of one partition within a quarter of CAIRN_LEASE_MS (100 ms at most) have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately. 0: this node asks for none and grants none.",
     ),
     row(
         "CAIRN_LEASE_MARGIN_MS",
@@ -806,7 +806,7 @@ pub const SETTINGS: &[Setting] = &[
         Process,
         "the CPUs that the process is allowed",
         "1 to 256",
-        "Threads that serve connections. The default follows cgroup quotas and CPU affinity.",
+        "Threads that serve connections, and run the engine between them. The default follows cgroup quotas and CPU affinity.",
     ),
     row(
         "CAIRN_EXIT_WITH_STDIN",

@@ -216,8 +216,8 @@ struct World {
     healing: bool,
     /// Clients write nothing any more.
     quiet: bool,
-    /// Until when clients begin no write.
-    hushed_until: Micros,
+    /// Until when clients begin no write to a partition.
+    hushed: BTreeMap<PartitionId, Micros>,
     silence: Option<confined::Silence>,
     /// Whether who no longer serves tells the coordinators at once.
     urged: bool,
@@ -445,7 +445,7 @@ impl World {
             trace: Vec::new(),
             healing: false,
             quiet: false,
-            hushed_until: Micros(0),
+            hushed: BTreeMap::new(),
             silence: None,
             urged: calm,
             reads: BTreeMap::new(),

@@ -8,7 +8,7 @@ use cairn_sim::{
 };
 
 /// How many fixed seeds `make test` runs, and how many fresh ones. More: `make sim`.
-const FIXED: u64 = 120;
+const FIXED: u64 = 128;
 const FRESH: u64 = 120;
 
 /// Runs that many seeds from the first on, on all cores.

@@ -1,10 +1,10 @@
 //! Coordinators, data nodes and clients in one simulated network.
 //!
-//! A data node has threads of its own, for its engine, its log and its store, and counts
+//! A data node has threads of its own, for its log and its store, and counts
 //! its leases on the machine's clock: they neither wait for simulated time nor make it
 //! wait. So simulated time is held back to the machine's, step by step, and a run takes as
 //! long as what it simulates. Where the machine cannot keep up, simulated time falls behind:
-//! messages come later and timers of the network's side fire later than they would, which
+//! messages come later and timers, the engine's among them, fire later than they would, which
 //! no promise of the store rests on.
 
 use std::cell::RefCell;

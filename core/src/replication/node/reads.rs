@@ -43,6 +43,9 @@ impl NodeCore {
     /// Asks for further leases for reads where those that there are end soon and are used, of all
     /// partitions that have the same primary together: so much has been read of each.
     pub fn renew_reads(&mut self, now: Micros, reads: &[ReadsArrived], effects: &mut Vec<Effect>) {
+        if reads.is_empty() {
+            return;
+        }
         let span = self.timing.reads();
         let (soon, past_middle) = (Micros(span.0 / 3), Micros(span.0 / 3 * 2));
         let mut used = Vec::new();
@@ -92,10 +95,12 @@ impl NodeCore {
     ) {
         let (seats, holdings) = (&mut self.seats, &self.holdings);
         let span = self.timing.reads_granted(self.grants.longest());
+        // Where none is asked for, none is granted either.
+        let grants = self.timing.read_lease_at > 0;
         let stand = |partition: &PartitionId| {
             let replica = seats.get_mut(partition)?.replica.as_mut()?;
             let mut stand = replica.stand(now, holdings)?;
-            if stand.leased && ask.leases.binary_search(partition).is_ok() {
+            if grants && stand.leased && ask.leases.binary_search(partition).is_ok() {
                 stand.reads_for = replica.grant_reads((now, span), holdings, from);
             }
             Some(stand)

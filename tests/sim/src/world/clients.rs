@@ -296,18 +296,17 @@ impl World {
         if self.quiet {
             return Ok(());
         }
-        if self.hushed_until > self.now {
-            let after = self.hushed_until.minus(self.now).0;
-            let after = after + self.rng.random_range(0..2_000);
-            self.at(after, Happening::Client(client));
-            return Ok(());
-        }
         let wall_ms = self.now.0 / 1_000;
         let partition = match self.healing {
             // None waits for what is still wrong with another partition.
             true => PartitionId(client as u32 % self.partitions.count()),
             false => self.partitions.draw(&mut self.rng),
         };
+        if self.is_hushed(partition) {
+            let after = self.rng.random_range(1_000..4_000);
+            self.at(after, Happening::Client(client));
+            return Ok(());
+        }
         let prefix = &self.partitions[partition].prefix;
         let (op, ops) = self.clients.draw(prefix, &mut self.rng, wall_ms);
         if matches!(op, WriteOp::Batch { .. }) {

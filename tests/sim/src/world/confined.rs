@@ -67,7 +67,8 @@ impl World {
             .now
             .plus(Micros(turn + rng.random_range(20_000..300_000)));
         let turned = self.now.plus(Micros(turn));
-        self.hushed_until = turned.plus(Micros(rng.random_range(0..20_000)));
+        let again = turned.plus(Micros(rng.random_range(0..20_000)));
+        self.hushed.insert(partition, again);
         let (old, f) = (primary.node.0, read.0);
         self.cut_all_but(read, &[old], until);
         if parted {
@@ -100,6 +101,12 @@ impl World {
                 until,
             });
         }
+    }
+
+    /// Whether nobody is to write to a partition just now.
+    pub(super) fn is_hushed(&self, partition: PartitionId) -> bool {
+        let until = self.hushed.get(&partition);
+        until.is_some_and(|until| *until > self.now)
     }
 
     /// The coordinators have decided on a record.

@@ -486,7 +486,7 @@ impl World {
         self.rotation = None;
         self.ambush = None;
         self.coordinators_away_until = Micros(0);
-        self.hushed_until = Micros(0);
+        self.hushed.clear();
         self.silence = None;
         self.say(|| "-- healing".into());
         for n in 0..self.nodes.len() {

@@ -247,7 +247,16 @@ impl World {
         if let Some(core) = &mut self.node(id).core {
             core.renew_reads(clock, &reads, &mut effects);
         }
-        if !effects.is_empty() {
+        let asks = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Send {
+                    message: PeerMessage::ReadAsk(_),
+                    ..
+                }
+            )
+        };
+        if effects.iter().any(asks) {
             self.coverage.count("lease for reads renewed");
         }
         self.carry_out(id, effects)
