@@ -32,8 +32,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(300);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Over how long a rate is measured.
-const PIECE: Duration = Duration::from_secs(2);
 
 /// Under which load, and for how long
 #[derive(Clone, Debug, clap::Args)]
@@ -118,7 +116,7 @@ fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Resul
         connections: args.connections as usize,
         depth: 1,
         warmup: Duration::ZERO,
-        duration: PIECE,
+        duration: Duration::from_secs_f64(args.seconds),
         threads: scratch.threads,
         seed: u64::from(round) + 1,
     };
@@ -133,21 +131,7 @@ fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Resul
     let over = OnceLock::new();
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| watch(cluster.clients(), began, &over));
-        let mut rates = Vec::new();
-        let mut driven = Ok(());
-        while began.elapsed().as_secs_f64() < args.seconds && !stop::requested() {
-            match driver::measure(&target, &load, &pids, &scratch.paths.scratch) {
-                // The time over which it was counted is the last.
-                Ok(seen) => {
-                    let at = began.elapsed().saturating_sub(PIECE / 2);
-                    rates.push((at.as_secs_f64(), seen.rate()));
-                }
-                Err(error) => {
-                    driven = Err(error);
-                    break;
-                }
-            }
-        }
+        let driven = driver::measure(&target, &load, &pids, &scratch.paths.scratch);
         let ended = began.elapsed();
         let _ = over.set(Instant::now());
         let watched = watch.join();
@@ -155,15 +139,18 @@ fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Resul
         let Ok(watched) = watched else {
             bail!("whoever looked at the cluster broke off");
         };
-        let done = Round::new(rates, &watched?, ended);
+        let done = Round::new(watched?, ended);
         eprintln!("round {}: {}", round + 1, done.sentence());
         Ok(done)
     })
 }
 
 /// When something was first so, since the first request.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Moments {
+    /// Reads in a second, as all data nodes together tell the coordinators, since the first
+    /// request.
+    rates: Vec<(Duration, f64)>,
     /// A data node names a hot key.
     named: Option<Duration>,
     /// The coordinators tell of it.
@@ -222,7 +209,12 @@ impl Moments {
             self.copied.get_or_insert(since);
             self.copied_last = Some(since);
         }
-        let Some(over) = over else { return };
+        let Some(over) = over else {
+            let figures = status.nodes.iter().filter_map(|node| node.figures);
+            let reads: u64 = figures.map(|figures| figures.reads_per_second).sum();
+            self.rates.push((since, reads as f64));
+            return;
+        };
         if heat.keys.is_empty() {
             self.cool.get_or_insert(over);
             if heat.read_copies == 0 {

@@ -27,7 +27,7 @@ pub(super) struct Report {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Round {
-    /// Reads a second, by the middle of the time over which they were counted.
+    /// Reads a second, as the data nodes tell them.
     rates: Vec<(f64, f64)>,
     named: Option<f64>,
     known: Option<f64>,
@@ -43,7 +43,9 @@ pub(super) struct Round {
 }
 
 impl Round {
-    pub(super) fn new(rates: Vec<(f64, f64)>, seen: &Moments, ended: Duration) -> Self {
+    pub(super) fn new(seen: Moments, ended: Duration) -> Self {
+        let rates = seen.rates.iter();
+        let rates: Vec<(f64, f64)> = rates.map(|(at, rate)| (at.as_secs_f64(), *rate)).collect();
         let seconds = |moment: Option<Duration>| moment.map(|moment| moment.as_secs_f64());
         let (copied, copied_last) = (seconds(seen.copied), seconds(seen.copied_last));
         let ended = ended.as_secs_f64();
@@ -52,9 +54,10 @@ impl Round {
             let among: Vec<f64> = among.map(|(_, rate)| *rate).collect();
             (!among.is_empty()).then(|| Spread::of(among).median)
         };
-        let before = median(0.0, copied.unwrap_or(ended));
+        // The nodes' figures follow by some seconds.
+        let before = median(5.0, copied.unwrap_or(ended));
         // A copy answers once it holds the partition and clients have heard of it.
-        let after = copied_last.and_then(|last| median(last + 3.0, ended));
+        let after = copied_last.and_then(|last| median(last + 5.0, ended));
         Self {
             named: seconds(seen.named),
             known: seconds(seen.known),
@@ -184,16 +187,12 @@ mod tests {
             copies: 2,
             cool: at(3),
             rest: None,
+            rates: Vec::new(),
         };
-        let rates = (0..20)
-            .map(|at| {
-                (
-                    f64::from(at) * 2.0 + 1.0,
-                    if at < 7 { 100.0 } else { 150.0 },
-                )
-            })
+        let rates = (0..40)
+            .map(|at| (Duration::from_secs(at), if at < 14 { 100.0 } else { 150.0 }))
             .collect();
-        let round = Round::new(rates, &seen, Duration::from_secs(40));
+        let round = Round::new(Moments { rates, ..seen }, Duration::from_secs(40));
         assert_eq!((round.before, round.after), (Some(100.0), Some(150.0)));
         let sentence = round.sentence();
         assert!(sentence.contains("named after 1.0 s"), "{sentence}");

@@ -2,8 +2,8 @@
 //!
 //! A batch of the log is written once, flushed at once and hardly ever read. Through the page
 //! cache that costs a copy, the marking of pages and a walk over them at each flush, and the
-//! flush writes whole folios: measured, a flush took the processor twice as long, and a disk
-//! did two thirds as many.
+//! flush writes whole folios: measured, a flush took the processor a third longer at least, and a
+//! disk did fewer (ADR 263).
 //!
 //! What is written so is seen by reads of the same file through the page cache: the kernel drops
 //! from it what was overwritten. It is durable after `fdatasync`, as any write is.

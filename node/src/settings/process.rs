@@ -429,7 +429,7 @@ pub(super) fn read_data(reader: &Reader<'_>) -> Option<DataSettings> {
         push_back: reader.millis("CAIRN_PUSH_BACK_MS", 60_000, 1_000..=3_600_000),
         read_lease_at: reader
             .number("CAIRN_READ_LEASE_AT", 0..=1_000_000)
-            .unwrap_or(8),
+            .unwrap_or(4),
         lease_margin: reader
             .number("CAIRN_LEASE_MARGIN_MS", 1..=60_000)
             .map(Duration::from_millis),

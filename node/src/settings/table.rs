@@ -700,7 +700,7 @@ pub const SETTINGS: &[Setting] = &[
         "CAIRN_READ_LEASE_AT",
         Data,
         Timings,
-        "8",
+        "4",
         "0 to 1000000",
         "So many reads of the level `replica` of one partition within a quarter of CAIRN_LEASE_MS (100 ms at most) have a replica answer the next ones by itself for as long, under a lease that the primary grants where nothing was written lately. 0: this node asks for none and grants none.",
     ),
