@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ReliefArgs {
     /// With how many data nodes
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(3..=64))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(3..=64))]
     nodes: u32,
     /// What of one processor each data node may take
     #[arg(long, default_value_t = 0.1)]
@@ -56,7 +56,7 @@ pub(crate) struct ReliefArgs {
     rounds: u32,
     /// From how many reads in a second for each replica on a partition gets further copies: as
     /// CAIRN_READ_COPIES_AT, for nodes that have this share of a processor
-    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 800, value_parser = clap::value_parser!(u64).range(1..))]
     copies_at: u64,
     /// How many keys, of 16 bytes
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]

@@ -26,6 +26,8 @@ pub const RARE: &[Bug] = &[
     Bug::QuorumReadOfTwoEpochs,
     Bug::ExpireWithoutEntry,
     Bug::VouchPastLease,
+    Bug::CommitPastReadLease,
+    Bug::HandOverPastReadLease,
     Bug::ForgetReadGrants,
     Bug::AckWithoutLease,
     Bug::PruneTableEarly,
