@@ -144,7 +144,7 @@ pub(crate) struct HotArgs {
     paths: PathArgs,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     text.parse::<f64>()
         .ok()
         .filter(|share| (0.01..=64.0).contains(share))

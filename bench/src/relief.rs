@@ -20,10 +20,11 @@ use self::report::{Report, Round};
 use crate::cgroup::{Groups, Quota};
 use crate::compare::seconds;
 use crate::driver::{self, Increments, Level, Load};
+use crate::hot::share;
 use crate::machine::Machine;
 use crate::scratch::{PathArgs, Scratch};
 use crate::stop;
-use crate::systems::{Cairn, CairnSpec, Protocol};
+use crate::systems::{Cairn, CairnSpec, Protocol, Server};
 
 const PRELOAD: Duration = Duration::from_secs(120);
 /// How often it is looked.
@@ -40,7 +41,7 @@ pub(crate) struct ReliefArgs {
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(3..=64))]
     nodes: u32,
     /// What of one processor each data node may take
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = share)]
     share: f64,
     /// Of how many microseconds the share is taken
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000))]
@@ -106,10 +107,7 @@ fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Resul
     let cluster = Cairn::start(&scratch.paths.cairn, &directory, &spec)?;
     let target = cluster.target(Protocol::Resp, Level::Replica, Increments::Owner);
     let load = Load {
-        mix: Mix {
-            get: 1,
-            ..Mix::default()
-        },
+        mix: Mix::READS,
         skew: Skew::OneKey(0.5),
         keys: args.keys,
         value_bytes: 128,
@@ -122,11 +120,7 @@ fn play(args: &ReliefArgs, round: u32, quota: Quota, scratch: &Scratch) -> Resul
     };
     driver::preload(&target, &load, PRELOAD)?;
     cluster.set_quota(Some(quota))?;
-    let pids: Vec<u32> = cluster
-        .data()
-        .iter()
-        .map(crate::systems::Server::pid)
-        .collect();
+    let pids: Vec<u32> = cluster.data().iter().map(Server::pid).collect();
     let began = Instant::now();
     let over = OnceLock::new();
     std::thread::scope(|scope| {

@@ -101,6 +101,7 @@ fn serve(settings: NodeSettings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(process.network_threads)
         .thread_name("network")
+        // How many polls what arrives waits for, and a data node's engine: ADR 264.
         .event_interval(16)
         .enable_all()
         .build()?;
