@@ -181,58 +181,11 @@ fn limits(
     limits
 }
 
-/// Copies without which no placement keeps within the bounds, by counting.
-///
-/// It leaves out that what a zone's nodes must gain and what its partitions lack may
-/// not fit together, and so is near the least only where zones are alike.
-///
-/// As many come into a zone as its nodes must gain, or as it owes to partitions that
-/// have too little in it. And as many come as make up for what goes, and bring it to
-/// what it ends with: of what is there must go what its nodes hold too much of, or what
-/// partitions have too much of in it. A zone ends with what its nodes and the
-/// partitions permit, and all zones together with every replica.
-fn least_copies(nodes: &[PlacementNode], rf: usize, before: &[Vec<NodeId>]) -> usize {
-    let partitions = before.len();
-    let limits = limits(nodes, rf, partitions, before);
-    let loads = loads(before);
-    let zone_of: BTreeMap<NodeId, &str> = nodes.iter().map(|n| (n.id, n.zone.as_str())).collect();
-    let mut held: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (partition, seats) in before.iter().enumerate() {
-        for zone in seats.iter().filter_map(|n| zone_of.get(n)) {
-            held.entry(zone).or_insert_with(|| vec![0; partitions])[partition] += 1;
-        }
-    }
-    let none = vec![0; partitions];
-    // What comes if every zone ends with as little as it may; and what they can end
-    // with before each further replica is a further copy.
-    let (mut coming, mut free) = (0, 0);
-    for (zone, (zone_least, zone_most)) in zone_limits(nodes, rf) {
-        let held = held.get(zone).unwrap_or(&none);
-        let members: Vec<(usize, Limits)> = nodes
-            .iter()
-            .filter(|n| n.zone == zone)
-            .map(|n| (loads.get(&n.id).copied().unwrap_or(0), limits[&n.id]))
-            .collect();
-        let sum = |of: &dyn Fn(&(usize, Limits)) -> usize| members.iter().map(of).sum::<usize>();
-        let over = |of: &dyn Fn(usize) -> usize| held.iter().map(|n| of(*n)).sum::<usize>();
-        let gain = sum(&|(load, l)| l.least.saturating_sub(*load))
-            .max(over(&|n| zone_least.saturating_sub(n)));
-        let lose = sum(&|(load, l)| load.saturating_sub(l.most))
-            .max(over(&|n| n.saturating_sub(zone_most)));
-        let stay = over(&|n| n) - lose;
-        let end_least = sum(&|(_, l)| l.least).max(zone_least * partitions);
-        let end_most = sum(&|(_, l)| l.most).min(zone_most * partitions);
-        coming += gain.max(end_least.saturating_sub(stay));
-        free += (stay + gain).clamp(end_least, end_most);
-    }
-    coming + (partitions * rf).saturating_sub(free)
-}
-
-/// At most 1.1 of `least`, rounded up, or three more: it is a bound from below, which zones may
-/// keep a few copies out of reach (8 zones of 3 nodes, RF 6, 32 partitions: 11 where the bound is 8).
+/// At most 1.1 of `least`, rounded up. This is for changes whose copies can be told without the
+/// bounds, by what joins or leaves; [`change`] asks of each that none within the bounds takes fewer.
 fn check_moved(before: &[Vec<NodeId>], after: &[Vec<NodeId>], least: usize) {
     let moved = copies_between(before, after);
-    let most = (least * 11).div_ceil(10).max(least + 3);
+    let most = (least * 11).div_ceil(10);
     assert!(moved <= most, "{moved} moved where {least} could do");
 }
 
@@ -490,10 +443,8 @@ proptest! {
 
         nodes.push(node(1000, "", joiner));
         let joined = change(&nodes, rf, &placed);
-        check_moved(&placed, &joined, least_copies(&nodes, rf, &placed));
         nodes.remove(leaver % weights.len());
-        let left = change(&nodes, rf, &joined);
-        check_moved(&joined, &left, least_copies(&nodes, rf, &joined));
+        change(&nodes, rf, &joined);
     }
 
     #[test]
@@ -515,10 +466,8 @@ proptest! {
 
         nodes.push(node(1000, "z0", 100));
         let joined = change(&nodes, rf, &placed);
-        check_moved(&placed, &joined, least_copies(&nodes, rf, &placed));
         nodes.remove(leaver % count);
-        let left = change(&nodes, rf, &joined);
-        check_moved(&joined, &left, least_copies(&nodes, rf, &joined));
+        change(&nodes, rf, &joined);
     }
 
     #[test]
