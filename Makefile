@@ -1,7 +1,7 @@
 # What people and CI call. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs operator-mutations model fuzz images kube-lab kube-lab-down e2e bench bench-hot bench-relief bench-grow bench-micro load clean
+.PHONY: help build run test fmt lint docs unit process-tests sim seeded-bugs operator-mutations model fuzz images kube-lab kube-lab-down e2e bench bench-hot bench-relief bench-count bench-grow bench-micro load clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,10 @@ bench-hot: ## measure Cairn under hot keys, each data node held to a share of a 
 bench-relief: ## measure how soon a hot key is found, relieved and at rest again; needs root
 	cargo build --release --locked -p cairn -p cairn-bench
 	target/release/cairn-bench relief $(ARGS)
+
+bench-count: ## add to one counter through kills and other numbers of stripes; checks the sum
+	cargo build --release --locked -p cairn -p cairn-bench
+	target/release/cairn-bench count $(ARGS)
 
 bench-grow: ## measure how Cairn's cost grows with partitions, nodes, keys, values, connections
 	cargo build --release --locked -p cairn -p cairn-bench

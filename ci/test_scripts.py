@@ -99,6 +99,32 @@ class Counting(unittest.TestCase):
             self.assertIn("skipped: no mount", run_tests.summary([result]).splitlines())
         self.assertEqual(self.run_step("print('3 keys were skipped: why')").skipped, [])
 
+    def test_what_failed_is_said_again_before_the_table(self):
+        lines = [
+            "test one ... Error: 3 requests failed",
+            "",
+            "Caused by:",
+            "    nobody answered",
+            "FAILED",
+            "test two ... ok",
+            "thread 'three' (7) panicked at src/lib.rs:3:5:",
+            "4 is not 5",
+            "stack backtrace:",
+            "   0: somewhere",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+        ]
+        script = f"print({chr(10).join(lines)!r}); raise SystemExit({{}})"
+        told = run_tests.summary([self.run_step(script.format(101))]).splitlines()
+        table = next(at for at, line in enumerate(told) if line.startswith("step "))
+        said = "\n".join(told[:table])
+        for word in ["probe said:", "3 requests failed", "nobody answered", "src/lib.rs:3:5", "4 is not 5"]:
+            self.assertIn(word, said)
+        self.assertNotIn("somewhere", said)
+        self.assertNotIn("two", said)
+        self.assertEqual(run_tests.Result("a", 1, 0, 0, 1.0, "").failures, [])
+        passed = self.run_step("print('Error: meant to be')")
+        self.assertNotIn("meant to be", run_tests.summary([passed]))
+
     def test_counts_are_found_among_what_tests_print(self):
         result = self.run_step(
             "print('test kills::a ... kills: seed 7'); print('ok'); print();"

@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod compare;
+mod count;
 mod driver;
 mod grow;
 mod hot;
@@ -49,6 +50,8 @@ enum Command {
     Hot(hot::HotArgs),
     /// How soon a hot key is found, relieved by copies for reads, and at rest again
     Relief(relief::ReliefArgs),
+    /// One counter through kills and other numbers of stripes: how fast, and whether the sum is exact
+    Count(count::CountArgs),
     /// Cairn alone, along one axis at a time: partitions, nodes, keys, values, connections
     Grow(grow::GrowArgs),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args),
         Command::Hot(args) => hot::run(args),
         Command::Relief(args) => relief::run(args),
+        Command::Count(args) => count::run(args),
         Command::Grow(args) => grow::run(args),
     };
     match outcome {

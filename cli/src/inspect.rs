@@ -408,6 +408,7 @@ pub(crate) fn partitions(
                 "BY ANY REPLICA",
                 "WRITES/S",
                 "BYTES/S",
+                "PROCESSOR",
                 "PRIMARY",
                 "REPLICAS",
             ],
@@ -443,6 +444,7 @@ fn load_row(document: &Document, partition: &PartitionHealth) -> Vec<String> {
         told(|load| load.replica_reads_per_second.to_string()),
         told(|load| load.writes_per_second.to_string()),
         told(|load| bytes_text(load.bytes_per_second)),
+        told(|load| format!("{:.1}%", load.processor_micros_per_second as f64 / 1e4)),
         partition
             .primary
             .map_or("-".to_owned(), |member| document.name_of(member.node)),

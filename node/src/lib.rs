@@ -19,6 +19,7 @@ pub mod listener;
 mod near;
 pub mod partition;
 pub mod peer;
+mod processor;
 mod reload;
 pub mod resp;
 #[cfg(test)]

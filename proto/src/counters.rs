@@ -182,6 +182,7 @@ fn encode_write(op: &WriteOp, name: Option<Sequenced>) -> Option<(&Bytes, pb::co
             };
             (key, What::Establish(establish))
         }
+        WriteOp::Adopt { key, control } => (key, What::Adopt(control.clone())),
         WriteOp::Seal { key, expires_at } => (key, What::Seal(*expires_at)),
         WriteOp::Conclude {
             key,
@@ -202,6 +203,12 @@ fn encode_write(op: &WriteOp, name: Option<Sequenced>) -> Option<(&Bytes, pb::co
         }
         WriteOp::Splice { .. } | WriteOp::Batch { .. } => return None,
     })
+}
+
+/// An edition of a counter that another node begins.
+fn check_edition(key: &[u8], control: &[u8]) -> Result<(), Malformed> {
+    Control::decode(control).map_err(|error| Malformed::new("control", error.to_string()))?;
+    bounded(key.len(), name::COUNTER_KEY_BYTES_MAX, "key")
 }
 
 /// A call that another node asks for, and the name that it has.
@@ -249,15 +256,17 @@ pub fn decode_call(
                 .ok_or_else(|| Malformed::new("condition", format!("{condition} is unknown")))?,
             return_value,
         },
+        What::Adopt(control) => {
+            check_edition(&key, &control)?;
+            WriteOp::Adopt { key, control }
+        }
         What::Establish(pb::CounterEstablish {
             control,
             condition,
             expires_at_ms,
             keep_expiry,
         }) => {
-            Control::decode(&control)
-                .map_err(|error| Malformed::new("control", error.to_string()))?;
-            bounded(key.len(), name::COUNTER_KEY_BYTES_MAX, "key")?;
+            check_edition(&key, &control)?;
             WriteOp::Establish {
                 key,
                 condition: decode_condition(condition)?,
@@ -412,6 +421,10 @@ mod tests {
                 control: control.encode(),
                 expiry: Expiry::Keep,
             }),
+            Call::Write(WriteOp::Adopt {
+                key: key.clone(),
+                control: control.encode(),
+            }),
             Call::Write(WriteOp::Seal {
                 key: key.clone(),
                 expires_at: 12,
@@ -484,6 +497,11 @@ mod tests {
         let call = pb::CounterCall {
             key: Bytes::from_static(b"a"),
             what: Some(establish),
+        };
+        assert_eq!(decode_call(call).unwrap_err().field(), "control");
+        let call = pb::CounterCall {
+            key: Bytes::from_static(b"a"),
+            what: Some(pb::counter_call::What::Adopt(Bytes::from_static(b"\x01"))),
         };
         assert_eq!(decode_call(call).unwrap_err().field(), "control");
         let state = kv::CounterState {

@@ -41,6 +41,7 @@ fn load((partition, load): (PartitionId, PartitionLoad)) -> pb::PartitionLoad {
         replica_reads_per_second,
         writes_per_second,
         bytes_per_second,
+        processor_micros_per_second,
     } = load;
     pb::PartitionLoad {
         partition: partition.0,
@@ -48,6 +49,7 @@ fn load((partition, load): (PartitionId, PartitionLoad)) -> pb::PartitionLoad {
         replica_reads_per_second,
         writes_per_second,
         bytes_per_second,
+        processor_micros_per_second,
     }
 }
 
@@ -58,12 +60,14 @@ fn told(message: pb::PartitionLoad) -> (PartitionId, PartitionLoad) {
         replica_reads_per_second,
         writes_per_second,
         bytes_per_second,
+        processor_micros_per_second,
     } = message;
     let load = PartitionLoad {
         reads_per_second,
         replica_reads_per_second,
         writes_per_second,
         bytes_per_second,
+        processor_micros_per_second,
     };
     (PartitionId(partition), load)
 }

@@ -157,6 +157,7 @@ impl TryFrom<WriteRequest> for pb::call::Request {
             other @ (WriteOp::Expire { .. }
             | WriteOp::Splice { .. }
             | WriteOp::Establish { .. }
+            | WriteOp::Adopt { .. }
             | WriteOp::Seal { .. }
             | WriteOp::Conclude { .. }) => {
                 return Err(Malformed::new(

@@ -50,12 +50,15 @@ impl Default for Spec<'_> {
 pub(crate) struct Cairn {
     /// The data nodes, then the coordinators.
     servers: Vec<Server>,
+    /// Where each of them listens.
+    nodes: Vec<Node>,
     data_nodes: usize,
     resp: Vec<String>,
     grpc: Vec<String>,
     pub(crate) description: String,
 }
 
+#[derive(Debug)]
 struct Node {
     name: String,
     role: &'static str,
@@ -139,17 +142,20 @@ impl Cairn {
             };
             servers.push(Server::spawn(&node.name, &mut command, directory, group)?);
         }
-        let all: Vec<&Node> = data.iter().chain(&coordinators).collect();
-        wait_ready("Cairn", &mut servers, || is_ready(&all))?;
         let addresses = |port: fn(&Node) -> Option<u16>| -> Vec<String> {
             let ports = data.iter().filter_map(port);
             ports.map(|port| format!("127.0.0.1:{port}")).collect()
         };
-        let cluster = Self {
+        let (resp, grpc) = (
+            addresses(|node| node.resp),
+            addresses(|node| Some(node.client)),
+        );
+        let mut cluster = Self {
             servers,
+            nodes: data.into_iter().chain(coordinators).collect(),
             data_nodes: spec.data_nodes,
-            resp: addresses(|node| node.resp),
-            grpc: addresses(|node| Some(node.client)),
+            resp,
+            grpc,
             description: format!(
                 "{}: {} data nodes, {COORDINATORS} coordinators, RF 3, W 2, every write in W \
                  flushed logs before it is acknowledged, strong reads from the primary under its \
@@ -158,11 +164,13 @@ impl Cairn {
                 spec.data_nodes
             ),
         };
+        cluster.await_ready()?;
         cluster.set(program, &spec.settings)?;
         Ok(cluster)
     }
 
-    fn set(&self, program: &Path, settings: &[String]) -> Result<()> {
+    /// Tells `cairn cluster set` so.
+    pub(crate) fn set(&self, program: &Path, settings: &[String]) -> Result<()> {
         if settings.is_empty() {
             return Ok(());
         }
@@ -187,6 +195,17 @@ impl Cairn {
 
     pub(crate) fn data(&self) -> &[Server] {
         &self.servers[..self.data_nodes]
+    }
+
+    /// A data node, to be killed and started again.
+    pub(crate) fn data_node(&mut self, number: usize) -> Option<&mut Server> {
+        self.servers[..self.data_nodes].get_mut(number)
+    }
+
+    /// Waits until every node is ready and every slot has an owner.
+    pub(crate) fn await_ready(&mut self) -> Result<()> {
+        let nodes = &self.nodes;
+        wait_ready("Cairn", &mut self.servers, || is_ready(nodes))
     }
 
     /// Where the data nodes take clients' gRPC.
@@ -229,7 +248,7 @@ impl Cairn {
     }
 }
 
-fn is_ready(nodes: &[&Node]) -> Result<()> {
+fn is_ready(nodes: &[Node]) -> Result<()> {
     for node in nodes {
         let answer = ready_line(node.http).with_context(|| format!("ask {}", node.name))?;
         ensure!(answer.contains(" 200 "), "{}: {answer}", node.name);

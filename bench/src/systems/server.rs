@@ -20,6 +20,8 @@ const READY: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     pub(crate) name: String,
     child: Child,
+    /// As it is started, and started again.
+    command: Command,
     log: PathBuf,
     // After the child: a group is removed once its process is gone.
     group: Option<Group>,
@@ -49,6 +51,7 @@ impl Server {
         Ok(Self {
             name: name.to_owned(),
             child,
+            command: wrapped,
             log,
             group,
         })
@@ -60,6 +63,22 @@ impl Server {
 
     pub(crate) fn group(&self) -> Option<&Group> {
         self.group.as_ref()
+    }
+
+    /// Kills it, by its pid.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let name = &self.name;
+        self.child.kill().with_context(|| format!("kill {name}"))?;
+        self.child.wait().with_context(|| format!("await {name}"))?;
+        Ok(())
+    }
+
+    /// Starts it again after it was killed, on the main thread as before.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        let name = &self.name;
+        let child = self.command.spawn();
+        self.child = child.with_context(|| format!("start {name} again"))?;
+        Ok(())
     }
 
     /// Fails where it has ended, with the last of what it said.

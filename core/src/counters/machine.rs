@@ -432,7 +432,16 @@ impl Machine {
                     Some(base) => {
                         let control = self.edition(base, self.stripes, with.now_ms);
                         let condition = Condition::Version(value.version);
-                        let op = self.establish(&control, condition, value.expires_at);
+                        let op = if self.looks > 0 && value.expires_at.is_none() {
+                            // It is added to all the time: its version would never hold for as
+                            // long as this takes.
+                            WriteOp::Adopt {
+                                key: self.key.clone(),
+                                control: control.encode(),
+                            }
+                        } else {
+                            self.establish(&control, condition, value.expires_at)
+                        };
                         self.ask(State::Making(control, value.expires_at), Call::Write(op))
                     }
                     None => Step::Done(Ok(Done::Recounted(u64::MAX))),

@@ -71,6 +71,18 @@ impl Store {
         }
     }
 
+    /// An edition's encoded control.
+    fn control(&self) -> Bytes {
+        let control = Control {
+            edition: 3,
+            stripes: 4,
+            base: 0,
+            total: 0,
+            counted_at_ms: self.now_ms,
+        };
+        control.encode()
+    }
+
     fn put(&mut self, key: &[u8], data: &str) {
         let value = StoredValue {
             expires_at: None,
@@ -546,4 +558,95 @@ fn is_sum(wanted: i64, of: &[i64]) -> bool {
         None => wanted == 0,
         Some((first, rest)) => is_sum(wanted, rest) || is_sum(wanted - first, rest),
     }
+}
+
+/// A key that is added to in the usual way, before each of the calls by which it is to become a
+/// counter: its version never holds, and no addition is lost all the same.
+#[test]
+fn a_key_that_never_stands_still_is_striped_at_what_it_is() {
+    let mut world = World::new(7);
+    world.store.put(KEY, "0");
+    let mut added = 0;
+    let at = {
+        let nonce = world.nonce();
+        world.start(Machine::recount(Bytes::from_static(KEY), 0, 4, nonce))
+    };
+    for _ in 0..1_000 {
+        let increment = WriteOp::Increment {
+            key: Bytes::from_static(KEY),
+            delta: 1,
+        };
+        if let Answer::Wrote(WriteOutcome::Integer(sum), _) = world.store.write(increment) {
+            added += 1;
+            assert_eq!(sum, added);
+        }
+        if !world.turn() {
+            break;
+        }
+    }
+    assert!(matches!(
+        world.running[at].done,
+        Some(Ok(Done::Recounted(_)))
+    ));
+    assert!(added < 50, "it took {added} additions");
+    let nonce = world.nonce();
+    let done = world.run(Machine::read(Bytes::from_static(KEY), 4, nonce));
+    let Ok(Done::Read(Some(value))) = done else {
+        panic!("{done:?}");
+    };
+    assert!(value.counter.is_some(), "{value:?}");
+    assert_eq!(value.data, added.to_string());
+}
+
+#[test]
+fn what_is_no_number_or_expires_is_not_made_a_counter() {
+    let mut world = World::new(9);
+    let adopt = |key: &'static [u8]| WriteOp::Adopt {
+        key: Bytes::from_static(key),
+        control: world.store.control(),
+    };
+    let (text, missing, other) = (adopt(KEY), adopt(b"c:none"), adopt(b"other"));
+    world.store.put(KEY, "text");
+    world.store.put(b"other", "5");
+    for op in [text.clone(), missing, other] {
+        let answer = world.store.write(op.clone());
+        let Answer::Wrote(WriteOutcome::ConditionFailed { .. }, _) = answer else {
+            panic!("{op:?}: {answer:?}");
+        };
+    }
+    world.store.put(KEY, "5");
+    let now = world.store.now_ms;
+    let expire = WriteOp::Expire {
+        key: Bytes::from_static(KEY),
+        expiry: crate::kv::request::Expiry::AtMillis(now + 1_000),
+        condition: crate::kv::request::ExpiryCondition::Always,
+        return_value: false,
+    };
+    assert!(matches!(
+        world.store.write(expire),
+        Answer::Wrote(WriteOutcome::Set { .. }, _)
+    ));
+    let answer = world.store.write(text.clone());
+    assert!(
+        matches!(
+            answer,
+            Answer::Wrote(WriteOutcome::ConditionFailed { .. }, _)
+        ),
+        "{answer:?}"
+    );
+    world.store.put(KEY, "5");
+    let made = world.store.write(text.clone());
+    assert!(
+        matches!(made, Answer::Wrote(WriteOutcome::Set { .. }, _)),
+        "{made:?}"
+    );
+    // A counter is none that could become one.
+    let again = world.store.write(text);
+    assert!(
+        matches!(
+            again,
+            Answer::Wrote(WriteOutcome::ConditionFailed { .. }, _)
+        ),
+        "{again:?}"
+    );
 }

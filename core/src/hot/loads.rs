@@ -1,6 +1,7 @@
 //! How much each partition is asked on one node, from samples.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ pub struct PartitionLoad {
     pub writes_per_second: u64,
     /// Bytes that those reads found and those writes brought.
     pub bytes_per_second: u64,
+    /// Microseconds on a processor that deciding on writes, applying them and answering reads at
+    /// once took; 0 from a build that does not tell.
+    #[serde(default)]
+    pub processor_micros_per_second: u64,
 }
 
 impl PartitionLoad {
@@ -39,6 +44,10 @@ impl PartitionLoad {
             ),
             writes_per_second: sum(self.writes_per_second, other.writes_per_second),
             bytes_per_second: sum(self.bytes_per_second, other.bytes_per_second),
+            processor_micros_per_second: sum(
+                self.processor_micros_per_second,
+                other.processor_micros_per_second,
+            ),
         }
     }
 }
@@ -49,7 +58,7 @@ const HALF_LIFE_SECONDS: f64 = 2.0;
 const LEAST: f64 = 0.5;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Rates([f64; 4]);
+struct Rates([f64; 5]);
 
 /// Counts what is asked, and smooths it each time that it is judged.
 #[derive(Debug, Default)]
@@ -75,6 +84,12 @@ impl Loads {
     pub fn write(&mut self, partition: PartitionId, bytes: u64, weight: u32) {
         self.count(partition, 2, weight);
         self.bytes(partition, bytes, weight);
+    }
+
+    /// Time on a processor that the partition took.
+    pub fn processor(&mut self, partition: PartitionId, time: Duration) {
+        let Rates(of) = self.counted.entry(partition).or_default();
+        of[4] += time.as_secs_f64() * 1e6;
     }
 
     fn count(&mut self, partition: PartitionId, at: usize, weight: u32) {
@@ -113,16 +128,19 @@ impl Loads {
         let mut told: Vec<(PartitionId, PartitionLoad)> = self
             .smooth
             .iter()
-            .map(|(partition, Rates([reads, any, writes, bytes]))| {
-                let load = PartitionLoad {
-                    reads_per_second: reads.round() as u64,
-                    // Two samples of one thing may differ by chance.
-                    replica_reads_per_second: any.min(*reads).round() as u64,
-                    writes_per_second: writes.round() as u64,
-                    bytes_per_second: bytes.round() as u64,
-                };
-                (*partition, load)
-            })
+            .map(
+                |(partition, Rates([reads, any, writes, bytes, processor]))| {
+                    let load = PartitionLoad {
+                        reads_per_second: reads.round() as u64,
+                        // Two samples of one thing may differ by chance.
+                        replica_reads_per_second: any.min(*reads).round() as u64,
+                        writes_per_second: writes.round() as u64,
+                        bytes_per_second: bytes.round() as u64,
+                        processor_micros_per_second: processor.round() as u64,
+                    };
+                    (*partition, load)
+                },
+            )
             .collect();
         told.sort_by_key(|(partition, load)| {
             (std::cmp::Reverse(load.requests_per_second()), *partition)
@@ -150,6 +168,9 @@ mod tests {
                 }
             }
             loads.write(idle, 1_000, 4);
+            loads.processor(idle, Duration::from_micros(250));
+            // A replica that nobody asks works as well, and is none of those that are asked.
+            loads.processor(PartitionId(3), Duration::from_millis(1));
             let told = loads.judge(SECOND, 8);
             assert_eq!(told[0].0, busy);
             let load = told[0].1;
@@ -160,6 +181,8 @@ mod tests {
             );
             assert_eq!(told[1].1.writes_per_second, 4);
             assert_eq!(told[1].1.bytes_per_second, 4_000);
+            assert_eq!(told[1].1.processor_micros_per_second, 250);
+            assert_eq!(told.len(), 2);
         }
         assert_eq!(loads.judge(SECOND, 1).len(), 1, "only as many as asked for");
         for _ in 0..60 {

@@ -18,6 +18,8 @@
 
 #[path = "combine.rs"]
 mod combine;
+#[path = "evaluate_counters.rs"]
+mod counters;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -39,7 +41,6 @@ use super::request::{
 use super::table::{Judgement, Table};
 use super::wire::DecodeError;
 use crate::counters::Declared;
-use crate::counters::control::StripeValue;
 use crate::ids::{Index, Position};
 use crate::replication::{EntryKind, LogEntry};
 use crate::seeded::{Bug, is_seeded};
@@ -281,6 +282,7 @@ impl Evaluator {
                 control,
                 expiry,
             } => view.establish(key, control, *condition, *expiry),
+            WriteOp::Adopt { key, control } => view.adopt(key, control),
             WriteOp::Seal { key, expires_at } => view.seal(key, *expires_at),
             WriteOp::Conclude {
                 key,
@@ -657,94 +659,6 @@ impl<'a, B: Bases> View<'a, B> {
         };
         let outcome = WriteOutcome::Integer(to_integer(new_length));
         Ok((vec![(key.clone(), Some(new))], outcome))
-    }
-
-    fn establish(
-        &self,
-        key: &Bytes,
-        control: &Bytes,
-        condition: Condition,
-        expiry: Expiry,
-    ) -> Evaluated {
-        let Looked { live, lapsed, .. } = self.look(key)?;
-        // A primary that does not know of the prefix would let a blind write of another
-        // pass (it may have the settings of before): it makes no counter.
-        let is_declared = self.evaluator.counters.stripes(key).is_some();
-        if !is_declared || !holds(condition, live.as_ref()) {
-            let outcome = WriteOutcome::ConditionFailed {
-                version: live.map(|current| current.version),
-                previous: None,
-            };
-            return Ok((expiry_writes(key, lapsed), outcome));
-        }
-        let new = self.timely(StoredValue {
-            expires_at: new_expiry(expiry, live.and_then(|current| current.value.expires_at)),
-            kind: KIND_COUNTER,
-            data: control.clone(),
-        });
-        Ok((
-            vec![(key.clone(), new)],
-            WriteOutcome::Set { previous: None },
-        ))
-    }
-
-    /// Writes nothing where the version is another one.
-    fn conclude(
-        &self,
-        key: &Bytes,
-        version: Position,
-        to: Option<&(Bytes, Option<u64>)>,
-        previous: Option<&Bytes>,
-    ) -> Evaluated {
-        let looked = self.look(key)?;
-        if !looked.is_counter() || !holds(Condition::Version(version), looked.live.as_ref()) {
-            let outcome = WriteOutcome::ConditionFailed {
-                version: looked.live.map(|current| current.version),
-                previous: None,
-            };
-            return Ok((Vec::new(), outcome));
-        }
-        let (value, outcome) = match to {
-            None => (None, WriteOutcome::Deleted { count: 1 }),
-            Some((data, expires_at)) => {
-                let new = self.timely(StoredValue {
-                    expires_at: *expires_at,
-                    kind: KIND_STRING,
-                    data: data.clone(),
-                });
-                let previous = previous.cloned();
-                (new, WriteOutcome::Set { previous })
-            }
-        };
-        Ok((vec![(key.clone(), value)], outcome))
-    }
-
-    fn seal(&self, key: &Bytes, expires_at: u64) -> Evaluated {
-        let looked = self.look_for_string(key)?;
-        let before = match &looked.live {
-            None => Some(StripeValue {
-                sum: 0,
-                is_sealed: false,
-            }),
-            Some(current) => StripeValue::parse(&current.value.data),
-        };
-        let Some(StripeValue { sum, is_sealed }) = before else {
-            return Ok((Vec::new(), WriteOutcome::NotAnInteger));
-        };
-        let mut writes = expiry_writes(key, looked.lapsed);
-        if !is_sealed {
-            let sealed = StripeValue {
-                sum,
-                is_sealed: true,
-            };
-            let new = StoredValue {
-                expires_at: Some(expires_at),
-                kind: KIND_STRING,
-                data: sealed.spell(),
-            };
-            writes = vec![(key.clone(), Some(new))];
-        }
-        Ok((writes, WriteOutcome::Integer(sum)))
     }
 
     /// All conditions are judged against the state before the batch; then each

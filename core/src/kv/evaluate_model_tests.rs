@@ -289,7 +289,10 @@ impl Model {
                 WriteOutcome::Integer(length)
             }
             WriteOp::Batch { operations } => self.batch(now, operations),
-            WriteOp::Establish { .. } | WriteOp::Seal { .. } | WriteOp::Conclude { .. } => {
+            WriteOp::Establish { .. }
+            | WriteOp::Adopt { .. }
+            | WriteOp::Seal { .. }
+            | WriteOp::Conclude { .. } => {
                 unreachable!("not drawn")
             }
         }

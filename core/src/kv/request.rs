@@ -253,6 +253,15 @@ pub enum WriteOp {
         /// Its expiry.
         expiry: Expiry,
     },
+    /// Begins an edition of a striped counter at the number that the key holds when this is
+    /// judged, however often it is added to meanwhile. Refused where the key holds none, or one
+    /// that expires. Not for clients.
+    Adopt {
+        /// The counter's key.
+        key: Bytes,
+        /// The encoded [`crate::counters::Control`], whose sums are replaced.
+        control: Bytes,
+    },
     /// Seals a stripe of a counter, after which it takes no addition; a missing key counts
     /// as 0. Not for clients.
     Seal {
@@ -292,6 +301,7 @@ impl WriteOp {
             | Self::Expire { key, .. }
             | Self::Splice { key, .. }
             | Self::Establish { key, .. }
+            | Self::Adopt { key, .. }
             | Self::Seal { key, .. }
             | Self::Conclude { key, .. } => (Some(key), &[]),
             Self::Batch { operations } => (None, operations),
@@ -304,7 +314,7 @@ impl WriteOp {
         let (one, several): (_, &[BatchOperation]) = match self {
             Self::Set { value, .. } => (Some(value), &[]),
             Self::Splice { data, .. } => (Some(data), &[]),
-            Self::Establish { control, .. } => (Some(control), &[]),
+            Self::Establish { control, .. } | Self::Adopt { control, .. } => (Some(control), &[]),
             Self::Conclude { to, .. } => (to.as_ref().map(|(value, _)| value), &[]),
             Self::Delete { .. }
             | Self::Increment { .. }
@@ -327,6 +337,7 @@ impl WriteOp {
             | Self::Increment { key, .. }
             | Self::Expire { key, .. }
             | Self::Splice { key, .. }
+            | Self::Adopt { key, .. }
             | Self::Seal { key, .. } => (Some(key), &[]),
             Self::Set { .. }
             | Self::Delete { .. }
@@ -353,7 +364,9 @@ impl WriteOp {
                 data,
                 bytes_max,
             } => EACH + key.len() + data.len() + offset.unwrap_or(0).min(*bytes_max),
-            Self::Establish { key, control, .. } => EACH + key.len() + control.len(),
+            Self::Establish { key, control, .. } | Self::Adopt { key, control } => {
+                EACH + key.len() + control.len()
+            }
             Self::Conclude { key, to, .. } => {
                 EACH + key.len() + to.as_ref().map_or(0, |(value, _)| value.len())
             }

@@ -87,6 +87,7 @@ impl Flows {
         let Some(stripes) = self.counters.stripes(&key) else {
             return Some(write);
         };
+        let is_addition = matches!(write.request.op, WriteOp::Increment { .. });
         let adds = match write.request.op {
             // One with a name first goes to the key's own partition, which may know the name.
             WriteOp::Increment { delta, .. }
@@ -98,12 +99,12 @@ impl Flows {
         };
         let line = self.lines.entry(key.clone()).or_default();
         let must_wait = !line.waiting.is_empty() || line.is_closed;
-        if must_wait || (adds.is_none() && line.running > 0) {
+        if must_wait || (!is_addition && line.running > 0) {
             line.waiting.push_back(write);
             return None;
         }
         line.running += 1;
-        line.is_closed = adds.is_none();
+        line.is_closed = !is_addition;
         let Plain {
             token,
             request,

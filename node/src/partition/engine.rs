@@ -199,15 +199,14 @@ impl Engine {
                 // turn too.
                 yield_now().await;
             }
-            shared.inbox.take(&mut inputs);
+            let wanted = shared.inbox.take(&mut inputs);
             // Taken after the inputs: a grant counts from their receipt (rule 5).
             self.turn.now = clock::boottime();
             self.turn.wall_ms = clock::wall_ms();
             self.turn.overloaded = self.overloaded();
-            if !inputs.is_empty() {
-                self.figures.turns.increment(1);
-                self.figures.inputs_per_turn.record(inputs.len() as f64);
-            }
+            self.turn.samples.begin();
+            let waited = wanted.map(|since| self.turn.now.minus(since));
+            self.figures.turn(inputs.len(), waited);
             for input in inputs.drain(..) {
                 stop |= self.take(input);
             }
@@ -216,6 +215,7 @@ impl Engine {
                 self.tick();
             }
             self.finish();
+            self.turn.samples.end(&shared.heat);
         }
         self.shared.inbox.close();
         self.shared.reader.store(None);
@@ -248,6 +248,7 @@ impl Engine {
             } => {
                 self.shared.peer_backlog.take(messages.len(), bytes);
                 for message in messages {
+                    self.turn.samples.message(&message);
                     if let PeerMessage::MapVersion(version) = message {
                         self.links.agent.peer_map(from, version);
                     } else {
@@ -426,6 +427,7 @@ impl Engine {
             let heat = &self.shared.heat;
             heat.write(partition, &request.op);
         }
+        self.turn.samples.note(partition);
         let (core, turn) = (&mut self.core, &mut self.turn);
         if !lane.leads_until(turn.now.plus(Micros(core.timing().lease.0 / 4))) {
             // The renewals of a partition that nobody asks are not told; this write is

@@ -1,6 +1,7 @@
 //! The engine's metrics. Handles are kept, since looking one up costs more than
 //! counting.
 
+use cairn_core::ids::Micros;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// The engine's metrics.
@@ -9,8 +10,10 @@ pub(super) struct Figures {
     pub(super) writes: Counter,
     /// Increments that share their entry with others.
     pub(super) combined: Counter,
-    pub(super) turns: Counter,
-    pub(super) inputs_per_turn: Histogram,
+    turns: Counter,
+    inputs_per_turn: Histogram,
+    /// For how long the first input of a turn waited for it.
+    waits: Histogram,
     pub(super) flush_seconds: Histogram,
     /// For how long the oldest flush under way has been awaited.
     pub(super) flush_awaited: Gauge,
@@ -37,6 +40,7 @@ impl Figures {
             combined: counter!("cairn_combined_writes_total"),
             turns: counter!("cairn_engine_turns_total"),
             inputs_per_turn: histogram!("cairn_engine_turn_inputs"),
+            waits: histogram!("cairn_engine_wait_seconds"),
             flush_seconds: histogram!("cairn_wal_flush_wait_seconds"),
             flush_awaited: gauge!("cairn_wal_flush_awaited_seconds"),
             commit_seconds: histogram!("cairn_write_commit_seconds"),
@@ -49,6 +53,17 @@ impl Figures {
             pushed_back: counter!("cairn_writes_pushed_back_total"),
             copy_rate: gauge!("cairn_copy_rate_bytes_per_second"),
             expired: counter!("cairn_expired_keys_total"),
+        }
+    }
+
+    /// A turn begins that takes so many inputs, of which the first waited for so long.
+    pub(super) fn turn(&self, inputs: usize, waited: Option<Micros>) {
+        if inputs > 0 {
+            self.turns.increment(1);
+            self.inputs_per_turn.record(inputs as f64);
+        }
+        if let Some(waited) = waited {
+            self.waits.record(waited.0 as f64 / 1e6);
         }
     }
 }

@@ -297,7 +297,10 @@ impl Handle {
         // What keeps a counter together is no client's.
         let is_ours = matches!(
             request.op,
-            WriteOp::Establish { .. } | WriteOp::Seal { .. } | WriteOp::Conclude { .. }
+            WriteOp::Establish { .. }
+                | WriteOp::Adopt { .. }
+                | WriteOp::Seal { .. }
+                | WriteOp::Conclude { .. }
         );
         let keys = request.op.keys().filter(|_| !is_ours);
         if let Err(error) = self.shared.limit.write(keys, clock::boottime) {

@@ -24,6 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::clock;
 use super::links::AgentLink;
 use super::shared::Shared;
+use crate::processor::{look_time, thread_time};
 
 /// How often what was sampled is judged.
 const JUDGED_EVERY: Duration = Duration::from_secs(1);
@@ -66,6 +67,8 @@ pub(super) struct Heat {
     waiting: Mutex<Vec<Touch>>,
     /// Reads that any replica might have answered, by partition.
     replica_reads: Mutex<BTreeMap<PartitionId, u64>>,
+    /// Time on a processor, by partition.
+    spent: Mutex<BTreeMap<PartitionId, Duration>>,
     judged: ArcSwap<Heated>,
 }
 
@@ -76,6 +79,7 @@ impl Heat {
             every: AtomicU32::new(1),
             waiting: Mutex::default(),
             replica_reads: Mutex::default(),
+            spent: Mutex::default(),
             judged: ArcSwap::default(),
         }
     }
@@ -100,6 +104,39 @@ impl Heat {
         {
             *reads.entry(partition).or_default() += u64::from(weight);
         }
+    }
+
+    /// Runs `work` for the partition, and times it if it is a sample.
+    pub(super) fn timed<T>(&self, partition: PartitionId, work: impl FnOnce() -> T) -> T {
+        let Some(weight) = self.draw() else {
+            return work();
+        };
+        let since = thread_time();
+        let done = work();
+        let spent = thread_time().saturating_sub(since + look_time());
+        // As with samples: not worth waiting for.
+        if let Some(mut all) = self.spent.try_lock() {
+            *all.entry(partition).or_default() += spent * weight;
+        }
+        done
+    }
+
+    /// So much time on a processor went to these partitions, to each by how much was done for it.
+    pub(super) fn spent(&self, shares: &[(PartitionId, usize)], time: Duration) {
+        let done: usize = shares.iter().map(|(_, done)| done).sum();
+        if done > 0 {
+            let each = time.as_secs_f64() / done as f64;
+            let mut all = self.spent.lock();
+            for (partition, done) in shares {
+                let part = Duration::from_secs_f64(each * *done as f64);
+                *all.entry(*partition).or_default() += part;
+            }
+        }
+    }
+
+    /// What was spent since this was asked last.
+    pub(super) fn take_spent(&self) -> BTreeMap<PartitionId, Duration> {
+        std::mem::take(&mut *self.spent.lock())
     }
 
     /// A write was taken. What a batch brings is shared out evenly over its keys.
@@ -226,6 +263,9 @@ impl HeatJudge {
         }
         for (partition, reads) in std::mem::take(&mut *heat.replica_reads.lock()) {
             self.loads.replica_reads(partition, reads);
+        }
+        for (partition, time) in heat.take_spent() {
+            self.loads.processor(partition, time);
         }
         let passed = now.minus(self.last);
         self.busiest = self.loads.judge(passed, HEAT_PARTITIONS_MAX);
@@ -359,6 +399,27 @@ mod tests {
         );
     }
 
+    /// However few are timed, what they stand for is what all of them take.
+    #[test]
+    fn the_time_of_samples_stands_for_that_of_all() {
+        let heat = Heat::new(HotKeysShown::Off);
+        let work = || (0..20_000_u64).fold(0, |sum, n| sum ^ std::hint::black_box(n * n));
+        let spent = || heat.take_spent().remove(&P).unwrap_or_default();
+        let all = |every: u32| {
+            heat.every.store(every, Ordering::Relaxed);
+            let since = thread_time();
+            for _ in 0..4_000 {
+                heat.timed(P, work);
+            }
+            thread_time().saturating_sub(since).as_secs_f64()
+        };
+        for every in [1, 16] {
+            let (took, told) = (all(every), spent().as_secs_f64());
+            // Of 250 samples one may have been interrupted more often than others.
+            assert!((0.5..1.5).contains(&(told / took)), "{told} of {took}");
+        }
+    }
+
     #[test]
     fn names_are_told_where_that_is_set_unless_they_are_long() {
         let heat = Heat::new(HotKeysShown::Names);
@@ -390,6 +451,8 @@ mod tests {
         for _ in 0..500 {
             heat.replica_read(P);
         }
+        let other = PartitionId(9);
+        heat.spent(&[(P, 2), (other, 3), (P, 1)], Duration::from_micros(800));
         let nameless = |touch: &Touch| touch.hash == KeyHash(0) && touch.key.is_none();
         assert!(heat.waiting.lock().iter().all(nameless));
         assert_eq!(judge.judge(seconds(1), &heat), 0);
@@ -402,5 +465,6 @@ mod tests {
         };
         assert_eq!((partition, load.reads_per_second), (P, 1_000));
         assert_eq!(load.replica_reads_per_second, 500);
+        assert_eq!(load.processor_micros_per_second, 400);
     }
 }

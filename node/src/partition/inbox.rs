@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::admission::Place;
+use super::clock;
 use super::reply::ReplyTo;
 use crate::store::Applied;
 
@@ -126,10 +127,18 @@ pub(super) enum Input {
     Stop,
 }
 
+/// What lies in the queue.
+#[derive(Debug, Default)]
+struct Waiting {
+    inputs: Vec<Input>,
+    /// When the first of those came that the engine is woken for.
+    since: Option<Micros>,
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    queue: Mutex<Vec<Input>>,
+    queue: Mutex<Waiting>,
     asleep: AtomicBool,
     closed: AtomicBool,
     receiver: AtomicWaker,
@@ -138,20 +147,27 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Adds an input, and wakes the engine if it sleeps.
     pub(super) fn push(&self, input: Input) {
-        self.push_quietly(input);
+        self.add(input, true);
         self.wake();
     }
 
     /// Adds an input that nobody waits for: the engine finds it when it wakes the
     /// next time, at its tick at the latest.
     pub(super) fn push_quietly(&self, input: Input) {
+        self.add(input, false);
+    }
+
+    fn add(&self, input: Input, wakes: bool) {
         let mut queue = self.queue.lock();
         if self.closed.load(Ordering::Relaxed) {
             // Dropping an input answers it; that takes other locks.
             drop(queue);
             drop(input);
         } else {
-            queue.push(input);
+            if wakes {
+                queue.since.get_or_insert_with(clock::boottime);
+            }
+            queue.inputs.push(input);
         }
     }
 
@@ -179,7 +195,7 @@ impl Inbox {
         poll_fn(|context| {
             self.receiver.register(context.waker());
             let queue = self.queue.lock();
-            let is_empty = queue.is_empty();
+            let is_empty = queue.inputs.is_empty();
             self.asleep.store(is_empty, Ordering::SeqCst);
             match is_empty {
                 true => Poll::Pending,
@@ -189,11 +205,13 @@ impl Inbox {
         .await;
     }
 
-    /// Moves everything into the empty `into`.
-    pub(super) fn take(&self, into: &mut Vec<Input>) {
+    /// Moves everything into the empty `into`. Returns since when the engine was wanted, if it was.
+    pub(super) fn take(&self, into: &mut Vec<Input>) -> Option<Micros> {
         debug_assert!(into.is_empty());
         self.asleep.store(false, Ordering::SeqCst);
-        std::mem::swap(&mut *self.queue.lock(), into);
+        let mut queue = self.queue.lock();
+        std::mem::swap(&mut queue.inputs, into);
+        queue.since.take()
     }
 }
 
@@ -212,7 +230,8 @@ mod tests {
                 let (mut seen, mut batch) = (Vec::new(), Vec::new());
                 while seen.len() < 1000 {
                     inbox.filled().await;
-                    inbox.take(&mut batch);
+                    let wanted = inbox.take(&mut batch);
+                    assert_eq!(wanted.is_some(), !batch.is_empty());
                     for input in batch.drain(..) {
                         if let Input::Event(Event::Flushed { number }) = input {
                             seen.push(number);
@@ -230,5 +249,22 @@ mod tests {
         let seen = receiver.await.expect("the receiver ends");
         assert_eq!(seen, (0..1000).collect::<Vec<_>>());
         sender.join().expect("the sender ends");
+    }
+
+    /// What nobody waits for makes nobody wait.
+    #[test]
+    fn the_engine_is_wanted_since_the_first_that_it_is_woken_for() {
+        let (inbox, mut batch) = (Inbox::default(), Vec::new());
+        inbox.push_quietly(Input::MapChanged);
+        assert_eq!(inbox.take(&mut batch), None);
+        batch.clear();
+        let before = clock::boottime();
+        inbox.push(Input::MapChanged);
+        let after = clock::boottime();
+        inbox.push(Input::MapChanged);
+        let since = inbox.take(&mut batch).expect("wanted");
+        assert!((before..=after).contains(&since) && batch.len() == 2);
+        batch.clear();
+        assert_eq!(inbox.take(&mut batch), None);
     }
 }

@@ -32,6 +32,7 @@ use super::inbox::{Found, LoadedTable, Submission, Work};
 use super::park::Park;
 use super::refusals::RefusedWrites;
 use super::reply::{ReplyTo, WriteResult};
+use super::spent::TurnSamples;
 use crate::store::StateReader;
 use combine::{Gathering, Join};
 
@@ -77,6 +78,8 @@ pub(super) struct Turn {
     pub(super) gathering: Vec<PartitionId>,
     /// Increments that share their entry with others.
     pub(super) combined: u64,
+    /// Whom the turn is for, where it is timed.
+    pub(super) samples: TurnSamples,
 }
 
 /// Values that are to be read.
@@ -119,6 +122,7 @@ impl Turn {
             traced: Vec::new(),
             gathering: Vec::new(),
             combined: 0,
+            samples: TurnSamples::default(),
         }
     }
 

@@ -16,8 +16,8 @@
 //! - `scan`: keys in order, and how many there are. `watch`: committed entries as they come.
 //! - `vouch`: whether changes of keys that clients keep are still seen here.
 //! - `snapshot`: copies for other nodes, and from them. `copies`: how fast they may go.
-//! - `load`: how much clients ask. `heat`: for which keys most; `limit`:
-//!   how often those are answered. `traces`: entries that are traced.
+//! - `load`: how much clients ask. `heat`: for which keys most, and `spent`: what partitions take;
+//!   `limit`: how often hot keys are answered. `traces`: entries that are traced.
 //! - `inbox`, `reply`: the ways in and out.
 
 mod admission;
@@ -46,6 +46,7 @@ mod reply;
 mod scan;
 mod shared;
 mod snapshot;
+mod spent;
 mod start;
 mod traces;
 mod vouch;

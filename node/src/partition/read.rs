@@ -95,7 +95,8 @@ impl Handle {
         if let Err(error) = self.shared.admit_read(partition, key) {
             return StartedRead::Done(Err(error));
         }
-        if let Some(result) = self.shared.read_at_once(partition, key) {
+        let (heat, shared) = (&self.shared.heat, &self.shared);
+        if let Some(result) = heat.timed(partition, || shared.read_at_once(partition, key)) {
             self.shared.reads.at_once.increment(1);
             return StartedRead::Done(result);
         }

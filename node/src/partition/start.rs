@@ -74,7 +74,8 @@ impl Prepared {
     /// What the storage is to call.
     #[must_use]
     pub fn callbacks(&self) -> StorageCallbacks {
-        let (flushed, applied, keys, corrupt, disk, space, sizes) = (
+        let (flushed, applied, spent, keys, corrupt, disk, space, sizes) = (
+            Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
             Arc::clone(&self.shared),
@@ -97,6 +98,7 @@ impl Prepared {
                 }
                 applied.inbox.push_quietly(Input::Applied(all.to_vec()));
             }),
+            spent: Box::new(move |shares, time| spent.heat.spent(shares, time)),
             keys: Arc::new(Watching {
                 tracker: Arc::clone(&keys.tracker),
                 leads: move |partition| {

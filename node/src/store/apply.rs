@@ -22,6 +22,7 @@ use super::maintenance::MaintenanceHandle;
 use super::open::{CorruptCallback, KeyWatch};
 use super::present::Present;
 use crate::disk::fatal;
+use crate::processor::thread_time;
 
 /// Where a batch is closed and written.
 const BATCH_BYTES: usize = 4 << 20;
@@ -48,9 +49,14 @@ pub struct Applied {
 /// What the apply thread calls with the partitions that moved on.
 pub type AppliedCallback = Box<dyn FnMut(&[Applied]) + Send>;
 
+/// What the apply thread calls with how many entries it applied for whom, and how long that took of
+/// a processor.
+pub type AppliedSpent = Box<dyn FnMut(&[(PartitionId, usize)], Duration) + Send>;
+
 /// Whom the apply thread tells of what it did.
 pub(super) struct WhoIsTold {
     pub(super) applied: AppliedCallback,
+    pub(super) spent: AppliedSpent,
     pub(super) keys: Arc<dyn KeyWatch>,
 }
 
@@ -109,7 +115,11 @@ impl ApplyHandle {
         cache: Arc<ValueCache>,
         counts: Arc<KeyCounts>,
         maintenance: MaintenanceHandle,
-        WhoIsTold { applied, keys }: WhoIsTold,
+        WhoIsTold {
+            applied,
+            spent,
+            keys,
+        }: WhoIsTold,
         corrupt: CorruptCallback,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
@@ -120,6 +130,9 @@ impl ApplyHandle {
             counts,
             maintenance,
             applied,
+            spent,
+            spent_until: Duration::ZERO,
+            shares: Vec::new(),
             keys,
             corrupt,
             damaged: BTreeSet::new(),
@@ -228,6 +241,11 @@ struct Worker {
     counts: Arc<KeyCounts>,
     maintenance: MaintenanceHandle,
     applied: AppliedCallback,
+    spent: AppliedSpent,
+    /// The thread's time on a processor that was told of.
+    spent_until: Duration,
+    /// Entries that were staged since then.
+    shares: Vec<(PartitionId, usize)>,
     keys: Arc<dyn KeyWatch>,
     corrupt: CorruptCallback,
     /// Generations to which an entry could not be applied: nothing is built upon them.
@@ -321,6 +339,7 @@ impl Worker {
             return;
         }
         self.touched.push((generation, partition));
+        self.shares.push((partition, entries.len()));
         self.figures.entries.increment(entries.len() as u64);
     }
 
@@ -358,6 +377,11 @@ impl Worker {
         self.maintenance.applied(&moved, bytes);
         self.touched.clear();
         self.figures.batch_seconds.record(begun.elapsed());
+        let until = thread_time();
+        let spent = until.saturating_sub(self.spent_until);
+        (self.spent)(&self.shares, spent);
+        self.spent_until = until;
+        self.shares.clear();
     }
 }
 

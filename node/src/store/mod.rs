@@ -22,7 +22,7 @@ mod read;
 mod sizes;
 mod snapshot;
 
-pub use apply::{Applied, AppliedCallback, ApplyHandle};
+pub use apply::{Applied, AppliedCallback, AppliedSpent, ApplyHandle};
 pub use fjall_store::FjallStore;
 pub use open::{
     CorruptCallback, KeyWatch, NodeStorage, SizesCallback, StorageCallbacks, StorageCloser,

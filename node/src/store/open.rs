@@ -13,7 +13,7 @@ use cairn_storage::state;
 use cairn_storage::store::StoreError;
 use cairn_storage::wal::{LogReader, Wal, WalError};
 
-use super::apply::{AppliedCallback, WhoIsTold};
+use super::apply::{AppliedCallback, AppliedSpent, WhoIsTold};
 use super::cache::ValueCache;
 use super::counts::KeyCounts;
 use super::maintenance::{MaintenanceHandle, PersistAfter, Place, Told};
@@ -95,6 +95,8 @@ pub struct StorageCallbacks {
     pub flushed: Box<dyn FnMut(u64) + Send>,
     /// From the apply thread: these partitions' states have moved on.
     pub applied: AppliedCallback,
+    /// From the apply thread, after that: whom it worked for.
+    pub spent: AppliedSpent,
     /// From the apply thread, before that: which keys have changed.
     pub keys: Arc<dyn KeyWatch>,
     /// From the log's thread and the apply thread: the partition's replica is damaged.
@@ -231,6 +233,7 @@ impl NodeStorage {
         let StorageCallbacks {
             flushed,
             applied,
+            spent,
             keys,
             corrupt,
             disk_room,
@@ -316,7 +319,11 @@ impl NodeStorage {
             Arc::clone(&cache),
             Arc::clone(&counts),
             maintenance.clone(),
-            WhoIsTold { applied, keys },
+            WhoIsTold {
+                applied,
+                spent,
+                keys,
+            },
             corrupt,
         )
         .map_err(StorageError::io("start the apply thread"))?;

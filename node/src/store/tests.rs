@@ -68,6 +68,7 @@ fn try_open(root: &Path, config: &StorageConfig) -> Result<Node, StorageError> {
         applied: Box::new(move |all: &[Applied]| {
             let _ = applied_to.send(all.to_vec());
         }),
+        spent: Box::new(|shares, _| assert!(shares.iter().all(|(_, entries)| *entries > 0))),
         keys: Arc::new(()),
         corrupt: Arc::new(move |partition| {
             let _ = corrupt_to.send(partition);

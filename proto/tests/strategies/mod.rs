@@ -619,12 +619,13 @@ fn partition_status() -> BoxedStrategy<PartitionStatus> {
 
 fn heat() -> BoxedStrategy<HeatReport> {
     let rates = || (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    let load = (partition(), rates()).prop_map(|(partition, (a, b, c, d))| {
+    let load = (partition(), rates(), any::<u64>()).prop_map(|(partition, (a, b, c, d), e)| {
         let load = PartitionLoad {
             reads_per_second: a,
             replica_reads_per_second: b,
             writes_per_second: c,
             bytes_per_second: d,
+            processor_micros_per_second: e,
         };
         (partition, load)
     });

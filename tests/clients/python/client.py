@@ -127,18 +127,26 @@ def all_primaries(client):
 def kept_values(client, host, port):
     """What a client keeps is dropped once another one changed it."""
     keys = [f"py:kept:{number}" for number in range(100)]
+
+    def all_kept():
+        """Reads what is not kept: a node may drop keys that nobody changed, as when it hands a
+        partition over or cannot show for a moment that it is current."""
+        for one in keys:
+            keeper.get(one)
+        return cache.size == len(keys)
+
     for one in keys:
         client.set(one, "old")
     cache = CacheFactory(CacheConfig()).get_cache()
     with RedisCluster(host=host, port=port, protocol=3, cache=cache) as keeper:
         for one in keys:
             check(f"GET of {one}", keeper.get(one), b"old")
-        check("values that are kept", cache.size, len(keys))
+        until("all values to be kept", all_kept)
         for one in keys:
             client.set(one, "new")
         for one in keys:
             until(f"the new {one}", lambda: keeper.get(one) == b"new")
-        check("values that are kept again", cache.size, len(keys))
+        until("all values to be kept again", all_kept)
 
 
 def failover(client):

@@ -424,6 +424,11 @@ const hot = new Table(
     { label: "Reads/s", number: true, text: ({ readsPerSecond }) => count(readsPerSecond) },
     { label: "Writes/s", number: true, text: ({ writesPerSecond }) => count(writesPerSecond) },
     { label: "Bytes/s", number: true, text: ({ bytesPerSecond }) => bytes(bytesPerSecond) },
+    {
+      label: "Processor",
+      number: true,
+      text: ({ processorMicrosPerSecond: micros }) => (micros === undefined ? "" : `${(micros / 1e4).toFixed(1)} %`),
+    },
     { label: "For", number: true, text: ({ hotForMs }) => (hotForMs === undefined ? "" : span(hotForMs)) },
   ],
   { named: true },

@@ -327,3 +327,75 @@ async fn set_delete_and_expire(cluster: &Cluster, client: &Client, sum: i64) -> 
     ensure!(matches!(own, Reply::Error(_)), "{own:?}");
     Ok(())
 }
+
+/// Additions of one native client, many at a time, to a key that is to be striped: they share
+/// entries as those of any key do, and the key becomes a counter although it never stands still.
+#[test]
+fn a_key_that_is_added_to_all_the_time_is_striped_and_its_additions_share_entries() -> Result<()> {
+    let spec = Spec {
+        coordinators: 1,
+        data_nodes: 3,
+        partitions: 16,
+        ..Spec::default()
+    };
+    let cluster = Cluster::start(spec)?;
+    cluster.await_ready()?;
+    let addresses = cluster.client_addresses();
+    let combined = || -> Result<f64> {
+        let each = cluster.data.iter();
+        each.map(|node| node.metric("cairn_combined_writes_total"))
+            .sum()
+    };
+    runtime()?.block_on(async {
+        let client = Client::connect(addresses, Options::default()).await?;
+        let (stop, sure) = (AtomicBool::new(false), AtomicI64::new(0));
+        let add = || async {
+            while !stop.load(Ordering::Relaxed) {
+                client.increment(KEY, 1).await?;
+                sure.fetch_add(1, Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        };
+        let adders = futures::future::try_join_all((0..64).map(|_| add()));
+        let watch = async {
+            let watched = async {
+                let until = |more: i64| {
+                    let sure = &sure;
+                    let wanted = sure.load(Ordering::Relaxed) + more;
+                    async move {
+                        while sure.load(Ordering::Relaxed) < wanted {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    }
+                };
+                // None of its prefix is declared, then it is a counter without stripes, then with.
+                until(500).await;
+                set_counters(&cluster, "views:=0")?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let before = combined()?;
+                until(2_000).await;
+                let shared = combined()? - before;
+                ensure!(
+                    shared > 1_000.0,
+                    "{shared} of 2000 additions shared an entry"
+                );
+                set_counters(&cluster, "views:=8")?;
+                while counted(&client).await?.1 != Some(8) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                until(500).await;
+                Ok(())
+            };
+            let watched = tokio::time::timeout(BOUND, watched).await;
+            stop.store(true, Ordering::Relaxed);
+            watched.context("it never becomes a counter")?
+        };
+        tokio::try_join!(adders, watch)?;
+        let value = client.get(KEY).await?.context("there is no counter")?;
+        let sum: i64 = String::from_utf8_lossy(&value.data).parse()?;
+        let sure = sure.load(Ordering::Relaxed);
+        println!("{sure} additions");
+        ensure!(sum == sure, "the counter is {sum}, and {sure} were added");
+        cluster.check_running()
+    })
+}

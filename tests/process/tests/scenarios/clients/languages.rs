@@ -104,12 +104,22 @@ fn run(client: &Client, cluster: &mut Cluster, rng: &mut StdRng) -> Result<usize
         .args(["127.0.0.1", &seed.ports.resp.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {command:?}"))?;
     let mut program = Program(child);
     let output = program.0.stdout.take().context("its output")?;
     let mut input = program.0.stdin.take().context("its input")?;
+    let errors = program.0.stderr.take().context("its errors")?;
+    let name = client.name;
+    let errors = std::thread::spawn(move || {
+        let mut last = String::new();
+        for line in BufReader::new(errors).lines().map_while(Result::ok) {
+            eprintln!("{name}: {line}");
+            last = line;
+        }
+        last
+    });
     let (lines, arrived) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -135,7 +145,11 @@ fn run(client: &Client, cluster: &mut Cluster, rng: &mut StdRng) -> Result<usize
         }
     }
     let status = waiting::until("its end", BOUND, || Ok(program.0.try_wait()?))?;
-    ensure!(status.success() && last == "passed", "{status}: {last}");
+    let error = errors.join().unwrap_or_default();
+    ensure!(
+        status.success() && last == "passed",
+        "{status}: {last}: {error}"
+    );
     ensure!(killed, "it never asked for the kill");
     Ok(victim)
 }
