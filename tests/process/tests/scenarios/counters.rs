@@ -338,11 +338,12 @@ fn a_key_that_is_added_to_all_the_time_is_striped_and_its_additions_share_entrie
         partitions: 16,
         ..Spec::default()
     };
-    let cluster = Cluster::start(spec)?;
+    let mut cluster = Cluster::start(spec)?;
     cluster.await_ready()?;
     let addresses = cluster.client_addresses();
+    let of = &cluster;
     let combined = || -> Result<f64> {
-        let each = cluster.data.iter();
+        let each = of.data.iter();
         each.map(|node| node.metric("cairn_combined_writes_total"))
             .sum()
     };
@@ -370,16 +371,18 @@ fn a_key_that_is_added_to_all_the_time_is_striped_and_its_additions_share_entrie
                 };
                 // None of its prefix is declared, then it is a counter without stripes, then with.
                 until(500).await;
-                set_counters(&cluster, "views:=0")?;
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                set_counters(of, "views:=0")?;
+                tokio::time::sleep(Duration::from_secs(2)).await;
                 let before = combined()?;
                 until(2_000).await;
+                // Nodes tell of their writes once a second.
+                tokio::time::sleep(Duration::from_millis(1_500)).await;
                 let shared = combined()? - before;
                 ensure!(
                     shared > 1_000.0,
-                    "{shared} of 2000 additions shared an entry"
+                    "{shared} of 2000 additions and more shared an entry"
                 );
-                set_counters(&cluster, "views:=8")?;
+                set_counters(of, "views:=8")?;
                 while counted(&client).await?.1 != Some(8) {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -396,6 +399,7 @@ fn a_key_that_is_added_to_all_the_time_is_striped_and_its_additions_share_entrie
         let sure = sure.load(Ordering::Relaxed);
         println!("{sure} additions");
         ensure!(sum == sure, "the counter is {sum}, and {sure} were added");
-        cluster.check_running()
-    })
+        anyhow::Ok(())
+    })?;
+    cluster.check_running()
 }
