@@ -1,7 +1,7 @@
 //! The partitions of a data node: the engine that drives replication, and the door
 //! to it.
 //!
-//! One thread owns [`cairn_core::replication::NodeCore`] and what is evaluated but
+//! One task owns [`cairn_core::replication::NodeCore`] and what is evaluated but
 //! not yet applied; everything else reaches it through one queue. It never blocks
 //! on a disk, a socket or a lock that someone holds for long: the log, the store and
 //! the peers have threads of their own, and it hands each of them one batch per
@@ -9,7 +9,7 @@
 //!
 //! - [`Handle`]: writes, strong reads, events; for the protocols, the peers, the agent.
 //! - `start`: how it starts and stops. `links`: what it hands things to.
-//! - `engine`: the thread. `lane`, `park`, `gather`: the writes of one partition. `admission`: how
+//! - `engine`: that task. `lane`, `park`, `gather`: the writes of one partition. `admission`: how
 //!   many may wait.
 //! - `board`: what is published of each partition; `read`, `levels`: the reads that use it.
 //! - `expiry`: finds the keys whose time is past.
