@@ -4,18 +4,21 @@
 mod report;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cairn_client::{Client, Consistency, Error, Options};
+use cairn_workload::tally::histogram;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use self::report::{Report, Round, Stage};
 use crate::compare::seconds;
 use crate::machine::Machine;
+use crate::rounds;
 use crate::scratch::{PathArgs, Scratch};
 use crate::stop;
 use crate::systems::{Cairn, CairnSpec};
@@ -51,17 +54,13 @@ pub(crate) struct CountArgs {
 pub(crate) fn run(args: &CountArgs) -> Result<()> {
     let scratch = Scratch::make(&args.paths)?;
     let machine = Machine::here(&scratch.paths.scratch);
-    let mut report = Report::new(machine, scratch.command.clone(), args.nodes, args.adders);
-    let mut outcome = Ok(());
-    for round in 0..args.rounds {
-        match play(args, round, &scratch) {
-            Ok(round) => report.add(round),
-            Err(error) => {
-                outcome = Err(error);
-                break;
-            }
-        }
-    }
+    let (rounds, outcome) = rounds::play(args.rounds, |round| play(args, round, &scratch));
+    let report = Report::new(
+        machine,
+        scratch.command.clone(),
+        (args.nodes, args.adders),
+        rounds,
+    );
     if report.has_figures() {
         let written = report.write(&scratch.results)?;
         eprintln!("written: {}", written.display());
@@ -158,8 +157,6 @@ struct Shared {
     acknowledged: AtomicU64,
     unknown: AtomicU64,
     refused: AtomicU64,
-    /// Adders that broke off.
-    broken: AtomicUsize,
     /// Of this stage, in microseconds.
     latency: Mutex<Histogram<u64>>,
 }
@@ -167,12 +164,18 @@ struct Shared {
 /// Tasks that add, each one addition after the other.
 struct Adders {
     shared: Arc<Shared>,
-    tasks: Vec<tokio::task::JoinHandle<Result<(), Error>>>,
+    tasks: Vec<JoinHandle<Result<(), Error>>>,
 }
 
-fn histogram() -> Histogram<u64> {
-    // Between a microsecond and two minutes, three digits.
-    Histogram::new_with_bounds(1, 120_000_000, 3).expect("the histogram's bounds are valid")
+impl Shared {
+    fn added(&self) -> Added {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Added {
+            acknowledged: of(&self.acknowledged),
+            unknown: of(&self.unknown),
+            refused: of(&self.refused),
+        }
+    }
 }
 
 impl Adders {
@@ -182,22 +185,12 @@ impl Adders {
             acknowledged: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            broken: AtomicUsize::new(0),
             latency: Mutex::new(histogram()),
         });
         let tasks = (0..count)
             .map(|_| runtime.spawn(add(client.clone(), Arc::clone(&shared))))
             .collect();
         Self { shared, tasks }
-    }
-
-    fn added(&self) -> Added {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Added {
-            acknowledged: of(&self.shared.acknowledged),
-            unknown: of(&self.shared.unknown),
-            refused: of(&self.shared.refused),
-        }
     }
 
     /// Has something done, and looks at the additions for so long from then on.
@@ -208,18 +201,18 @@ impl Adders {
         begin: impl FnOnce() -> Result<()>,
     ) -> Result<Stage> {
         *self.shared.latency.lock() = histogram();
-        let (before, since) = (self.added(), Instant::now());
+        let (before, since) = (self.shared.added(), Instant::now());
         begin()?;
         let (mut last, mut moved, mut pause) = (before.acknowledged, since, Duration::ZERO);
         loop {
             std::thread::sleep(LOOK);
             stop::check()?;
             ensure!(
-                self.shared.broken.load(Ordering::Relaxed) == 0,
+                !self.tasks.iter().any(JoinHandle::is_finished),
                 "an addition failed for good"
             );
             let now = Instant::now();
-            let acknowledged = self.added().acknowledged;
+            let acknowledged = self.shared.added().acknowledged;
             pause = pause.max(now - moved);
             if acknowledged > last {
                 (last, moved) = (acknowledged, now);
@@ -228,7 +221,7 @@ impl Adders {
                 break;
             }
         }
-        let (after, took) = (self.added(), since.elapsed().as_secs_f64());
+        let (after, took) = (self.shared.added(), since.elapsed().as_secs_f64());
         let latency = self.shared.latency.lock().clone();
         let milliseconds = |quantile: f64| latency.value_at_quantile(quantile) as f64 / 1e3;
         let stage = Stage {
@@ -246,7 +239,7 @@ impl Adders {
 
     fn stop(self, runtime: &Runtime) -> Result<Added> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let added = runtime.block_on(async {
+        let ended = runtime.block_on(async {
             for task in self.tasks {
                 match task.await {
                     Ok(Ok(())) => {}
@@ -256,13 +249,8 @@ impl Adders {
             }
             Ok(())
         });
-        added?;
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Ok(Added {
-            acknowledged: of(&self.shared.acknowledged),
-            unknown: of(&self.shared.unknown),
-            refused: of(&self.shared.refused),
-        })
+        ended?;
+        Ok(self.shared.added())
     }
 }
 
@@ -273,10 +261,7 @@ async fn add(client: Client, shared: Arc<Shared>) -> Result<(), Error> {
             Ok(_) => &shared.acknowledged,
             Err(Error::OutcomeUnknown { .. }) => &shared.unknown,
             Err(Error::Unavailable { .. }) => &shared.refused,
-            Err(error) => {
-                shared.broken.fetch_add(1, Ordering::Relaxed);
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         };
         count.fetch_add(1, Ordering::Relaxed);
         let took = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -15,6 +15,7 @@ mod machine;
 mod plot;
 mod ports;
 mod relief;
+mod rounds;
 mod sample;
 mod scratch;
 mod stats;

@@ -22,6 +22,7 @@ use crate::compare::seconds;
 use crate::driver::{self, Increments, Level, Load};
 use crate::hot::share;
 use crate::machine::Machine;
+use crate::rounds;
 use crate::scratch::{PathArgs, Scratch};
 use crate::stop;
 use crate::systems::{Cairn, CairnSpec, Protocol, Server};
@@ -70,17 +71,13 @@ pub(crate) fn run(args: &ReliefArgs) -> Result<()> {
     let quota = Quota::new(args.share, args.period_us)?;
     let scratch = Scratch::make(&args.paths)?;
     let machine = Machine::here(&scratch.paths.scratch);
-    let mut report = Report::new(machine, scratch.command.clone(), args.nodes, args.share);
-    let mut outcome = Ok(());
-    for round in 0..args.rounds {
-        match play(args, round, quota, &scratch) {
-            Ok(round) => report.add(round),
-            Err(error) => {
-                outcome = Err(error);
-                break;
-            }
-        }
-    }
+    let (rounds, outcome) = rounds::play(args.rounds, |round| play(args, round, quota, &scratch));
+    let report = Report::new(
+        machine,
+        scratch.command.clone(),
+        (args.nodes, args.share),
+        rounds,
+    );
     if report.has_figures() {
         let written = report.write(&scratch.results)?;
         eprintln!("written: {}", written.display());

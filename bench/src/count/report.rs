@@ -93,18 +93,19 @@ impl Round {
 }
 
 impl Report {
-    pub(super) fn new(machine: Machine, command: String, nodes: u32, adders: u32) -> Self {
+    pub(super) fn new(
+        machine: Machine,
+        command: String,
+        (nodes, adders): (u32, u32),
+        rounds: Vec<Round>,
+    ) -> Self {
         Self {
             command,
             machine,
             nodes,
             adders,
-            rounds: Vec::new(),
+            rounds,
         }
-    }
-
-    pub(super) fn add(&mut self, round: Round) {
-        self.rounds.push(round);
     }
 
     pub(super) fn has_figures(&self) -> bool {

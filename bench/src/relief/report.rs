@@ -94,18 +94,19 @@ fn told(seconds: Option<f64>) -> String {
 }
 
 impl Report {
-    pub(super) fn new(machine: Machine, command: String, nodes: u32, share: f64) -> Self {
+    pub(super) fn new(
+        machine: Machine,
+        command: String,
+        (nodes, share): (u32, f64),
+        rounds: Vec<Round>,
+    ) -> Self {
         Self {
             command,
             machine,
             nodes,
             share,
-            rounds: Vec::new(),
+            rounds,
         }
-    }
-
-    pub(super) fn add(&mut self, round: Round) {
-        self.rounds.push(round);
     }
 
     pub(super) fn has_figures(&self) -> bool {

@@ -25,7 +25,12 @@ pub struct Tally {
     pub unanswered_for: Duration,
 }
 
-fn histogram() -> Histogram<u64> {
+/// An empty histogram of latencies in microseconds, up to two minutes, with three digits.
+///
+/// # Panics
+/// Never: its bounds are valid.
+#[must_use]
+pub fn histogram() -> Histogram<u64> {
     // Up to two minutes in microseconds, three digits: the bounds are valid.
     Histogram::new_with_bounds(1, 120_000_000, 3).expect("the histogram's bounds are valid")
 }

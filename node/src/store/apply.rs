@@ -346,6 +346,7 @@ impl Worker {
     fn commit(&mut self) {
         if self.applier.staged_bytes() == 0 {
             self.touched.clear();
+            self.shares.clear();
             return;
         }
         let begun = Instant::now();
