@@ -316,6 +316,13 @@ impl Shared {
                     may_read_disk = Some(permit.map_err(|_| Untold::NotPrimary)?);
                     continue;
                 }
+                (Err(CommittedError::Compacted), Some(after), _) => {
+                    tracing::info!(
+                        %partition, %after,
+                        "a watcher asks for what follows a position that the log's line does not know"
+                    );
+                    return Err(CommittedError::Compacted.into());
+                }
                 (answer, ..) => (answer?, &self.watches.from_memory),
             };
             if !self.still_leads(cell, &first) {
@@ -335,6 +342,7 @@ impl Shared {
         permit: OwnedSemaphorePermit,
     ) -> Result<Committed, Untold> {
         let log = self.log.load_full().ok_or(Untold::NotPrimary)?;
+        let base = line.base;
         let read = spawn_blocking(move || {
             // Whoever asked may have gone: the thread works on and keeps its place.
             let _permit = permit;
@@ -354,10 +362,14 @@ impl Shared {
             // It panicked, and has printed why, or the node stops.
             Err(_) => return Err(Untold::NotPrimary),
         };
-        let last = entries.last().ok_or(CommittedError::Compacted)?.position;
-        Ok(Committed {
-            entries,
-            position: last,
-        })
+        let Some(last) = entries.last() else {
+            tracing::info!(
+                %partition, %after, base = %base.position,
+                "a watcher asks for what the log on disk does not hold"
+            );
+            return Err(CommittedError::Compacted.into());
+        };
+        let position = last.position;
+        Ok(Committed { entries, position })
     }
 }

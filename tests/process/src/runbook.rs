@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | ```` ```sh ```` | has to succeed |
 //! | ```` ```sh refused ```` | has to be refused |
+//! | ```` ```sh soon ```` | has to succeed within some seconds: it is tried until it does |
 //! | ```` ```sh background ```` | is left to run once it said `ready` |
 //! | ```` ```sh after Ctrl-C ```` | has to succeed, once that was ended |
 //! | ```` ```text ```` | each line of it has to be in what the block before printed |
@@ -29,6 +30,8 @@ pub enum Kind {
     Runs,
     /// It is refused.
     Refused,
+    /// It succeeds at last.
+    Soon,
     /// It goes on while the others run.
     Background,
     /// It succeeds once what goes on was ended.
@@ -65,6 +68,7 @@ impl Fence {
         match line.trim_start_matches('`') {
             "sh" => Self::Commands(Kind::Runs),
             "sh refused" => Self::Commands(Kind::Refused),
+            "sh soon" => Self::Commands(Kind::Soon),
             "sh background" => Self::Commands(Kind::Background),
             "sh after Ctrl-C" => Self::Commands(Kind::AfterInterrupt),
             "text" => Self::Shown,
@@ -151,7 +155,9 @@ impl Runbook {
         let succeeds = match block.kind {
             Kind::Runs => true,
             Kind::Refused => false,
-            Kind::Background | Kind::AfterInterrupt => bail!("{:?} by itself", block.kind),
+            Kind::Soon | Kind::Background | Kind::AfterInterrupt => {
+                bail!("{:?} by itself", block.kind)
+            }
         };
         let mut command = shell(&block.commands)?;
         let Output {
@@ -199,6 +205,11 @@ impl Runbook {
                 Kind::Refused => writeln!(
                     program,
                     "set +e; (\nset -e\n{commands}) >out 2>&1; code=$?; set -e; [ $code != 0 ]"
+                ),
+                Kind::Soon => writeln!(
+                    program,
+                    "for try in {{1..100}}; do\nset +e; (\nset -e\n{commands}) >out 2>&1; code=$?; \
+                     set -e\n[ $code != 0 ] || break; sleep 0.1\ndone; [ $code = 0 ]"
                 ),
                 Kind::Background => writeln!(
                     program,
@@ -310,5 +321,8 @@ mod tests {
         assert!(!ends_well("```sh\necho 1\n```\n```text\n2\n```\n"));
         assert!(!ends_well("```sh\nfalse\necho 1\n```\n"));
         assert!(!ends_well("```sh refused\ntrue\n```\n"));
+        let second = "```sh soon\n[ -d b ] || { mkdir b; false; }\necho 2\n```\n```text\n2\n```\n";
+        assert!(ends_well(second));
+        assert!(!ends_well("```sh soon\n[ -d c ]\n```\n"));
     }
 }
