@@ -199,17 +199,16 @@ impl Runbook {
         {
             let said = format!("cat <<'END_OF_BLOCK'\n{commands}END_OF_BLOCK\n");
             program.push_str(&said);
+            // What may fail without an end to the program, with its code beside it.
+            let tried = format!("set +e; (\nset -e\n{commands}) >out 2>&1; code=$?; set -e");
             // Writing to a string cannot fail.
             let _ = match kind {
                 Kind::Runs => writeln!(program, "{{\n{commands}}} >out 2>&1"),
-                Kind::Refused => writeln!(
-                    program,
-                    "set +e; (\nset -e\n{commands}) >out 2>&1; code=$?; set -e; [ $code != 0 ]"
-                ),
+                Kind::Refused => writeln!(program, "{tried}; [ $code != 0 ]"),
                 Kind::Soon => writeln!(
                     program,
-                    "for try in {{1..100}}; do\nset +e; (\nset -e\n{commands}) >out 2>&1; code=$?; \
-                     set -e\n[ $code != 0 ] || break; sleep 0.1\ndone; [ $code = 0 ]"
+                    "for try in {{1..100}}; do\n{tried}\n\
+                     [ $code != 0 ] || break; sleep 0.1\ndone; [ $code = 0 ]"
                 ),
                 Kind::Background => writeln!(
                     program,
